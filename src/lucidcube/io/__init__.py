@@ -1,0 +1,1 @@
+"""Files at both ends: FITS cubes in, FITS products out."""
