@@ -1,0 +1,330 @@
+"""The lift: kernels of planes become lazy maps over blocks of a cube. The only module that maps.
+
+A block is a run of whole planes. Every function here takes a cube with NumPy or with dask data and
+returns what the stage produces in the same kind; with dask nothing is computed. Stages promise that
+their result does not depend on how a cube is chunked, and this module keeps it: a kernel sees one
+plane, or for rebinning the planes of its output block, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.array.gufunc import apply_gufunc
+
+from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, block_sizes, describe_planes
+from lucidcube.errors import CubeError, StageError, UserError
+
+
+class Output(NamedTuple):
+    """One variable that a kernel returns.
+
+    Attributes
+    ----------
+    dims
+        Dimensions within a plane: ``("y", "x")``, ``()`` for a number per plane, or new ones.
+    dtype
+        Of the computed array.
+    blank
+        What a wholly NaN plane gives: a number, or the name of the input passed on unchanged.
+    attrs
+        Of the variable.
+    """
+
+    dims: tuple[str, ...] = PLANE
+    dtype: str = "float32"
+    blank: float | str = np.nan
+    attrs: Mapping[str, Any] = {}
+
+
+def over_planes(
+    cube: xr.Dataset,
+    stage: str,
+    kernel: Callable[..., Any],
+    inputs: Sequence[str],
+    outputs: Mapping[str, Output],
+    *,
+    optional: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
+) -> dict[str, xr.Variable]:
+    """Apply a kernel to every plane.
+
+    Parameters
+    ----------
+    cube
+        With the variables (or coordinates) named in `inputs`.
+    stage
+        Name, for errors.
+    kernel
+        ``kernel(*inputs, *optional)`` for one plane: 2-D arrays, or scalars of 1-D variables; returns
+        the outputs in order, a bare value if there is one. Inf never reaches it, nor does a plane
+        without a single finite number in the first input.
+    inputs, optional
+        Names; an optional variable that the cube lacks reaches the kernel as None.
+    outputs
+        What the kernel returns, by name.
+    sizes
+        Lengths of the output dimensions that no input has.
+
+    Returns
+    -------
+    dict
+        Variable by name, to be assigned to the cube.
+    """
+    present = [name for name in optional if name in cube.variables]
+    names = [*inputs, *present]
+    lengths = {**{str(d): n for d, n in cube.sizes.items()}, **(sizes or {})}
+    block = _Planes(
+        stage=stage,
+        kernel=kernel,
+        slots=tuple(names.index(n) if n in names else None for n in (*inputs, *optional)),
+        names=tuple(names),
+        shapes=tuple(tuple(lengths[d] for d in o.dims) for o in outputs.values()),
+        dtypes=tuple(o.dtype for o in outputs.values()),
+        blanks=tuple(o.blank for o in outputs.values()),
+        units=str(cube[WAVELENGTH].attrs.get(UNITS, "m")),
+    )
+    arrays = _aligned(cube, [CHANNEL, WAVELENGTH, *names])
+    if isinstance(arrays[-1], da.Array):
+        results = _lazy(block, cube, names, arrays, outputs, lengths)
+    else:
+        results = block(*arrays)
+    return {
+        name: xr.Variable((WAVELENGTH, *o.dims), result, dict(o.attrs))
+        for (name, o), result in zip(outputs.items(), results, strict=True)
+    }
+
+
+def over_bins(
+    cube: xr.Dataset,
+    stage: str,
+    kernel: Callable[..., Any],
+    inputs: Sequence[str],
+    reach: Sequence[tuple[int, int]],
+    weights: Callable[[int, int, int, int], np.ndarray],
+    *,
+    block: int,
+) -> dict[str, Any]:
+    """Apply a kernel that turns runs of input planes into output planes.
+
+    Each block of output planes is made of the input planes ``lo`` to ``hi`` that it needs: a slab
+    read once, plus the few that it shares with its neighbours.
+
+    Parameters
+    ----------
+    cube, stage, inputs
+        As for `over_planes`; the inputs are cubes (wavelength, y, x).
+    kernel
+        ``kernel(weights, *slabs)`` with weights (output planes, input planes) and slabs
+        (input planes, y, x); returns one array (output planes, y, x) float32 for each input.
+    reach
+        For each output plane the run of input planes that it needs, ``(lo, hi)``.
+    weights
+        ``weights(first, last, lo, hi)`` makes the weights of output planes first to last (exclusive)
+        on input planes lo to hi.
+    block
+        Output planes per block.
+
+    Returns
+    -------
+    dict
+        Array by name.
+    """
+    planes = [cube[name].data for name in inputs]
+    units = str(cube[WAVELENGTH].attrs.get(UNITS, "m"))
+    lazy = isinstance(planes[0], da.Array)
+    made: dict[str, list[Any]] = {name: [] for name in inputs}
+    for first in range(0, len(reach), block):
+        last = min(first + block, len(reach))
+        lo, hi = min(r[0] for r in reach[first:last]), max(r[1] for r in reach[first:last])
+        bins = _Bins(
+            stage=stage,
+            kernel=kernel,
+            where=describe_planes(cube[CHANNEL].values[lo:hi], cube[WAVELENGTH].values[lo:hi], units),
+        )
+        table = weights(first, last, lo, hi)
+        slabs = [p[lo:hi] for p in planes]
+        if lazy:
+            slabs = [s.rechunk({0: -1, 1: -1, 2: -1}) for s in slabs]
+            results = _gufunc(
+                bins,
+                [("i", "j"), *[("j", "y", "x")] * len(slabs)],
+                [("i", "y", "x")] * len(slabs),
+                [da.from_array(table, chunks=-1), *slabs],
+                meta=tuple(np.empty((0, 0, 0), np.float32) for _ in slabs),
+            )
+        else:
+            results = bins(table, *slabs)
+        for name, result in zip(inputs, results, strict=True):
+            made[name].append(result)
+    join = da.concatenate if lazy else np.concatenate
+    return {name: join(parts) for name, parts in made.items()}
+
+
+def over_blocks(
+    cube: xr.Dataset, function: Callable[..., np.ndarray], variables: Sequence[str], dtype: str
+) -> da.Array:
+    """Call ``function(channel, *arrays)`` once per block for its effect; a lazy array of one item per block.
+
+    Parameters
+    ----------
+    cube
+        With dask data.
+    function
+        Gets the positions of the block's planes in the cube and the block of each variable; returns
+        an array of length 1.
+    variables
+        Names; each has `wavelength` first and whole planes in a chunk.
+    dtype
+        Of what the function returns.
+
+    Returns
+    -------
+    dask.array.Array
+        (blocks,)
+    """
+    sizes = block_sizes(cube)
+    position = da.arange(cube.sizes[WAVELENGTH], chunks=(sizes,))
+    arguments: list[Any] = [position, "i"]
+    for number, name in enumerate(variables):
+        axes = ["i", *(f"{d}_{number}" for d in cube[name].dims[1:])]
+        arguments += [_whole_planes(cube[name], sizes), axes]
+    return da.blockwise(
+        function,
+        "i",
+        *arguments,
+        adjust_chunks={"i": 1},
+        concatenate=True,
+        dtype=dtype,
+        meta=np.empty((0,), dtype),
+    )
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """The planes of a block, one kernel call each."""
+
+    stage: str
+    kernel: Callable[..., Any]
+    slots: tuple[int | None, ...]
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    blanks: tuple[float | str, ...]
+    units: str
+
+    def __call__(self, channel: np.ndarray, wavelength: np.ndarray, *blocks: np.ndarray) -> Any:
+        count = len(channel)
+        made = [np.empty((count, *s), d) for s, d in zip(self.shapes, self.dtypes, strict=True)]
+        for i in range(count):
+            try:
+                results = self._plane([b[i] for b in blocks])
+            except UserError as error:
+                where = describe_planes(channel[i : i + 1], wavelength[i : i + 1], self.units)
+                raise CubeError(*(f"{self.stage}, {where}: {p}" for p in error.problems)) from None
+            except Exception as error:
+                where = describe_planes(channel[i : i + 1], wavelength[i : i + 1], self.units)
+                raise StageError(self.stage, where, f"{type(error).__name__}: {error}") from error
+            for array, result in zip(made, results, strict=True):
+                array[i] = result
+        return tuple(made)
+
+    def _plane(self, values: list[Any]) -> Sequence[Any]:
+        values = [_nan_for_inf(v) for v in values]
+        if not np.isfinite(values[0]).any():
+            return [values[self.names.index(b)] if isinstance(b, str) else b for b in self.blanks]
+        results = self.kernel(*(None if s is None else values[s] for s in self.slots))
+        return (results,) if len(self.shapes) == 1 else results
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """One block of output planes made of a slab of input planes."""
+
+    stage: str
+    kernel: Callable[..., Any]
+    where: str
+
+    def __call__(self, table: np.ndarray, *slabs: np.ndarray) -> Any:
+        try:
+            return tuple(self.kernel(table, *slabs))
+        except Exception as error:
+            raise StageError(self.stage, self.where, f"{type(error).__name__}: {error}") from error
+
+
+def _nan_for_inf(value: Any) -> Any:
+    if getattr(value, "ndim", 0) and value.dtype.kind == "f":
+        infinite = np.isinf(value)
+        if infinite.any():
+            return np.where(infinite, value.dtype.type(np.nan), value)
+    return value
+
+
+def _whole_planes(variable: xr.DataArray, sizes: tuple[int, ...]) -> da.Array:
+    """The variable as a dask array in blocks of these sizes, every other axis in one piece."""
+    data = variable.data
+    chunks = (sizes, *((n,) for n in data.shape[1:]))
+    if not isinstance(data, da.Array):
+        return da.from_array(data, chunks=chunks)
+    return data if data.chunks == chunks else data.rechunk(chunks)
+
+
+def _aligned(cube: xr.Dataset, names: Sequence[str]) -> list[Any]:
+    """The named variables, all dask in the same blocks if any of them is dask, else all NumPy."""
+    if not any(isinstance(cube[name].data, da.Array) for name in names):
+        return [cube[name].data for name in names]
+    leader = next(cube[n].data for n in names if isinstance(cube[n].data, da.Array))
+    return [_whole_planes(cube[name], leader.chunks[0]) for name in names]
+
+
+def _lazy(
+    block: _Planes,
+    cube: xr.Dataset,
+    names: Sequence[str],
+    arrays: Sequence[da.Array],
+    outputs: Mapping[str, Output],
+    lengths: Mapping[str, int],
+) -> Sequence[da.Array]:
+    """The block function over dask arrays, by way of a generalised ufunc (several outputs, one call)."""
+    inside = [cube[name].dims[1:] for name in names]
+    known = {d for dims in inside for d in dims}
+    return _gufunc(
+        block,
+        [(), (), *inside],
+        [o.dims for o in outputs.values()],
+        arrays,
+        meta=tuple(np.empty((0,) * (1 + len(o.dims)), o.dtype) for o in outputs.values()),
+        output_sizes={d: lengths[d] for o in outputs.values() for d in o.dims if d not in known},
+    )
+
+
+@dataclass(frozen=True)
+class _Only:
+    """A function that returns the single item of what another returns."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arrays: Any) -> Any:
+        (result,) = self.function(*arrays)
+        return result
+
+
+def _gufunc(
+    function: Callable[..., Any],
+    inside: Sequence[Sequence[Any]],
+    made: Sequence[Sequence[Any]],
+    arrays: Sequence[da.Array],
+    **kwargs: Any,
+) -> Sequence[da.Array]:
+    """`apply_gufunc` for a function that returns a tuple, whatever its length."""
+    signature = "->".join(
+        ",".join("(" + ",".join(map(str, d)) + ")" for d in side) for side in (inside, made)
+    )
+    if len(made) > 1:
+        return tuple(apply_gufunc(function, signature, *arrays, **kwargs))
+    return (apply_gufunc(_Only(function), signature, *arrays, **{**kwargs, "meta": kwargs["meta"][0]}),)
