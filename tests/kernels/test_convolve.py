@@ -1,0 +1,147 @@
+"""Convolution against direct summation, for every relation of plane and PSF size."""
+
+import numpy as np
+import pytest
+import scipy.fft
+from scipy.signal import convolve2d, correlate2d
+
+from lucidcube.kernels.convolve import Convolver, good_length, irfft2, rfft2, trim_psf
+
+SHAPES = [
+    ((20, 31), (5, 7)),
+    ((20, 31), (19, 31)),
+    ((9, 12), (41, 35)),
+    ((1, 1), (3, 3)),
+    ((1, 17), (5, 1)),
+    ((16, 16), (1, 1)),
+]
+
+
+def scene(shape, psf_shape, seed=0):
+    """A plane and an asymmetric PSF that fills its stamp to the corners."""
+    rng = np.random.default_rng(seed)
+    psf = rng.gamma(1.0, 1.0, psf_shape).astype(np.float32)
+    return rng.normal(0, 1, shape).astype(np.float32), psf / psf.sum()
+
+
+def direct(function, plane, psf):
+    """The 'same' part of scipy's direct sum, also where the PSF is larger than the plane."""
+    full = function(plane.astype(np.float64), psf.astype(np.float64), mode="full")
+    top, left = psf.shape[0] // 2, psf.shape[1] // 2
+    return full[top : top + plane.shape[0], left : left + plane.shape[1]]
+
+
+@pytest.mark.parametrize(("shape", "psf_shape"), SHAPES)
+def test_equals_direct_summation(shape, psf_shape):
+    plane, psf = scene(shape, psf_shape)
+    convolver = Convolver(psf, shape)
+    convolved, correlated = convolver.convolve(plane), convolver.correlate(plane)
+    assert convolved.shape == correlated.shape == shape
+    assert convolved.dtype == correlated.dtype == np.float32
+    np.testing.assert_allclose(convolved, direct(convolve2d, plane, psf), atol=2e-6)
+    np.testing.assert_allclose(correlated, direct(correlate2d, plane, psf), atol=2e-6)
+
+
+@pytest.mark.parametrize(("shape", "psf_shape"), SHAPES)
+def test_correlate_is_the_transpose_of_convolve(shape, psf_shape):
+    plane, psf = scene(shape, psf_shape)
+    other, _ = scene(shape, psf_shape, seed=1)
+    convolver = Convolver(psf, shape)
+    left = np.vdot(other.astype(float), convolver.convolve(plane))
+    assert left == pytest.approx(np.vdot(convolver.correlate(other).astype(float), plane), abs=1e-4)
+
+
+def test_a_point_gives_the_psf_where_it_stands():
+    _, psf = scene((1, 1), (5, 7))
+    plane = np.zeros((30, 40), np.float32)
+    plane[10, 20] = 3
+    result = Convolver(psf, plane.shape).convolve(plane)
+    np.testing.assert_allclose(result[8:13, 17:24], 3 * psf, atol=1e-6)
+    assert result.sum() == pytest.approx(3, rel=1e-6)
+
+
+def test_nothing_wraps_round():
+    plane = np.zeros((24, 24), np.float32)
+    plane[:, -1] = 1
+    psf = np.full((1, 25), 1 / 25, np.float32)
+    result = Convolver(psf, plane.shape).convolve(plane)
+    np.testing.assert_allclose(result[:, :11], 0, atol=1e-7)
+    np.testing.assert_allclose(result[:, 11:], 1 / 25, atol=1e-7)
+
+
+def test_trimming_keeps_the_centre_and_all_that_matters():
+    psf = np.zeros((41, 61))
+    psf[18:23, 25:33] = 1.0
+    trimmed = trim_psf(psf, (100, 100))
+    assert trimmed.shape == (5, 11)
+    assert trimmed.dtype == np.float32
+    np.testing.assert_array_equal(trimmed, psf[18:23, 25:36])
+    assert trim_psf(np.ones((41, 61)), (4, 50)).shape == (7, 61)
+    assert trim_psf(np.zeros((5, 5)), (4, 4)).shape == (1, 1)
+
+
+def test_padded_rows_are_the_same_convolution():
+    plane, psf = scene((20, 31), (9, 9))
+    convolver = Convolver(psf, plane.shape)
+    padded = convolver.pad(plane)
+    assert padded.shape == (20, convolver.padded_width)
+    np.testing.assert_array_equal(convolver.convolve_padded(padded)[:, :31], convolver.convolve(plane))
+    np.testing.assert_array_equal(convolver.correlate_padded(padded)[:, :31], convolver.correlate(plane))
+
+
+def test_inputs_are_read_only_and_may_be_views():
+    plane, psf = scene((20, 30), (5, 5))
+    expected = Convolver(psf, (10, 15)).convolve(plane[::2, ::2].copy())
+    plane.flags.writeable = psf.flags.writeable = False
+    np.testing.assert_array_equal(Convolver(psf, (10, 15)).convolve(plane[::2, ::2]), expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (5, 4), (5,), (3, 5, 5)])
+def test_a_psf_without_a_central_pixel_is_refused(shape):
+    with pytest.raises(ValueError, match="odd"):
+        Convolver(np.ones(shape), (20, 20))
+
+
+def test_a_psf_with_missing_pixels_is_refused():
+    psf = np.ones((3, 3))
+    psf[0, 0] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        Convolver(psf, (20, 20))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_plain_transforms_keep_the_precision(dtype):
+    plane = np.random.default_rng(0).normal(size=(9, 14)).astype(dtype)
+    transform = rfft2(plane, (16, 15))
+    assert transform.shape == (16, 8)
+    assert transform.real.dtype == dtype
+    np.testing.assert_allclose(transform, np.fft.rfft2(plane, (16, 15)), atol=1e-5)
+    back = irfft2(transform, (16, 15))
+    assert back.dtype == dtype
+    np.testing.assert_allclose(back[:9, :14], plane, atol=1e-6)
+
+
+def test_good_lengths_have_only_small_factors():
+    smooth = {2**a * 3**b * 5**c for a in range(10) for b in range(6) for c in range(5)}
+    for least in range(1, 400):
+        assert good_length(least) == min(n for n in smooth if n >= least)
+
+
+def test_the_backend_of_scipy_can_be_replaced():
+    calls = []
+
+    class Counting:
+        __ua_domain__ = "numpy.scipy.fft"
+
+        @staticmethod
+        def __ua_function__(method, args, kwargs):
+            calls.append(method.__name__)
+            with scipy.fft.skip_backend(Counting):
+                return method(*args, **kwargs)
+
+    plane, psf = scene((8, 9), (3, 3))
+    convolver = Convolver(psf, plane.shape)
+    expected = convolver.convolve(plane)
+    with scipy.fft.set_backend(Counting):
+        np.testing.assert_array_equal(convolver.convolve(plane), expected)
+    assert calls == ["rfft", "fft", "ifft", "irfft"]
