@@ -20,6 +20,16 @@ from dask.array.gufunc import apply_gufunc
 from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, block_sizes, describe_planes
 from lucidcube.errors import CubeError, StageError, UserError
 
+BLOCK_BYTES = 8 << 20
+"""Aim for the size of a block of one float32 variable: smaller ones cost more overhead than work."""
+MIN_BLOCKS = 16
+"""A cube is cut into about this many blocks at least, so that every core has something to do."""
+
+
+def planes_per_block(planes: int, pixels: int) -> int:
+    """Planes in a block of a cube; does not depend on the machine, so that a layout can be resumed."""
+    return max(1, min(BLOCK_BYTES // (4 * pixels), -(-planes // MIN_BLOCKS)))
+
 
 class Output(NamedTuple):
     """One variable that a kernel returns.

@@ -1,0 +1,107 @@
+"""Stage `rebin`: a coarser spectral grid."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar, Literal
+
+import numpy as np
+import xarray as xr
+
+from lucidcube.blocks import over_bins, planes_per_block
+from lucidcube.cube import CHANNEL, DATA, DIMS, UNITS, VARIANCE, WAVELENGTH, X, Y
+from lucidcube.errors import CubeError
+from lucidcube.kernels import rebin as kernel
+from lucidcube.stage import SpectralWidth, Stage, parameter
+
+PRESETS = {"spex": (1e-9, 2e-9)}
+
+
+class Rebin(Stage):
+    """Combine neighbouring channels into broader ones, which raises the signal over the noise.
+
+    Channels are point samples at their centres. Each output channel is a weighted combination of the
+    input channels under a triangle or a rectangle about its own centre; the first output channel sits
+    on the first input channel. NaN inputs are left out and the weights renormalised; an output
+    without a valid input is NaN. On an axis that is not uniform each channel counts by its width.
+    The variance becomes sum(w^2 v)/sum(w)^2: the noise of the channels is taken as independent.
+    """
+
+    name: ClassVar[str] = "rebin"
+    optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
+    copies: ClassVar[float] = 6
+    tag: ClassVar[str] = "_rebin"
+
+    preset: Literal["spex"] = parameter(
+        "spex", unit="", text="named bins: spex is a bin_step of 1 nm and a bin_width of 2 nm"
+    )
+    bin_step: SpectralWidth | None = parameter(
+        None, unit="m", gt=0, text="distance of the output channels; a number in SI units or text as '1 nm'"
+    )
+    bin_width: SpectralWidth | None = parameter(
+        None,
+        unit="m",
+        gt=0,
+        text="full width at half maximum of an output channel; without one, twice bin_step",
+    )
+    response: Literal["triangle", "rectangle"] = parameter(
+        "triangle", unit="", text="shape of an output channel; the triangle reaches zero at +-bin_width"
+    )
+    operation: Literal["mean", "sum", "mean_err"] = parameter(
+        "mean",
+        unit="",
+        text="mean for densities (counts per nm), sum for counts, mean_err for a cube of standard deviations",
+    )
+
+    def bins(self) -> tuple[float, float]:
+        """Step and width in SI units."""
+        step, width = PRESETS[self.preset]
+        if self.bin_step is not None:
+            step, width = self.bin_step, 2 * self.bin_step
+        return step, width if self.bin_width is None else self.bin_width
+
+    def apply(self, cube: xr.Dataset) -> xr.Dataset:
+        axis = cube[WAVELENGTH].values
+        if axis.size == 1:
+            return cube.copy()
+        step, width = self.bins()
+        self._check(axis, step, str(cube[WAVELENGTH].attrs.get(UNITS, "")))
+        grid = kernel.bins(axis, step, width, self.response)
+        sizes = kernel.channel_widths(axis)
+
+        def table(first: int, last: int, lo: int, hi: int) -> np.ndarray:
+            return sizes[lo:hi] * kernel.weights(axis[lo:hi], grid.centre[first:last], width, self.response)
+
+        names = [DATA, VARIANCE] if VARIANCE in cube else [DATA]
+        made = over_bins(
+            cube,
+            self.name,
+            partial(kernel.rebin_block, operation=self.operation),
+            names,
+            list(zip(grid.lo.tolist(), grid.hi.tolist(), strict=True)),
+            table,
+            block=planes_per_block(grid.centre.size, cube.sizes[Y] * cube.sizes[X]),
+        )
+        return xr.Dataset(
+            {name: (DIMS, array, cube[name].attrs) for name, array in made.items()},
+            coords={
+                WAVELENGTH: (WAVELENGTH, grid.centre, cube[WAVELENGTH].attrs),
+                CHANNEL: (WAVELENGTH, np.arange(grid.centre.size)),
+            },
+            attrs=dict(cube.attrs),
+        )
+
+    def _check(self, axis: np.ndarray, step: float, unit: str) -> None:
+        if not np.isfinite(axis).all():
+            raise CubeError(
+                "rebin needs the wavelength of every plane, and this cube does not say it: give "
+                "wave_start and wave_step with the input, or leave rebin out"
+            )
+        steps = np.diff(axis)
+        if (steps > 0).any() and (steps <= 0).any():
+            raise CubeError("rebin: the wavelengths of the cube neither rise nor fall steadily")
+        if step < abs(np.median(steps)) * (1 - kernel.EDGE):
+            raise CubeError(
+                f"rebin: bin_step {step:.6g} {unit} is smaller than the step of the input, "
+                f"{abs(np.median(steps)):.6g} {unit}: give a larger bin_step, or leave rebin out"
+            )
