@@ -1,0 +1,332 @@
+"""Fill the holes of a plane by linear interpolation between the good pixels around them.
+
+The surface is the one that a Delaunay triangulation of *all* good pixels would give, but only the
+cavities are triangulated. Three facts about points on a grid make that exact:
+
+* two good pixels side by side are always joined by an edge, so each 8-connected group of missing
+  pixels has a cavity of its own, bounded by such unit edges and never crossed by other triangles;
+* all corners of the triangles of a cavity are good pixels with a missing neighbour, its **rim**;
+* with integer coordinates the "inside this circle?" test is exact, so the cells (the convex polygons
+  of all rim pixels on one empty circle) are found without rounding.
+
+A grid is full of cells with more than three corners: four corners of a square lie on one circle, and
+either diagonal makes a valid Delaunay triangulation. Programs usually take one by chance; here the value
+is the mean over the fans from every corner of the cell, each a valid triangulation. That keeps the
+result symmetric (a single missing pixel becomes the mean of its four neighbours) and independent of the
+order of work.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+LARGEST_SIDE = 16384
+"""Sides above this could overflow the exact 64-bit test of `_in_circle`."""
+
+
+def fill_linear(plane: NDArray[np.floating], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Replace missing pixels by linear interpolation between the good ones around them.
+
+    The plane is set in a frame one pixel wide that holds the 3 x 3 mean of what lies beside it (missing
+    pixels and the outside counting as zero), so that holes open to the edge, such as the corners of a
+    rotated field, fall from their rim towards zero. The time follows the number of missing pixels and
+    of their rims, not the size of the plane.
+
+    Parameters
+    ----------
+    plane : (y, x) array
+        NaN is missing. Sides up to 16384.
+    missing : (y, x) bool array
+        Further pixels to be replaced, whatever they hold.
+
+    Returns
+    -------
+    (y, x) float32 array
+        Finite everywhere; pixels that are not missing keep their bits.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the arrays are not two-dimensional or a side is too long.
+
+    Notes
+    -----
+    Where the Delaunay triangulation of the good pixels is unique this equals
+    ``scipy.interpolate.LinearNDInterpolator`` on the framed plane to float32 rounding; where it is not,
+    the mean over valid triangulations is taken (see the module's text).
+    """
+    if plane.ndim != 2 or plane.shape != missing.shape or max(plane.shape) > LARGEST_SIDE:
+        raise ValueError(
+            f"plane {plane.shape} and missing {missing.shape} must be two-dimensional, of one shape "
+            f"and at most {LARGEST_SIDE} pixels a side"
+        )
+    filled = plane.astype(np.float32)
+    hole = missing | np.isnan(filled)
+    if not hole.any():
+        return filled
+    framed = np.zeros((plane.shape[0] + 2, plane.shape[1] + 2), dtype=np.float32)
+    framed[1:-1, 1:-1] = np.where(hole, np.float32(0), filled)
+    _fill_frame(framed)
+    todo = np.zeros(framed.shape, dtype=np.bool_)
+    todo[1:-1, 1:-1] = hole
+    _fill_single(framed, todo)
+    if todo.any():
+        rim_y, rim_x, before = _rim(todo)
+        _fill_groups(framed, todo, rim_y, rim_x, before)
+    return np.ascontiguousarray(framed[1:-1, 1:-1])
+
+
+def _fill_frame(framed: NDArray[np.float32]) -> None:
+    """Set the outermost pixels to the 3 x 3 mean of the zero-framed plane."""
+    ninth = np.float32(1 / 9)
+    for inner, outer in ((framed[1], framed[0]), (framed[-2], framed[-1])):
+        outer[:] = inner * ninth
+        outer[1:] += inner[:-1] * ninth
+        outer[:-1] += inner[1:] * ninth
+    for inner, outer in ((framed[1:-1, 1], framed[1:-1, 0]), (framed[1:-1, -2], framed[1:-1, -1])):
+        outer[:] = inner * ninth
+        outer[1:] += inner[:-1] * ninth
+        outer[:-1] += inner[1:] * ninth
+
+
+@njit(cache=True, nogil=True)
+def _fill_single(values: NDArray[np.float32], todo: NDArray[np.bool_]) -> None:
+    """Fill the missing pixels whose eight neighbours are all good: the mean of the nearest four."""
+    ny, nx = todo.shape
+    for y in range(1, ny - 1):
+        for x in range(1, nx - 1):
+            if not todo[y, x] or todo[y, x - 1] or todo[y, x + 1]:
+                continue
+            if todo[y - 1, x - 1 : x + 2].any() or todo[y + 1, x - 1 : x + 2].any():
+                continue
+            total = float(values[y - 1, x]) + values[y + 1, x] + values[y, x - 1] + values[y, x + 1]
+            values[y, x] = 0.25 * total
+            todo[y, x] = False
+
+
+@njit(cache=True, nogil=True)
+def _rim(todo: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Good pixels with a missing neighbour: y and x in raster order, and how many come before each pixel.
+
+    ``before[y, x]`` counts the rim pixels that precede (y, x), so those of row y with x0 <= x < x1 are
+    numbers ``before[y, x0]`` to ``before[y, x1]``: a search of any box costs only what lies in it.
+    """
+    ny, nx = todo.shape
+    rim = np.zeros(todo.shape, dtype=np.bool_)
+    for y in range(1, ny - 1):
+        for x in range(1, nx - 1):
+            if todo[y, x]:
+                rim[y - 1 : y + 2, x - 1 : x + 2] = True
+    before = np.empty((ny, nx + 1), dtype=np.int64)
+    n = 0
+    for y in range(ny):
+        for x in range(nx):
+            before[y, x] = n
+            rim[y, x] &= not todo[y, x]
+            n += rim[y, x]
+        before[y, nx] = n
+    rim_y, rim_x = np.nonzero(rim)
+    return rim_y, rim_x, before
+
+
+@njit(cache=True, nogil=True)
+def _fill_groups(
+    values: NDArray[np.float32],
+    todo: NDArray[np.bool_],
+    rim_y: NDArray[np.int64],
+    rim_x: NDArray[np.int64],
+    before: NDArray[np.int64],
+) -> None:
+    """Walk over the cells of every cavity, painting the missing pixels in each.
+
+    A walk starts below the unit edge north of a group's first pixel and crosses every edge of a cell
+    that is longer than one: those have the cavity on both sides.
+    """
+    n = rim_y.size
+    seen = np.full(_table_size(n), -1, dtype=np.int64)
+    stack = np.empty(6 * n + 1, dtype=np.int64)  # n points have at most 3 n edges, 6 n with direction
+    cell = np.empty(n, dtype=np.int64)
+    starts_y, starts_x = np.nonzero(todo)
+    for y, x in zip(starts_y, starts_x):  # noqa: B905 (numba knows no `strict`)
+        if not todo[y, x]:
+            continue
+        stack[0] = before[y - 1, x - 1] * n + before[y - 1, x]
+        depth = 1
+        while depth > 0:
+            depth -= 1
+            edge = stack[depth]
+            if not _add(seen, edge):
+                continue
+            size = _find_cell(edge // n, edge % n, rim_y, rim_x, before, cell)
+            _paint(values, todo, rim_y, rim_x, cell[:size])
+            for i in range(size):
+                a, b = cell[i], cell[(i + 1) % size]
+                _add(seen, a * n + b)
+                if abs(rim_y[a] - rim_y[b]) + abs(rim_x[a] - rim_x[b]) > 1:
+                    stack[depth] = b * n + a
+                    depth += 1
+
+
+@njit(cache=True, nogil=True)
+def _table_size(n: int) -> int:
+    """Power of two that keeps a hash table of 6 n entries less than half full."""
+    size = 16
+    while size < 12 * n:
+        size *= 2
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _add(table: NDArray[np.int64], key: int) -> bool:
+    """Put a key into an open hash table; False if it was there."""
+    place = ((key ^ (key >> 17)) * 0x9E3779B1) & (table.size - 1)
+    while table[place] != -1:
+        if table[place] == key:
+            return False
+        place = (place + 1) & (table.size - 1)
+    table[place] = key
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _cross(ay: int, ax: int, by: int, bx: int, py: int, px: int) -> int:
+    """Twice the signed area of a triangle; positive: p lies on the inner side of the edge a to b."""
+    return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
+
+
+@njit(cache=True, nogil=True)
+def _in_circle(ay: int, ax: int, by: int, bx: int, cy: int, cx: int, py: int, px: int) -> int:
+    """Positive, zero, negative: p lies inside, on, outside the circle through a, b, c (exact)."""
+    ay, ax, by, bx, cy, cx = ay - py, ax - px, by - py, bx - px, cy - py, cx - px
+    a2, b2, c2 = ay * ay + ax * ax, by * by + bx * bx, cy * cy + cx * cx
+    return a2 * (bx * cy - by * cx) - b2 * (ax * cy - ay * cx) + c2 * (ax * by - ay * bx)
+
+
+@njit(cache=True, nogil=True)
+def _circle_box(
+    ay: int, ax: int, by: int, bx: int, cy: int, cx: int, ny: int, nx: int
+) -> tuple[int, int, int, int]:
+    """First and one past the last row and column that the circle through a, b, c reaches in the plane."""
+    by, bx, cy, cx = by - ay, bx - ax, cy - ay, cx - ax
+    b2, c2, area = by * by + bx * bx, cy * cy + cx * cx, 2.0 * (bx * cy - by * cx)
+    y, x = (bx * c2 - cx * b2) / area, (cy * b2 - by * c2) / area
+    radius = math.sqrt(y * y + x * x) * (1 + 1e-9) + 1e-6  # the box may be too large, never too small
+    y0, y1 = math.floor(max(ay + y - radius, 0.0)), math.floor(min(ay + y + radius, ny - 1.0)) + 1
+    x0, x1 = math.floor(max(ax + x - radius, 0.0)), math.floor(min(ax + x + radius, nx - 1.0)) + 1
+    return y0, y1, x0, x1
+
+
+@njit(cache=True, nogil=True)
+def _find_cell(
+    a: int,
+    b: int,
+    rim_y: NDArray[np.int64],
+    rim_x: NDArray[np.int64],
+    before: NDArray[np.int64],
+    cell: NDArray[np.int64],
+) -> int:
+    """Corners of the cell on the inner side of the edge a to b, in order; returns how many.
+
+    The search box about the edge doubles until it holds the circle of the best corner found in it: then
+    no rim pixel elsewhere can lie in that circle.
+    """
+    ny, nx = before.shape[0], before.shape[1] - 1
+    ay, ax, by, bx = rim_y[a], rim_x[a], rim_y[b], rim_x[b]
+    cell[0], cell[1] = a, b
+    size, reach = 2, 2
+    box = (0, ny, 0, nx)
+    while True:
+        y0, y1 = max(min(ay, by) - reach, box[0]), min(max(ay, by) + reach + 1, box[1])
+        x0, x1 = max(min(ax, bx) - reach, box[2]), min(max(ax, bx) + reach + 1, box[3])
+        size = 2
+        for y in range(y0, y1):
+            for p in range(before[y, x0], before[y, x1]):
+                if _cross(ay, ax, by, bx, y, rim_x[p]) <= 0:
+                    continue
+                c = cell[2]
+                side = 1 if size == 2 else _in_circle(ay, ax, by, bx, rim_y[c], rim_x[c], y, rim_x[p])
+                if side > 0:
+                    size = 2
+                if side >= 0:
+                    cell[size] = p
+                    size += 1
+        if (y0, y1, x0, x1) == box:
+            break
+        if size > 2:
+            box = _circle_box(ay, ax, by, bx, rim_y[cell[2]], rim_x[cell[2]], ny, nx)
+            if y0 <= box[0] and y1 >= box[1] and x0 <= box[2] and x1 >= box[3]:
+                break
+        reach *= 2
+    _sort_corners(rim_y, rim_x, cell[:size])
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _sort_corners(rim_y: NDArray[np.int64], rim_x: NDArray[np.int64], cell: NDArray[np.int64]) -> None:
+    """Order corners on one circle by their direction from the first (which needs no angles)."""
+    y, x = rim_y[cell[0]], rim_x[cell[0]]
+    for i in range(3, cell.size):
+        p, j = cell[i], i
+        while j > 2 and _cross(y, x, rim_y[cell[j - 1]], rim_x[cell[j - 1]], rim_y[p], rim_x[p]) < 0:
+            cell[j] = cell[j - 1]
+            j -= 1
+        cell[j] = p
+
+
+@njit(cache=True, nogil=True)
+def _paint(
+    values: NDArray[np.float32],
+    todo: NDArray[np.bool_],
+    rim_y: NDArray[np.int64],
+    rim_x: NDArray[np.int64],
+    cell: NDArray[np.int64],
+) -> None:
+    """Fill the missing pixels inside a convex cell, its edges included, row by row."""
+    for y in range(rim_y[cell].min(), rim_y[cell].max() + 1):
+        low, high = todo.shape[1], -1
+        for i in range(cell.size):
+            a, b = cell[i - 1], cell[i]
+            if rim_y[a] > rim_y[b]:
+                a, b = b, a
+            rows = rim_y[b] - rim_y[a]
+            if rows > 0 and rim_y[a] <= y <= rim_y[b]:
+                across = (y - rim_y[a]) * (rim_x[b] - rim_x[a])
+                low = min(low, rim_x[a] - (-across // rows))  # rounded up
+                high = max(high, rim_x[a] + across // rows)  # rounded down
+        for x in range(low, high + 1):
+            if todo[y, x]:
+                values[y, x] = _mean_of_fans(values, rim_y, rim_x, cell, y, x)
+                todo[y, x] = False
+
+
+@njit(cache=True, nogil=True)
+def _mean_of_fans(
+    values: NDArray[np.float32],
+    rim_y: NDArray[np.int64],
+    rim_x: NDArray[np.int64],
+    cell: NDArray[np.int64],
+    y: int,
+    x: int,
+) -> float:
+    """Linear interpolation at (y, x), averaged over the triangulations by a fan from each corner."""
+    total, fans = 0.0, cell.size if cell.size > 3 else 1
+    for first in range(fans):
+        a = cell[first]
+        ay, ax = rim_y[a], rim_x[a]
+        for step in range(1, cell.size - 1):
+            b, c = cell[(first + step) % cell.size], cell[(first + step + 1) % cell.size]
+            by, bx, cy, cx = rim_y[b], rim_x[b], rim_y[c], rim_x[c]
+            beside_c = _cross(ay, ax, by, bx, y, x)
+            beside_b = _cross(cy, cx, ay, ax, y, x)
+            if beside_c >= 0 and beside_b >= 0:
+                area = _cross(ay, ax, by, bx, cy, cx)
+                beside_a = area - beside_b - beside_c
+                total += (
+                    beside_a * values[ay, ax] + beside_b * values[by, bx] + beside_c * values[cy, cx]
+                ) / area
+                break
+    return total / fans
