@@ -1,0 +1,111 @@
+"""Bad pixel mask against literal repeated dilation and the recorded mask; cuts against hand-made ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+
+from lucidcube.kernels.mask import bad_pixel_mask, cut_by_channel
+
+ORACLE = Path(__file__).parents[1] / "oracle" / "mask_reference.npz"
+
+
+def literally(badness: np.ndarray, cut: float, max_dilation: int | None = None) -> np.ndarray:
+    """Dilate every bad pixel on its own, step by step."""
+    mask = np.zeros(badness.shape, bool)
+    for y, x in np.argwhere(badness >= cut):
+        alone = np.zeros(badness.shape, bool)
+        alone[y, x] = True
+        steps = int(np.floor(float(badness[y, x]) - cut))
+        for _ in range(steps if max_dilation is None else min(steps, max_dilation)):
+            alone = ndimage.binary_dilation(alone)
+        mask |= alone
+    return mask & ~np.isnan(badness)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    badness=arrays(
+        np.float32,
+        st.tuples(st.integers(1, 12), st.integers(1, 12)),
+        elements=st.sampled_from([0.0, 1.5, 2.9999998, 3.0, 3.99, 4.0, 5.5, 7.0, np.nan]),
+        fill=st.just(0.5),
+    ),
+    cut=st.sampled_from([3.0, 2.5, -1.0]),
+    max_dilation=st.sampled_from([None, 0, 1, 3]),
+)
+def test_equals_literal_repeated_dilation(badness, cut, max_dilation):
+    np.testing.assert_array_equal(
+        bad_pixel_mask(badness, cut, max_dilation=max_dilation), literally(badness, cut, max_dilation)
+    )
+
+
+def test_equals_literal_repeated_dilation_on_a_larger_noisy_plane():
+    badness = np.random.default_rng(0).exponential(1.2, (60, 45)).astype(np.float32)
+    ours = bad_pixel_mask(badness, 3)
+    assert 0.05 < ours.mean() < 0.95
+    np.testing.assert_array_equal(ours, literally(badness, 3))
+
+
+@pytest.mark.parametrize(("value", "count"), [(2.9999998, 0), (3.0, 1), (3.9999998, 1), (4.0, 5), (5.0, 13)])
+def test_one_bad_pixel_grows_into_a_diamond(value, count):
+    badness = np.zeros((11, 11), np.float32)
+    badness[5, 5] = value
+    mask = bad_pixel_mask(badness, 3)
+    assert mask.dtype == np.uint8
+    assert mask.sum() == count
+
+
+def test_a_huge_badness_marks_the_whole_plane_but_not_the_missing_pixels():
+    badness = np.zeros((20, 30), np.float32)
+    badness[0, 0] = 3e38
+    badness[:, 10] = np.nan
+    np.testing.assert_array_equal(bad_pixel_mask(badness, 3), ~np.isnan(badness))
+
+
+def test_arguments_survive_and_strided_read_only_planes_are_taken():
+    whole = np.random.default_rng(1).exponential(2, (30, 40)).astype(np.float32)
+    whole.flags.writeable = False
+    part = whole[::2, ::-3]
+    np.testing.assert_array_equal(bad_pixel_mask(part, 3), bad_pixel_mask(part.copy(), 3))
+
+
+def test_equals_the_recorded_mask():
+    recorded = np.load(ORACLE)
+    for badness, mask in zip(recorded["badness"], recorded["mask"], strict=True):
+        assert 0.01 < mask.mean() < 0.2
+        np.testing.assert_array_equal(bad_pixel_mask(badness, 3.0), mask)
+
+
+def test_cut_is_linear_between_channels_and_constant_outside():
+    cuts = [(10, 5.0), (2, 3.0), (20, 0.0)]
+    wanted = cut_by_channel(cuts, [0, 2, 6, 10, 15, 20, 99])
+    np.testing.assert_allclose(wanted, [3, 3, 4, 5, 2.5, 0, 0])
+    np.testing.assert_array_equal(cut_by_channel([(0, 3)], np.arange(4)), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "text"),
+    [
+        ([], "at least one"),
+        ([(1, 3), (1, 4)], "two cuts"),
+        ([(0, np.nan)], "finite"),
+        ([(np.inf, 1)], "finite"),
+    ],
+)
+def test_impossible_cuts_are_refused(cuts, text):
+    with pytest.raises(ValueError, match=text):
+        cut_by_channel(cuts, [0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "cut", "limit"),
+    [((3,), 3, None), ((3, 3), np.nan, None), ((3, 3), np.inf, None), ((3, 3), 3, -1)],
+)
+def test_impossible_arguments_are_refused(shape, cut, limit):
+    with pytest.raises(ValueError):
+        bad_pixel_mask(np.zeros(shape, np.float32), cut, max_dilation=limit)
