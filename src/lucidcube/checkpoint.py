@@ -1,0 +1,229 @@
+"""Checkpoints: what a segment made, on disk, vouched for block by block.
+
+A checkpoint is a folder named by its track, its stage and a fingerprint of all that it depends on::
+
+    target-rebin-3f2a9c41d0b7a6e5/
+        cube.zarr/        the variables, one chunk per block (zarr v3, readable with xarray.open_zarr)
+        vouched/000007    size and CRC-32 of the chunks of block 7, written after them
+        made-of.json      stage, parameters and what came before: what the fingerprint was made of
+
+Only a vouched block is trusted: its chunks are there, have the sizes and the sums that were written
+down. Anything else - never written, half written, damaged since - is computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+
+from lucidcube.blocks import over_blocks
+from lucidcube.cube import CHANNEL, WAVELENGTH, block_sizes
+from lucidcube.errors import UserError
+
+STORE, VOUCHED, MADE_OF = "cube.zarr", "vouched", "made-of.json"
+
+
+def fingerprint(*ingredients: Any) -> str:
+    """A key of plain data: equal ingredients give equal keys, on any machine and on any day."""
+    text = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One segment's product on disk.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def prepare(cls, path: Path, cube: xr.Dataset, variables: Sequence[str], made_of: Any) -> Checkpoint:
+        """Make the empty store for these variables of a lazy cube, unless it is there already.
+
+        Raises
+        ------
+        UserError
+            If the folder cannot be written.
+        """
+        found = cls(path)
+        if (path / MADE_OF).exists():
+            return found
+        try:
+            (path / VOUCHED).mkdir(parents=True, exist_ok=True)
+            _create(path / STORE, cube, variables)
+            # Written last: a folder without it is one whose making was cut short.
+            _replace(path / MADE_OF, json.dumps(made_of, indent=1, default=str).encode())
+        except OSError as error:
+            raise UserError(
+                f"cannot write checkpoints to {path}: {error.strerror or error}: set checkpoints.dir"
+            ) from error
+        return found
+
+    @property
+    def starts(self) -> list[int]:
+        """First plane of each block."""
+        return list(range(0, self._planes, self._block))
+
+    @property
+    def _planes(self) -> int:
+        return int(self._leader.shape[0])
+
+    @property
+    def _block(self) -> int:
+        return int(self._leader.chunks[0])
+
+    @property
+    def _leader(self) -> zarr.Array:
+        arrays = _arrays(*_opened(self.path))
+        return next(a for name, a in arrays.items() if name not in (WAVELENGTH, CHANNEL))
+
+    def missing(self) -> list[int]:
+        """Numbers of the blocks that are not there, whole and unharmed."""
+        numbers = range(len(self.starts))
+        with ThreadPoolExecutor(4) as pool:
+            sound = pool.map(self._sound, numbers)
+            return [number for number, good in zip(numbers, sound, strict=True) if not good]
+
+    def _sound(self, number: int) -> bool:
+        try:
+            sums = json.loads((self.path / VOUCHED / f"{number:06d}").read_bytes())
+            return isinstance(sums, dict) and all(
+                _sum(self.path / STORE / name) == tuple(expected) for name, expected in sums.items()
+            )
+        except (OSError, ValueError, TypeError):
+            return False
+
+    def writes(self, cube: xr.Dataset, variables: Sequence[str]) -> da.Array:
+        """The work: a lazy array with one item per block that writes the block and vouches for it.
+
+        Parameters
+        ----------
+        cube
+            The lazy cube to write; cut into the blocks of the store.
+        variables
+            Those to write, as at `prepare`.
+
+        Returns
+        -------
+        dask.array.Array
+            (blocks,) bytes written.
+        """
+        sizes = tuple(min(self._block, self._planes - s) for s in self.starts)
+        if block_sizes(cube) != sizes:
+            cube = cube.chunk({WAVELENGTH: sizes})
+        write = _Write(str(self.path), tuple(variables), self._block)
+        return over_blocks(cube, write, variables, "int64")
+
+    def open(self) -> xr.Dataset:
+        """The variables as a lazy cube, a chunk per block; the coordinates in memory."""
+        cube = xr.open_zarr(self.path / STORE, chunks={}, consolidated=False, mask_and_scale=False)
+        return cube.assign_coords({CHANNEL: cube[CHANNEL].load()})
+
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
+
+
+@dataclass(frozen=True)
+class _Write:
+    """Write one block of every variable, then vouch for it."""
+
+    path: str
+    names: tuple[str, ...]
+    block: int
+
+    def __call__(self, position: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
+        first, last = int(position[0]), int(position[-1]) + 1
+        number, off = divmod(first, self.block)
+        if off or len(position) > self.block:
+            raise ValueError(f"planes {first} to {last} are not a block of the store")
+        store = _arrays(*_opened(Path(self.path)))
+        sums = {}
+        for name, array in zip(self.names, arrays, strict=True):
+            store[name][first:last] = array
+            chunk = f"{name}/c/" + "/".join([str(number), *["0"] * (array.ndim - 1)])
+            sums[chunk] = _sum(Path(self.path) / STORE / chunk)
+        _replace(Path(self.path) / VOUCHED / f"{number:06d}", json.dumps(sums).encode())
+        return np.array([sum(a.nbytes for a in arrays)])
+
+
+def _create(path: Path, cube: xr.Dataset, variables: Sequence[str]) -> None:
+    block = block_sizes(cube)[0]
+    group = zarr.create_group(str(path), overwrite=True, zarr_format=3, attributes=dict(cube.attrs))
+    for name in (WAVELENGTH, CHANNEL, *variables):
+        variable = cube[name].variable
+        array = group.create_array(
+            name=name,
+            shape=variable.shape,
+            chunks=variable.shape if name in (WAVELENGTH, CHANNEL) else (block, *variable.shape[1:]),
+            dtype=variable.dtype,
+            # Noisy float32 hardly compresses, and the disk is faster than the best codec.
+            compressors=None,
+            fill_value=np.nan if variable.dtype.kind == "f" else 0,
+            attributes={k: v for k, v in variable.attrs.items() if v is not None},
+            dimension_names=[str(d) for d in variable.dims],
+            chunk_key_encoding={"name": "default", "separator": "/"},
+        )
+        if name in (WAVELENGTH, CHANNEL):
+            array[:] = variable.values
+
+
+def _opened(path: Path) -> tuple[str, int]:
+    """A store and when it was made: what the arrays of this process are remembered by."""
+    return str(path / STORE), (path / STORE / "zarr.json").stat().st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _arrays(path: str, made: int) -> Mapping[str, zarr.Array]:
+    """The arrays of a store, opened once per process; blocks that are all NaN are written as well."""
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        group = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
+        return {name: array.with_config({"write_empty_chunks": True}) for name, array in group.arrays()}
+
+
+def _sum(path: Path) -> tuple[int, int]:
+    """Size and CRC-32 of a file."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+    return size, crc
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a small file in one step: it is there whole, or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def unchanged(before: xr.Dataset, after: xr.Dataset) -> Iterable[str]:
+    """Variables that a segment only passed on: the very same lazy array stands in both cubes."""
+    for name in after.data_vars:
+        if name in before.data_vars:
+            a, b = before[name].data, after[name].data
+            if a is b or (isinstance(a, da.Array) and isinstance(b, da.Array) and a.name == b.name):
+                yield str(name)
