@@ -79,7 +79,7 @@ def over_planes(
     outputs
         What the kernel returns, by name.
     sizes
-        Lengths of the output dimensions that no input has.
+        Lengths of the output dimensions that no input has, or that come out longer or shorter.
 
     Returns
     -------
@@ -303,13 +303,18 @@ def _lazy(
     """The block function over dask arrays, by way of a generalised ufunc (several outputs, one call)."""
     inside = [cube[name].dims[1:] for name in names]
     known = {d for dims in inside for d in dims}
+
+    def name(dim: str) -> str:
+        """A dimension that changes its length is another one inside the ufunc."""
+        return dim if dim in known and lengths[dim] == cube.sizes[dim] else f"new_{dim}"
+
     return _gufunc(
         block,
         [(), (), *inside],
-        [o.dims for o in outputs.values()],
+        [[name(d) for d in o.dims] for o in outputs.values()],
         arrays,
         meta=tuple(np.empty((0,) * (1 + len(o.dims)), o.dtype) for o in outputs.values()),
-        output_sizes={d: lengths[d] for o in outputs.values() for d in o.dims if d not in known},
+        output_sizes={name(d): lengths[d] for o in outputs.values() for d in o.dims if name(d) != d},
     )
 
 

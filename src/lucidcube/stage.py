@@ -11,7 +11,7 @@ from astropy import units
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lucidcube import __version__
-from lucidcube.cube import DATA, HISTORY, require
+from lucidcube.cube import DATA, HISTORY, X, Y, block_sizes, require
 
 
 def parameter(default: Any = ..., *, unit: str, text: str, **constraints: Any) -> Any:
@@ -131,6 +131,17 @@ class Stage(Parameters, ABC):
         made = made.drop_vars([v for v in self.drops if v in made.variables])
         made.attrs[HISTORY] = [*made.attrs.get(HISTORY, []), {"stage": self.name, **self.flat()}]
         return made
+
+    def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
+        """Bytes alive while one block is worked on.
+
+        Parameters
+        ----------
+        before, after
+            The lazy cubes around the stage.
+        """
+        pixels = before.sizes[Y] * before.sizes[X]
+        return int(self.copies * max(block_sizes(after)) * pixels * 4)
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         """What the user should know before this stage works on such a cube; nothing by default."""

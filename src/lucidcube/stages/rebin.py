@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from lucidcube.blocks import over_bins, planes_per_block
-from lucidcube.cube import CHANNEL, DATA, DIMS, UNITS, VARIANCE, WAVELENGTH, X, Y
+from lucidcube.cube import CHANNEL, DATA, DIMS, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
 from lucidcube.errors import CubeError
 from lucidcube.kernels import rebin as kernel
 from lucidcube.stage import SpectralWidth, Stage, parameter
@@ -59,6 +59,12 @@ class Rebin(Stage):
         if self.bin_step is not None:
             step, width = self.bin_step, 2 * self.bin_step
         return step, width if self.bin_width is None else self.bin_width
+
+    def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
+        """The slab of input planes of one output block, and what is made of it."""
+        planes = max(block_sizes(after)) * (before.sizes[WAVELENGTH] / after.sizes[WAVELENGTH] + 1)
+        variables = 2 if VARIANCE in before else 1
+        return int(variables * planes * before.sizes[Y] * before.sizes[X] * 4 * 1.5)
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         axis = cube[WAVELENGTH].values

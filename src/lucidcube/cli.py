@@ -1,0 +1,213 @@
+"""The command line: thin, and quick to say --help because every command imports what it needs itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from lucidcube import __version__
+from lucidcube.errors import StageError, UserError
+
+USER_ERROR, STAGE_FAILED, INTERRUPTED = 2, 1, 130
+
+app = App(
+    name="lucidcube",
+    help="Sharpen astronomical integral-field cubes.",
+    version=__version__,
+    help_format="plaintext",
+    result_action="return_value",
+)
+config_app = App(name="config", help="Make, check and explain configs.")
+app.command(config_app)
+
+Sets = Annotated[
+    list[str] | None,
+    Parameter(name="--set", consume_multiple=False, negative=(), help="override: deconvolve.n_iter=300"),
+]
+
+
+@app.command
+def run(
+    *configs: Path,
+    sets: Sets = None,
+    profile: str | None = None,
+    quiet: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Do what the config says, and print where the product is. A run that was stopped goes on.
+
+    Parameters
+    ----------
+    configs
+        YAML files, merged left to right.
+    sets
+        Override of a parameter.
+    profile
+        Where to run: a built-in name, the address of a scheduler, or a YAML file.
+    quiet
+        Show no progress.
+    """
+    from lucidcube.pipeline import Watch
+    from lucidcube.pipeline import run as run_pipeline
+    from lucidcube.progress import Progress
+
+    config = _load(configs, sets, profile)
+    with Watch() if quiet else Progress() as watch:
+        done = run_pipeline(config, watch)
+    print(done.path)
+
+
+@app.command
+def plan(
+    *configs: Path,
+    sets: Sets = None,
+    profile: str | None = None,
+    json_: Annotated[bool, Parameter("--json")] = False,
+) -> None:
+    """Show what a run would do: stages, shapes, blocks, bytes and memory. Nothing is computed.
+
+    Parameters
+    ----------
+    configs
+        YAML files, merged left to right.
+    sets
+        Override of a parameter.
+    profile
+        Where to run.
+    json_
+        Print JSON.
+    """
+    from lucidcube.pipeline import check
+    from lucidcube.progress import plan_json, plan_table
+
+    checked = check(_load(configs, sets, profile))
+    if json_:
+        print(json.dumps(plan_json(checked), indent=1))
+    else:
+        plan_table(checked)
+
+
+@app.command
+def stages(name: str | None = None, *, markdown: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """List the stages, or explain one with all its parameters.
+
+    Parameters
+    ----------
+    name
+        Of a stage.
+    markdown
+        Print the page of the documentation.
+    """
+    from difflib import get_close_matches
+
+    from lucidcube.describe import stage_text, stages_markdown, summary
+    from lucidcube.stage import REGISTRY
+
+    if markdown:
+        print(stages_markdown(), end="")
+    elif name is None:
+        print(summary())
+    elif name in REGISTRY:
+        print(stage_text(REGISTRY[name]))
+    else:
+        near = get_close_matches(name, REGISTRY, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(REGISTRY)}"
+        raise UserError(f"there is no stage {name!r}; {hint}")
+
+
+@app.command
+def info(
+    cube: str,
+    *,
+    ext: str | None = None,
+    slice: str | None = None,
+    wave: str | None = None,
+    axes: str | None = None,
+) -> None:
+    """Say what lucidcube sees in a FITS file: axes, wavelengths, units, variance, missing planes.
+
+    Parameters
+    ----------
+    cube
+        PATH{EXT}[SLICE](AXES)
+    ext
+        Name or number of the HDU.
+    slice
+        Part to read, in numpy order: 100:200,:,3:-3
+    wave
+        Range of wavelengths to read: 0.55:0.60um
+    axes
+        Numpy axis numbers: spectral=0,celestial=1,2
+    """
+    from lucidcube.io.fits_read import open_cube
+    from lucidcube.io.specifier import parse_specifier
+    from lucidcube.progress import cube_text
+
+    specifier = parse_specifier(cube).with_options(ext=ext, slice=slice, wave=wave, axes=axes)
+    print(cube_text(open_cube(specifier)))
+
+
+@config_app.command(name="template")
+def config_template() -> None:
+    """Print a config with every parameter at its default, commented."""
+    from lucidcube.describe import template
+
+    print(template(), end="")
+
+
+@config_app.command(name="schema")
+def config_schema() -> None:
+    """Print the JSON schema of a config, for editors."""
+    from lucidcube.describe import schema
+
+    print(json.dumps(schema(), indent=1))
+
+
+@config_app.command(name="check")
+def config_check(*configs: Path, sets: Sets = None, profile: str | None = None) -> None:
+    """Check a config and its inputs; all errors at once. Nothing is computed.
+
+    Parameters
+    ----------
+    configs
+        YAML files, merged left to right.
+    sets
+        Override of a parameter.
+    profile
+        Where it would run.
+    """
+    from lucidcube.pipeline import check
+
+    check(_load(configs, sets, profile))
+    print("nothing wrong")
+
+
+def _load(configs: tuple[Path, ...], sets: list[str] | None, profile: str | None) -> Any:
+    from lucidcube.config import load
+
+    if not configs:
+        raise UserError("give a config file: lucidcube run configs/quickstart.yaml")
+    overrides = [*(sets or []), *([f"profile={profile}"] if profile else [])]
+    return load(configs, overrides)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 fine, 1 a stage failed, 2 the user's mistake, 130 interrupted."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"lucidcube: {problem}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except CycloptsError as error:
+        print(f"lucidcube: {' '.join(str(error).split())} (see lucidcube --help)", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except StageError as error:
+        print(f"lucidcube: {error}", file=sys.stderr)
+        sys.exit(STAGE_FAILED)
+    except KeyboardInterrupt:
+        print("lucidcube: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)

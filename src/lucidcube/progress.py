@@ -1,0 +1,156 @@
+"""What a person sees: progress of a run, a plan, what is in a cube."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from lucidcube.cluster import cores, load_profile
+from lucidcube.cube import DATA, SOURCE, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
+from lucidcube.pipeline import Checked, Watch
+from lucidcube.plan import peak_memory
+
+LOG_INTERVAL = 30.0
+"""Seconds between lines where there is no terminal."""
+
+
+class Progress(Watch):
+    """A bar per segment on a terminal, else a line per segment and interval; on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("blocks"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.label, self.total, self.count, self.said = "", 0, 0, time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def message(self, text: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(text, soft_wrap=True)
+
+    def segment(self, label: str, blocks: int, reused: int) -> None:
+        """Begin a bar, or say that all of it is there."""
+        self.label, self.total, self.count = label, blocks, reused
+        if reused == blocks:
+            self.message(f"{label}: reused")
+            return
+        note = f" ({reused} of {blocks} blocks reused)" if reused else ""
+        if self.console.is_terminal:
+            self.task = self.bars.add_task(label + note, total=blocks, completed=reused)
+        else:
+            self.message(f"{label}: {blocks - reused} blocks{note}")
+
+    def block(self, number: int) -> None:
+        """Move the bar."""
+        self.count += 1
+        if self.console.is_terminal:
+            self.bars.advance(self.task)
+        elif time.monotonic() - self.said > LOG_INTERVAL:
+            self.said = time.monotonic()
+            self.message(f"{self.label}: {self.count} of {self.total} blocks")
+
+
+def plan_table(checked: Checked) -> None:
+    """Print a plan."""
+    table = Table(box=None, pad_edge=False)
+    for column in (
+        "track",
+        "stage",
+        "planes y x",
+        "planes per block",
+        "blocks",
+        "makes",
+        "memory per block",
+        "kept",
+    ):
+        table.add_column(column, justify="left" if column in ("track", "stage", "kept") else "right")
+    for s in checked.steps:
+        table.add_row(
+            s.track, s.stage, " ".join(map(str, s.shape)), str(s.block), str(s.blocks),
+            size(s.written), size(s.working), "yes" if s.checkpoint else "",
+        )  # fmt: skip
+    console = Console(highlight=False)
+    console.print(table)
+    numbers = plan_json(checked)
+    console.print(
+        f"checkpoints: {size(numbers['scratch_bytes'])} in {numbers['work']}\n"
+        f"predicted peak memory: {size(numbers['peak_memory_bytes'])} "
+        f"with {numbers['threads']} threads in one process",
+        soft_wrap=True,
+    )
+
+
+def plan_json(checked: Checked) -> dict[str, Any]:
+    """A plan as plain data."""
+    profile = load_profile(checked.config.profile)
+    threads = (profile.workers or cores()) if profile.kind == "threads" else 1
+    return {
+        "steps": [s._asdict() for s in checked.steps],
+        "inputs": {name: {"shape": list(cube[DATA].shape)} for name, cube in checked.sources.items()},
+        "scratch_bytes": sum(s.written for s in checked.steps if s.checkpoint),
+        "work": str(checked.config.work()),
+        "threads": threads,
+        "peak_memory_bytes": peak_memory(checked.steps, threads),
+    }
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people: ``12.3 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.1f} TiB"
+
+
+def cube_text(cube: xr.Dataset) -> str:
+    """What is in a cube, in a few lines; reads one plane."""
+    axis, unit = cube[WAVELENGTH].values, cube[WAVELENGTH].attrs.get(UNITS, "")
+    planes = cube.sizes[WAVELENGTH]
+    middle = cube[DATA].isel({WAVELENGTH: planes // 2}).values
+    known = np.isfinite(middle)
+    lines = [
+        f"source      {cube.attrs.get(SOURCE, '')}",
+        f"planes      {planes} of {cube.sizes[Y]} x {cube.sizes[X]} (y x)",
+    ]
+    if np.isfinite(axis).all():
+        step = f", step {np.median(np.diff(axis)):.6g}" if planes > 1 else ""
+        kind = cube[WAVELENGTH].attrs.get("ctype", "")
+        lines.append(f"wavelength  {axis[0]:.6g} to {axis[-1]:.6g} {unit}{step} {kind}".rstrip())
+    else:
+        lines.append("wavelength  unknown: give wave_start and wave_step")
+    lines.append(
+        f"data        {cube[DATA].attrs.get(UNITS) or 'no unit'}, {max(block_sizes(cube))} planes a block"
+    )
+    lines.append(f"variance    {'yes' if VARIANCE in cube else 'none'}")
+    value = (
+        f"{np.median(middle[known]):.6g} median, {middle[known].max():.6g} largest"
+        if known.any()
+        else "all NaN"
+    )
+    lines.append(f"plane {planes // 2:<6}{value}; {1 - known.mean():.1%} missing")
+    return "\n".join(lines)

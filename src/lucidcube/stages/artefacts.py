@@ -1,0 +1,82 @@
+"""Stage `artefacts`: how badly a pixel's fine structure stands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import xarray as xr
+from pydantic import AfterValidator, model_validator
+
+from lucidcube.blocks import Output, over_planes
+from lucidcube.cube import BADNESS, DATA, UNITS, WAVELENGTH
+from lucidcube.kernels.artefacts import badness, object_fraction
+from lucidcube.stage import Stage, parameter
+
+LOOKS_LIKE_A_STAR = 0.05
+"""Fraction of the field below which an object is so small that the method was not made for it."""
+
+
+def _bound(value: float) -> float:
+    if value < 0 and value < -1:
+        raise ValueError("a negative bound is a fraction of all components, between -1 and 0")
+    if value >= 0 and value != int(value):
+        raise ValueError("a bound that is not negative is a component's number, a whole one")
+    return value
+
+
+Bound = Annotated[float, AfterValidator(_bound)]
+
+
+class Artefacts(Stage):
+    """Measure by how many standard deviations the fine structure of a pixel leaves its surroundings.
+
+    Each plane is taken apart by two-dimensional singular spectrum analysis (Golyandina & Usevich,
+    arXiv 1309.5050). The strongest components hold the object and the weakest the noise; those in
+    between are each compared, pixel by pixel, with their mean and standard deviation in the region
+    about the pixel, and the badness is the absolute mean over these components. NaN comes out NaN.
+    Made for objects that fill much of the field. The variance is passed on as it is.
+    """
+
+    name: ClassVar[str] = "artefacts"
+    produces: ClassVar[tuple[str, ...]] = (BADNESS,)
+    copies: ClassVar[float] = 8
+    tag: ClassVar[str] = "_artefactmap"
+
+    window: int = parameter(10, unit="pixel", ge=2, le=32, text="side of the window of the analysis")
+    start: Bound = parameter(
+        -0.25, unit="", text="first component used; a negative number is a fraction of window^2"
+    )
+    stop: Bound = parameter(
+        -0.75, unit="", text="component before which to stop; a negative number is a fraction of window^2"
+    )
+    region: Literal["class", "box"] = parameter(
+        "class",
+        unit="",
+        text="what a pixel is compared with, within an eighth of the image: pixels of its own "
+        "brightness class (background, midground, foreground), or the whole box",
+    )
+
+    @model_validator(mode="after")
+    def _some_components(self) -> Artefacts:
+        first, last = (int(-v * self.window**2) if v < 0 else v for v in (self.start, self.stop))
+        if not first < last <= self.window**2:
+            raise ValueError(
+                f"start {self.start:g} and stop {self.stop:g} leave none of the {self.window**2} components"
+            )
+        return self
+
+    def apply(self, cube: xr.Dataset) -> xr.Dataset:
+        kernel = partial(badness, window=self.window, start=self.start, stop=self.stop, region=self.region)
+        outputs = {BADNESS: Output(attrs={UNITS: "", "long_name": "badness in standard deviations"})}
+        return cube.assign(over_planes(cube, self.name, kernel, [DATA], outputs))
+
+    def warnings(self, cube: xr.Dataset) -> Iterator[str]:
+        plane = cube[DATA].isel({WAVELENGTH: cube.sizes[WAVELENGTH] // 2}).values
+        if np.isfinite(plane).any() and object_fraction(plane) < LOOKS_LIKE_A_STAR:
+            yield (
+                f"the object covers only {object_fraction(plane):.1%} of the field, like a star: the search "
+                "for artefacts is made for objects that fill much of it, and may take the star for one"
+            )

@@ -1,0 +1,89 @@
+"""Stage `normalise_psf`: a star becomes a point spread function."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import xarray as xr
+from pydantic import field_validator
+
+from lucidcube.blocks import Output, over_planes
+from lucidcube.cube import DATA, UNITS, VARIANCE, X, Y
+from lucidcube.kernels.normalise_psf import normalise_psf
+from lucidcube.stage import Stage, parameter
+
+MASKS = ("outlier", "background", "star_region")
+NUMBERS = ("offset_y", "offset_x", "background_level", "total")
+
+
+class NormalisePSF(Stage):
+    """Prepare the star: odd shape, outliers out, background off, centred, unit sum.
+
+    Per plane, in this order: a last row or column is dropped where a side is even, so that there is a
+    central pixel; pixels further than `n_sigma` standard deviations from the mean become missing,
+    except the largest connected group, which is the star; the level of the background, outside the
+    largest connected region above `background_threshold` of the maximum, is subtracted; the star is
+    moved by a fraction of a pixel so that the centre of mass of its region of interest is the central
+    pixel; the plane is trimmed and divided by its sum. Missing pixels come out NaN. The variance goes
+    through the same steps; the noise of the background level is not included.
+    """
+
+    name: ClassVar[str] = "normalise_psf"
+    optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
+    produces: ClassVar[tuple[str, ...]] = (DATA, VARIANCE, *MASKS, *NUMBERS)
+    copies: ClassVar[float] = 12
+    tag: ClassVar[str] = "_normalised"
+
+    n_sigma: float = parameter(
+        5.0, unit="standard deviations", gt=0, text="distance from the mean at which a pixel is an outlier"
+    )
+    background_threshold: float = parameter(
+        1e-3, unit="", gt=0, lt=1, text="fraction of the maximum above which pixels belong to the star"
+    )
+    background_noise_model: Literal["gennorm", "norm", "none"] = parameter(
+        "gennorm", unit="", text="distribution fitted to the background; none subtracts nothing"
+    )
+    n_largest_regions: int = parameter(
+        1, unit="", ge=1, text="connected regions that make the region of interest, the largest first"
+    )
+    threshold: float = parameter(
+        1e-2, unit="", gt=0, lt=1, text="fraction of the maximum above which the region of interest lies"
+    )
+    trim_to_shape: tuple[int, int] | None = parameter(
+        None, unit="pixel", text="sides (y, x) to trim the star to, both odd; not trimmed if not given"
+    )
+
+    @field_validator("trim_to_shape")
+    @classmethod
+    def _odd(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and any(n < 1 or n % 2 == 0 for n in value):
+            raise ValueError("both sides must be odd, so that there is a central pixel")
+        return value
+
+    def apply(self, cube: xr.Dataset) -> xr.Dataset:
+        sides = [n - 1 + n % 2 for n in (cube.sizes[Y], cube.sizes[X])]
+        if self.trim_to_shape is not None:
+            sides = [min(n, m) for n, m in zip(sides, self.trim_to_shape, strict=True)]
+        flux = str(cube[DATA].attrs.get(UNITS, ""))
+        outputs = {DATA: Output(attrs={UNITS: ""})}
+        if VARIANCE in cube:
+            outputs[VARIANCE] = Output(attrs={UNITS: ""})
+        outputs |= {name: Output(dtype="uint8", blank=0, attrs={UNITS: ""}) for name in MASKS}
+        for name in NUMBERS:
+            unit = "pixel" if name.startswith("offset") else flux
+            outputs[name] = Output(dims=(), attrs={UNITS: unit})
+        settings: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        kernel = partial(_prepared, settings=settings)
+        made = over_planes(
+            cube, self.name, kernel, [DATA], outputs, optional=[VARIANCE], sizes={Y: sides[0], X: sides[1]}
+        )
+        return xr.Dataset(made, coords=cube.coords, attrs=dict(cube.attrs))
+
+
+def _prepared(plane: np.ndarray, variance: np.ndarray | None, *, settings: dict[str, Any]) -> tuple[Any, ...]:
+    star = normalise_psf(plane, variance=variance, **settings)
+    masks = (star.outlier_mask, star.background_mask, star.region_mask)
+    numbers = (star.offset_y, star.offset_x, star.background, star.total)
+    return (star.image, *(() if star.variance is None else (star.variance,)), *masks, *numbers)
