@@ -80,9 +80,9 @@ def nested_by_hand(values: np.ndarray, levels: int) -> float:
     """The definition, written with scikit-image's two-class Otsu."""
     current, tried = values, []
     for _ in range(levels):
-        low, high = current.min(), current.max()
-        if not high > low:
+        if tried and current.size < 256:
             break
+        low, high = current.min(), current.max()
         threshold = threshold_otsu(current, nbins=256) + (high - low) / 512
         above = current[current >= threshold]
         f_range, f_pix = (threshold - low) / (high - low), above.size / current.size

@@ -56,7 +56,8 @@ def nested_otsu(values: NDArray[np.floating], levels: int = 10, bins: int = BINS
     The values are split in two by Otsu's criterion, the part above is split again, and so on, `levels` times
     at most. Of the thresholds met, that with the largest (f_range - f_pix) / (f_range + f_pix) is chosen,
     where f_range is how far up the range of the values being split the threshold lies, and f_pix the fraction
-    of them above it.
+    of them above it. Parts of fewer values than bins are not split any further: the histogram of a handful
+    says nothing about classes, and the best of ten such thresholds singles out pixels by chance.
 
     Parameters
     ----------
@@ -142,8 +143,8 @@ def nested_otsu_inplace(values: NDArray[np.floating], size: int, levels: int, bi
     """
     chosen, best = -np.inf, -np.inf
     counts = np.empty(bins, np.int64)
-    for _ in range(levels):
-        if size < 2:
+    for level in range(levels):
+        if size < 2 or (level > 0 and size < bins):
             break
         low = high = values[0]
         for i in range(1, size):
