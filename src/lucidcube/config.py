@@ -37,10 +37,11 @@ class Input(Parameters):
     slice: str | None = Field(None, description="part to read, in numpy order: '100:200,:,3:-3'")
     wave: str | None = Field(None, description="range of wavelengths to read: '0.55:0.60um'")
     axes: str | None = Field(None, description="numpy axis numbers: 'spectral=0,celestial=1,2'")
-    wave_start: str | float | None = Field(
+    wave_start: float | None = Field(
         None, description="wavelength of the first plane, where the header has none"
     )
-    wave_step: str | float | None = Field(None, description="wavelength between planes, likewise")
+    wave_step: float | None = Field(None, description="wavelength between planes, likewise")
+    wave_unit: str | None = Field(None, description="unit of wave_start and wave_step, as 'nm'")
 
     def specifier(self) -> Specifier:
         """The array to read.

@@ -324,6 +324,7 @@ def _open(track: Track, work: Path, watch: Watch) -> xr.Dataset:
         track.specifier(),
         wave_start=track.wave_start,
         wave_step=track.wave_step,
+        wave_unit=track.wave_unit,
         scratch=work / "scratch",
         message=watch.message,
     )

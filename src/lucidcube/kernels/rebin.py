@@ -160,7 +160,7 @@ def _combine(
                     continue
                 for x in range(width):
                     value = data[k, y, x]
-                    good = value == value
+                    good = np.isfinite(value)
                     value = value if good else zero
                     part = value / largest
                     total[x] += w * part * part if mode == 2 else w * value

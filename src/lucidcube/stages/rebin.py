@@ -29,6 +29,7 @@ class Rebin(Stage):
 
     name: ClassVar[str] = "rebin"
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
+    produces: ClassVar[tuple[str, ...]] = (DATA, VARIANCE)
     copies: ClassVar[float] = 6
     tag: ClassVar[str] = "_rebin"
 

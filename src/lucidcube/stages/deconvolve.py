@@ -1,0 +1,168 @@
+"""Stage `deconvolve`: undo the blur."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import xarray as xr
+from pydantic import Field, model_validator
+
+from lucidcube.blocks import Output, over_planes
+from lucidcube.cube import DATA, FILLED, PSF, RESIDUAL, UNITS, VARIANCE
+from lucidcube.errors import CubeError
+from lucidcube.kernels.clean import clean_modified
+from lucidcube.kernels.iteration import Deconvolution, StopReason, check_psf
+from lucidcube.kernels.lucy_richardson import lucy_richardson
+from lucidcube.stage import Stage, Variant, parameter
+
+INFINITY = float("inf")
+LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
+
+
+class CleanModified(Variant):
+    """Flux-conserving Steer CLEAN for extended sources (Steer, Dewdney & Ito 1984, A&A 137, 159)."""
+
+    method: Literal["clean_modified"] = "clean_modified"
+
+    n_iter: int = parameter(1000, unit="iterations", ge=0, text="most iterations")
+    loop_gain: float = parameter(
+        0.02, unit="", gt=0, le=1, text="fraction of the selected residual that becomes components"
+    )
+    threshold: float = parameter(
+        0.3,
+        unit="",
+        le=1,
+        text="fraction of the brightest residual above which pixels are selected; negative: a nested "
+        "Otsu threshold is found at each iteration",
+    )
+    n_positive_iter: int = parameter(
+        0, unit="iterations", ge=0, text="iterations at the start that select positive residuals only"
+    )
+    noise_std: float = parameter(
+        0.1, unit="of the data", gt=0, text="standard deviation of the noise, where there is no variance"
+    )
+    rms_frac_threshold: float = parameter(
+        1e-2, unit="", ge=0, text="stop when the rms residual is below this fraction of the initial one"
+    )
+    fabs_frac_threshold: float = parameter(
+        1e-2,
+        unit="",
+        ge=0,
+        text="stop when the largest residual is below this fraction of the initial one",
+    )
+    max_stat_increase: float = parameter(
+        INFINITY, unit="", ge=0, text="stop when a statistic exceeds its best value by this fraction"
+    )
+    min_frac_stat_delta: float = parameter(
+        1e-3,
+        unit="",
+        ge=0,
+        text="stop when the relative standard deviation of both statistics over 10 iterations is below",
+    )
+    give_best_result: bool = parameter(True, unit="", text="return the iterate with the best statistics")
+    clean_beam_sigma: float = parameter(
+        0.0, unit="pixel", ge=0, text="width of a Gaussian that smooths the components; 0 leaves them"
+    )
+
+    def deconvolve(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
+        """Deconvolve a plane; see `lucidcube.kernels.clean`."""
+        return clean_modified(plane, psf, **given, **self.model_dump(exclude={"method"}))
+
+
+class LucyRichardson(Variant):
+    """Damped Lucy-Richardson iteration (Richardson 1972, JOSA 62, 55; Lucy 1974, AJ 79, 745)."""
+
+    method: Literal["lucy_richardson"] = "lucy_richardson"
+
+    n_iter: int = parameter(100, unit="iterations", ge=0, text="most iterations")
+    nudge_factor: float = parameter(
+        1e-2, unit="", ge=0, text="fraction of the maximum added to both sides of the ratio"
+    )
+    strength: float = parameter(
+        0.1, unit="", gt=0, le=1, text="how much of each correction is applied; 1 is the textbook"
+    )
+    cf_negative_fix: bool = parameter(
+        True, unit="", text="make negative correction factors small and positive"
+    )
+    cf_limit: float = parameter(INFINITY, unit="", gt=0, text="stop when a correction factor exceeds this")
+    cf_uclip: float = parameter(INFINITY, unit="", text="largest correction factor applied")
+    cf_lclip: float = parameter(-INFINITY, unit="", text="smallest correction factor applied")
+    offset_obs: bool = parameter(
+        False, unit="", text="lift the data so that nothing is negative, and lower the result again"
+    )
+    threshold: float | None = parameter(
+        None,
+        unit="of the data",
+        text="leave pixels alone whose residual is below it: absolute; negative: a fraction of the "
+        "brightest; zero: mean plus one standard deviation; not given: none are left alone",
+    )
+    pad_observation: bool = parameter(
+        True, unit="", text="extend the plane beyond its edge, so that the edge does not ring"
+    )
+
+    @model_validator(mode="after")
+    def _ordered_clips(self) -> LucyRichardson:
+        if self.cf_lclip > self.cf_uclip:
+            raise ValueError(f"cf_lclip {self.cf_lclip:g} is above cf_uclip {self.cf_uclip:g}")
+        return self
+
+    def deconvolve(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
+        """Deconvolve a plane; see `lucidcube.kernels.lucy_richardson`."""
+        return lucy_richardson(plane, psf, **given, **self.model_dump(exclude={"method"}))
+
+
+class Deconvolve(Stage):
+    """Undo the blur by the point spread function, plane by plane.
+
+    The data become the components: the object as it would be without the blur. The residual is input
+    minus components convolved with the PSF, to float32 rounding. Pixels that are NaN or were filled
+    in carry no weight. The variance is passed on: it is that of the input and of the residual, not
+    of the components, whose noise is correlated.
+    """
+
+    name: ClassVar[str] = "deconvolve"
+    requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
+    optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
+    produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *LOG)
+    copies: ClassVar[float] = 10
+    tag: ClassVar[str] = "_deconv"
+
+    method: Annotated[CleanModified | LucyRichardson, Field(discriminator="method")] = parameter(
+        CleanModified(), unit="", text="how to deconvolve"
+    )
+
+    def apply(self, cube: xr.Dataset) -> xr.Dataset:
+        attrs = dict(cube[DATA].attrs)
+        outputs = {
+            DATA: Output(attrs=attrs),
+            RESIDUAL: Output(attrs=attrs),
+            "iterations": Output(dims=(), dtype="int32", blank=0),
+            "stop_reason": Output(dims=(), dtype="uint8", blank=int(StopReason.ALL_NAN), attrs=STOP_REASONS),
+        }
+        for name in LOG[2:]:
+            unit = "" if name == "chi2" else attrs.get(UNITS, "")
+            # A sum or a largest value of 1e-20 fluxes is in range; float64 keeps all of their digits.
+            outputs[name] = Output(dims=(), dtype="float64", attrs={UNITS: unit})
+        kernel = partial(_deconvolved, method=self.method)
+        made = over_planes(cube, self.name, kernel, [DATA, PSF], outputs, optional=[VARIANCE, FILLED])
+        return cube.assign(made)
+
+
+STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}
+
+
+def _deconvolved(
+    plane: np.ndarray,
+    psf: np.ndarray,
+    variance: np.ndarray | None,
+    filled: np.ndarray | None,
+    *,
+    method: CleanModified | LucyRichardson,
+) -> tuple[Any, ...]:
+    try:
+        check_psf(psf)
+    except ValueError as error:
+        raise CubeError(f"{error} (put normalise_psf and fit_psf into the star's stages)") from error
+    return method.deconvolve(plane, psf, variance=variance, filled=filled)

@@ -1,0 +1,34 @@
+"""What all tests share: where shared data lie, and a scheduler that refuses to work."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("lucidcube", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("lucidcube")
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("LUCIDCUBE_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture
+def nothing_computes() -> Iterator[None]:
+    """Fail if anything is computed."""
+
+    def refuse(graph, keys, **kwargs):  # type: ignore[no-untyped-def]
+        raise AssertionError("something was computed")
+
+    with dask.config.set(scheduler=refuse):
+        yield
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real and recorded data next to the repository; without it the test is skipped."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("no shared data next to the repository")
+    return SHARED
