@@ -1,0 +1,236 @@
+"""What the instrument adds: bad pixels, stripes, a ghost, cosmic rays; and where it has no data.
+
+The catalogue of lasting faults is drawn once per scene; only cosmic rays are drawn plane by plane. Faults are
+left by the detector and by imperfect reduction, and the variance knows nothing of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ArtefactKind(IntEnum):
+    """Codes of the artefact map; where several overlap, the highest code is kept."""
+
+    NONE = 0
+    GHOST = 1
+    STRIPE = 2
+    COLD = 3
+    HOT = 4
+    COSMIC = 5
+
+
+@dataclass(frozen=True)
+class Stripe:
+    """A straight residual along the rows, `first` to `last` column, present for a part of the spectrum.
+
+    `row` is where it lies at mid-spectrum, `drift` how many rows it moves from end to end, `thickness` 1 or
+    2 rows. `flux` is reached at `middle` (a fraction of the spectrum); it fades as a squared cosine, and is
+    nothing half a `span` away.
+    """
+
+    row: float
+    drift: float
+    thickness: int
+    first: int
+    last: int
+    flux: float
+    middle: float
+    span: float
+
+
+@dataclass(frozen=True)
+class Ghost:
+    """An out-of-focus reflection: a soft-edged ring that crosses the field from `start` to `end` (y, x)."""
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    radius: float
+    flux: float
+
+
+@dataclass(frozen=True)
+class Faults:
+    """All lasting faults of a scene.
+
+    Parameters
+    ----------
+    hot
+        Rows of (y, x, flux).
+    cold
+        Rows of (y, x, lost fraction of the light).
+    stripes, ghost
+        See the classes.
+    missing
+        Pixels without data, (y, x): outside the rotated field, and a few holes.
+    """
+
+    hot: NDArray[np.float64]
+    cold: NDArray[np.float64]
+    stripes: tuple[Stripe, ...]
+    ghost: Ghost
+    missing: NDArray[np.bool_]
+
+
+def outside_field(shape: tuple[int, int], rotation: float = np.deg2rad(8.0)) -> NDArray[np.bool_]:
+    """Pixels (y, x) outside a field that is turned by `rotation` (radians) against the pixel grid."""
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    dy, dx = (y - (shape[0] - 1) / 2) / shape[0], (x - (shape[1] - 1) / 2) / shape[1]
+    along = dx * np.cos(rotation) + dy * np.sin(rotation)
+    across = dy * np.cos(rotation) - dx * np.sin(rotation)
+    return np.asarray((np.abs(along) > 0.478) | (np.abs(across) > 0.478), dtype=np.bool_)
+
+
+def draw_faults(
+    shape: tuple[int, int], level: float, travel: float, generator: np.random.Generator
+) -> Faults:
+    """Draw the lasting faults of a scene.
+
+    Parameters
+    ----------
+    shape
+        Field (y, x).
+    level
+        Brightness of the object: the faults are scaled by it.
+    travel
+        Part of its path across the field that the ghost covers within the spectrum.
+    generator
+        Random numbers.
+    """
+    area, side = shape[0] * shape[1], min(shape)
+    missing = outside_field(shape)
+    field = np.argwhere(~missing)
+    for y, x in generator.choice(field, size=max(3, area // 5000)):
+        missing[y : y + generator.integers(1, 3), x : x + generator.integers(1, 4)] = True
+    field = np.argwhere(~missing)
+    n_hot, n_cold = max(5, area // 1500), max(5, area // 1200)
+    places = generator.choice(field, size=n_hot + n_cold, replace=False)
+    hot_flux = level * 10 ** generator.uniform(-1.6, 0.3, n_hot)
+    loss = generator.uniform(0.15, 0.9, n_cold)
+    stripes = tuple(_draw_stripe(shape, level, generator) for _ in range(max(3, side // 40)))
+    corner, way = np.array([0.25, 0.12]) * shape, np.array([0.35, 0.68]) * shape
+    start, end = corner + (0.5 - 0.5 * travel) * way, corner + (0.5 + 0.5 * travel) * way
+    ghost = Ghost(
+        (float(start[0]), float(start[1])),
+        (float(end[0]), float(end[1])),
+        max(2.5, 0.055 * side),
+        level * generator.uniform(0.14, 0.22),
+    )
+    return Faults(
+        np.column_stack([places[:n_hot], hot_flux]),
+        np.column_stack([places[n_hot:], loss]),
+        stripes,
+        ghost,
+        missing,
+    )
+
+
+def _draw_stripe(shape: tuple[int, int], level: float, generator: np.random.Generator) -> Stripe:
+    length = int(shape[1] * generator.uniform(0.14, 0.30))
+    first = int(generator.uniform(0.1, 0.9) * (shape[1] - length))
+    sign = generator.choice([-1.0, 1.0])
+    return Stripe(
+        row=generator.uniform(0.15, 0.85) * shape[0],
+        drift=generator.uniform(-0.12, 0.12) * shape[0],
+        thickness=int(generator.integers(1, 3)),
+        first=first,
+        last=first + length,
+        flux=sign * level * 10 ** generator.uniform(-1.5, -0.35),
+        middle=generator.uniform(0.0, 1.0),
+        span=generator.uniform(0.5, 1.2),
+    )
+
+
+def paint_artefacts(
+    faults: Faults,
+    position: float,
+    blurred: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    level: float,
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Artefacts of one plane.
+
+    Parameters
+    ----------
+    faults
+        The lasting ones.
+    position
+        Where the plane lies in the spectrum, 0 to 1.
+    blurred, variance
+        Image (y, x) without noise, and the variance of its noise.
+    level
+        Brightness that cosmic rays are scaled by.
+    generator
+        Random numbers of this plane, for its cosmic rays.
+
+    Returns
+    -------
+    flux
+        What is added to the image; zero where there is no data.
+    kind
+        Codes of `ArtefactKind` (uint8), only where the flux exceeds one standard deviation of the noise: what
+        is weaker cannot be called wrong.
+    """
+    flux = np.zeros(blurred.shape, dtype=np.float32)
+    kind = np.zeros(blurred.shape, dtype=np.uint8)
+    _paint_ghost(faults.ghost, position, flux, kind)
+    for stripe in faults.stripes:
+        _paint_stripe(stripe, position, flux, kind)
+    y, x = faults.cold[:, 0].astype(np.intp), faults.cold[:, 1].astype(np.intp)
+    flux[y, x] -= (faults.cold[:, 2] * blurred[y, x]).astype(np.float32)
+    kind[y, x] = ArtefactKind.COLD
+    y, x = faults.hot[:, 0].astype(np.intp), faults.hot[:, 1].astype(np.intp)
+    flux[y, x] += faults.hot[:, 2].astype(np.float32)
+    kind[y, x] = ArtefactKind.HOT
+    _paint_cosmic_rays(level, generator, flux, kind)
+    flux[faults.missing] = 0
+    kind[flux * flux < variance] = ArtefactKind.NONE
+    return flux, kind
+
+
+def _paint_ghost(ghost: Ghost, position: float, flux: NDArray[np.float32], kind: NDArray[np.uint8]) -> None:
+    centre = [a + (b - a) * position for a, b in zip(ghost.start, ghost.end, strict=True)]
+    reach = ghost.radius + 2
+    top, left = (max(0, int(c - reach)) for c in centre)
+    window = np.s_[top : int(centre[0] + reach) + 2, left : int(centre[1] + reach) + 2]
+    y, x = np.indices(flux[window].shape)
+    radius = np.hypot(y + top - centre[0], x + left - centre[1])
+    # The secondary mirror leaves a shadow in the middle of a pupil image.
+    ring = np.clip(ghost.radius - radius + 0.5, 0, 1) * (
+        0.6 + 0.4 * np.clip(radius / ghost.radius / 0.4, 0, 1)
+    )
+    flux[window] += (ghost.flux * ring).astype(np.float32)
+    kind[window][ring > 0] = ArtefactKind.GHOST
+
+
+def _paint_stripe(
+    stripe: Stripe, position: float, flux: NDArray[np.float32], kind: NDArray[np.uint8]
+) -> None:
+    phase = (position - stripe.middle) / stripe.span
+    if abs(phase) >= 0.5:
+        return
+    row = round(stripe.row + stripe.drift * (position - 0.5))
+    window = np.s_[max(0, row) : max(0, row + stripe.thickness), stripe.first : stripe.last]
+    flux[window] += np.float32(stripe.flux * np.cos(np.pi * phase) ** 2)
+    kind[window] = ArtefactKind.STRIPE
+
+
+def _paint_cosmic_rays(
+    level: float, generator: np.random.Generator, flux: NDArray[np.float32], kind: NDArray[np.uint8]
+) -> None:
+    """Tracks of one to four pixels: the expected number is 1.5 in 10 000 pixels."""
+    ny, nx = flux.shape
+    for _ in range(generator.poisson(1.5e-4 * ny * nx)):
+        length, angle = generator.integers(1, 5), generator.uniform(0, np.pi)
+        start_y, start_x = generator.uniform(0, ny), generator.uniform(0, nx)
+        energy = level * 10 ** generator.uniform(-1.2, 0.4)
+        along = np.arange(length)
+        y = np.clip(start_y + along * np.sin(angle), 0, ny - 1).astype(np.intp)
+        x = np.clip(start_x + along * np.cos(angle), 0, nx - 1).astype(np.intp)
+        flux[y, x] += np.float32(energy)
+        kind[y, x] = ArtefactKind.COSMIC

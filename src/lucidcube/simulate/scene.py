@@ -1,0 +1,347 @@
+"""A scene: what the telescope saw, and what was there, plane by plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from lucidcube.errors import CubeError
+from lucidcube.simulate import planet
+from lucidcube.simulate.artefacts import Faults, draw_faults, outside_field, paint_artefacts
+from lucidcube.simulate.optics import AdaptiveOptics, RadialLookUp, RadialPsf
+
+STAR_FLUX = 6.0e7
+SKY_LEVEL = 450.0
+GHOST_CROSSING = 30e-9
+
+
+class _Stream(IntEnum):
+    """Independent sources of random numbers within one seed."""
+
+    PLANET = 0
+    FAULTS = 1
+    TARGET = 2
+    STAR_FAULTS = 3
+    STAR = 4
+
+
+class ScenePlane(NamedTuple):
+    """One wavelength of the target; images (y, x) in 1e-20 erg/s/cm2/Angstrom, float32.
+
+    Attributes
+    ----------
+    truth
+        The object itself. No NaN.
+    psf
+        Point spread function: odd square stamp, centred, sum one.
+    blurred
+        Truth convolved with the PSF, zero beyond the edge. No NaN.
+    observed
+        Blurred + artefact_flux + noise; NaN where there is no data.
+    variance
+        Variance of the noise; NaN where there is no data.
+    artefact_kind
+        Codes of `ArtefactKind`, uint8.
+    artefact_flux
+        What the artefacts added.
+    """
+
+    truth: NDArray[np.float32]
+    psf: NDArray[np.float32]
+    blurred: NDArray[np.float32]
+    observed: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    artefact_kind: NDArray[np.uint8]
+    artefact_flux: NDArray[np.float32]
+
+
+class StarPlane(NamedTuple):
+    """One wavelength of the standard star; images (y, x) as in `ScenePlane`.
+
+    Attributes
+    ----------
+    observed, variance
+        The star on its background, with noise and a few outliers; NaN outside the field.
+    psf
+        The true PSF: that of the target at this wavelength.
+    background
+        Level of the background.
+    """
+
+    observed: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    psf: NDArray[np.float32]
+    background: float
+
+
+class Moon(NamedTuple):
+    """Where the moon is: pixel (from zero) and right ascension, declination in degrees."""
+
+    y: int
+    x: int
+    right_ascension: float
+    declination: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A seeded simulation of an ice giant and a standard star, seen by an AO-fed integral-field spectrograph.
+
+    Every plane is a pure function of these parameters and its index: planes may be made in any order,
+    anywhere. Noise is normal with the variance of the counted photons (`gain`) plus that of the read-out:
+    with hundreds of counts in a pixel of the disc, and read noise ruling outside it, Poisson's law could not
+    be told from it.
+
+    Parameters
+    ----------
+    shape
+        Wavelengths, y, x.
+    first_wavelength, wavelength_step
+        Metres. The default covers the flank of the methane band at 727 nm.
+    seed
+        Of everything random.
+    pixel_scale
+        Arcseconds per pixel.
+    position_angle
+        Degrees from north to the +y axis, through east.
+    star_shape
+        Field (y, x) of the star; that of the target if None.
+    optics
+        Telescope, turbulence and adaptive optics.
+    gain
+        Variance per unit of flux.
+    read_noise
+        Standard deviation of the noise without light.
+
+    Raises
+    ------
+    CubeError
+        If a field is smaller than 21 pixels, there is no plane, or the wavelengths are not positive.
+    """
+
+    shape: tuple[int, int, int] = (32, 61, 61)
+    first_wavelength: float = 716.5e-9
+    wavelength_step: float = 0.25e-9
+    seed: int = 0
+    pixel_scale: float = 0.025
+    position_angle: float = 20.0
+    star_shape: tuple[int, int] | None = None
+    optics: AdaptiveOptics = field(default_factory=AdaptiveOptics)
+    gain: float = 20.0
+    read_noise: float = 63.0
+
+    def __post_init__(self) -> None:
+        sides = (*self.shape[1:], *self.star_field)
+        if self.shape[0] < 1 or min(sides) < 21:
+            raise CubeError(
+                "a scene needs at least 1 plane of 21 x 21 pixels:"
+                f" shape is {self.shape}, star_shape {self.star_field}"
+            )
+        if self.first_wavelength <= 0 or self.wavelength_step <= 0:
+            raise CubeError(
+                "the wavelengths of a scene must rise from above zero:"
+                f" first_wavelength is {self.first_wavelength:g} m, step {self.wavelength_step:g} m"
+            )
+
+    @property
+    def wavelengths(self) -> NDArray[np.float64]:
+        """Centre of each channel, metres (in air)."""
+        steps = np.arange(self.shape[0], dtype=np.float64)
+        return np.asarray(self.first_wavelength + self.wavelength_step * steps, dtype=np.float64)
+
+    @property
+    def target_field(self) -> tuple[int, int]:
+        """Shape (y, x) of a plane of the target."""
+        return self.shape[1:]
+
+    @property
+    def star_field(self) -> tuple[int, int]:
+        """Shape (y, x) of a plane of the star."""
+        return self.shape[1:] if self.star_shape is None else self.star_shape
+
+    @property
+    def stamp(self) -> int:
+        """Side of the PSF stamps: the largest odd one that fits both fields."""
+        return (min(*self.target_field, *self.star_field) - 1) // 2 * 2 + 1
+
+    @property
+    def empty_plane(self) -> int | None:
+        """Index of the plane of the target that is wholly NaN; None in a scene of fewer than four planes."""
+        return self.shape[0] * 3 // 5 if self.shape[0] >= 4 else None
+
+    @property
+    def sky_centre(self) -> tuple[float, float]:
+        """Right ascension and declination (degrees) of the centre of the field."""
+        return 53.21, 18.47
+
+    @property
+    def star_centre(self) -> tuple[float, float]:
+        """Where the star is, (y, x) in pixels from zero, between pixels and off the centre of its field."""
+        ny, nx = self.star_field
+        return (ny - 1) / 2 + 0.034 * ny + 0.31, (nx - 1) / 2 - 0.045 * nx + 0.17
+
+    @property
+    def sky_matrix(self) -> NDArray[np.float64]:
+        """Matrix (2, 2) from pixels (x, y) to degrees (east, north): the CD matrix of FITS."""
+        angle, scale = np.deg2rad(self.position_angle), self.pixel_scale / 3600.0
+        matrix = [[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        return np.asarray(np.multiply(scale, matrix), dtype=np.float64)
+
+    @property
+    def moon(self) -> Moon:
+        """The moon's pixel and its place on the sky (gnomonic projection about `sky_centre`)."""
+        y, x = planet.moon_pixel(self.target_field)
+        offset = (x - (self.target_field[1] - 1) / 2, y - (self.target_field[0] - 1) / 2)
+        east, north = np.deg2rad(self.sky_matrix @ np.array(offset))
+        centre_ra, centre_dec = np.deg2rad(self.sky_centre)
+        depth = np.cos(centre_dec) - north * np.sin(centre_dec)
+        ra = centre_ra + np.arctan2(east, depth)
+        dec = np.arctan2(np.sin(centre_dec) + north * np.cos(centre_dec), np.hypot(east, depth))
+        return Moon(y, x, float(np.rad2deg(ra)), float(np.rad2deg(dec)))
+
+    def plane(self, index: int) -> ScenePlane:
+        """The target at channel `index`.
+
+        Raises
+        ------
+        IndexError
+            If there is no such channel.
+        """
+        wavelength = self._wavelength(index)
+        factors = planet.amplitudes(wavelength)
+        truth = _mixture(factors, self._maps)
+        psf = _unit(self._stamp_look_up.paint(self._radial_psf.profile(wavelength)))
+        blurred = self._blur(factors, psf)
+        variance = self._variance(blurred)
+        generator = self._generator(_Stream.TARGET, index)
+        noise = self._noise(variance, generator)
+        position = index / max(1, self.shape[0] - 1)
+        flux, kind = paint_artefacts(self._faults, position, blurred, variance, planet.DISC_LEVEL, generator)
+        observed = blurred + flux
+        observed += noise
+        if index == self.empty_plane:
+            observed[:], variance[:], flux[:], kind[:] = np.nan, np.nan, 0, 0
+        else:
+            observed[self._faults.missing] = np.nan
+            variance[self._faults.missing] = np.nan
+        return ScenePlane(truth, psf, blurred, observed, variance, kind, flux)
+
+    def star_plane(self, index: int) -> StarPlane:
+        """The standard star at channel `index`.
+
+        Raises
+        ------
+        IndexError
+            If there is no such channel.
+        """
+        wavelength = self._wavelength(index)
+        profile = self._radial_psf.profile(wavelength)
+        stamp = self._stamp_look_up.paint(profile)
+        light = STAR_FLUX * planet.sunlight(wavelength) / float(stamp.sum(dtype=np.float64))
+        background = SKY_LEVEL * (700e-9 / wavelength)
+        observed = self._star_look_up.paint(profile)
+        observed *= np.float32(light)
+        observed += np.float32(background)
+        variance = self._variance(observed)
+        observed += self._noise(variance, self._generator(_Stream.STAR, index))
+        y, x, flux = self._star_outliers
+        observed[y.astype(np.intp), x.astype(np.intp)] += flux.astype(np.float32)
+        observed[self._star_missing] = np.nan
+        variance[self._star_missing] = np.nan
+        return StarPlane(observed, variance, _unit(stamp), background)
+
+    def _wavelength(self, index: int) -> float:
+        if not 0 <= index < self.shape[0]:
+            raise IndexError(f"plane {index} of a scene of {self.shape[0]}")
+        return self.first_wavelength + self.wavelength_step * index
+
+    def _generator(self, stream: _Stream, index: int = 0) -> np.random.Generator:
+        return np.random.Generator(
+            np.random.SFC64(np.random.SeedSequence(self.seed, spawn_key=(stream, index)))
+        )
+
+    def _variance(self, expected: NDArray[np.float32]) -> NDArray[np.float32]:
+        variance = np.maximum(expected, np.float32(0))
+        variance *= np.float32(self.gain)
+        variance += np.float32(self.read_noise**2)
+        return variance
+
+    def _noise(self, variance: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+        noise = generator.standard_normal(variance.shape, dtype=np.float32)
+        noise *= np.sqrt(variance)
+        return noise
+
+    def _blur(self, factors: NDArray[np.float32], psf: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Linear convolution of the truth with `psf`: the transforms of the four maps are kept."""
+        (ny, nx), half = self.target_field, self.stamp // 2
+        product = _mixture(factors, self._map_transforms.view(np.float32)).view(np.complex64)
+        product *= fft.rfft2(psf, self._padded)
+        whole = fft.irfft2(product, self._padded, overwrite_x=True)
+        return np.ascontiguousarray(whole[half : half + ny, half : half + nx])
+
+    @cached_property
+    def _maps(self) -> NDArray[np.float32]:
+        return planet.maps(self.target_field, self._generator(_Stream.PLANET))
+
+    @cached_property
+    def _map_transforms(self) -> NDArray[np.complex64]:
+        return np.stack([fft.rfft2(image, self._padded) for image in self._maps])
+
+    @property
+    def _padded(self) -> tuple[int, int]:
+        """Transform lengths at which what wraps around stays out of the part that is kept."""
+        ny, nx = (fft.next_fast_len(n + self.stamp // 2, real=True) for n in self.target_field)
+        return ny, nx
+
+    @cached_property
+    def _radial_psf(self) -> RadialPsf:
+        reach = 0.78 * float(np.hypot(*self.star_field))
+        return RadialPsf(self.optics, self.pixel_scale, reach, self.first_wavelength)
+
+    @cached_property
+    def _stamp_look_up(self) -> RadialLookUp:
+        centre = float(self.stamp // 2)
+        return self._radial_psf.look_up((self.stamp, self.stamp), (centre, centre))
+
+    @cached_property
+    def _star_look_up(self) -> RadialLookUp:
+        return self._radial_psf.look_up(self.star_field, self.star_centre)
+
+    @cached_property
+    def _faults(self) -> Faults:
+        travel = min(1.0, self.wavelength_step * self.shape[0] / GHOST_CROSSING)
+        generator = self._generator(_Stream.FAULTS)
+        return draw_faults(self.target_field, planet.DISC_LEVEL, travel, generator)
+
+    @cached_property
+    def _star_missing(self) -> NDArray[np.bool_]:
+        return outside_field(self.star_field)
+
+    @cached_property
+    def _star_outliers(self) -> NDArray[np.float64]:
+        """Hot pixels well away from the star: rows y, x, flux; from hardly visible to a third of its peak."""
+        generator = self._generator(_Stream.STAR_FAULTS)
+        y, x = np.indices(self.star_field)
+        away = np.hypot(y - self.star_centre[0], x - self.star_centre[1]) > 0.2 * min(self.star_field)
+        places = generator.choice(np.argwhere(away & ~self._star_missing), size=5, replace=False)
+        return np.vstack([places.T, 10 ** np.linspace(3.0, 5.6, 5)])
+
+
+def _unit(stamp: NDArray[np.float32]) -> NDArray[np.float32]:
+    return stamp / np.float32(stamp.sum(dtype=np.float64))
+
+
+def _mixture(factors: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum of `images` (n, y, x) times `factors` (n,); several times faster than `tensordot` for so few."""
+    total = images[0] * factors[0]
+    term = np.empty_like(total)
+    for factor, image in zip(factors[1:], images[1:], strict=True):
+        np.multiply(image, factor, out=term)
+        total += term
+    return total
