@@ -1,0 +1,283 @@
+"""The spectral coordinate of a FITS header: positions of the channels in SI units."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from astropy import units
+from astropy.io import fits
+from astropy.wcs import WCS, WcsError
+from numpy.typing import NDArray
+
+from lucidcube.errors import CubeError
+from lucidcube.io.cards import number, text
+
+_log = logging.getLogger(__name__)
+
+_LENGTHS = {
+    1e-10: "angstrom angstroms ang a å",
+    1e-9: "nm nanometer nanometers nanometre nanometres",
+    1e-6: "um µm μm micron microns micrometer micrometers micrometre micrometres",
+    1e-3: "mm millimeter millimeters",
+    1e-2: "cm centimeter centimeters",
+    1.0: "m meter meters metre metres",
+}
+_FREQUENCIES = {1.0: "hz hertz", 1e3: "khz", 1e6: "mhz", 1e9: "ghz", 1e12: "thz"}
+_SPEEDS = {1.0: "m/s m.s-1 ms-1 m.s**-1 m/sec", 1e3: "km/s km.s-1 kms-1 km.s**-1 km/sec"}
+_UNITS = {
+    spelling: (scale, si)
+    for table, si in ((_LENGTHS, "m"), (_FREQUENCIES, "Hz"), (_SPEEDS, "m/s"))
+    for scale, spellings in table.items()
+    for spelling in spellings.split()
+}
+SI_OF_TYPE = {
+    "WAVE": "m",
+    "AWAV": "m",
+    "LAMBDA": "m",
+    "WAVELENGTH": "m",
+    "WAVELEN": "m",
+    "FREQ": "Hz",
+    "VELO": "m/s",
+    "VRAD": "m/s",
+    "VOPT": "m/s",
+}
+TYPE_OF_SI = {"m": "WAVE", "Hz": "FREQ", "m/s": "VELO"}
+_UNSUPPORTED = {"ENER", "WAVN", "ZOPT", "BETA", "FELO"}
+_UNTYPED = {"", "LINEAR", "PIXEL"}
+_WAVELENGTH_RANGES = ((1e-8, 1e-2, "m"), (0.05, 100, "um"), (100, 1000, "nm"), (1000, 1e6, "Angstrom"))
+
+Positions = NDArray[np.floating[Any]]
+Lookup = Callable[[str, int, str], Positions]
+"""Column of a binary table by EXTNAME, EXTVER and TTYPE, for coordinates that are a table."""
+
+
+class Unit(NamedTuple):
+    """A unit of the spectral axis.
+
+    Attributes
+    ----------
+    scale
+        SI units in one of it.
+    si
+        ``m``, ``Hz``, ``m/s``, or empty for numbers without a unit.
+    """
+
+    scale: float
+    si: str
+
+
+class SpectralGrid(NamedTuple):
+    """The spectral axis of a cube.
+
+    Attributes
+    ----------
+    values
+        (n,) float64 positions of the channels in `si` units, strictly rising or falling.
+    si
+        ``m``, ``Hz``, ``m/s``, or empty where the header gives no spectral axis: then `values` is what it
+        says all the same, which is the number of the pixel (from 1) if it says nothing.
+    ctype
+        Physical type without algorithm: ``WAVE``, ``AWAV``, ``FREQ``, ``VRAD``...; empty with an empty `si`.
+    cunit
+        The unit of the header's numbers, spelled as there; where it has none, the one that was assumed.
+    """
+
+    values: Positions
+    si: str
+    ctype: str
+    cunit: str
+
+
+def spectral_unit(spelling: str) -> Unit | None:
+    """Read a unit of wavelength, frequency or speed as astronomers spell it; None if it is none."""
+    plain = " ".join(spelling.strip().lower().split()).replace(" ", ".").strip("[]()'\"")
+    if plain in _UNITS:
+        return Unit(*_UNITS[plain])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", units.UnitsWarning)
+            unit = units.Unit(spelling.strip(), format="fits")
+    except (ValueError, TypeError):
+        return None
+    for si in ("m", "Hz", "m/s"):
+        if unit != units.dimensionless_unscaled and unit.is_equivalent(si):
+            return Unit(float(unit.to(si)), si)
+    return None
+
+
+def is_spectral(header: fits.Header, n: int) -> bool:
+    """Whether FITS axis `n` says that it is spectral, by its CTYPE or, lacking a telling one, its CUNIT."""
+    kind = _kind(header, n)
+    if kind in _UNTYPED:
+        return spectral_unit(text(header, f"CUNIT{n}")) is not None
+    return kind in SI_OF_TYPE or kind in _UNSUPPORTED
+
+
+def spectral_step(header: fits.Header, n: int) -> float:
+    """Step of FITS axis `n` in CUNITs: CDn_n, else CDELTn * PCn_n; 1 where the header has none.
+
+    Cubes with a spatial CD matrix and CDELT3 are common, so CDELT counts wherever CDn_n is missing.
+    """
+    step = number(header, f"CD{n}_{n}", 0.0)
+    return step if step != 0.0 else number(header, f"CDELT{n}", 1.0) * number(header, f"PC{n}_{n}", 1.0)
+
+
+def spectral_grid(header: fits.Header, n: int, length: int, lookup: Lookup | None = None) -> SpectralGrid:
+    """Positions of the channels of a cube from its header.
+
+    The cards are read directly: linear, logarithmic (``-LOG`` and IRAF's ``DC-FLAG = 1``) and tabulated
+    (``-TAB``) axes need no more; other algorithms (``VOPT-F2W``) go through wcslib. Spectral terms off the
+    diagonal of the CD matrix are not used.
+
+    Parameters
+    ----------
+    header
+        Of the cube.
+    n
+        FITS number of the spectral axis (1 is the fastest).
+    length
+        Number of channels.
+    lookup
+        Where to find the table of a ``-TAB`` axis.
+
+    Returns
+    -------
+    SpectralGrid
+
+    Raises
+    ------
+    CubeError
+        If the unit or the algorithm is unknown, or the positions neither rise nor fall.
+
+    References
+    ----------
+    Greisen et al. 2006, A&A 446, 747 (FITS paper III), eqs. 5 and 88.
+    """
+    kind, code = _kind(header, n), _algorithm(header, n)
+    crval, step = number(header, f"CRVAL{n}", 0.0), spectral_step(header, n)
+    offset = np.arange(1, length + 1) - number(header, f"CRPIX{n}", 0.0)
+    if code == "TAB":
+        values = _tabulated(header, n, crval + step * offset, lookup)
+    elif code == "LOG":
+        if crval == 0.0:
+            raise CubeError(f"CTYPE{n} is logarithmic, but CRVAL{n} is 0")
+        values = crval * np.exp(_bounded(step * offset / crval))
+    else:
+        values = crval + step * offset
+        if number(header, "DC-FLAG", 0.0) == 1.0 and kind in {*_UNTYPED, "LAMBDA"}:
+            values = np.power(10.0, _bounded(values))
+    unit, cunit = _unit_of_axis(header, n, kind, values)
+    if code not in ("", "LOG", "TAB") and unit.si:
+        values = _by_wcslib(header, n, offset, unit, crval, step)
+        unit = Unit(1.0, unit.si)
+    values = values * unit.scale
+    _check_order(values, n)
+    ctype = (
+        (TYPE_OF_SI[unit.si] if SI_OF_TYPE.get(kind) != unit.si or len(kind) != 4 else kind)
+        if unit.si
+        else ""
+    )
+    return SpectralGrid(values, unit.si, ctype, cunit)
+
+
+def _kind(header: fits.Header, n: int) -> str:
+    return text(header, f"CTYPE{n}").upper().split("-")[0].strip()
+
+
+def _algorithm(header: fits.Header, n: int) -> str:
+    """Three letters after the hyphens of CTYPE; empty for a linear axis and for old AIPS frames."""
+    code = text(header, f"CTYPE{n}").upper()[4:].strip("- ")
+    return (
+        "" if code in ("LSR", "HEL", "OBS", "GEO") or len(code) != 3 or _kind(header, n) in _UNTYPED else code
+    )
+
+
+def _unit_of_axis(header: fits.Header, n: int, kind: str, values: Positions) -> tuple[Unit, str]:
+    """Unit by CUNIT, else by the standard, else by the size of the numbers (and a message)."""
+    cunit = text(header, f"CUNIT{n}")
+    advice = "say what it is with wave_start, wave_step and wave_unit"
+    if kind in _UNSUPPORTED:
+        raise CubeError(f"CTYPE{n} = {kind} is neither wavelength nor frequency nor velocity; {advice}")
+    if cunit:
+        unit = spectral_unit(cunit)
+        if unit is None and kind in SI_OF_TYPE:
+            raise CubeError(f"CUNIT{n} = {cunit!r} is no unit of a {kind} axis; {advice}")
+        return unit or Unit(1.0, ""), cunit
+    si = SI_OF_TYPE.get(kind, "")
+    if si in ("Hz", "m/s"):
+        return Unit(1.0, si), si
+    size = float(np.median(np.abs(values)))
+    guess = next((name for low, high, name in _WAVELENGTH_RANGES if low <= size < high), "")
+    if kind == "LINEAR" and not (guess == "Angstrom" and f"CRVAL{n}" in header):
+        return Unit(1.0, ""), ""
+    if kind != "LINEAR" and si != "m":
+        return Unit(1.0, ""), ""
+    if not guess:
+        raise CubeError(
+            f"CTYPE{n} = {kind} has no CUNIT{n}, and its numbers (about {size:g}) suggest none; {advice}"
+        )
+    if guess != "m":
+        _log.info("CTYPE%d = %s has no CUNIT%d: taken as %s by the size of its numbers", n, kind, n, guess)
+    return Unit(*_UNITS[guess.lower()]), guess
+
+
+def _bounded(exponent: Positions) -> Positions:
+    if np.max(np.abs(exponent), initial=0.0) > 300.0:
+        raise CubeError(
+            "the spectral axis is logarithmic and leaves the range of numbers; look at CRVAL and CDELT"
+        )
+    return exponent
+
+
+def _check_order(values: Positions, n: int) -> None:
+    steps = np.diff(values)
+    if not np.isfinite(values).all() or not ((steps > 0).all() or (steps < 0).all()):
+        raise CubeError(
+            "the positions along the spectral axis neither rise nor fall throughout; "
+            f"look at CRVAL{n} and CD{n}_{n} or CDELT{n}, or give wave_start, wave_step and wave_unit"
+        )
+
+
+def _tabulated(header: fits.Header, n: int, place: Positions, lookup: Lookup | None) -> Positions:
+    name, column, index = (text(header, f"PS{n}_{m}") for m in range(3))
+    if lookup is None or not name or not column:
+        raise CubeError(f"CTYPE{n} = {text(header, f'CTYPE{n}')}, but its table {name!r} cannot be found")
+    version = int(number(header, f"PV{n}_1", 1.0))
+    coordinate = lookup(name, version, column)
+    if index:
+        positions = lookup(name, version, index)
+        if positions.shape != coordinate.shape or not (np.diff(positions) > 0).all():
+            raise CubeError(f"the index {index!r} of the wavelength table {name!r} does not rise throughout")
+        place = np.interp(
+            place, positions, np.arange(1.0, len(coordinate) + 1), left=math.nan, right=math.nan
+        )
+    if not len(coordinate):
+        raise CubeError(f"the wavelength table {name!r} is empty")
+    return np.interp(place, np.arange(1.0, len(coordinate) + 1), coordinate, left=math.nan, right=math.nan)
+
+
+def _by_wcslib(
+    header: fits.Header, n: int, offset: Positions, unit: Unit, crval: float, step: float
+) -> Positions:
+    """Positions in SI units of an axis with a non-linear algorithm."""
+    cards = fits.Header()
+    cards["CTYPE1"], cards["CUNIT1"] = text(header, f"CTYPE{n}").upper(), unit.si
+    cards["CRVAL1"], cards["CDELT1"], cards["CRPIX1"] = crval * unit.scale, step * unit.scale, 0.0
+    for keyword in ("RESTFRQ", "RESTFREQ", "RESTWAV"):
+        if keyword in header:
+            cards[keyword] = number(header, keyword, 0.0)
+    for m in range(8):
+        if f"PV{n}_{m}" in header:
+            cards[f"PV1_{m}"] = number(header, f"PV{n}_{m}", 0.0)
+    try:
+        return np.asarray(WCS(cards, naxis=1).wcs_pix2world(offset, 1)[0], float)
+    except (WcsError, ValueError):
+        raise CubeError(
+            f"CTYPE{n} = {cards['CTYPE1']} cannot be computed (is RESTFRQ or RESTWAV missing?); "
+            "give wave_start, wave_step and wave_unit"
+        ) from None

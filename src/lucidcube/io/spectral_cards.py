@@ -1,0 +1,272 @@
+"""Describing a spectral grid in the cards of a header."""
+
+from __future__ import annotations
+
+import re
+import string
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from lucidcube.errors import CubeError
+from lucidcube.io.axes import find_axes
+from lucidcube.io.cards import move_axis, number, set_card, shape_of, text
+from lucidcube.io.spectral import (
+    SI_OF_TYPE,
+    TYPE_OF_SI,
+    SpectralGrid,
+    spectral_grid,
+    spectral_step,
+    spectral_unit,
+)
+
+UNIFORM = 1e-5
+"""A grid is uniform if no channel is further than this fraction of a step from its place."""
+
+_OF_ALTERNATE = (
+    r"(?:WCSAXES|WCSNAME|(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CNAME|CRDER|CSYER)\d+|(?:CD|PC|PV|PS)\d+_\d+"
+    r"|RESTFRQ|RESTWAV|SPECSYS|SSYSOBS|VELOSYS|RADESYS|EQUINOX|LONPOLE|LATPOLE)"
+)
+
+
+def spectral_cards(
+    header: fits.Header,
+    wavelength: NDArray[np.floating[Any]],
+    *,
+    axis: int | None = None,
+    unit: str | None = None,
+    ctype: str | None = None,
+) -> fits.Header:
+    """Describe a new spectral grid in a header; all other cards stay as they are.
+
+    A uniform grid becomes CRVAL, CRPIX = 1 and CDn_n or CDELTn, whichever the header had, in the header's
+    own CUNIT; a logarithmic one stays ``-LOG``, or becomes it; any other one is a ``-TAB``, whose table is
+    `wavelength_table`. Alternate descriptions of the axis (CTYPE3A) follow if both grids are linear;
+    otherwise they would be wrong and are removed.
+
+    Parameters
+    ----------
+    header
+        Of the cube; not modified.
+    wavelength
+        (n,) positions in SI units (m, Hz or m/s), strictly rising or falling.
+    axis
+        FITS number of the spectral axis; None to find it.
+    unit, ctype
+        CUNIT and CTYPE to write instead of the header's.
+
+    Returns
+    -------
+    astropy.io.fits.Header
+        A copy; the same card for card if the grid is the one that the header has. An image without a spectral
+        axis keeps its header.
+
+    Raises
+    ------
+    CubeError
+        If the header has no spectral axis to be found, or `unit` is unknown.
+    """
+    result = header.copy()
+    n = _spectral_number(header) if axis is None else axis
+    if not n:
+        return result
+    wavelength = np.asarray(wavelength, np.float64)
+    before = _grid_or_none(header, n)
+    if before is not None and unit is None and ctype is None and _same(before.values, wavelength):
+        return result
+    cunit = unit if unit is not None else before.cunit if before is not None else text(header, f"CUNIT{n}")
+    meant = spectral_unit(cunit)
+    if unit is not None and meant is None:
+        raise CubeError(f"{unit!r} is no unit of wavelength, frequency or speed; type for example um")
+    positions = wavelength / (meant.scale if meant else 1.0)
+    lone_step = spectral_step(header, n)
+    if before is not None and meant is not None:
+        lone_step *= (spectral_unit(before.cunit) or meant).scale / meant.scale
+    code, step = _algorithm_for(positions, lone_step or 1.0)
+    kind = ctype or _base_type(header, n, before, meant.si if meant else "", code)
+    _carry_alternates(result, n, before, wavelength, linear=code == "")
+    set_card(result, n, "CTYPE", f"{kind[:4]:-<4}-{code}" if code else kind)
+    if cunit:
+        set_card(result, n, "CUNIT", cunit)
+    for keyword in [k for k in result if re.fullmatch(rf"P[VS]{n}_\d+", k)]:
+        if code != "TAB" or not keyword.startswith("PS"):
+            del result[keyword]
+    if number(result, "DC-FLAG", 0.0) == 1.0:
+        result["DC-FLAG"] = 0
+    if code == "TAB":
+        result[f"PS{n}_0"] = text(header, f"PS{n}_0") or "WCS-TABLE"
+        result[f"PS{n}_1"] = text(header, f"PS{n}_1") or "WAVELENGTH"
+        if f"PS{n}_2" in result:
+            del result[f"PS{n}_2"]
+        set_card(result, n, "CRVAL", 1.0)
+    else:
+        set_card(result, n, "CRVAL", float(f"{positions[0]:.14g}"))
+    set_card(result, n, "CRPIX", 1.0)
+    _set_step(result, n, float(f"{step:.14g}"))
+    if f"NAXIS{n}" in result:
+        result[f"NAXIS{n}"] = len(wavelength)
+    return result
+
+
+def wavelength_table(
+    header: fits.Header, wavelength: NDArray[np.floating[Any]], *, axis: int | None = None
+) -> fits.BinTableHDU | None:
+    """Make the table that a header from `spectral_cards` refers to.
+
+    Parameters
+    ----------
+    header
+        As returned by `spectral_cards`.
+    wavelength
+        (n,) positions in SI units.
+    axis
+        FITS number of the spectral axis; None to find it.
+
+    Returns
+    -------
+    astropy.io.fits.BinTableHDU or None
+        One row with one vector column, in the header's CUNIT; None unless the axis is a ``-TAB``.
+    """
+    n = _spectral_number(header) if axis is None else axis
+    if not n or not text(header, f"CTYPE{n}").endswith("-TAB"):
+        return None
+    cunit = text(header, f"CUNIT{n}")
+    unit = spectral_unit(cunit)
+    positions = np.asarray(wavelength, np.float64) / (unit.scale if unit else 1.0)
+    length = len(positions)
+    column = fits.Column(
+        text(header, f"PS{n}_1"),
+        f"{length}D",
+        unit=cunit or None,
+        dim=f"(1,{length})",
+        array=positions[None, :, None],
+    )
+    return fits.BinTableHDU.from_columns([column], name=text(header, f"PS{n}_0"))
+
+
+def override_cards(
+    header: fits.Header, n: int, start: float | None, step: float | None, unit: str | None
+) -> fits.Header:
+    """Replace what a header says of its spectral axis by what the user says; what is None stays.
+
+    Parameters
+    ----------
+    header
+        Not modified.
+    n
+        FITS number of the spectral axis.
+    start, step
+        Position of the first channel and distance of two, in `unit`; either makes the axis linear.
+    unit
+        Alone, it corrects a missing or wrong CUNIT; None for the header's.
+
+    Raises
+    ------
+    CubeError
+        If the unit is unknown, or missing.
+    """
+    if start is None and step is None and unit is None:
+        return header
+    result = header.copy()
+    cunit = text(header, f"CUNIT{n}") if unit is None else unit
+    meant = spectral_unit(cunit)
+    if meant is None:
+        raise CubeError(
+            f"wave_unit {cunit!r} is no unit of wavelength, frequency or speed; type for example um"
+        )
+    set_card(result, n, "CUNIT", cunit)
+    kind = text(header, f"CTYPE{n}").upper()
+    if SI_OF_TYPE.get(kind[:4]) != meant.si:
+        set_card(result, n, "CTYPE", TYPE_OF_SI[meant.si])
+    elif start is not None or step is not None:
+        set_card(result, n, "CTYPE", kind[:4])
+    if start is not None:
+        set_card(result, n, "CRVAL", start)
+        set_card(result, n, "CRPIX", 1.0)
+    if step is not None:
+        _set_step(result, n, step)
+    return result
+
+
+def _spectral_number(header: fits.Header) -> int:
+    shape = shape_of(header)
+    spectral = find_axes(header, shape).spectral
+    return 0 if spectral is None else len(shape) - spectral
+
+
+def _grid_or_none(header: fits.Header, n: int) -> SpectralGrid | None:
+    """What the header says of the axis; None for a table, or if it makes no sense (then it is replaced)."""
+    try:
+        return spectral_grid(header, n, max(int(number(header, f"NAXIS{n}", 1)), 1))
+    except CubeError:
+        return None
+
+
+def _same(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> bool:
+    if one.shape != other.shape:
+        return False
+    tolerance = UNIFORM * np.min(np.abs(np.diff(one)), initial=np.inf) if len(one) > 1 else 1e-9 * abs(one[0])
+    return bool(np.max(np.abs(one - other)) <= tolerance)
+
+
+def _algorithm_for(positions: NDArray[np.floating[Any]], lone_step: float) -> tuple[str, float]:
+    """Algorithm code of a grid and its CDELT."""
+    count = len(positions) - 1
+    if count < 1:
+        return "", lone_step
+    step = float(positions[-1] - positions[0]) / count
+    smallest = float(np.min(np.abs(np.diff(positions))))
+    number_of = np.arange(count + 1)
+    if np.max(np.abs(positions - (positions[0] + step * number_of))) <= UNIFORM * abs(step):
+        return "", step
+    if positions[0] > 0 and positions[-1] > 0:
+        rate = float(np.log(positions[-1] / positions[0])) / count
+        if np.max(np.abs(positions - positions[0] * np.exp(rate * number_of))) <= UNIFORM * smallest:
+            return "LOG", float(positions[0]) * rate
+    return "TAB", 1.0
+
+
+def _base_type(header: fits.Header, n: int, before: SpectralGrid | None, si: str, code: str) -> str:
+    """CTYPE without algorithm: the header's own wherever it still says the right thing."""
+    told = text(header, f"CTYPE{n}")
+    linear = "-" not in told or told.upper()[4:].strip("- ") in ("LSR", "HEL", "OBS", "GEO")
+    if linear and not code:
+        return told or TYPE_OF_SI.get(si, "")
+    if before is not None and before.ctype:
+        return before.ctype
+    return told[:4].strip("-") if not linear else TYPE_OF_SI.get(si, "WAVE")
+
+
+def _set_step(header: fits.Header, n: int, step: float) -> None:
+    matrix = f"CD{n}_{n}" in header or (f"CDELT{n}" not in header and f"CD{n - 1}_{n - 1}" in header)
+    if matrix:
+        header[f"CD{n}_{n}"] = step
+    if not matrix or f"CDELT{n}" in header:
+        set_card(header, n, "CDELT", step)
+    if f"PC{n}_{n}" in header:
+        header[f"PC{n}_{n}"] = 1.0
+
+
+def _carry_alternates(
+    header: fits.Header,
+    n: int,
+    before: SpectralGrid | None,
+    after: NDArray[np.floating[Any]],
+    *,
+    linear: bool,
+) -> None:
+    letters = [a for a in string.ascii_uppercase if f"CTYPE{n}{a}" in header or f"CRVAL{n}{a}" in header]
+    if not letters:
+        return
+    old_step = 0.0
+    if before is not None and len(before.values) > 1 and _algorithm_for(before.values, 1.0)[0] == "":
+        old_step = float(before.values[-1] - before.values[0]) / (len(before.values) - 1)
+    for letter in letters:
+        if linear and before is not None and old_step:
+            step = float(after[-1] - after[0]) / (len(after) - 1) / old_step if len(after) > 1 else 1.0
+            move_axis(header, n, letter, float(after[0] - before.values[0]) / old_step, step)
+        else:
+            for keyword in [k for k in header if re.fullmatch(_OF_ALTERNATE + letter, k)]:
+                del header[keyword]
