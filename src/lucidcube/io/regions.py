@@ -1,0 +1,178 @@
+"""Regions followed through the channels and drawn plane by plane; `region_file` says what a file means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+from regions import PixCoord
+
+from lucidcube.errors import ConfigError, CubeError
+from lucidcube.io.region_file import Region, load_regions
+
+HALF_TURN = 180.0
+"""Degrees after which every shape that has an angle looks the same again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionTrack:
+    """One region followed through the channels.
+
+    Parameters
+    ----------
+    regions
+        The region as each file has it.
+    channels
+        Channel of each of those, rising; empty for one region that holds in every channel.
+    """
+
+    regions: tuple[Region, ...]
+    channels: tuple[float, ...] = ()
+
+    def at(self, channel: float) -> Region | None:
+        """Region at a channel, linear between files; None before the first and after the last."""
+        if not self.channels:
+            return self.regions[0]
+        if not self.channels[0] <= channel <= self.channels[-1]:
+            return None
+        after = int(np.searchsorted(self.channels, channel))
+        if self.channels[after] == channel:
+            return self.regions[after]
+        left, right = self.regions[after - 1], self.regions[after]
+        share = (channel - self.channels[after - 1]) / (self.channels[after] - self.channels[after - 1])
+        steps = [b - a for a, b in zip(left.parameters, right.parameters, strict=True)]
+        if left.has_angle:
+            steps[-1] = HALF_TURN / 2 - (HALF_TURN / 2 - steps[-1]) % HALF_TURN
+        moved = tuple(a + share * step for a, step in zip(left.parameters, steps, strict=True))
+        return replace(left, parameters=moved)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionGroup:
+    """Regions that include and exclude among themselves: those of one file, or of one dynamic list.
+
+    Parameters
+    ----------
+    tracks
+        The regions, followed through the channels.
+    left_out
+        What the files hold that encloses no pixels, for the log.
+    """
+
+    tracks: tuple[RegionTrack, ...]
+    left_out: tuple[str, ...] = ()
+
+    def at(self, channel: float) -> tuple[Region, ...]:
+        """Regions that exist at a channel; pass them to `region_mask`."""
+        found = (track.at(channel) for track in self.tracks)
+        return tuple(region for region in found if region is not None)
+
+
+def region_mask(regions: Iterable[Region], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Draw regions on a plane.
+
+    Parameters
+    ----------
+    regions
+        Regions of one group at one channel. They may lie partly or wholly outside the plane.
+    shape
+        (y, x) of the plane.
+
+    Returns
+    -------
+    (y, x) bool array
+        True where the centre of the pixel lies in an included and in no excluded region (on an edge: out).
+    """
+    included, excluded = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
+    for region in regions:
+        drawn = region.drawn()
+        box = drawn.bounding_box
+        y0, y1 = max(box.iymin, 0), min(box.iymax, shape[0])
+        x0, x1 = max(box.ixmin, 0), min(box.ixmax, shape[1])
+        if y0 < y1 and x0 < x1:
+            y, x = np.mgrid[y0:y1, x0:x1]
+            into = excluded if region.excluded else included
+            into[y0:y1, x0:x1] |= drawn.contains(PixCoord(x, y))
+    return included & ~excluded
+
+
+def const_regions(
+    paths: Iterable[str | Path], *, wcs: WCS | None = None, header: Mapping[str, Any] | None = None
+) -> tuple[RegionGroup, ...]:
+    """Regions that hold in every channel, one group for each file.
+
+    Parameters and errors are those of `lucidcube.io.region_file.load_regions`.
+    """
+    groups = []
+    for path in paths:
+        found = load_regions(path, wcs=wcs, header=header)
+        groups.append(RegionGroup(tuple(RegionTrack((r,)) for r in found.regions), found.left_out))
+    return tuple(groups)
+
+
+def dynamic_regions(
+    files: Sequence[tuple[float, str | Path]],
+    *,
+    wcs: WCS | None = None,
+    header: Mapping[str, Any] | None = None,
+) -> RegionGroup:
+    """Regions that move from file to file.
+
+    Regions of different files are one if they have the same ``text`` (the n-th of those with that text);
+    those without ``text`` are matched by their order. Between files every parameter goes linearly, an angle
+    by the shorter way (boxes and ellipses look the same after half a turn). A region missing in a file
+    between two that have it is interpolated there too; before its first and after its last it does not exist.
+
+    Parameters
+    ----------
+    files
+        (channel index, path) pairs, in any order.
+    wcs, header
+        See `lucidcube.io.region_file.load_regions`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no file, or a channel has two.
+    CubeError
+        See `lucidcube.io.region_file.load_regions`; also if matched regions differ in shape, corners or sign.
+    """
+    channels = sorted(float(channel) for channel, _ in files)
+    if not channels or not all(map(math.isfinite, channels)) or len(set(channels)) < len(channels):
+        raise ConfigError(
+            f"dynamic_regions: give at least one [channel, file] pair and each channel once, not {channels}"
+        )
+    seen: dict[tuple[str, int], list[tuple[float, Region]]] = {}
+    left_out: list[str] = []
+    for channel, path in sorted(files, key=lambda pair: float(pair[0])):
+        found = load_regions(path, wcs=wcs, header=header)
+        left_out += found.left_out
+        counts: dict[str, int] = {}
+        for region in found.regions:
+            counts[region.label] = counts.get(region.label, 0) + 1
+            seen.setdefault((region.label, counts[region.label]), []).append((float(channel), region))
+    problems = [problem for track in seen.values() for problem in _mismatches([r for _, r in track])]
+    if problems:
+        raise CubeError(*problems)
+    tracks = tuple(RegionTrack(tuple(r for _, r in t), tuple(c for c, _ in t)) for t in seen.values())
+    return RegionGroup(tracks, tuple(left_out))
+
+
+def _mismatches(track: Sequence[Region]) -> Iterator[str]:
+    first = track[0]
+    for other in track[1:]:
+        if (other.shape, len(other.parameters), other.excluded) != (
+            first.shape,
+            len(first.parameters),
+            first.excluded,
+        ):
+            yield (
+                f"{other.where}: this {other.shape} does not match the {first.shape} at {first.where}; "
+                "give matching regions the same shape, corners and sign, and others different text={...}"
+            )
