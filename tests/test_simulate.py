@@ -19,7 +19,7 @@ from scipy import fft, integrate, signal, special
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.simulate import AdaptiveOptics, ArtefactKind, Scene, parse_size, scene_for_size, write_scene
 from lucidcube.simulate.optics import ARCSEC, RadialPsf
-from lucidcube.simulate.planet import disc_radius, methane_depth
+from lucidcube.simulate.planet import amplitudes, disc_radius, methane_depth, sunlight
 from scenes import arrays, scene, star_cube, target_cube
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +105,15 @@ class TestOptics:
             )[0]
             assert optics.structure_function(np.array([baseline]))[0] == pytest.approx(total, rel=3e-3)
 
+    def test_the_corrected_spectrum_holds_the_stated_variance(self) -> None:
+        optics = AdaptiveOptics()
+        edges = np.concatenate([[0], np.geomspace(1e-3, optics.cutoff, 12)])
+        total = sum(
+            integrate.quad(lambda q: 2 * np.pi * q * float(optics.corrected(np.array(q))), a, b)[0]
+            for a, b in pairwise(edges)
+        )
+        assert total == pytest.approx(optics.core_variance + optics.floor * np.pi * optics.cutoff**2)
+
     def test_sum_over_a_wide_field_is_one(self) -> None:
         assert psf_stamp(AdaptiveOptics(), 700e-9, 601, 0.025).sum() == pytest.approx(1.0, abs=3e-3)
 
@@ -157,6 +166,12 @@ class TestPlane:
         moon = made.moon
         assert methane[moon.y, moon.x] / continuum[moon.y, moon.x] > 0.9
         assert 0.1 < np.median(methane[25:36, 25:36] / continuum[25:36, 25:36]) < 0.5
+        deck, haze, clouds, _ = (
+            amplitudes(727e-9) / amplitudes(707e-9) / (sunlight(727e-9) / sunlight(707e-9))
+        )
+        assert deck == pytest.approx(np.exp(methane_depth(707e-9) - methane_depth(727e-9)), rel=1e-5)
+        assert haze == pytest.approx(1, rel=1e-5)
+        assert deck < clouds < haze
 
     def test_flux_of_the_disc_is_that_of_minnaerts_law(self) -> None:
         made = Scene(shape=(1, 101, 101), first_wavelength=750e-9)
