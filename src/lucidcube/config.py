@@ -154,7 +154,7 @@ def from_plain(values: Any, label: str = "config", problems: Sequence[str] = ())
         if isinstance(track, Mapping):
             stages = list(_stages(track.get("stages") or [], f"{name}", problems))
             values[name] = {**track, "stages": stages}
-    if isinstance(values.get(DECONVOLVE), Mapping):
+    if values.get(DECONVOLVE) is not None:
         values[DECONVOLVE] = _stage(DECONVOLVE, values[DECONVOLVE], DECONVOLVE, problems)
     try:
         config = Config.model_validate(values)
@@ -279,7 +279,8 @@ def _stage(name: Any, values: Any, where: str, problems: list[str]) -> Stage | N
             names = set(itertools.chain.from_iterable(cls.choices().values()))
             loc = [str(p) for p in e["loc"] if str(p) not in names]
             loc = loc[1:] if len(loc) > 1 and loc[0] in cls.choices() else loc
-            problems.append(_sentence(f"{where}.{'.'.join(loc)}" if loc else where, e, known))
+            place = f"{where}.{'.'.join(loc)}" if loc else where
+            problems.append(_sentence(place, e, known if len(loc) == 1 else {}))
         return None
 
 
@@ -295,13 +296,11 @@ def _sentence(where: str, error: ErrorDetails, known: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{where}: must be given"
     message = error["msg"].removeprefix("Value error, ")
-    given = error.get("input")
-    choices = error.get("ctx", {}).get("expected_tags") or (error.get("ctx", {}).get("expected"))
-    if isinstance(given, str) and isinstance(choices, str):
-        names = re.findall(r"'([^']*)'", choices)
-        message = f"must be one of {', '.join(names)}" + _did_you_mean(given, names, others=False)
-    elif isinstance(given, Mapping) and choices:
-        message = f"must be one of {choices}"
+    context = error.get("ctx", {})
+    given = context.get("tag", error.get("input"))
+    names = re.findall(r"'([^']*)'", str(context.get("expected_tags", context.get("expected", ""))))
+    if names and isinstance(given, str):
+        message = f"must be one of {', '.join(names)}{_did_you_mean(given, names, others=False)}"
     shown = "" if given is None or isinstance(given, Mapping) else f" (not {given!r})"
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"
 

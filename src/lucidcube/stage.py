@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
@@ -152,7 +153,7 @@ class Stage(Parameters, ABC):
         values = self.model_dump(mode="json")
         for key in self.choices():
             values |= {**values.pop(key)}
-        return values
+        return {name: _plain(value) for name, value in values.items()}
 
     def fingerprint(self) -> dict[str, Any]:
         """All of the stage that its result depends on."""
@@ -181,7 +182,9 @@ class Stage(Parameters, ABC):
                 names = members[chosen].model_fields.keys() - {key}
                 values[key] = {key: chosen} | {n: values.pop(n) for n in list(values) if n in names}
             elif isinstance(chosen, str):
-                values[key] = {key: chosen}
+                # The name is wrong: say that, and not that the parameters beside it are unknown too.
+                theirs = {n for member in members.values() for n in member.model_fields}
+                values = {n: v for n, v in values.items() if n not in theirs} | {key: {key: chosen}}
         return values
 
     @classmethod
@@ -209,6 +212,15 @@ REGISTRY: dict[str, type[Stage]] = {}
 def software() -> dict[str, str]:
     """What the numbers were made with, for provenance."""
     return {"lucidcube": __version__}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it: what is not finite becomes a word, which validation understands."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
