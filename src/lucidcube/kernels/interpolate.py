@@ -109,7 +109,7 @@ def _fill_single(values: NDArray[np.float32], todo: NDArray[np.bool_]) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _rim(todo: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _rim(todo: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
     """Good pixels with a missing neighbour: y and x in raster order, and how many come before each pixel.
 
     ``before[y, x]`` counts the rim pixels that precede (y, x), so those of row y with x0 <= x < x1 are
@@ -121,7 +121,7 @@ def _rim(todo: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64],
         for x in range(1, nx - 1):
             if todo[y, x]:
                 rim[y - 1 : y + 2, x - 1 : x + 2] = True
-    before = np.empty((ny, nx + 1), dtype=np.int64)
+    before = np.empty((ny, nx + 1), dtype=np.int32)
     n = 0
     for y in range(ny):
         for x in range(nx):
@@ -139,7 +139,7 @@ def _fill_groups(
     todo: NDArray[np.bool_],
     rim_y: NDArray[np.int64],
     rim_x: NDArray[np.int64],
-    before: NDArray[np.int64],
+    before: NDArray[np.int32],
 ) -> None:
     """Walk over the cells of every cavity, painting the missing pixels in each.
 
@@ -154,7 +154,7 @@ def _fill_groups(
     for y, x in zip(starts_y, starts_x):  # noqa: B905 (numba knows no `strict`)
         if not todo[y, x]:
             continue
-        stack[0] = before[y - 1, x - 1] * n + before[y - 1, x]
+        stack[0] = np.int64(before[y - 1, x - 1]) * n + before[y - 1, x]
         depth = 1
         while depth > 0:
             depth -= 1
@@ -173,9 +173,9 @@ def _fill_groups(
 
 @njit(cache=True, nogil=True)
 def _table_size(n: int) -> int:
-    """Power of two that keeps a hash table of 6 n entries less than half full."""
+    """Power of two that keeps a hash table of 6 n entries no more than three quarters full."""
     size = 16
-    while size < 12 * n:
+    while size < 8 * n:
         size *= 2
     return size
 
@@ -226,7 +226,7 @@ def _find_cell(
     b: int,
     rim_y: NDArray[np.int64],
     rim_x: NDArray[np.int64],
-    before: NDArray[np.int64],
+    before: NDArray[np.int32],
     cell: NDArray[np.int64],
 ) -> int:
     """Corners of the cell on the inner side of the edge a to b, in order; returns how many.
