@@ -107,13 +107,14 @@ def list_hdus(path: Path, name: str) -> list[Hdu]:
         If it is not FITS, or its end is missing.
     """
     with open(path, "rb") as start:
-        if not start.read(30).startswith(b"SIMPLE  ="):
+        if not start.read(9).startswith(b"SIMPLE  ="):
             raise CubeError(f"{name} is no FITS file: it does not begin with SIMPLE")
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught, open(path, "rb") as raw:
             warnings.simplefilter("always")
-            with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=False) as file:
-                hdus = [_hdu(i, hdu) for i, hdu in enumerate(file)]
+            with fits.open(raw, mode="readonly", memmap=False, lazy_load_hdus=False) as file:
+                hdus = [_hdu(i, hdu, caught) for i, hdu in enumerate(file)]
+                last = file[-1].fileinfo()
     except _MALFORMED as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CubeError(f"{name} cannot be read as FITS: {reason[0]}") from None
@@ -121,6 +122,10 @@ def list_hdus(path: Path, name: str) -> list[Hdu]:
         _log.info("%s: %s", name, str(warning.message).splitlines()[0])
     for hdu in hdus:
         _check_complete(hdu, path, name)
+    with open(path, "rb") as rest:
+        rest.seek(int(last["datLoc"]) + int(last["datSpan"]))
+        if rest.read(8) == b"XTENSION":  # astropy leaves it out
+            raise CubeError(f"{name}: the header of extension {len(hdus)} is cut short or damaged")
     return hdus
 
 
@@ -193,7 +198,7 @@ def wavelength_column(path: Path, hdus: Sequence[Hdu], name: str, version: int, 
     """
     numbers = [hdu.number for hdu in hdus if (hdu.name, hdu.version) == (name.upper(), version)]
     try:
-        with fits.open(path, mode="readonly", memmap=False) as file:
+        with open(path, "rb") as raw, fits.open(raw, mode="readonly", memmap=False) as file:
             values = np.asarray(file[numbers[0]].data[column], np.float64)
     except _MALFORMED:
         raise CubeError(
@@ -202,10 +207,14 @@ def wavelength_column(path: Path, hdus: Sequence[Hdu], name: str, version: int, 
     return values[0].ravel() if values.ndim > 1 else values
 
 
-def _hdu(i: int, hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU | fits.BinTableHDU) -> Hdu:
+def _hdu(
+    i: int,
+    hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU | fits.BinTableHDU,
+    caught: Sequence[warnings.WarningMessage],
+) -> Hdu:
     tiled = isinstance(hdu, fits.CompImageHDU)
     image = isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU) and not isinstance(hdu, fits.GroupsHDU)
-    header = hdu.header
+    header = _legible(hdu.header, caught)
     shape = shape_of(header) if tiled or image else ()
     if image and (int(number(header, "GCOUNT", 1)), int(number(header, "PCOUNT", 0))) != (1, 0):
         image = False
@@ -220,6 +229,29 @@ def _hdu(i: int, hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU | fits
         () if any(n < 1 for n in shape) else shape,
         int(hdu.fileinfo()["datLoc"]),
     )
+
+
+def _legible(header: fits.Header, caught: Sequence[warnings.WarningMessage]) -> fits.Header:
+    """A header that can be written: astropy mends what it can, and what it cannot becomes a comment.
+
+    `caught` is where the warnings go; only cards that cause one are looked at twice.
+    """
+    result = fits.Header()
+    for card in header.cards:
+        before = len(caught)
+        try:
+            image = str(card)
+            if len(caught) > before:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    mended = fits.Card.fromstring(image)
+                    str(mended.value)
+                    str(mended)
+                card = mended
+        except (ValueError, fits.VerifyError, fits.verify.VerifyWarning):
+            card = fits.Card("COMMENT", "an illegible card stood here")
+        result.append(card, end=True)
+    return result
 
 
 def _check_complete(hdu: Hdu, path: Path, name: str) -> None:

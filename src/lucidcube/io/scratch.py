@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 from astropy.io import fits
+from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
 from lucidcube.io.planes import fill
@@ -97,9 +98,9 @@ class ScratchFolder:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # they were logged when the headers were read
-                with fits.open(path, mode="readonly", memmap=False) as file:
+                with open(path, "rb") as raw, fits.open(raw, mode="readonly", memmap=False) as file:
                     image = file[hdu]
-                    probe = image.section[(slice(0, 1),) * len(image.shape)]
+                    probe = _section(image, (slice(0, 1),) * len(image.shape))
                     dtype = ">f8" if probe.dtype.itemsize > 4 or probe.dtype.kind in "iu" else ">f4"
                     target = self.path / f"{_key(path)}-{hdu}{dtype[1:]}.raw"
                     if not target.exists():
@@ -111,7 +112,7 @@ class ScratchFolder:
                         )
                         with _written(target) as out:
                             for part in _parts(image.shape):
-                                values = np.asarray(image.section[part])
+                                values = _section(image, part)
                                 floats = values.astype(dtype)
                                 if blank is not None:
                                     floats[values == blank] = np.nan
@@ -186,6 +187,13 @@ class ScratchFolder:
         except OSError as error:
             raise CubeError(f"{name} cannot be transposed into {self.path}: {error}") from None
         return target
+
+
+def _section(image: fits.CompImageHDU, part: tuple[int | slice, ...]) -> NDArray[Any]:
+    try:
+        return np.asarray(image.section[part])
+    except Exception as error:  # what the codecs raise has no public name
+        raise ValueError(str(error).strip() or type(error).__name__) from None
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
