@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lucidcube.kernels.iteration import (
+    RENEWAL_PERIOD,
     Deconvolution,
     Field,
     IterationState,
@@ -117,8 +118,10 @@ def clean_modified(
     latest, iterations, stop = first, 0, _why_not_start(field, first)
     while stop is None and iterations < n_iter:
         positive_only = iterations < n_positive_iter
+        if iterations % RENEWAL_PERIOD == 0:
+            field.renew(residual)
         level = _selection_level(residual, field.valid, latest, threshold, positive_only)
-        _select(residual, field.weight, components, step, level, loop_gain, positive_only)
+        _select(residual, components, step, field.convolver.shape[1], level, loop_gain, positive_only)
         blurred = field.convolver.convolve_padded(step)
         latest = _Statistics(*_subtract(blurred, residual, field.valid))
         best.compare(iterations, latest, components)
@@ -243,9 +246,9 @@ def _with_clean_beam(result: Deconvolution, sigma: float) -> Deconvolution:
 @njit(cache=True, nogil=True)
 def _select(
     residual: NDArray[np.float32],
-    weight: NDArray[np.float32],
     components: NDArray[np.float32],
     step: NDArray[np.float32],
+    width: int,
     level: float,
     gain: float,
     positive_only: bool,
@@ -253,11 +256,11 @@ def _select(
     """Add the step of the last iteration to the components, and replace it by the next."""
     limit, fraction = np.float32(level), np.float32(gain)
     for y in range(residual.shape[0]):
-        for x in range(residual.shape[1]):
+        for x in range(width):
             components[y, x] += step[y, x]
-            trusted = residual[y, x] * weight[y, x]
-            metric = trusted if positive_only else abs(trusted)
-            step[y, x] = fraction * trusted if metric > limit else np.float32(0)
+            value = residual[y, x]
+            metric = value if positive_only else abs(value)
+            step[y, x] = fraction * value if metric > limit else np.float32(0)
 
 
 @njit(cache=True, nogil=True)

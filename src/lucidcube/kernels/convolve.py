@@ -84,6 +84,8 @@ class Convolver:
         Shape of the planes.
     padded_width : int
         Length of a padded row, see `convolve_padded`.
+    reach : (int, int)
+        How far the PSF spreads light along y and x.
 
     Raises
     ------
@@ -100,6 +102,7 @@ class Convolver:
         stamp = trim_psf(psf, shape)
         half_y, half_x = stamp.shape[0] // 2, stamp.shape[1] // 2
         self.shape = shape
+        self.reach = (half_y, half_x)
         self.padded_width = good_length(shape[1] + half_x)
         self._height = good_length(shape[0] + half_y)
         kernel = np.zeros((self._height, self.padded_width), np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lucidcube.kernels.continuation import Continuation
 from lucidcube.kernels.convolve import Convolver, trim_psf
 
 SUM_TOLERANCE = 0.01
@@ -15,6 +16,8 @@ CENTRE_TOLERANCE = 0.5
 MARGIN_LIGHT = 0.8
 LEAST_WEIGHT = 0.05
 KNOWN_FRACTION = 0.25
+TRUSTED_FRACTION = 0.5
+RENEWAL_PERIOD = 10
 
 
 class StopReason(IntEnum):
@@ -156,11 +159,14 @@ class Field(NamedTuple):
     convolver : Convolver
         For planes of the shape of the field.
     data : array of float32, (field y, padded_width)
-        The plane with estimates where it is missing. Rows are padded as the convolver wants them.
+        The plane with estimates where it has no valid pixels. Rows are padded as the convolver wants them.
     weight : array of float32, (field y, padded_width)
-        Trust in `data`, 0 to 1: 1 for valid pixels, less for filled and estimated ones, 0 in the padding.
+        Trust in `data`, 0 to 1: 1 for valid pixels, less for others, 0 in the padding.
     valid : array of float32, (field y, padded_width)
         1 for valid pixels, which alone count in statistics, 0 elsewhere.
+    continuation : Continuation or None
+        Estimates the pixels that are not valid from those that are, for planes of the field's own width; None
+        where all are valid.
     frame : (slice, slice)
         Where the plane lies in the field.
     knowable : array of bool, (y, x)
@@ -171,8 +177,20 @@ class Field(NamedTuple):
     data: NDArray[np.float32]
     weight: NDArray[np.float32]
     valid: NDArray[np.float32]
+    continuation: Continuation | None
     frame: tuple[slice, slice]
     knowable: NDArray[np.bool_]
+
+    def renew(self, residual: NDArray[np.float32]) -> None:
+        """
+        Continue the residual of the valid pixels over the others, in place.
+
+        Parameters
+        ----------
+        residual : array of float32, (field y, padded_width)
+        """
+        if self.continuation is not None:
+            self.continuation.fill(residual[:, : self.convolver.shape[1]])
 
 
 def prepare_field(
@@ -186,9 +204,10 @@ def prepare_field(
 
     Light from behind a hole or from beyond the edge falls onto valid pixels, and has to come from
     somewhere. So components may lie there, and are held by estimates of the data: a smooth continuation
-    of the valid pixels, damped where fewer than half of the pixels around (PSF-weighted) are valid.
-    Filled pixels keep their value. The trust in either is the square of that PSF-weighted fraction, and
-    at least `LEAST_WEIGHT`.
+    of the valid pixels, damped where less than `KNOWN_FRACTION` of what is around (PSF-weighted) is
+    valid. The iteration replaces these estimates from time to time by its own model plus the continued
+    residual (`Field.renew`), so that a bad first guess leaves no trace. The trust in them rises with the
+    valid fraction around.
 
     Parameters
     ----------
@@ -197,7 +216,7 @@ def prepare_field(
     psf : array of float, (y, x)
         See `check_psf`.
     filled : array of bool or int, (y, x), optional
-        True for values that were interpolated.
+        True for values that were interpolated; they are used no more than missing ones.
     margin : (int, int)
         Pixels to add on either side along y and x, see `edge_margin`.
 
@@ -211,16 +230,29 @@ def prepare_field(
     present = np.isfinite(plane)
     counted = present if filled is None else present & ~filled.astype(bool)
     valid, data = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    valid[frame], data[frame] = counted, np.where(counted, plane, 0)
-    weight, knowable = valid, np.ones(plane.shape, bool)
+    valid[frame] = counted
+    weight, continuation, knowable = valid, None, np.ones(plane.shape, bool)
     if not valid.all():
         fraction = np.clip(convolver.correlate(valid), 0, 1)
-        estimate = continue_smoothly(data, valid) * np.minimum(1, 2 * fraction)
-        estimate[frame][present] = plane[present]
-        weight = np.where(valid > 0, 1, np.maximum(fraction**2, LEAST_WEIGHT)).astype(np.float32)
-        data = np.where(valid > 0, data, estimate)
+        used = valid > 0
+        used[frame] |= present & (fraction[frame] >= TRUSTED_FRACTION)
+        data[used] = plane[used[frame]]
+        continuation = Continuation(used, np.minimum(1, fraction / KNOWN_FRACTION))
+        continuation.fill(data)
+        trust = np.maximum(np.minimum(1, fraction / TRUSTED_FRACTION) ** 4, LEAST_WEIGHT)
+        weight = np.where(used, 1, trust).astype(np.float32)
         knowable = present | (fraction[frame] >= KNOWN_FRACTION)
-    return Field(convolver, convolver.pad(data), convolver.pad(weight), convolver.pad(valid), frame, knowable)
+    else:
+        data[frame] = plane
+    return Field(
+        convolver,
+        convolver.pad(data),
+        convolver.pad(weight),
+        convolver.pad(valid),
+        continuation,
+        frame,
+        knowable,
+    )
 
 
 def edge_margin(psf: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int, int]:
@@ -240,57 +272,6 @@ def edge_margin(psf: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int,
         reach = int(np.argmax(enough)) if enough.any() else centre
         margins.append(min(reach, shape[axis] // 2))
     return margins[0], margins[1]
-
-
-def continue_smoothly(plane: NDArray[np.float32], valid: NDArray[np.float32]) -> NDArray[np.float32]:
-    """
-    Fill a plane where `valid` is 0, by pyramids: from means over ever larger squares, interpolated
-    bilinearly.
-
-    Parameters
-    ----------
-    plane : array of float32, (y, x)
-        Finite; ignored where `valid` is 0.
-    valid : array of float32, (y, x)
-        1 where the plane is to be kept, 0 where it is to be filled; fractions blend.
-
-    Returns
-    -------
-    array of float32, (y, x)
-        Zero throughout where nothing is valid.
-
-    References
-    ----------
-    The push-pull filling of Gortler, Grzeszczuk, Szeliski & Cohen 1996, "The Lumigraph", section 3.5.1.
-    """
-    if valid.all() or max(plane.shape) == 1:
-        return plane * valid
-    coarse_weight = _halve(valid)
-    coarse = np.divide(
-        _halve(plane * valid), coarse_weight, out=np.zeros_like(coarse_weight), where=coarse_weight > 0
-    )
-    filled = continue_smoothly(coarse, np.minimum(coarse_weight, 1))
-    above = _double(filled)[: plane.shape[0], : plane.shape[1]]
-    return np.asarray(valid * plane + (1 - valid) * above, dtype=np.float32)
-
-
-def _halve(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sums over squares of two by two pixels, with zeros beyond odd ends."""
-    height, width = plane.shape
-    even = np.zeros((height + height % 2, width + width % 2), np.float32)
-    even[:height, :width] = plane
-    return even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
-
-
-def _double(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bilinear interpolation to twice the size: pixel centres lie at quarters of the coarse pixels."""
-    for axis in (0, 1):
-        rows = np.moveaxis(plane, axis, 0)
-        before, after = np.vstack([rows[:1], rows[:-1]]), np.vstack([rows[1:], rows[-1:]])
-        fine = np.empty((2 * rows.shape[0], rows.shape[1]), np.float32)
-        fine[::2], fine[1::2] = (3 * rows + before) / 4, (3 * rows + after) / 4
-        plane = np.moveaxis(fine, 0, axis)
-    return plane
 
 
 def deconvolution(
