@@ -1,0 +1,177 @@
+"""Shift of a plane by a fraction of a pixel that keeps flux and width, with missing pixels kept missing."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+HALF_LENGTH = 8  # the interpolation reaches this many pixels to either side
+_KAISER_BETA = 5.0
+_NEGLIGIBLE_SHARE = 1e-3
+
+
+class ShiftedPlane(NamedTuple):
+    """A shifted plane."""
+
+    image: NDArray[np.float32]
+    """Shifted plane (y, x), NaN where it would come from missing pixels or from beyond the edge."""
+    variance: NDArray[np.float32] | None
+    """Its variance, by exact propagation pixel by pixel (the noise of neighbours becomes correlated)."""
+
+
+def shift_taps(offset: float) -> tuple[int, NDArray[np.float64]]:
+    """Return the weights that shift samples by `offset`: a sinc under a Kaiser window, of unit sum.
+
+    Parameters
+    ----------
+    offset
+        Shift in samples, towards larger indices.
+
+    Returns
+    -------
+    first, weights
+        ``out[i] = sum_k weights[k] * in[i + first + k]``. A whole number gives a single weight of one.
+    """
+    whole = round(offset)
+    fraction = offset - whole
+    if fraction == 0.0:
+        return -whole, np.ones(1)
+    position = np.arange(-HALF_LENGTH, HALF_LENGTH + 1) + fraction
+    reach = HALF_LENGTH + 0.5
+    window = np.i0(_KAISER_BETA * np.sqrt(1.0 - (position / reach) ** 2))
+    weights = np.sinc(position) * window
+    return -whole - HALF_LENGTH, weights / weights.sum()
+
+
+def shift_plane(
+    plane: NDArray[np.floating],
+    offset_y: float,
+    offset_x: float,
+    *,
+    variance: NDArray[np.floating] | None = None,
+) -> ShiftedPlane:
+    """Shift a plane by (`offset_y`, `offset_x`) pixels, towards larger indices where positive.
+
+    Missing pixels are filled from their neighbours beforehand so that they do not ring, and an output
+    pixel more than a thousandth of whose footprint (one pixel square) is missing, is missing.
+
+    Parameters
+    ----------
+    plane
+        Plane (y, x); NaN = missing. The background must be about zero.
+    offset_y, offset_x
+        Finite shifts in pixels.
+    variance
+        Variance of the plane, same shape; NaN where unknown.
+
+    Returns
+    -------
+    ShiftedPlane
+    """
+    first_y, weights_y = shift_taps(offset_y)
+    first_x, weights_x = shift_taps(offset_x)
+    missing = ~np.isfinite(plane)
+    lost = _missing_after(missing, offset_y, offset_x)
+    filled = _fill_outwards(_framed(plane), HALF_LENGTH + 1)
+    image = _separable(filled, first_y, weights_y, first_x, weights_x, HALF_LENGTH)
+    image[lost] = np.nan
+    if variance is None:
+        return ShiftedPlane(image, None)
+    filled = _fill_outwards(_framed(variance), HALF_LENGTH + 1)
+    spread = _separable(filled, first_y, weights_y**2, first_x, weights_x**2, HALF_LENGTH)
+    spread[lost] = np.nan
+    return ShiftedPlane(image, spread)
+
+
+def _framed(plane: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return a copy with a frame of NaN as wide as the interpolation reaches."""
+    height, width = plane.shape
+    framed = np.full((height + 2 * HALF_LENGTH, width + 2 * HALF_LENGTH), np.nan, dtype=np.float32)
+    framed[HALF_LENGTH:-HALF_LENGTH, HALF_LENGTH:-HALF_LENGTH] = plane
+    return framed
+
+
+def _missing_after(missing: NDArray[np.bool_], offset_y: float, offset_x: float) -> NDArray[np.bool_]:
+    """Return where the pixel-square footprint of a shifted pixel holds missing or outside pixels."""
+    height, width = missing.shape
+    lost = np.zeros(missing.shape, dtype=np.bool_)
+    floor_y, floor_x = int(np.floor(offset_y)), int(np.floor(offset_x))
+    share_y, share_x = offset_y - floor_y, offset_x - floor_x
+    for step_y, weight_y in ((floor_y, 1.0 - share_y), (floor_y + 1, share_y)):
+        for step_x, weight_x in ((floor_x, 1.0 - share_x), (floor_x + 1, share_x)):
+            if weight_y * weight_x <= _NEGLIGIBLE_SHARE:
+                continue
+            source = np.ones(missing.shape, dtype=np.bool_)
+            to_y = slice(max(step_y, 0), max(min(height + step_y, height), 0))
+            to_x = slice(max(step_x, 0), max(min(width + step_x, width), 0))
+            from_y = slice(max(-step_y, 0), max(min(height - step_y, height), 0))
+            from_x = slice(max(-step_x, 0), max(min(width - step_x, width), 0))
+            source[to_y, to_x] = missing[from_y, from_x]
+            lost |= source
+    return lost
+
+
+@njit(cache=True, nogil=True)
+def _fill_outwards(plane: NDArray[np.float32], n_passes: int) -> NDArray[np.float32]:
+    """Fill NaN within `n_passes` pixels of data by the mean of their filled neighbours, the rest by zero."""
+    height, width = plane.shape
+    filled = plane.copy()
+    frontier = np.empty((height * width, 2), dtype=np.int64)
+    value = np.empty(height * width, dtype=np.float32)
+    for _ in range(n_passes):
+        n = 0
+        for y in range(height):
+            for x in range(width):
+                if not np.isnan(filled[y, x]):
+                    continue
+                total, count = 0.0, 0
+                for j in range(max(y - 1, 0), min(y + 2, height)):
+                    for i in range(max(x - 1, 0), min(x + 2, width)):
+                        if not np.isnan(filled[j, i]):
+                            total += filled[j, i]
+                            count += 1
+                if count > 0:
+                    frontier[n, 0], frontier[n, 1] = y, x
+                    value[n] = total / count
+                    n += 1
+        if n == 0:
+            break
+        for k in range(n):
+            filled[frontier[k, 0], frontier[k, 1]] = value[k]
+    for y in range(height):
+        for x in range(width):
+            if np.isnan(filled[y, x]):
+                filled[y, x] = 0.0
+    return filled
+
+
+@njit(cache=True, nogil=True)
+def _separable(
+    framed: NDArray[np.float32],
+    first_y: int,
+    weights_y: NDArray[np.float64],
+    first_x: int,
+    weights_x: NDArray[np.float64],
+    frame: int,
+) -> NDArray[np.float32]:
+    """Apply two one-dimensional weight sets; what lies beyond the frame counts as zero."""
+    height, width = framed.shape
+    out_height, out_width = height - 2 * frame, width - 2 * frame
+    rows = np.zeros((height, out_width), dtype=np.float32)
+    for y in range(height):
+        for k in range(weights_x.size):
+            shift = first_x + k + frame
+            low, high = max(0, -shift), min(out_width, width - shift)
+            weight = np.float32(weights_x[k])
+            for x in range(low, high):
+                rows[y, x] += weight * framed[y, x + shift]
+    out = np.zeros((out_height, out_width), dtype=np.float32)
+    for y in range(out_height):
+        for k in range(weights_y.size):
+            source = y + first_y + k + frame
+            if 0 <= source < height:
+                weight = np.float32(weights_y[k])
+                for x in range(out_width):
+                    out[y, x] += weight * rows[source, x]
+    return out
