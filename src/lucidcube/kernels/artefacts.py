@@ -1,7 +1,6 @@
 """Badness: how many standard deviations the fine structure of a pixel lies from that of its surroundings."""
 
 import math
-from collections.abc import Iterator
 from itertools import islice
 from typing import Literal
 
@@ -13,8 +12,13 @@ from lucidcube.kernels.otsu import multi_otsu
 from lucidcube.kernels.ssa import components, decompose, fill_smooth
 
 STD_FLOOR = 0.01
+"""Added to the std of each region, as a fraction of the mean std of the plane."""
+
 SMALLEST_CLASS = 0.1
+"""A class that makes up less of the box than this has the whole box: hot pixels would hide in theirs."""
+
 LANES = 16
+"""Components treated together: enough to fill vector registers, few enough to stay in the cache."""
 
 Region = Literal["class", "box"]
 
@@ -76,8 +80,14 @@ def badness(
     half = max(plane.shape) // 8
     total = np.zeros(plane.shape, np.float32)
     used = components(filled, basis, indices[: max(0, basis.rank - indices.start)])
-    for stack in _stacks(used):
-        _add_deviations(stack, labels, half, total)
+    # Fresh memory for each group would cost as much as the work in it.
+    workspace = np.empty((3, plane.size * LANES), np.float32)
+    while group := list(islice(used, LANES)):
+        shape = (*plane.shape, len(group))
+        stack, difference, std = workspace[:, : math.prod(shape)].reshape(3, *shape)
+        np.stack(group, axis=-1, out=stack)
+        mean_std = _compare_with_region(stack, labels, half, difference, std)
+        _add_ratios(difference, std, mean_std, labels, total)
     return np.where(missing, np.float32(np.nan), np.abs(total) / np.float32(len(indices)))
 
 
@@ -127,12 +137,6 @@ def object_fraction(plane: NDArray[np.float32]) -> float:
     return float(np.mean(brightness) ** 2 / np.mean(brightness**2))
 
 
-def _stacks(planes: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """The planes in groups of at most LANES, with the group as last axis: (y, x, lane)."""
-    while group := list(islice(planes, LANES)):
-        yield np.stack(group, axis=-1)
-
-
 @njit(cache=True, nogil=True)
 def _mirrored(index: int, size: int) -> int:
     """Where an index falls within 0..size - 1 when the plane is mirrored at its edges."""
@@ -143,11 +147,17 @@ def _mirrored(index: int, size: int) -> int:
 # The planes of a stack share labels and places, so that the compiler can treat several as one vector: it is
 # the inner loops over `lane` and `k` that take the time. Views (a[y, x]) would cost more than the arithmetic.
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _add_deviations(
-    stack: NDArray[np.float32], labels: NDArray[np.int64], half: int, total: NDArray[np.float32]
-) -> None:
+def _compare_with_region(
+    stack: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    half: int,
+    difference: NDArray[np.float32],
+    std: NDArray[np.float32],
+) -> NDArray[np.float64]:
     """
-    Add to `total` the deviations of each pixel from its region in units of std, summed over the planes.
+    Put the difference of each labelled pixel from the mean of its region, and the std there, in the last two.
+
+    Returns the mean std of each lane.
 
     Sums over the box slide along x, and the sums over its columns slide along y, so that the cost does not
     depend on its size. They are float64: a bright pixel must leave a sum again without a trace.
@@ -159,8 +169,7 @@ def _add_deviations(
     columns, column_counts = np.zeros((nx, classes * moments)), np.zeros((nx, classes))
     box, box_counts = np.zeros(classes * moments), np.zeros(classes)
     region = np.zeros(moments)
-    std, std_sum = np.empty_like(stack), np.zeros(lanes)
-    difference = np.empty_like(stack)
+    std_sum = np.zeros(lanes)
     reach = 2 * half + 1
     mirrored = np.array([_mirrored(x, nx) for x in range(-half - 1, nx + half)])
     for y in range(-half, half):
@@ -202,19 +211,30 @@ def _add_deviations(
                 std_sum[lane] += spread
                 std[y, x, lane] = spread
                 difference[y, x, lane] = stack[y, x, lane] - np.float32(mean)
+    return std_sum / np.count_nonzero(labels >= 0)
 
+
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _add_ratios(
+    difference: NDArray[np.float32],
+    std: NDArray[np.float32],
+    mean_std: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    total: NDArray[np.float32],
+) -> None:
+    """Add difference / (std + floor), summed over the lanes, to the total of each labelled pixel."""
+    ny, nx, lanes = std.shape
     floor = np.empty(lanes, np.float32)
-    valid = np.count_nonzero(labels >= 0)
     for lane in range(lanes):
         # A plane without any spread has no differences either: any divisor will do.
-        floor[lane] = STD_FLOOR * std_sum[lane] / valid if std_sum[lane] > 0 else 1.0
+        floor[lane] = STD_FLOOR * mean_std[lane] if mean_std[lane] > 0 else 1.0
     for y in range(ny):
         for x in range(nx):
             if labels[y, x] >= 0:
-                deviation = np.float32(0)
+                ratio = np.float32(0)
                 for lane in range(lanes):
-                    deviation += difference[y, x, lane] / (std[y, x, lane] + floor[lane])
-                total[y, x] += deviation
+                    ratio += difference[y, x, lane] / (std[y, x, lane] + floor[lane])
+                total[y, x] += ratio
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

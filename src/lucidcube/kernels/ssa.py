@@ -1,0 +1,277 @@
+"""Two-dimensional singular spectrum analysis (SSA) of a plane (Golyandina & Usevich, arXiv:1309.5050)."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.ndimage
+from numba import njit
+from numpy.typing import NDArray
+
+from lucidcube.kernels.convolve import good_length, irfft2, rfft2
+
+SMOOTHING_SIGMA = 5.0
+
+
+class Basis(NamedTuple):
+    """
+    The eigenvectors of the lag-covariance matrix of a plane.
+
+    Attributes
+    ----------
+    eigenvalues : array of float64, shape (n,)
+        Of X X^T, in falling order, with X the trajectory matrix and n = wy * wx; not negative. Their sum is
+        the sum of squares of X.
+    vectors : array of float32, shape (n, wy, wx)
+        The unit eigenvectors, each as an image of the size of the window. The sign is arbitrary and so is the
+        choice among vectors of equal eigenvalue.
+    """
+
+    eigenvalues: NDArray[np.float64]
+    vectors: NDArray[np.float32]
+
+    @property
+    def rank(self) -> int:
+        """Number of eigenvalues that float32 data can tell from zero, relative to the largest."""
+        smallest = np.finfo(np.float32).eps ** 2 * self.eigenvalues[0]
+        return int(np.count_nonzero(self.eigenvalues > smallest))
+
+
+def fill_smooth(plane: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """
+    Replace missing pixels by the Gaussian-weighted mean (sigma 5 pixels) of those that are not missing.
+
+    Parameters
+    ----------
+    plane : array of float32, shape (y, x)
+        May be anything where `missing`.
+    missing : array of bool, shape (y, x)
+
+    Returns
+    -------
+    array of float32, shape (y, x)
+        A copy; other pixels keep their bits. A pixel beyond the reach of the Gaussian (20 pixels) takes the
+        value of the nearest pixel within. A plane without a single valid pixel becomes zero.
+    """
+    filled = np.where(missing, np.float32(0), plane)
+    if not missing.any() or missing.all():
+        return filled
+    total = scipy.ndimage.gaussian_filter(filled, SMOOTHING_SIGMA)
+    weight = scipy.ndimage.gaussian_filter((~missing).astype(np.float32), SMOOTHING_SIGMA)
+    reached = weight > 1e-6
+    np.divide(total, weight, out=filled, where=missing & reached)
+    if not reached.all():
+        nearest = scipy.ndimage.distance_transform_edt(~reached, return_distances=False, return_indices=True)
+        filled = filled[tuple(nearest)]
+    return filled
+
+
+def window_shape(shape: tuple[int, ...], window: int) -> tuple[int, int]:
+    """
+    The window as used: at most half of each side of the plane, rounded up.
+
+    A longer window brings nothing new, because windows of w and of N + 1 - w pixels have the same components.
+
+    Raises
+    ------
+    ValueError
+        If `window` is less than 1.
+    """
+    if window < 1:
+        raise ValueError(f"window must be at least 1 pixel, got {window}")
+    return min(window, (shape[0] + 1) // 2), min(window, (shape[1] + 1) // 2)
+
+
+def decompose(plane: NDArray[np.float32], window: int = 10) -> Basis:
+    """
+    Eigenvectors of the lag-covariance matrix, in order of falling eigenvalue.
+
+    Parameters
+    ----------
+    plane : array of float32, shape (y, x)
+        Without NaN.
+    window : int
+        Side of the window, in pixels; see `window_shape` for small planes.
+
+    Returns
+    -------
+    Basis
+
+    Raises
+    ------
+    ValueError
+        If `window` is less than 1.
+
+    Notes
+    -----
+    The trajectory matrix is never built: all products of pixels at one displacement share their sums. These
+    are taken in float64, because the smallest eigenvalues are many orders below the largest.
+    """
+    height, width = window_shape(plane.shape, window)
+    eigenvalues, vectors = np.linalg.eigh(_gram(np.ascontiguousarray(plane, dtype=np.float64), height, width))
+    ordered = np.ascontiguousarray(vectors.T[::-1], dtype=np.float32)
+    return Basis(np.maximum(eigenvalues[::-1], 0.0), ordered.reshape(-1, height, width))
+
+
+def components(
+    plane: NDArray[np.float32], basis: Basis, indices: Iterable[int]
+) -> Iterator[NDArray[np.float32]]:
+    """
+    The SSA components of a plane, one after the other.
+
+    Component k is the quasi-Hankel average of u_k u_k^T X: each pixel is the mean over the windows that hold
+    it. All components together sum to the plane.
+
+    Parameters
+    ----------
+    plane : array of float32, shape (y, x)
+        Without NaN.
+    basis : Basis
+        From `decompose` of the same plane.
+    indices : iterable of int
+        Which components, and in which order; 0 is the strongest.
+
+    Yields
+    ------
+    array of float32, shape (y, x)
+
+    Notes
+    -----
+    Away from the edges a pixel is in every position of the window once, so that a component is the plane
+    filtered by the autocorrelation of u_k: a product with |U_k|^2 in Fourier space, in which wrap-around does
+    not reach these pixels. The margins, which fewer windows hold, are summed directly.
+    """
+    height, width = basis.vectors.shape[1:]
+    ny, nx = plane.shape
+    image = np.ascontiguousarray(plane, dtype=np.float32)
+    if ny < 2 * height or nx < 2 * width:
+        for index in indices:
+            component = np.empty_like(image)
+            _component_rows(image, basis.vectors[index], 0, component)
+            yield component
+        return
+    transposed = np.ascontiguousarray(image.T)
+    shape = good_length(ny), good_length(nx)
+    spectrum = rfft2(image, shape)
+    phase_y = np.exp(-2j * np.pi * np.outer(np.arange(shape[0]), np.arange(height)) / shape[0])
+    phase_x = np.exp(-2j * np.pi * np.outer(np.arange(width), np.arange(spectrum.shape[1])) / shape[1])
+    phase_y, phase_x = phase_y.astype(np.complex64), phase_x.astype(np.complex64)
+    filtered = np.empty_like(spectrum)
+    columns = np.empty((width - 1, ny), np.float32)
+    for index in indices:
+        vector = basis.vectors[index]
+        _filter(spectrum, vector, phase_y, phase_x, filtered)
+        component = np.ascontiguousarray(irfft2(filtered, shape)[:ny, :nx])
+        _component_rows(image, vector, 0, component[: height - 1])
+        _component_rows(image, vector, ny - height + 1, component[ny - height + 1 :])
+        _component_rows(transposed, vector.T, 0, columns)
+        component[:, : width - 1] = columns.T
+        _component_rows(transposed, vector.T, nx - width + 1, columns)
+        component[:, nx - width + 1 :] = columns.T
+        yield component
+
+
+# NaN never comes here, so that sums may be reordered: that lets the compiler use vector instructions.
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _gram(image: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
+    """X X^T: element (o, p) is the sum of I(r + o) I(r + p) over the windows, which begin at the pixels r."""
+    ny, nx = image.shape
+    rows, columns = ny - height + 1, nx - width + 1
+    gram = np.empty((height * width, height * width))
+    down = np.empty(nx)
+    for dy in range(height):
+        for dx in range(1 - width, width):
+            # `down` holds the sums over y of I(y, x) I(y + dy, x + dx) for the rows of one offset in y; those
+            # of the next offset differ by one row that leaves and one that enters. The same again along x.
+            low, high = max(0, -dx), min(width, width - dx)
+            size = columns + high - low - 1
+            down[:size] = 0.0
+            for y in range(rows):
+                _add_products(image, y, low, dy, dx, 1.0, down[:size])
+            for offset_y in range(height - dy):
+                if offset_y > 0:
+                    _add_products(image, offset_y - 1, low, dy, dx, -1.0, down[:size])
+                    _add_products(image, offset_y - 1 + rows, low, dy, dx, 1.0, down[:size])
+                total = down[:columns].sum()
+                for offset_x in range(low, high):
+                    if offset_x > low:
+                        total += down[offset_x - low - 1 + columns] - down[offset_x - low - 1]
+                    one, other = offset_y * width + offset_x, (offset_y + dy) * width + offset_x + dx
+                    gram[one, other] = total
+                    gram[other, one] = total
+    return gram
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _add_products(
+    image: NDArray[np.float64], y: int, x: int, dy: int, dx: int, sign: float, sums: NDArray[np.float64]
+) -> None:
+    """Add sign * I(y, x + k) I(y + dy, x + dx + k) to sums[k]."""
+    left, right = image[y, x:], image[y + dy, x + dx :]
+    for k in range(sums.size):
+        sums[k] += sign * left[k] * right[k]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _filter(
+    spectrum: NDArray[np.complex64],
+    vector: NDArray[np.float32],
+    phase_y: NDArray[np.complex64],
+    phase_x: NDArray[np.complex64],
+    out: NDArray[np.complex64],
+) -> None:
+    """Multiply a spectrum by the power spectrum of `vector` per pixel of the window."""
+    height, width = vector.shape
+    size = spectrum.shape[1]
+    along = np.zeros((2, height, size), np.float32)
+    for y in range(height):
+        for x in range(width):
+            for k in range(size):
+                along[0, y, k] += vector[y, x] * phase_x[x, k].real
+                along[1, y, k] += vector[y, x] * phase_x[x, k].imag
+    real, imaginary = np.empty(size, np.float32), np.empty(size, np.float32)
+    scale = np.float32(1.0 / (height * width))
+    for j in range(spectrum.shape[0]):
+        real[:] = 0
+        imaginary[:] = 0
+        for y in range(height):
+            cosine, sine = phase_y[j, y].real, phase_y[j, y].imag
+            for k in range(size):
+                real[k] += cosine * along[0, y, k] - sine * along[1, y, k]
+                imaginary[k] += cosine * along[1, y, k] + sine * along[0, y, k]
+        for k in range(size):
+            out[j, k] = spectrum[j, k] * (scale * (real[k] * real[k] + imaginary[k] * imaginary[k]))
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _component_rows(
+    image: NDArray[np.float32], vector: NDArray[np.float32], first: int, out: NDArray[np.float32]
+) -> None:
+    """Rows first, first + 1, ... of the component of `vector`, as many as `out` has, by direct summation."""
+    height, width = vector.shape
+    ny, nx = image.shape
+    rows, columns = ny - height + 1, nx - width + 1
+    top, bottom = max(0, first - height + 1), min(rows, first + out.shape[0])
+    scores = np.zeros((bottom - top, columns), np.float32)
+    for row in range(bottom - top):
+        score = scores[row]
+        for y in range(height):
+            for x in range(width):
+                weight = vector[y, x]
+                pixels = image[top + row + y, x : x + columns]
+                for k in range(columns):
+                    score[k] += weight * pixels[k]
+    for line in range(out.shape[0]):
+        total = out[line]
+        total[:] = 0
+        start, stop = max(top, first + line - height + 1), min(bottom, first + line + 1)
+        for row in range(start, stop):
+            score = scores[row - top]
+            for x in range(width):
+                weight = vector[first + line - row, x]
+                part = total[x : x + columns]
+                for k in range(columns):
+                    part[k] += weight * score[k]
+        for x in range(nx):
+            holding = min(x + 1, width, nx - x, columns) * (stop - start)
+            total[x] /= np.float32(holding)
