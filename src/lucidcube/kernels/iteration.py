@@ -164,6 +164,8 @@ class Field(NamedTuple):
         Trust in `data`, 0 to 1: 1 for valid pixels, less for others, 0 in the padding.
     valid : array of float32, (field y, padded_width)
         1 for valid pixels, which alone count in statistics, 0 elsewhere.
+    valid_pixels : int
+        Number of valid pixels.
     continuation : Continuation or None
         Estimates the pixels that are not valid from those that are, for planes of the field's own width; None
         where all are valid.
@@ -177,6 +179,7 @@ class Field(NamedTuple):
     data: NDArray[np.float32]
     weight: NDArray[np.float32]
     valid: NDArray[np.float32]
+    valid_pixels: int
     continuation: Continuation | None
     frame: tuple[slice, slice]
     knowable: NDArray[np.bool_]
@@ -249,6 +252,7 @@ def prepare_field(
         convolver.pad(data),
         convolver.pad(weight),
         convolver.pad(valid),
+        int(counted.sum()),
         continuation,
         frame,
         knowable,
