@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lucidcube.kernels.psf_background import BackgroundModel, background_level, robust_sigma, star_wing
+from lucidcube.kernels.psf_core import fit_core
 from lucidcube.kernels.psf_shift import shift_plane
 
 _N_CENTRINGS = 3
@@ -99,6 +100,7 @@ def normalise_psf(
         raise ValueError(f"trim_to_shape must be odd along y and x, not {trim_to_shape}")
     if variance is not None and variance.shape != plane.shape:
         raise ValueError(f"the variance has shape {variance.shape}, the plane {plane.shape}")
+    plane = np.ascontiguousarray(plane, dtype=np.float32)  # sums depend on the order in memory
     odd = tuple(slice(0, n - 1 + n % 2) for n in plane.shape)
     cut = _trim(tuple(n - 1 + n % 2 for n in plane.shape), trim_to_shape)
     star = _find_star(plane[odd], n_sigma, background_threshold, background_noise_model)
@@ -108,7 +110,8 @@ def normalise_psf(
         return _no_star(star, cut, spread is not None)
 
     offset_y, offset_x = _centring_offset(region, star.image)
-    shifted = shift_plane(star.image, offset_y, offset_x, variance=spread)
+    core = fit_core(star.image)
+    shifted = shift_plane(star.image, offset_y, offset_x, variance=spread, core=core)
     for _ in range(_N_CENTRINGS):
         region = _largest_regions(shifted.image, threshold, n_largest_regions)
         if not region.any():
@@ -117,7 +120,7 @@ def normalise_psf(
         if max(abs(step_y), abs(step_x)) < _CENTRED:
             break
         offset_y, offset_x = offset_y + step_y, offset_x + step_x
-        shifted = shift_plane(star.image, offset_y, offset_x, variance=spread)
+        shifted = shift_plane(star.image, offset_y, offset_x, variance=spread, core=core)
 
     image = shifted.image[cut]
     total = float(np.nansum(image, dtype=np.float64))

@@ -6,8 +6,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-HALF_LENGTH = 8  # the interpolation reaches this many pixels to either side
-_KAISER_BETA = 5.0
+from lucidcube.kernels.psf_core import Core
+
+# The interpolation reaches this many pixels to either side. With this window a Gaussian of 2 pixels FWHM is
+# wrong by 0.16 % of its peak at worst, one of 3 pixels by 0.05 %; longer ones ring more about a sharp star.
+HALF_LENGTH = 6
+_KAISER_BETA = 7.0
 _NEGLIGIBLE_SHARE = 1e-3
 
 
@@ -50,8 +54,13 @@ def shift_plane(
     offset_x: float,
     *,
     variance: NDArray[np.floating] | None = None,
+    core: Core | None = None,
 ) -> ShiftedPlane:
     """Shift a plane by (`offset_y`, `offset_x`) pixels, towards larger indices where positive.
+
+    A star narrower than some 2.5 pixels FWHM holds finer structure than its samples tell, which no
+    interpolation brings back: it would come out up to 2 % too wide. With the `core` that `fit_core`
+    finds, the Gaussian is moved by its formula and only what it leaves is interpolated.
 
     Missing pixels are filled from their neighbours beforehand so that they do not ring, and an output
     pixel more than a thousandth of whose footprint (one pixel square) is missing, is missing.
@@ -64,6 +73,8 @@ def shift_plane(
         Finite shifts in pixels.
     variance
         Variance of the plane, same shape; NaN where unknown.
+    core
+        Gaussian to be moved by its formula.
 
     Returns
     -------
@@ -73,8 +84,11 @@ def shift_plane(
     first_x, weights_x = shift_taps(offset_x)
     missing = ~np.isfinite(plane)
     lost = _missing_after(missing, offset_y, offset_x)
-    filled = _fill_outwards(_framed(plane), HALF_LENGTH + 1)
+    rest = plane if core is None else plane - core.image(plane.shape)
+    filled = _fill_outwards(_framed(rest), HALF_LENGTH + 1)
     image = _separable(filled, first_y, weights_y, first_x, weights_x, HALF_LENGTH)
+    if core is not None:
+        image += core.image(plane.shape, offset_y, offset_x)
     image[lost] = np.nan
     if variance is None:
         return ShiftedPlane(image, None)
