@@ -87,6 +87,8 @@ class Stage(Parameters, ABC):
         Variables that no longer hold afterwards.
     copies
         Planes of float32 alive per plane of a block while it is worked on, input and output counted.
+    scratch
+        Planes of float32 that the kernel needs besides, while it works on one plane.
     tag
         What the stage adds to the name of a file.
     """
@@ -98,6 +100,7 @@ class Stage(Parameters, ABC):
     produces: ClassVar[tuple[str, ...]] = (DATA,)
     drops: ClassVar[tuple[str, ...]] = ()
     copies: ClassVar[float]
+    scratch: ClassVar[float] = 0
     tag: ClassVar[str]
 
     @classmethod
@@ -142,7 +145,7 @@ class Stage(Parameters, ABC):
             The lazy cubes around the stage.
         """
         pixels = before.sizes[Y] * before.sizes[X]
-        return int(self.copies * max(block_sizes(after)) * pixels * 4)
+        return int((self.copies * max(block_sizes(after)) + self.scratch) * pixels * 4)
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         """What the user should know before this stage works on such a cube; nothing by default."""

@@ -42,7 +42,8 @@ class Artefacts(Stage):
 
     name: ClassVar[str] = "artefacts"
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
-    copies: ClassVar[float] = 8
+    copies: ClassVar[float] = 2
+    scratch: ClassVar[float] = 70
     tag: ClassVar[str] = "_artefactmap"
 
     window: int = parameter(10, unit="pixel", ge=2, le=32, text="side of the window of the analysis")

@@ -126,7 +126,8 @@ class Deconvolve(Stage):
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *LOG)
-    copies: ClassVar[float] = 10
+    copies: ClassVar[float] = 6
+    scratch: ClassVar[float] = 14
     tag: ClassVar[str] = "_deconv"
 
     method: Annotated[CleanModified | LucyRichardson, Field(discriminator="method")] = parameter(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
+from pydantic import Field
 
 from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import DATA, FILLED, MASK, RESIDUAL, UNITS, VARIANCE
 from lucidcube.kernels.interpolate import fill_linear
+from lucidcube.kernels.interpolate_ssa import fill_ssa, fill_ssa_deviation
 from lucidcube.stage import Stage, Variant, parameter
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -26,6 +28,34 @@ class Linear(Variant):
         return fill_linear
 
 
+class SSA(Variant):
+    """The strongest quarter of the components of a singular spectrum analysis."""
+
+    method: Literal["ssa"] = "ssa"
+    window: int = parameter(10, unit="pixel", ge=2, le=32, text="side of the window of the analysis")
+
+    def fill(self) -> Fill:
+        return partial(fill_ssa, window=self.window)
+
+
+class SSADeviation(Variant):
+    """Component by component of a singular spectrum analysis, only where a masked pixel deviates."""
+
+    method: Literal["ssa_deviation"] = "ssa_deviation"
+    window: int = parameter(10, unit="pixel", ge=2, le=32, text="side of the window of the analysis")
+    value: float = parameter(
+        0.5,
+        unit="probability",
+        ge=0,
+        le=1,
+        text="distance from the median, in cumulative probability, from which a masked pixel of a "
+        "component is interpolated",
+    )
+
+    def fill(self) -> Fill:
+        return partial(fill_ssa_deviation, window=self.window, value=self.value)
+
+
 class Interpolate(Stage):
     """Fill pixels that are masked, NaN or infinite from their surroundings.
 
@@ -37,10 +67,13 @@ class Interpolate(Stage):
     name: ClassVar[str] = "interpolate"
     optional: ClassVar[tuple[str, ...]] = (MASK, VARIANCE)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, FILLED, VARIANCE)
-    copies: ClassVar[float] = 8
+    copies: ClassVar[float] = 5
+    scratch: ClassVar[float] = 15
     tag: ClassVar[str] = "_interp"
 
-    method: Linear = parameter(Linear(), unit="", text="how holes are filled")
+    method: Annotated[Linear | SSA | SSADeviation, Field(discriminator="method")] = parameter(
+        Linear(), unit="", text="how holes are filled"
+    )
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         attrs = dict(cube[DATA].attrs)

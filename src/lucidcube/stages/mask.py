@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
+from astropy.io import fits
 
 from lucidcube.blocks import Output, over_planes
-from lucidcube.cube import BADNESS, CHANNEL, MASK, UNITS, WAVELENGTH
+from lucidcube.cube import BADNESS, CHANNEL, HEADER, MASK, UNITS, WAVELENGTH
+from lucidcube.errors import CubeError
+from lucidcube.io.regions import RegionGroup, const_regions, dynamic_regions, region_mask
+from lucidcube.io.wcs import celestial_wcs
 from lucidcube.kernels.mask import bad_pixel_mask, cut_by_channel
 from lucidcube.stage import Stage, parameter
 
 
 class Mask(Stage):
-    """Mark the pixels whose badness reaches the cut.
+    """Mark the pixels whose badness reaches the cut, and those inside of DS9 regions.
 
     The worse a pixel, the more of its surroundings are marked with it: for each whole unit of badness
-    above the cut, the mark spreads by one 4-connected step. NaN input is missing, not bad: it is never
-    marked, and stays NaN in the data. Data and variance are passed on as they are.
+    above the cut, the mark spreads by one 4-connected step. Regions are in image coordinates or on the
+    sky; dynamic ones move linearly from the channel of one file to that of the next, matched by their
+    `text`, and do not exist outside their first and last file. NaN input is missing, not bad: it is
+    never marked, and stays NaN in the data. Data and variance are passed on as they are.
     """
 
     name: ClassVar[str] = "mask"
     requires: ClassVar[tuple[str, ...]] = (BADNESS,)
     produces: ClassVar[tuple[str, ...]] = (MASK, "cut")
-    copies: ClassVar[float] = 4
+    copies: ClassVar[float] = 1.5
+    scratch: ClassVar[float] = 2
     tag: ClassVar[str] = "_bpmask"
 
     cut: tuple[tuple[float, float], ...] = parameter(
@@ -38,14 +48,57 @@ class Mask(Stage):
     max_dilation: int | None = parameter(
         None, unit="pixel", ge=0, text="most steps by which a mark spreads; no limit if not given"
     )
+    const_regions: tuple[str, ...] = parameter(
+        (), unit="", text="DS9 region files whose insides are bad in all channels"
+    )
+    dynamic_regions: tuple[tuple[float, str], ...] = parameter(
+        (), unit="", text="list of (channel, DS9 region file): regions that move from channel to channel"
+    )
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         cuts = cut_by_channel(self.cut, cube[CHANNEL].values)
         cube = cube.assign({"cut": (WAVELENGTH, cuts, {UNITS: ""})})
-        kernel = partial(_marked, max_dilation=self.max_dilation)
+        kernel = partial(_marked, max_dilation=self.max_dilation, groups=self.region_groups(cube))
         outputs = {MASK: Output(dtype="uint8", blank=0, attrs={UNITS: ""})}
-        return cube.assign(over_planes(cube, self.name, kernel, [BADNESS, "cut"], outputs))
+        return cube.assign(over_planes(cube, self.name, kernel, [BADNESS, "cut", CHANNEL], outputs))
+
+    def region_groups(self, cube: xr.Dataset) -> tuple[RegionGroup, ...]:
+        """The regions of all files, as plain numbers in pixels of the cube.
+
+        Raises
+        ------
+        CubeError
+            If a file cannot be read, holds no usable region, or needs coordinates that the cube lacks.
+        """
+        if not self.const_regions and not self.dynamic_regions:
+            return ()
+        header = fits.Header.fromstring(cube.attrs.get(HEADER, ""), sep="\n")
+        try:
+            wcs = celestial_wcs(header) if header else None
+        except CubeError:
+            wcs = None  # regions in image coordinates need none, the others say what they lack
+        groups = const_regions(self.const_regions, wcs=wcs, header=header)
+        if self.dynamic_regions:
+            groups += (dynamic_regions(self.dynamic_regions, wcs=wcs, header=header),)
+        return groups
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that the mask depends on, what is in the region files included."""
+        files = [*self.const_regions, *(path for _, path in self.dynamic_regions)]
+        contents = [hashlib.sha256(Path(f).expanduser().read_bytes()).hexdigest() for f in files]
+        return {**super().fingerprint(), "regions": contents}
 
 
-def _marked(badness: np.ndarray, cut: float, *, max_dilation: int | None) -> np.ndarray:
-    return bad_pixel_mask(badness, float(cut), max_dilation=max_dilation)
+def _marked(
+    badness: np.ndarray,
+    cut: float,
+    channel: int,
+    *,
+    max_dilation: int | None,
+    groups: Sequence[RegionGroup],
+) -> np.ndarray:
+    mask = bad_pixel_mask(badness, float(cut), max_dilation=max_dilation)
+    for group in groups:
+        mask |= region_mask(group.at(float(channel)), badness.shape)
+    mask[np.isnan(badness)] = 0
+    return mask

@@ -1,0 +1,38 @@
+# make quickstart: set up and run the whole job on the simulated example
+# make test:       set up and pass every check
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: quickstart test lint docs clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/lucidcube run configs/quickstart.yaml
+
+test: $(VENV)/.dev lint
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	$(BIN)/lucidcube config template > configs/full.yaml
+	$(BIN)/lucidcube stages --markdown > docs/stages.md
+	$(BIN)/python docs/before_after.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache
