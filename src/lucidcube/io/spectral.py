@@ -20,7 +20,7 @@ from lucidcube.io.cards import number, text
 _log = logging.getLogger(__name__)
 
 _LENGTHS = {
-    1e-10: "angstrom angstroms ang a å",
+    1e-10: "angstrom angstroms ang a å 0.1nm",
     1e-9: "nm nanometer nanometers nanometre nanometres",
     1e-6: "um µm μm micron microns micrometer micrometers micrometre micrometres",
     1e-3: "mm millimeter millimeters",

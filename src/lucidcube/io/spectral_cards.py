@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from typing import Any
@@ -220,7 +221,8 @@ def _algorithm_for(positions: NDArray[np.floating[Any]], lone_step: float) -> tu
     smallest = float(np.min(np.abs(np.diff(positions))))
     number_of = np.arange(count + 1)
     if np.max(np.abs(positions - (positions[0] + step * number_of))) <= UNIFORM * abs(step):
-        return "", step
+        doubt = 4 * np.finfo(float).eps * float(np.max(np.abs(positions))) / count
+        return "", round(step, -math.ceil(math.log10(doubt)))  # 10, not 9.9999999999998
     if positions[0] > 0 and positions[-1] > 0:
         rate = float(np.log(positions[-1] / positions[0])) / count
         if np.max(np.abs(positions - positions[0] * np.exp(rate * number_of))) <= UNIFORM * smallest:
