@@ -13,17 +13,29 @@ from lucidcube.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 
 PICTURE = Path(__file__).parent / "images" / "before-after.png"
+REGIONS = """image
+circle(75,69,12)   # the ghost, as one would draw it in DS9
+box(77,87,32,3,0)  # the stripe
+"""
 
 
 def main() -> None:
     scene = Scene(shape=(41, 161, 161), seed=3)
     with tempfile.TemporaryDirectory() as folder:
         paths = write_scene(scene, Path(folder), truth=True)
+        regions = Path(folder) / "ghost.reg"
+        regions.write_text(REGIONS)
+        target: list[str | dict[str, object]] = [
+            "rebin",
+            {"artefacts": {"start": -0.05, "stop": -0.5}},
+            {"mask": {"cut": [[0, 2.0]], "max_dilation": 2, "const_regions": [str(regions)]}},
+            "interpolate",
+        ]
         config = from_plain(
             {
-                "target": {"input": str(paths.target), "stages": ["rebin", "artefacts", "mask", "interpolate"]},
+                "target": {"input": str(paths.target), "stages": target},
                 "star": {"input": str(paths.star), "stages": ["rebin", "normalise_psf", "fit_psf"]},
-                "deconvolve": {"method": "clean_modified"},
+                "deconvolve": {"method": "lucy_richardson", "strength": 0.5, "n_iter": 150},
                 "output": {"path": f"{folder}/deconvolved.fits"},
             }
         )
@@ -39,17 +51,17 @@ def main() -> None:
 
 
 def draw(before: np.ndarray, sharp: np.ndarray, truth: np.ndarray, wavelength: float) -> None:
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    figure = Figure(figsize=(12, 4.7), layout="constrained")
     FigureCanvasAgg(figure)
     top = np.percentile(truth, 99.7)
-    titles = ("observed (one channel)", "lucidcube", "truth, convolved with nothing")
+    titles = ("one channel as observed", "rebinned, cleaned and deconvolved", "the truth, without blur")
     for axes, image, title in zip(figure.subplots(1, 3), (before, sharp, truth), titles, strict=True):
         axes.set_facecolor("0.35")
         axes.imshow(image, origin="lower", cmap="inferno", vmin=0, vmax=top, interpolation="nearest")
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle(f"simulated ice giant at {wavelength / 10:.1f} nm")
+    figure.supxlabel(f"simulated ice giant at {wavelength / 10:.1f} nm; same scale in all panels")
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=100)
 
