@@ -15,7 +15,8 @@ SUM_TOLERANCE = 0.01
 CENTRE_TOLERANCE = 0.5
 MARGIN_LIGHT = 0.8
 LEAST_WEIGHT = 0.05
-KNOWN_FRACTION = 0.25
+KNOWN_FRACTION = 0.1
+UNDAMPED_FRACTION = 0.25
 TRUSTED_FRACTION = 0.5
 RENEWAL_PERIOD = 10
 
@@ -58,7 +59,7 @@ class Deconvolution(NamedTuple):
     ----------
     components : array of float32, (y, x)
         The sharpened plane. NaN where nothing can be known: where the plane has no valid pixel and less
-        than a quarter (`KNOWN_FRACTION`) of the light would have fallen on valid ones.
+        than a tenth (`KNOWN_FRACTION`) of the light would have fallen on valid ones.
     residual : array of float32, (y, x)
         Input - components (*) PSF, with NaN components counted as 0 and nothing outside of the frame; NaN
         where the input is NaN.
@@ -207,7 +208,7 @@ def prepare_field(
 
     Light from behind a hole or from beyond the edge falls onto valid pixels, and has to come from
     somewhere. So components may lie there, and are held by estimates of the data: a smooth continuation
-    of the valid pixels, damped where less than `KNOWN_FRACTION` of what is around (PSF-weighted) is
+    of the valid pixels, damped where less than `UNDAMPED_FRACTION` of what is around (PSF-weighted) is
     valid. The iteration replaces these estimates from time to time by its own model plus the continued
     residual (`Field.renew`), so that a bad first guess leaves no trace. The trust in them rises with the
     valid fraction around.
@@ -219,7 +220,8 @@ def prepare_field(
     psf : array of float, (y, x)
         See `check_psf`.
     filled : array of bool or int, (y, x), optional
-        True for values that were interpolated; they are used no more than missing ones.
+        True for values that were interpolated. They are taken as data where at least
+        `TRUSTED_FRACTION` of what is around is valid, and are estimated again elsewhere.
     margin : (int, int)
         Pixels to add on either side along y and x, see `edge_margin`.
 
@@ -240,7 +242,7 @@ def prepare_field(
         used = valid > 0
         used[frame] |= present & (fraction[frame] >= TRUSTED_FRACTION)
         data[used] = plane[used[frame]]
-        continuation = Continuation(used, np.minimum(1, fraction / KNOWN_FRACTION))
+        continuation = Continuation(used, np.minimum(1, fraction / UNDAMPED_FRACTION))
         continuation.fill(data)
         trust = np.maximum(np.minimum(1, fraction / TRUSTED_FRACTION) ** 4, LEAST_WEIGHT)
         weight = np.where(used, 1, trust).astype(np.float32)
