@@ -23,7 +23,7 @@ from lucidcube.config import DECONVOLVE, TRACKS, Config, Track
 from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, UNITS, VARIANCE, WAVELENGTH
 from lucidcube.errors import ConfigError, CubeError, UserError
 from lucidcube.io.fits_read import file_identity, open_cube
-from lucidcube.io.products import PRODUCT_VARIABLES, write_products
+from lucidcube.io.products import PRODUCT_VARIABLES, run_product, write
 from lucidcube.plan import Step, step
 from lucidcube.stage import REGISTRY, Stage
 
@@ -172,15 +172,8 @@ def run(config: Config, watch: Watch | None = None) -> Done:
             last = Segment(DECONVOLVE, (config.deconvolve,))
             joined = join(cubes["target"], cubes["star"])
             cube, _ = worker.segment(last, joined, fingerprint(keys["target"], keys["star"]))
-        write_products(
-            done.path,
-            cube,
-            cubes.get("star"),
-            config.output.products,
-            provenance={"config": config.plain(), "inputs": inputs},
-            overwrite=config.output.overwrite,
-            compute=lambda work, blocks: worker.each("products", work, blocks, len(blocks)),
-        )
+        product = run_product(cube, cubes.get("star"), config.output.products, config.plain(), inputs)
+        write(done.path, product, overwrite=config.output.overwrite, compute=worker.products)
     done.seconds = time.monotonic() - began
     return done
 
@@ -286,6 +279,10 @@ class _Worker:
             v: made[v] for v in passed_on & keep & set(made.data_vars)
         }
         return xr.Dataset(kept, coords=made.coords, attrs=made.attrs), key
+
+    def products(self, work: Any, blocks: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Compute the blocks of a product."""
+        return self.each("products", work, blocks, len(blocks))
 
     def _warn(self, segment: Segment, cube: xr.Dataset) -> None:
         for stage in segment.stages:

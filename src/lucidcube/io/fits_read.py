@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,22 +17,19 @@ from astropy.io import fits
 
 from lucidcube import cube as words
 from lucidcube.errors import ConfigError, CubeError
-from lucidcube.io.axes import Axes, find_axes
 from lucidcube.io.cards import text
 from lucidcube.io.layouts import Hdu, choose, list_hdus, variance_of, wavelength_column
 from lucidcube.io.planes import Meaning, PlaneReader
 from lucidcube.io.scratch import ScratchFolder, is_compressed
+from lucidcube.io.selection import product_header, select
 from lucidcube.io.sources import locate, scale_exponent
-from lucidcube.io.specifier import AxisSlice, Specifier, WaveRange, parse_specifier
-from lucidcube.io.spectral import Lookup, SpectralGrid, spectral_grid, spectral_unit
-from lucidcube.io.wcs import override_cards, reorder_axes, slice_cards
+from lucidcube.io.specifier import Specifier, parse_specifier
+from lucidcube.io.spectral import Lookup
 
 _log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 8 << 20
 """Size of a block of planes unless the caller says how many."""
-
-_SPEED_OF_LIGHT = 299_792_458.0
 
 
 class FileIdentity(NamedTuple):
@@ -123,7 +119,7 @@ def open_cube(
         path = folder.decompressed(path, name)
     hdus = list_hdus(path, name)
     hdu = choose(hdus, wanted.ext, name)
-    chosen = _select(wanted, hdu, (wave_start, wave_step, wave_unit), _lookup(path, hdus))
+    chosen = select(wanted, hdu, (wave_start, wave_step, wave_unit), _lookup(path, hdus))
     arrays: dict[str, tuple[Hdu, Meaning]] = {words.DATA: (hdu, "data")}
     companion = variance_of(hdus, hdu)
     if companion is not None:
@@ -133,7 +129,7 @@ def open_cube(
         for variable, (array, meaning) in arrays.items()
     }
     exponent = scale_exponent(readers.values())
-    header, axis = _product_header(chosen)
+    header, axis = product_header(chosen)
     grid = chosen.grid
     return xr.Dataset(
         {
@@ -163,65 +159,6 @@ def header_text(header: fits.Header) -> str:
     return str(header.tostring(sep="\n", endcard=False, padding=False))
 
 
-class _Selection(NamedTuple):
-    """Which part of an array is the cube: per axis the elements kept; the grid is cut, the header not yet."""
-
-    specifier: Specifier
-    axes: Axes
-    kept: list[range]
-    header: fits.Header
-    grid: SpectralGrid
-
-    @property
-    def channels(self) -> range:
-        return range(1) if self.axes.spectral is None else self.kept[self.axes.spectral]
-
-
-def _select(
-    wanted: Specifier, hdu: Hdu, said: tuple[float | None, float | None, str | None], lookup: Lookup
-) -> _Selection:
-    name = wanted.path
-    kept = _kept(wanted.index, hdu.shape, name)
-    axes = find_axes(
-        hdu.header,
-        [len(part) for part in kept],
-        celestial=wanted.celestial,
-        spectral=wanted.spectral,
-        name=name if wanted.ext is None else f"{name}{{{wanted.ext}}}",
-    )
-    if axes.spectral is None:
-        if wanted.wave is not None or said != (None, None, None):
-            raise CubeError(
-                f"{name} is an image: it has no spectral axis for wave, wave_start, wave_step, wave_unit"
-            )
-        return _Selection(wanted, axes, kept, hdu.header, SpectralGrid(np.full(1, math.nan), "", "", ""))
-    n = len(hdu.shape) - axes.spectral
-    header = override_cards(hdu.header, n, *said)
-    grid = spectral_grid(header, n, hdu.shape[axes.spectral], lookup)
-    if wanted.wave is not None:
-        kept[axes.spectral] = _within(kept[axes.spectral], grid, wanted.wave, name)
-        index = tuple((k.start, k.stop if k.stop >= 0 else None, k.step) for k in kept)
-        wanted = replace(wanted, index=index, wave=None)
-    return _Selection(
-        wanted, axes, kept, header, grid._replace(values=grid.values[np.asarray(kept[axes.spectral])])
-    )
-
-
-def _product_header(chosen: _Selection) -> tuple[fits.Header, int]:
-    """The header of just the part that is kept, in the order of the product, and its spectral axis."""
-    ndim = len(chosen.kept)
-    header = chosen.header
-    for axis, part in enumerate(chosen.kept):
-        header = slice_cards(header, ndim - axis, part)
-    spectral = chosen.axes.spectral
-    main = [axis for axis in chosen.axes if axis is not None]
-    order = list(range(ndim))
-    if main != sorted(main):  # else only axes of length one lie between them
-        order = [axis for axis in order if axis not in main] + main
-    header = reorder_axes(header, [ndim - axis for axis in reversed(order)])
-    return header, 0 if spectral is None else ndim - order.index(spectral)
-
-
 def _check_readable(path: Path, name: str) -> None:
     try:
         with open(path, "rb") as file:
@@ -242,63 +179,8 @@ def _check_readable(path: Path, name: str) -> None:
         raise CubeError(f"{name} is a ZIP archive; unpack it first")
 
 
-def _kept(index: Sequence[int | AxisSlice], shape: tuple[int, ...], name: str) -> list[range]:
-    """Which elements of each axis the slices leave; integers leave one."""
-    if len(index) > len(shape):
-        raise CubeError(f"{name}: {len(index)} slices, but the array has {len(shape)} axes ({_by(shape)})")
-    kept = []
-    for axis, length in enumerate(shape):
-        choice = index[axis] if axis < len(index) else (None, None, None)
-        if isinstance(choice, int):
-            inside = -length <= choice < length
-            part = range(length)[choice % length :][:1] if inside else range(0)
-        else:
-            part = range(length)[slice(*choice)]
-        if not part:
-            raise CubeError(
-                f"{name}: the slice leaves nothing of axis {axis}, which is {length} long ({_by(shape)})"
-            )
-        kept.append(part)
-    return kept
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
 def _lookup(path: Path, hdus: Sequence[Hdu]) -> Lookup:
     return lambda name, version, column: wavelength_column(path, hdus, name, version, column)
-
-
-def _within(part: range, grid: SpectralGrid, wave: WaveRange, name: str) -> range:
-    """The channels of `part` in a closed range of the spectral axis."""
-    unit = spectral_unit(wave.unit)
-    if unit is None:
-        raise ConfigError(
-            f"wave: {wave.unit!r} is no unit of wavelength, frequency or speed; type for example um"
-        )
-    ends = [None if end is None else end * unit.scale for end in (wave.low, wave.high)]
-    if {unit.si, grid.si} == {"m", "Hz"}:
-        ends = [
-            None if end is None else (_SPEED_OF_LIGHT / end if end > 0 else math.inf) for end in ends[::-1]
-        ]
-    elif unit.si != grid.si:
-        raise CubeError(
-            f"{name}: wave is in {wave.unit}, but the spectral axis is in {grid.si or 'no known unit'}"
-        )
-    low, high = (-math.inf if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
-    positions = grid.values[np.asarray(part)]
-    margin = 1e-9 * np.abs(positions)
-    inside = np.flatnonzero((positions >= low - margin) & (positions <= high + margin))
-    if not len(inside):
-        first, last = positions.min() / unit.scale, positions.max() / unit.scale
-        reach = (
-            f"{first:.6g} to {last:.6g} {wave.unit}"
-            if unit.si == grid.si
-            else f"{positions[[0, -1]]} {grid.si}"
-        )
-        raise CubeError(f"{name}: no channel lies in the range of wave; the channels reach from {reach}")
-    return part[int(inside[0]) : int(inside[-1]) + 1]
 
 
 def _lazy(reader: PlaneReader, block: int | None) -> Any:

@@ -219,7 +219,7 @@ def write_planes(layout: Layout, hdu: int, first_plane: int, planes: NDArray[Any
     with np.errstate(over="ignore", under="ignore"):  # what the stored type cannot hold becomes inf or 0
         if extent.scale_exponent:
             block = np.ldexp(block.astype(stored.newbyteorder("=")), -extent.scale_exponent)
-        data = np.ascontiguousarray(block, stored).tobytes()
+        data = np.ascontiguousarray(block, stored).reshape(-1).view(np.uint8).data
     offset = first_plane * math.prod(plane) * stored.itemsize
     try:
         with open(layout.part, "r+b", buffering=0) as file:
@@ -277,7 +277,7 @@ def abandon(layout: Layout) -> None:
     Path(layout.part).unlink(missing_ok=True)
 
 
-def checksum(data: bytes | bytearray, offset: int = 0) -> int:
+def checksum(data: bytes | bytearray | memoryview, offset: int = 0) -> int:
     """The 32-bit ones' complement sum of bytes that begin at `offset` in an HDU.
 
     Sums of parts add up, in any order, to the sum of the whole: `fold` of their plain sum.
@@ -415,7 +415,7 @@ def _allocate(part: Path, size: int) -> None:
         os.close(descriptor)
 
 
-def _put(descriptor: int, data: bytes, offset: int) -> None:
+def _put(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     done = 0
     while done < len(view):

@@ -1,0 +1,77 @@
+"""The headers of products: those of the input, card for card, but for what the stages changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import xarray as xr
+from astropy.io import fits
+
+from lucidcube import __version__
+from lucidcube.cube import HEADER, HISTORY, PRIMARY_HEADER, WAVELENGTH
+from lucidcube.io.wcs import spectral_cards
+
+_OF_THE_FILE = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "EXTNAME", "XTENSION")
+
+
+def spectral_axis(cube: xr.Dataset) -> int:
+    """FITS number of the spectral axis in the header of the input; 0 if it has none."""
+    return int(cube[WAVELENGTH].attrs.get("axis", 0))
+
+
+def cube_header(cube: xr.Dataset) -> fits.Header:
+    """The header of the input on the wavelengths that the cube has now.
+
+    Parameters
+    ----------
+    cube
+        With the header of its file among its attributes, or without one.
+
+    Returns
+    -------
+    astropy.io.fits.Header
+        A copy; empty if the cube came from no file.
+    """
+    text = cube.attrs.get(HEADER)
+    if not text:
+        return fits.Header()
+    header = fits.Header.fromstring(text, sep="\n")
+    axis = spectral_axis(cube)
+    return spectral_cards(header, cube[WAVELENGTH].values, axis=axis) if axis else header
+
+
+def psf_header(star: xr.Dataset) -> fits.Header:
+    """A header for a PSF: its spectral axis is the star's; its pixels are no place on the sky."""
+    header, whole, axis = fits.Header(), cube_header(star), spectral_axis(star)
+    for key in ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CDELT"):
+        if axis and f"{key}{axis}" in whole:
+            header[f"{key}3"] = (whole[f"{key}{axis}"], whole.comments[f"{key}{axis}"])
+    if axis and f"CD{axis}_{axis}" in whole:
+        header["CDELT3"] = (whole[f"CD{axis}_{axis}"], whole.comments[f"CD{axis}_{axis}"])
+    return header
+
+
+def with_primary(header: fits.Header, cube: xr.Dataset) -> fits.Header:
+    """Add the cards that only the primary header of the input has: of the observation, the instrument."""
+    text = cube.attrs.get(PRIMARY_HEADER)
+    header = header.copy()
+    for card in fits.Header.fromstring(text, sep="\n").cards if text else ():
+        if card.keyword.startswith(_OF_THE_FILE) or (card.keyword and card.keyword in header):
+            continue
+        header.append(card, end=True)
+    return header
+
+
+def provenance_cards(
+    cubes: Mapping[str, xr.Dataset | None], inputs: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Any, str]]:
+    """HIERARCH cards: version, names and checksums of the inputs, and the stages of each track."""
+    yield "HIERARCH LUCIDCUBE VERSION", __version__, "program that made this"
+    for track, identity in inputs.items():
+        for key in ("file", "sha256"):
+            yield f"HIERARCH LUCIDCUBE {track.upper()} {key.upper()}", str(identity[key]), ""
+    for track, cube in cubes.items():
+        stages = [h["stage"] for h in cube.attrs.get(HISTORY, [])] if cube is not None else []
+        if stages:
+            yield f"HIERARCH LUCIDCUBE {track.upper()} STAGES", " ".join(stages), ""

@@ -1,0 +1,96 @@
+"""The tables of products: a row per plane; and where it all came from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import yaml
+from astropy.io import fits
+
+from lucidcube import __version__
+from lucidcube.cube import PARAMETER, SCALE_EXPONENT, UNITS, VARIABLES, WAVELENGTH
+from lucidcube.errors import CubeError
+
+PROVENANCE = "PROVENANCE"
+_CODES = {"f": "D", "i": "J", "u": "B"}
+
+
+def plane_table(name: str, cube: xr.Dataset, variables: Sequence[str]) -> fits.BinTableHDU:
+    """A row per plane: wavelength, and a column per variable, or per parameter of a fit.
+
+    Parameters
+    ----------
+    name
+        Of the extension.
+    cube
+        With the variables; small, they are computed here if need be.
+    variables
+        Along `wavelength`, or `wavelength` and `parameter`. One that has ``meanings`` gets a column of
+        words beside that of its codes.
+    """
+    axis = cube[WAVELENGTH]
+    columns = [fits.Column("wavelength", "D", unit=_unit(axis), array=axis.values)]
+    for variable in variables:
+        columns += _columns(variable, cube[variable].compute(), int(cube.attrs.get(SCALE_EXPONENT, 0)))
+    return fits.BinTableHDU.from_columns(columns, name=name)
+
+
+def _columns(name: str, variable: xr.DataArray, exponent: int) -> list[fits.Column]:
+    values, attrs = variable.values, variable.attrs
+    if VARIABLES[name].flux_power:
+        values = np.ldexp(values.astype(np.float64), -exponent * VARIABLES[name].flux_power)
+    if PARAMETER in variable.dims:
+        suffix = "" if name == "fit_value" else "_error"
+        pairs = zip(attrs["names"], attrs["units"], strict=True)
+        return [
+            fits.Column(f"{label}{suffix}", "D", unit=unit, array=values[:, column])
+            for column, (label, unit) in enumerate(pairs)
+        ]
+    columns = [fits.Column(name, _CODES[values.dtype.kind], unit=_unit(variable), array=values)]
+    if "meanings" in attrs:
+        columns.append(_texts(f"{name}_text", [attrs["meanings"][str(int(v))] for v in values]))
+    return columns
+
+
+def _unit(variable: xr.DataArray) -> str | None:
+    return str(variable.attrs.get(UNITS, "")) or None
+
+
+def _texts(name: str, texts: Sequence[str]) -> fits.Column:
+    encoded = [text.encode("ascii", "replace") for text in texts]
+    return fits.Column(name, f"{max(map(len, encoded), default=1) or 1}A", array=encoded)
+
+
+def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]]) -> fits.BinTableHDU:
+    """A table (KEY, VALUE) of text from which the run can be repeated; `read_provenance` is the way back."""
+    rows = {
+        "version": __version__,
+        "config": yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=False),
+        **{f"{track}.{k}": str(v) for track, identity in inputs.items() for k, v in identity.items()},
+    }
+    columns = [_texts("KEY", [*rows]), _texts("VALUE", [*rows.values()])]
+    return fits.BinTableHDU.from_columns(columns, name=PROVENANCE)
+
+
+def read_provenance(path: str | Path) -> dict[str, str]:
+    """What a product says about how it was made.
+
+    Raises
+    ------
+    CubeError
+        If the file cannot be read or is no product of this program.
+    """
+    path = Path(path).expanduser()
+    try:
+        with fits.open(io.BytesIO(path.read_bytes()) if path.suffix == ".gz" else path) as hdus:
+            if PROVENANCE not in hdus:
+                raise CubeError(f"{path} has no {PROVENANCE} table: it was not made by lucidcube run")
+            table = hdus[PROVENANCE].data
+            return {str(key): str(value) for key, value in zip(table["KEY"], table["VALUE"], strict=True)}
+    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
+        raise CubeError(f"{path} cannot be read as a product of lucidcube: {error}") from error
