@@ -18,17 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
-from lucidcube.io.fits_write import (
-    ImagePlan,
-    abandon,
-    checksum,
-    encode,
-    finish,
-    fold,
-    reserve,
-    stored_dtype,
-    write_planes,
-)
+from lucidcube.io.checksum import checksum, encode, fold
+from lucidcube.io.fits_write import ImagePlan, abandon, finish, reserve, stored_dtype, write_planes
 
 SHARED = Path(os.environ.get("LUCIDCUBE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 

@@ -7,10 +7,8 @@ planes where they belong; `finish` adds the checksums and gives the file its nam
 from __future__ import annotations
 
 import errno
-import io
 import math
 import os
-import re
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,38 +21,12 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
+from lucidcube.io.checksum import checksum, encode, fold
+from lucidcube.io.plans import BLOCK, ImagePlan, serialised, stored_dtype
 
-_BLOCK = 2880
+__all__ = ["Extent", "ImagePlan", "Layout", "abandon", "finish", "reserve", "stored_dtype", "write_planes"]
+
 _BUFFER = 4 << 20
-_KINDS = {"float32", "float64", "uint8", "int16", "int32", "int64"}
-_STRUCTURAL = re.compile(
-    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|TFIELDS|THEAP|BSCALE|BZERO|BLANK"
-)
-
-
-@dataclass(frozen=True)
-class ImagePlan:
-    """An image extension that will be written plane by plane.
-
-    Attributes
-    ----------
-    name
-        EXTNAME.
-    header
-        Its cards are kept, in order, but for the structural ones and BSCALE, BZERO, BLANK.
-    shape
-        In numpy order; a plane is the last two axes. Empty for an HDU without data.
-    dtype
-        Name of the NumPy type to store: float32, float64, uint8, int16, int32 or int64.
-    scale_exponent
-        The planes are divided by 2**scale_exponent as they are written (exact).
-    """
-
-    name: str
-    header: fits.Header
-    shape: tuple[int, ...]
-    dtype: str
-    scale_exponent: int = 0
 
 
 class Extent(NamedTuple):
@@ -105,11 +77,6 @@ class Layout:
     overwrite: bool
 
 
-def stored_dtype(bitpix: int) -> str:
-    """Type in which to store products of a cube with this BITPIX: floats keep it, integers become float32."""
-    return "float64" if bitpix == -64 else "float32"
-
-
 def reserve(
     path: str | Path,
     hdus: Sequence[ImagePlan | fits.BinTableHDU | fits.ImageHDU],
@@ -149,7 +116,7 @@ def reserve(
         raise ValueError("the first HDU must be an ImagePlan")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fits.verify.VerifyWarning)  # what cannot be mended is kept as it is
-        blocks = [_serialised(hdu, when, primary=i == 0, alone=len(hdus) == 1) for i, hdu in enumerate(hdus)]
+        blocks = [serialised(hdu, when, primary=i == 0, alone=len(hdus) == 1) for i, hdu in enumerate(hdus)]
     extents, place = [], 0
     for (header, _, size), plan in zip(blocks, hdus, strict=True):
         data = place + len(header)
@@ -277,52 +244,6 @@ def abandon(layout: Layout) -> None:
     Path(layout.part).unlink(missing_ok=True)
 
 
-def checksum(data: bytes | bytearray | memoryview, offset: int = 0) -> int:
-    """The 32-bit ones' complement sum of bytes that begin at `offset` in an HDU.
-
-    Sums of parts add up, in any order, to the sum of the whole: `fold` of their plain sum.
-
-    References
-    ----------
-    FITS standard 4.0, appendix J.
-    """
-    lead = offset % 4
-    raw = np.frombuffer(data, np.uint8)
-    head = min(-lead % 4, len(raw))
-    tail = (len(raw) - head) // 4 * 4 + head
-    total = int(raw[head:tail].view(">u4").sum(dtype=np.uint64))
-    total += int.from_bytes((b"\0" * lead + raw[:head].tobytes()).ljust(4, b"\0"), "big")
-    total += int.from_bytes(raw[tail:].tobytes().ljust(4, b"\0"), "big")
-    return fold(total)
-
-
-def fold(total: int) -> int:
-    """Bring a sum of unsigned words down to 32 bits, carrying around the end."""
-    while total >> 32:
-        total = (total & 0xFFFFFFFF) + (total >> 32)
-    return total
-
-
-def encode(total: int) -> str:
-    """The 16 characters for CHECKSUM that make the HDU sum to minus zero.
-
-    References
-    ----------
-    FITS standard 4.0, appendix J, section J.3.
-    """
-    columns = []
-    for byte in (~total & 0xFFFFFFFF).to_bytes(4, "big"):
-        letters = [byte // 4 + 48] * 4
-        letters[0] += byte % 4
-        for i in (0, 2):
-            while any(not chr(letter).isalnum() for letter in letters[i : i + 2]):
-                letters[i] += 1
-                letters[i + 1] -= 1
-        columns.append(letters)
-    text = "".join(chr(columns[byte][i]) for i in range(4) for byte in range(4))
-    return text[-1] + text[:-1]
-
-
 def _check_free(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise CubeError(f"{target} is a folder; give the name of a file")
@@ -330,51 +251,6 @@ def _check_free(target: Path, overwrite: bool) -> None:
         raise CubeError(
             f"{target} exists already; choose another name, or allow it to be overwritten (overwrite)"
         )
-
-
-def _serialised(
-    plan: ImagePlan | fits.BinTableHDU | fits.ImageHDU, when: str, *, primary: bool, alone: bool
-) -> tuple[bytes, bytes, int]:
-    """Header with empty checksums, data if they are known, and their size."""
-    if isinstance(plan, ImagePlan):
-        header, content = _image_header(plan, primary=primary, alone=alone), b""
-        size = math.prod(plan.shape) * np.dtype(plan.dtype).itemsize if plan.shape else 0
-    else:
-        buffer = io.BytesIO()
-        fits.HDUList([fits.PrimaryHDU(), plan]).writeto(buffer, output_verify="silentfix+ignore")
-        whole = buffer.getvalue()
-        header = fits.Header.fromstring(whole[_BLOCK:])
-        content = whole[_BLOCK + len(header.tostring()) :]
-        size = len(content)
-    for keyword, value, comment in (
-        ("CHECKSUM", "0" * 16, f"HDU checksum updated {when}" if when else "HDU checksum"),
-        ("DATASUM", "0", f"data unit checksum updated {when}" if when else "data unit checksum"),
-    ):
-        if keyword in header:
-            header[keyword] = (value, comment)
-        else:
-            header.append((keyword, value, comment), end=True)
-    return header.tostring().encode("ascii"), content, size
-
-
-def _image_header(plan: ImagePlan, *, primary: bool, alone: bool) -> fits.Header:
-    """The structural cards of an image of this shape, then all the others as they stand."""
-    if plan.shape and (plan.dtype not in _KINDS or len(plan.shape) < 2 or not all(plan.shape)):
-        raise ValueError(f"cannot store {plan.dtype} of shape {plan.shape}")
-    data = np.broadcast_to(np.zeros((), plan.dtype), plan.shape) if plan.shape else None  # takes no memory
-    header = (fits.PrimaryHDU if primary else fits.ImageHDU)(data, fits.Header()).header.copy()
-    if primary and not alone:
-        header.append(("EXTEND", True), end=True)
-    for card in plan.header.cards:
-        if _STRUCTURAL.fullmatch(card.keyword):
-            continue
-        if card.keyword != "EXTNAME":
-            header.append(card, end=True)
-        elif plan.name:
-            header.append(("EXTNAME", plan.name, card.comment), end=True)
-    if plan.name and "EXTNAME" not in header:
-        header.append(("EXTNAME", plan.name, "extension name"), end=True)
-    return header
 
 
 def _seal(descriptor: int, extent: Extent, total: int | None) -> None:
@@ -399,7 +275,7 @@ def _fill_in(header: bytearray, keyword: str, value: str) -> None:
 
 
 def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
+    return -(-size // BLOCK) * BLOCK
 
 
 def _allocate(part: Path, size: int) -> None:

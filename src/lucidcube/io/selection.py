@@ -1,0 +1,178 @@
+"""Which part of an array is the cube, by its axes, its slices and its range of wavelengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from astropy.io import fits
+
+from lucidcube.errors import ConfigError, CubeError
+from lucidcube.io.axes import Axes, find_axes
+from lucidcube.io.layouts import Hdu
+from lucidcube.io.specifier import Specifier
+from lucidcube.io.specifier_parts import AxisSlice, WaveRange
+from lucidcube.io.spectral import Lookup, SpectralGrid, spectral_grid, spectral_unit
+from lucidcube.io.wcs import override_cards, reorder_axes, slice_cards
+
+_SPEED_OF_LIGHT = 299_792_458.0
+
+
+class Selection(NamedTuple):
+    """Which part of an array is the cube.
+
+    Attributes
+    ----------
+    specifier
+        What the user asked for, the range of wavelengths turned into a slice.
+    axes
+        What the axes are.
+    kept
+        For each axis the elements that are kept.
+    header
+        Of the whole array, with what the user says of the spectral axis.
+    grid
+        Of the channels that are kept; one NaN for an image.
+    """
+
+    specifier: Specifier
+    axes: Axes
+    kept: list[range]
+    header: fits.Header
+    grid: SpectralGrid
+
+    @property
+    def channels(self) -> range:
+        """Numbers of the planes in the file."""
+        return range(1) if self.axes.spectral is None else self.kept[self.axes.spectral]
+
+
+def select(
+    wanted: Specifier, hdu: Hdu, said: tuple[float | None, float | None, str | None], lookup: Lookup
+) -> Selection:
+    """Apply a specifier to an array.
+
+    Parameters
+    ----------
+    wanted
+        Axes, slices and range of wavelengths.
+    hdu
+        The array.
+    said
+        wave_start, wave_step and wave_unit, see `override_cards`.
+    lookup
+        See `spectral_grid`.
+
+    Raises
+    ------
+    ConfigError
+        If the unit of the range of wavelengths is unknown.
+    CubeError
+        If the axes cannot be told, or nothing is left.
+    """
+    name = wanted.path
+    kept = _kept(wanted.index, hdu.shape, name)
+    axes = find_axes(
+        hdu.header,
+        [len(part) for part in kept],
+        celestial=wanted.celestial,
+        spectral=wanted.spectral,
+        name=name if wanted.ext is None else f"{name}{{{wanted.ext}}}",
+    )
+    if axes.spectral is None:
+        if wanted.wave is not None or said != (None, None, None):
+            raise CubeError(
+                f"{name} is an image: it has no spectral axis for wave, wave_start, wave_step, wave_unit"
+            )
+        return Selection(wanted, axes, kept, hdu.header, SpectralGrid(np.full(1, math.nan), "", "", ""))
+    n = len(hdu.shape) - axes.spectral
+    header = override_cards(hdu.header, n, *said)
+    grid = spectral_grid(header, n, hdu.shape[axes.spectral], lookup)
+    if wanted.wave is not None:
+        kept[axes.spectral] = _within(kept[axes.spectral], grid, wanted.wave, name)
+        index = tuple((k.start, k.stop if k.stop >= 0 else None, k.step) for k in kept)
+        wanted = replace(wanted, index=index, wave=None)
+    return Selection(
+        wanted, axes, kept, header, grid._replace(values=grid.values[np.asarray(kept[axes.spectral])])
+    )
+
+
+def product_header(chosen: Selection) -> tuple[fits.Header, int]:
+    """Describe just the part that is kept.
+
+    Returns
+    -------
+    tuple
+        The header, its axes in the order in which products are written (wavelength, y, x; axes
+        of length one stay where they were unless others must move), and the FITS number of its spectral axis,
+        0 if there is none.
+    """
+    ndim = len(chosen.kept)
+    header = chosen.header
+    for axis, part in enumerate(chosen.kept):
+        header = slice_cards(header, ndim - axis, part)
+    spectral = chosen.axes.spectral
+    main = [axis for axis in chosen.axes if axis is not None]
+    order = list(range(ndim))
+    if main != sorted(main):  # else only axes of length one lie between them
+        order = [axis for axis in order if axis not in main] + main
+    header = reorder_axes(header, [ndim - axis for axis in reversed(order)])
+    return header, 0 if spectral is None else ndim - order.index(spectral)
+
+
+def _kept(index: Sequence[int | AxisSlice], shape: tuple[int, ...], name: str) -> list[range]:
+    """Which elements of each axis the slices leave; integers leave one."""
+    if len(index) > len(shape):
+        raise CubeError(f"{name}: {len(index)} slices, but the array has {len(shape)} axes ({_by(shape)})")
+    kept = []
+    for axis, length in enumerate(shape):
+        choice = index[axis] if axis < len(index) else (None, None, None)
+        if isinstance(choice, int):
+            inside = -length <= choice < length
+            part = range(length)[choice % length :][:1] if inside else range(0)
+        else:
+            part = range(length)[slice(*choice)]
+        if not part:
+            raise CubeError(
+                f"{name}: the slice leaves nothing of axis {axis}, which is {length} long ({_by(shape)})"
+            )
+        kept.append(part)
+    return kept
+
+
+def _within(part: range, grid: SpectralGrid, wave: WaveRange, name: str) -> range:
+    """The channels of `part` in a closed range of the spectral axis."""
+    unit = spectral_unit(wave.unit)
+    if unit is None:
+        raise ConfigError(
+            f"wave: {wave.unit!r} is no unit of wavelength, frequency or speed; type for example um"
+        )
+    ends = [None if end is None else end * unit.scale for end in (wave.low, wave.high)]
+    if {unit.si, grid.si} == {"m", "Hz"}:
+        ends = [
+            None if end is None else (_SPEED_OF_LIGHT / end if end > 0 else math.inf) for end in ends[::-1]
+        ]
+    elif unit.si != grid.si:
+        raise CubeError(
+            f"{name}: wave is in {wave.unit}, but the spectral axis is in {grid.si or 'no known unit'}"
+        )
+    low, high = (-math.inf if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
+    positions = grid.values[np.asarray(part)]
+    margin = 1e-9 * np.abs(positions)
+    inside = np.flatnonzero((positions >= low - margin) & (positions <= high + margin))
+    if not len(inside):
+        first, last = positions.min() / unit.scale, positions.max() / unit.scale
+        reach = (
+            f"{first:.6g} to {last:.6g} {wave.unit}"
+            if unit.si == grid.si
+            else f"{positions[[0, -1]]} {grid.si}"
+        )
+        raise CubeError(f"{name}: no channel lies in the range of wave; the channels reach from {reach}")
+    return part[int(inside[0]) : int(inside[-1]) + 1]
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
