@@ -24,8 +24,8 @@ ZONE_RADIUS = 32.0  # lambda/D; each further zone reaches twice as far
 _N_ZONE_STEPS = 512
 _N_NODES = 256
 _N_PSD_NODES = 160
-# A zone beyond the first is the transform of the transfer function times Q(9, 50 s**2), s = 1 at the end of its
-# nodes: flat to 17th order at the origin, 2e-13 there, and its own transform is below 1e-13 in the zone.
+# A zone beyond the first is the transform of the transfer function times Q(9, 50 s**2), s = 1 at its last
+# node: flat to 17th order at the origin, 2e-13 there, and its own transform is below 1e-13 in the zone.
 _TAPER_ORDER, _TAPER_SCALE = 9, 50.0
 _N_SERIES = 12
 _KOLMOGOROV = 2.0 * (4.8 * float(gamma(1.2))) ** (5.0 / 6.0)  # 6.88: D(r0) of Kolmogorov turbulence

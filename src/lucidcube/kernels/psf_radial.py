@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 _INNERMOST = 0.5  # pixels; the first annulus is the disc inside
+_CLOSEST = 0.1  # pixels between the mean radii of two annuli
 _MIN_TO_CLIP = 8  # pixels in an annulus
 _CLIP = 5.0  # robust standard deviations
 _CORE_LEVEL = 0.02  # of the peak: what lies above fixes the centre
@@ -190,16 +191,32 @@ def _annulus_means(
     values = np.asarray(values, dtype=np.float64)
     kept = _clip_annuli(values, radius, index, n_annuli)
     index, radius, values = index[kept], radius[kept], values[kept]
-    counts = np.bincount(index, minlength=n_annuli)
-    there = counts > 0
-    mean_radius = np.bincount(index, weights=radius, minlength=n_annuli)[there] / counts[there]
-    mean = np.bincount(index, weights=values, minlength=n_annuli)[there] / counts[there]
+    index = _merged(index, radius, n_annuli)
+    counts = np.bincount(index)
+    mean_radius = np.bincount(index, weights=radius) / counts
+    mean = np.bincount(index, weights=values) / counts
     annuli = _Annuli(mean_radius, mean, kept)
     if mean.size < 3:
         return annuli
     joined = _interpolator(annuli)(radius)
-    correction = np.bincount(index, weights=joined, minlength=n_annuli)[there] / counts[there] - mean
+    correction = np.bincount(index, weights=joined) / counts - mean
     return _Annuli(mean_radius, mean - correction, kept)
+
+
+def _merged(index: NDArray[np.intp], radius: NDArray[np.float64], n_annuli: int) -> NDArray[np.intp]:
+    """Return the annulus of each pixel, numbered without gaps, those of almost the same radius made one.
+
+    Two pixels on either side of an edge would make two annuli whose difference is noise over next to nothing.
+    """
+    counts = np.bincount(index, minlength=n_annuli)
+    mean_radius = np.bincount(index, weights=radius, minlength=n_annuli) / np.maximum(counts, 1)
+    number = np.zeros(n_annuli, dtype=np.intp)
+    current, begun = -1, -np.inf
+    for annulus in np.flatnonzero(counts):
+        if mean_radius[annulus] - begun >= _CLOSEST:
+            current, begun = current + 1, mean_radius[annulus]
+        number[annulus] = current
+    return number[index]
 
 
 def _interpolator(annuli: _Annuli) -> PchipInterpolator:
@@ -207,7 +224,8 @@ def _interpolator(annuli: _Annuli) -> PchipInterpolator:
     radius, mean = annuli.radius, annuli.mean
     if radius[0] == 0.0:
         return PchipInterpolator(radius, mean)
-    curvature = (mean[1] - mean[0]) / (radius[1] ** 2 - radius[0] ** 2)
+    other = min(int(np.searchsorted(radius, radius[0] + 0.25)), radius.size - 1)
+    curvature = (mean[other] - mean[0]) / (radius[other] ** 2 - radius[0] ** 2)
     centre = mean[0] - curvature * radius[0] ** 2
     return PchipInterpolator(np.r_[0.0, radius], np.r_[centre, mean])
 
