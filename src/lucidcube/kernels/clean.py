@@ -101,9 +101,9 @@ def clean_modified(
 
     Notes
     -----
-    Filled and missing pixels and a margin round the frame may hold components (see
-    `iteration.prepare_field`), in proportion to the trust in the data there; they have no influence on
-    thresholds and statistics. float32 throughout, statistics summed in float64.
+    Filled and missing pixels and a margin round the frame may hold components, found from estimates of the
+    residual there (see `iteration.prepare_field`); they have no influence on thresholds and statistics.
+    float32 throughout, statistics summed in float64.
 
     References
     ----------

@@ -119,7 +119,7 @@ class Convolver:
         """Plane (y, x) correlated with the PSF (the transpose of `convolve`): float32, of the same shape."""
         return self._unpadded(self.correlate_padded(self.pad(plane)))
 
-    def pad(self, plane: NDArray[np.floating]) -> NDArray[np.float32]:
+    def pad(self, plane: NDArray[np.floating] | NDArray[np.bool_]) -> NDArray[np.float32]:
         """New plane of rows of `padded_width`, zero beyond the plane's own width."""
         padded = np.zeros((self.shape[0], self.padded_width), np.float32)
         padded[:, : self.shape[1]] = plane

@@ -167,9 +167,10 @@ class Field(NamedTuple):
         1 for valid pixels, which alone count in statistics, 0 elsewhere.
     valid_pixels : int
         Number of valid pixels.
+    estimated : array of bool, (field y, padded_width)
+        Where `data` are estimates: the rest are valid pixels, and filled ones among valid ones.
     continuation : Continuation or None
-        Estimates the pixels that are not valid from those that are, for planes of the field's own width; None
-        where all are valid.
+        Makes those estimates, for planes of the field's own width; None where all pixels are valid.
     frame : (slice, slice)
         Where the plane lies in the field.
     knowable : array of bool, (y, x)
@@ -181,13 +182,14 @@ class Field(NamedTuple):
     weight: NDArray[np.float32]
     valid: NDArray[np.float32]
     valid_pixels: int
+    estimated: NDArray[np.bool_]
     continuation: Continuation | None
     frame: tuple[slice, slice]
     knowable: NDArray[np.bool_]
 
     def renew(self, residual: NDArray[np.float32]) -> None:
         """
-        Continue the residual of the valid pixels over the others, in place.
+        Continue the residual over the pixels whose data are estimates, in place.
 
         Parameters
         ----------
@@ -237,9 +239,9 @@ def prepare_field(
     valid, data = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     valid[frame] = counted
     weight, continuation, knowable = valid, None, np.ones(plane.shape, bool)
+    used = valid > 0
     if not valid.all():
         fraction = np.clip(convolver.correlate(valid), 0, 1)
-        used = valid > 0
         used[frame] |= present & (fraction[frame] >= TRUSTED_FRACTION)
         data[used] = plane[used[frame]]
         continuation = Continuation(used, np.minimum(1, fraction / UNDAMPED_FRACTION))
@@ -255,6 +257,7 @@ def prepare_field(
         convolver.pad(weight),
         convolver.pad(valid),
         int(counted.sum()),
+        convolver.pad(~used) > 0,
         continuation,
         frame,
         knowable,

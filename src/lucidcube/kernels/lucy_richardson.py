@@ -88,9 +88,11 @@ def lucy_richardson(
     -----
     With missing or filled pixels or a margin, each pixel's ratio counts with the trust w in its data (see
     `iteration.prepare_field`), as in maximum likelihood with weights: c = (w ratio) correlated with p,
-    over w correlated with p. The iteration starts from a flat image at the mean of the valid pixels;
-    where data are missing, from their estimate. With `strength` 1, `nudge_factor` 0, without padding and
-    missing data this is the textbook algorithm. float32 throughout.
+    over w correlated with p. The iteration starts from a flat image at the mean of the valid pixels,
+    times the part of the frame in all that the PSF can reach if there is a margin; where data are missing
+    and seem darker than that, from their estimate. With `offset_obs` an observer sees lifted components.
+    With `strength` 1, `nudge_factor` 0, without padding and missing data this is the textbook algorithm.
+    float32 throughout.
 
     References
     ----------
@@ -112,9 +114,9 @@ def lucy_richardson(
     while stop is None and iterations < n_iter:
         ratio = field.convolver.convolve_padded(estimate)
         if iterations and iterations % RENEWAL_PERIOD == 0 and field.continuation is not None:
-            missing = data - ratio
-            field.renew(missing)
-            data = np.where(field.weight == 1, data, ratio + missing)
+            left = data - ratio
+            field.renew(left)
+            np.add(ratio, left, out=data, where=field.estimated)
         residual = None if threshold is None else data - ratio
         _divide(ratio, data, field.weight, nudge, floor)
         factor = field.convolver.correlate_padded(ratio)
