@@ -300,6 +300,19 @@ def test_numbers_near_the_limits_are_scaled_exactly(tmp_path: Path, size: float,
     )
 
 
+def test_variances_that_are_called_errors(tmp_path: Path) -> None:
+    data = (numbers() * 1e-16).astype(np.float32)
+    variance = np.abs(numbers()) * np.float32(1e-33)
+    for name, error, is_variance in (("a", variance, True), ("b", np.sqrt(variance), False)):
+        hdus = [fits.PrimaryHDU(), fits.ImageHDU(data, cards(), name="SCI"), fits.ImageHDU(error, name="ERR")]
+        fits.HDUList(hdus).writeto(tmp_path / name)
+        told: list[str] = []
+        cube = open_cube(str(tmp_path / name), message=told.append)
+        found = np.ldexp(cube["variance"].values.astype(float), -2 * cube.attrs["scale_exponent"])
+        np.testing.assert_allclose(found, variance, rtol=1e-6)
+        assert bool(told) == is_variance
+
+
 def test_scaling_does_not_depend_on_the_slice(tmp_path: Path) -> None:
     data = numbers() * np.float32(1e-20) * (10.0 ** np.arange(7, dtype=np.float32))[:, None, None]
     path = write(tmp_path / "cube.fits", data)

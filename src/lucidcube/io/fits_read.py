@@ -22,7 +22,7 @@ from lucidcube.io.layouts import Hdu, choose, list_hdus, variance_of, wavelength
 from lucidcube.io.planes import Meaning, PlaneReader
 from lucidcube.io.scratch import ScratchFolder, is_compressed
 from lucidcube.io.selection import product_header, select
-from lucidcube.io.sources import locate, scale_exponent
+from lucidcube.io.sources import is_rather_variance, locate, scale_exponent
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.io.spectral import Lookup
 
@@ -128,6 +128,11 @@ def open_cube(
         variable: locate(path, array, meaning, chosen.axes, chosen.kept, folder, name)
         for variable, (array, meaning) in arrays.items()
     }
+    if companion is not None and is_rather_variance(readers[words.DATA], readers[words.VARIANCE]):
+        readers[words.VARIANCE] = replace(readers[words.VARIANCE], meaning="variance")
+        message(
+            f"{name}{{{companion[0].name}}} can only hold variances, not standard deviations: read as such"
+        )
     exponent = scale_exponent(readers.values())
     header, axis = product_header(chosen)
     grid = chosen.grid

@@ -17,6 +17,7 @@ from lucidcube.io.scratch import ScratchFolder
 
 _SAFE_EXPONENT = 96
 _SAMPLES = 16_384
+_TOO_GOOD = -27.0
 
 
 def locate(
@@ -114,6 +115,22 @@ def scale_exponent(readers: Iterable[PlaneReader]) -> int:
     if all(abs(size) < _SAFE_EXPONENT for size in squares.values()):
         return 0
     return -round(squares.get("data", next(iter(squares.values()))) / 2)
+
+
+def is_rather_variance(data: PlaneReader, error: PlaneReader) -> bool:
+    """Whether numbers called standard deviations are variances.
+
+    Some files call them ERR all the same (the GMOS cube of NGC 3081 that comes with ifscube does). No float32
+    number is known to 1e-8 of itself, so errors that are typically smaller than that, but whose square roots
+    are plausible errors, are variances.
+    """
+    if error.meaning != "error":
+        return False
+    sizes, errors = _sample(data), _sample(error)
+    if not len(sizes) or not len(errors):
+        return False
+    size, deviation = float(np.median(sizes)), float(np.median(errors))
+    return deviation - size < _TOO_GOOD < deviation / 2 - size < -_TOO_GOOD
 
 
 def _sample(reader: PlaneReader) -> NDArray[np.float64]:
