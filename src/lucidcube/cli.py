@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from lucidcube import __version__
 from lucidcube.errors import StageError, UserError
@@ -23,6 +24,19 @@ app = App(
 )
 config_app = App(name="config", help="Make, check and explain configs.")
 app.command(config_app)
+
+STAGES = Group("Stages, one at a time", sort_key=1)
+
+
+def _add_stages() -> None:
+    """Name a command for each file of `lucidcube/stages`, without importing any."""
+    for file in sorted((Path(__file__).parent / "stages").glob("[!_]*.py")):
+        said = ast.get_docstring(ast.parse(file.read_text())) or ""
+        text = said.partition(": ")[2].rstrip(".")
+        app.command(f"lucidcube.commands:{file.stem}", name=file.stem, help=text, group=STAGES)
+
+
+_add_stages()
 
 Sets = Annotated[
     list[str] | None,
@@ -150,6 +164,30 @@ def info(
     print(cube_text(open_cube(specifier)))
 
 
+@app.command
+def simulate(
+    folder: Path, *, size: str = "5MB", seed: int = 0, truth: Annotated[bool, Parameter(negative=())] = False
+) -> None:
+    """Write a simulated target and star, plane by plane, so that they may be larger than memory.
+
+    Parameters
+    ----------
+    folder
+        Where to write target.fits and star.fits.
+    size
+        Of the target: 500MB, 8GiB.
+    seed
+        Of the random numbers: the same seed gives the same files.
+    truth
+        Write truth.fits as well: what the target would be without blur, noise and artefacts.
+    """
+    from lucidcube.simulate import parse_size, scene_for_size, write_scene
+
+    for path in write_scene(scene_for_size(parse_size(size), seed=seed), folder, truth=truth):
+        if path is not None:
+            print(path)
+
+
 @config_app.command(name="template")
 def config_template() -> None:
     """Print a config with every parameter at its default, commented."""
@@ -164,6 +202,20 @@ def config_schema() -> None:
     from lucidcube.describe import schema
 
     print(json.dumps(schema(), indent=1))
+
+
+@config_app.command(name="from")
+def config_from(product: Path) -> None:
+    """Print the config that a product was made with: from it the run can be repeated.
+
+    Parameters
+    ----------
+    product
+        FITS file written by lucidcube run.
+    """
+    from lucidcube.io.tables import read_provenance
+
+    print(read_provenance(product)["config"], end="")
 
 
 @config_app.command(name="check")

@@ -260,6 +260,21 @@ def _stages(items: Any, where: str, problems: list[str]) -> Iterator[Stage]:
             yield stage
 
 
+def stage_of(name: str, values: Mapping[str, Any]) -> Stage:
+    """A stage of plain values.
+
+    Raises
+    ------
+    ConfigError
+        With every problem there is.
+    """
+    problems: list[str] = []
+    stage = _stage(name, values, name, problems)
+    if stage is None:
+        raise ConfigError(*problems)
+    return stage
+
+
 def _stage(name: Any, values: Any, where: str, problems: list[str]) -> Stage | None:
     """One stage of raw values; what is wrong goes to `problems`."""
     where = where if where == name else f"{where}.{name}"

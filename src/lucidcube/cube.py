@@ -174,9 +174,11 @@ def from_arrays(
 
 
 def block_sizes(cube: xr.Dataset) -> tuple[int, ...]:
-    """Planes in each block of the cube's data; one block for NumPy data."""
-    chunks = cube[DATA].chunks
-    return tuple(chunks[0]) if chunks else (cube.sizes[WAVELENGTH],)
+    """Planes in each block of the cube's lazy variables, the data first; one block if none is lazy."""
+    for name in (DATA, *cube.data_vars):
+        if name in cube.data_vars and cube[name].dims[:1] == (WAVELENGTH,) and cube[name].chunks:
+            return tuple(cube[name].chunks[0])
+    return (cube.sizes[WAVELENGTH],)
 
 
 def describe_planes(channel: np.ndarray, wavelength: np.ndarray, units: str) -> str:

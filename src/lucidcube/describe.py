@@ -39,6 +39,20 @@ def summary() -> str:
     return "\n".join(f"{name:14} {_first_line(cls)}" for name, cls in REGISTRY.items())
 
 
+def settings_help(cls: type[Stage]) -> dict[str, str]:
+    """Every parameter of a stage with a line of help, those of all variants included."""
+    lines: dict[str, str] = {}
+    for key, members in cls.choices().items():
+        usual = getattr(cls.model_fields[key].default, key)
+        lines[key] = f"{cls.model_fields[key].description}: {', '.join(members)} (default {usual})"
+    for title, fields in _groups(cls):
+        only = f" (only {title.split(' - ')[0].removesuffix(' (default)')})" if title != "parameters" else ""
+        for name, field in fields.items():
+            text = f"{_short(field)}{_unit(field, ' [{}]')} (default {_default(field)}){only}"
+            lines[name] = f"{lines[name]}; or {text}" if name in lines else text
+    return lines
+
+
 def stages_markdown() -> str:
     """The page `docs/stages.md`."""
     parts = [

@@ -24,6 +24,7 @@ from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, UNITS, VARIANCE, WAVELENG
 from lucidcube.errors import ConfigError, CubeError, UserError
 from lucidcube.io.fits_read import file_identity, open_cube
 from lucidcube.io.products import PRODUCT_VARIABLES, run_product, write
+from lucidcube.io.specifier import Specifier
 from lucidcube.plan import Step, step
 from lucidcube.stage import REGISTRY, Stage
 
@@ -120,7 +121,7 @@ def check(config: Config, watch: Watch | None = None) -> Checked:
     sources: dict[str, xr.Dataset] = {}
     for name, track in config.tracks().items():
         try:
-            sources[name] = _open(track, config.work(), watch)
+            sources[name] = open_track(track, watch, scratch=config.work() / "scratch")
         except UserError as error:
             problems += [f"{name}.input: {p}" for p in error.problems]
     if problems:
@@ -162,7 +163,7 @@ def run(config: Config, watch: Watch | None = None) -> Done:
         worker = _Worker(config, workers, watch, done)
         cubes, keys, inputs = {}, {}, {}
         for name, track in config.tracks().items():
-            inputs[name] = _identity(track)
+            inputs[name] = identity(track)
             keys[name] = fingerprint(inputs[name])
             cubes[name] = checked.sources[name]
             for segment in segments(name, track.stages, config.checkpoints.after):
@@ -316,18 +317,21 @@ def _wanted(config: Config, segment: Segment) -> set[str]:
     return wanted
 
 
-def _open(track: Track, work: Path, watch: Watch) -> xr.Dataset:
+def open_track(
+    track: Track, watch: Watch, *, scratch: Path | None = None, specifier: Specifier | None = None
+) -> xr.Dataset:
+    """Open what a track reads, or another array read in the same way; see `open_cube`."""
     return open_cube(
-        track.specifier(),
+        specifier or track.specifier(),
         wave_start=track.wave_start,
         wave_step=track.wave_step,
         wave_unit=track.wave_unit,
-        scratch=work / "scratch",
+        scratch=scratch,
         message=watch.message,
     )
 
 
-def _identity(track: Track) -> dict[str, Any]:
+def identity(track: Track) -> dict[str, Any]:
     """What a track reads: the content of the file, and the part of it."""
     specifier = track.specifier()
     size, digest = file_identity(specifier.file)

@@ -91,6 +91,8 @@ class Stage(Parameters, ABC):
         Planes of float32 that the kernel needs besides, while it works on one plane.
     tag
         What the stage adds to the name of a file.
+    files
+        Variables that come from a file each when the stage is a command.
     """
 
     name: ClassVar[str]
@@ -102,6 +104,7 @@ class Stage(Parameters, ABC):
     copies: ClassVar[float]
     scratch: ClassVar[float] = 0
     tag: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = (DATA,)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -150,6 +153,10 @@ class Stage(Parameters, ABC):
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         """What the user should know before this stage works on such a cube; nothing by default."""
         return iter(())
+
+    def file_tag(self) -> str:
+        """What the stage adds to the name of a file, with these parameters."""
+        return self.tag
 
     def flat(self) -> dict[str, Any]:
         """The parameters as a user writes them: those of the chosen variants beside the stage's own."""

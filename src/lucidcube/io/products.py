@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +17,17 @@ from lucidcube.cube import (
     BADNESS,
     BITPIX,
     DATA,
+    DIMS,
     FILLED,
     HISTORY,
     MASK,
+    PSF,
     RESIDUAL,
     SCALE_EXPONENT,
     UNITS,
     VARIABLES,
     VARIANCE,
     WAVELENGTH,
-    block_sizes,
 )
 from lucidcube.io.fits_write import ImagePlan, Layout, abandon, finish, reserve, stored_dtype, write_planes
 from lucidcube.io.headers import cube_header, provenance_cards, psf_header, spectral_axis, with_primary
@@ -37,7 +38,18 @@ from lucidcube.stage import Stage
 LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
 FIT = ("fit_value", "fit_error", "reduced_chi2", "fit_status")
 STAR = ("offset_y", "offset_x", "background_level", "total")
-TABLES = {"DECONVOLUTION LOG": LOG, "FITTED MODEL PARAMS": (*FIT, *STAR), "CUT BY CHANNEL": ("cut",)}
+TABLES = {
+    "DECONVOLUTION LOG": LOG,
+    "FITTED MODEL PARAMS": FIT,
+    "NORMALISATION": STAR,
+    "CUT BY CHANNEL": ("cut",),
+}
+OF_PRODUCT = {
+    "log": ("DECONVOLUTION LOG",),
+    "fit": ("FITTED MODEL PARAMS", "NORMALISATION"),
+    "mask": ("CUT BY CHANNEL",),
+}
+"""Tables by the product that a user asks for."""
 
 PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "deconvolved": (DATA,),
@@ -117,18 +129,13 @@ def run_product(
     """
     images, tables = [], []
     for product in products:
-        variable = next(iter(PRODUCT_VARIABLES[product]), None)
+        variable = next(iter(PRODUCT_VARIABLES[product]), "")
         if product == "psf" and star is not None:
             images.append(Image(star, DATA, "PSF", is_psf=True))
-        elif product in ("log", "fit"):
-            source, name = (cube, "DECONVOLUTION LOG") if product == "log" else (star, "FITTED MODEL PARAMS")
-            present = [v for v in TABLES[name] if source is not None and v in source]
-            if source is not None and present:
-                tables.append(plane_table(name, source, present))
-        elif product != "provenance" and variable in cube:
-            images.append(Image(cube, str(variable), _label(cube, str(variable))))
-            if product == "mask" and "cut" in cube:
-                tables.append(plane_table("CUT BY CHANNEL", cube, ["cut"]))
+        elif variable in cube and VARIABLES[variable].dims == DIMS:
+            images.append(Image(cube, variable, _label(cube, variable)))
+        source = star if product == "fit" else cube
+        tables += _tables(source, OF_PRODUCT.get(product, ())) if source is not None else []
     if "provenance" in products:
         tables.append(provenance_table(config, inputs))
     return Product(images, [*tables, *_grid(cube)], {"target": cube, "star": star}, inputs, config)
@@ -139,20 +146,21 @@ def stage_product(
 ) -> Product:
     """What a single stage writes: all that it made, and the variance that goes along."""
     made = [v for v in stage.produces if v in cube]
-    images = [
-        Image(cube, v, _label(cube, v)) for v in made if VARIABLES[v].dims[1:] == VARIABLES[DATA].dims[1:]
-    ]
-    tables = []
-    for name, variables in TABLES.items():
-        present = [v for v in variables if v in made]
-        if present:
-            tables.append(plane_table(name, cube, present))
-    if VARIANCE in cube and VARIANCE not in made and DATA in made:
-        images.append(Image(cube, VARIANCE, _label(cube, VARIANCE)))
-    if FILLED in cube and FILLED not in made and DATA in made:
-        images.append(Image(cube, FILLED, _label(cube, FILLED)))
-    tables.append(provenance_table(config, inputs))
+    beside = [v for v in (VARIANCE, FILLED) if v in cube and DATA in made]
+    names = [v for v in dict.fromkeys([*made, *beside]) if VARIABLES[v].dims == DIMS]
+    images = [Image(cube, v, _label(cube, v)) for v in names]
+    if PSF in stage.requires:
+        images.append(Image(cube, PSF, "PSF", is_psf=True))
+    tables = [*_tables(cube[made], TABLES), provenance_table(config, inputs)]
     return Product(images, [*tables, *_grid(cube)], {"target": cube}, inputs, config)
+
+
+def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU]:
+    """Those of the named tables for which the cube has something."""
+    for name in names:
+        present = [v for v in TABLES[name] if v in cube]
+        if present:
+            yield plane_table(name, cube, present)
 
 
 def write(path: Path, product: Product, *, overwrite: bool, compute: Compute) -> None:
@@ -229,8 +237,8 @@ def _grid(cube: xr.Dataset) -> Iterator[fits.BinTableHDU]:
 
 
 def _in_blocks(cube: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
-    wanted = cube[[*{DATA: None, **dict.fromkeys(names)}]]
-    return wanted if wanted[DATA].chunks else wanted.chunk({WAVELENGTH: block_sizes(cube)})
+    wanted = cube[list(dict.fromkeys(names))]
+    return wanted if any(v.chunks for v in wanted.variables.values()) else wanted.chunk({WAVELENGTH: -1})
 
 
 def _plan(image: Image) -> ImagePlan:

@@ -129,6 +129,7 @@ class Deconvolve(Stage):
     copies: ClassVar[float] = 6
     scratch: ClassVar[float] = 14
     tag: ClassVar[str] = "_deconv"
+    files: ClassVar[tuple[str, ...]] = (DATA, PSF)
 
     method: Annotated[CleanModified | LucyRichardson, Field(discriminator="method")] = parameter(
         CleanModified(), unit="", text="how to deconvolve"

@@ -167,6 +167,10 @@ class FitPSF(Stage):
         )
         return cube.assign(made)
 
+    def file_tag(self) -> str:
+        """With the name of the model."""
+        return f"{self.tag}_{self.model.model}"
+
     def _metres(self, cube: xr.Dataset) -> np.ndarray:
         axis, unit = cube[WAVELENGTH].values, cube[WAVELENGTH].attrs.get(UNITS, "m")
         metres = SPEED_OF_LIGHT / axis if unit == "Hz" else axis

@@ -70,6 +70,7 @@ class Interpolate(Stage):
     copies: ClassVar[float] = 5
     scratch: ClassVar[float] = 15
     tag: ClassVar[str] = "_interp"
+    files: ClassVar[tuple[str, ...]] = (DATA, MASK)
 
     method: Annotated[Linear | SSA | SSADeviation, Field(discriminator="method")] = parameter(
         Linear(), unit="", text="how holes are filled"

@@ -37,6 +37,7 @@ class Mask(Stage):
     copies: ClassVar[float] = 1.5
     scratch: ClassVar[float] = 2
     tag: ClassVar[str] = "_bpmask"
+    files: ClassVar[tuple[str, ...]] = (BADNESS,)
 
     cut: tuple[tuple[float, float], ...] = parameter(
         ((0, 3.0),),
