@@ -18,6 +18,9 @@ from lucidcube.cube import DATA, SOURCE, UNITS, VARIANCE, WAVELENGTH, X, Y, bloc
 from lucidcube.pipeline import Checked, Watch
 from lucidcube.plan import peak_memory
 
+PLAN_WIDTH = 100
+"""Characters that a plan needs at least, so that no number is cut off."""
+
 LOG_INTERVAL = 30.0
 """Seconds between lines where there is no terminal."""
 
@@ -94,6 +97,7 @@ def plan_table(checked: Checked) -> None:
             size(s.written), size(s.working), "yes" if s.checkpoint else "",
         )  # fmt: skip
     console = Console(highlight=False)
+    console.width = max(console.width, PLAN_WIDTH)
     console.print(table)
     numbers = plan_json(checked)
     console.print(

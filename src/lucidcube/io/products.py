@@ -127,7 +127,8 @@ def run_product(
     config, inputs
         Plain data from which the run can be repeated.
     """
-    images, tables = [], []
+    images: list[Image] = []
+    tables: list[fits.BinTableHDU] = []
     for product in products:
         variable = next(iter(PRODUCT_VARIABLES[product]), "")
         if product == "psf" and star is not None:
