@@ -110,7 +110,7 @@ def clean_modified(
     Högbom 1974, A&AS 15, 417; Steer, Dewdney & Ito 1984, A&A 137, 159.
     """
     field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape))
-    residual = field.data.copy()
+    residual = field.data
     components, step = np.zeros_like(residual), np.zeros_like(residual)
     first = _subtract_in_place(np.zeros_like(residual), residual, field)
     best = _Best(give_best_result, first)

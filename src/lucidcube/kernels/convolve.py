@@ -4,8 +4,11 @@
 ``set_global_backend`` (mkl_fft, pyfftw) speeds up everything here without a change.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.fft
+from numba import njit
 from numpy.typing import NDArray
 
 
@@ -109,7 +112,6 @@ class Convolver:
         kernel[: stamp.shape[0], : stamp.shape[1]] = stamp
         kernel = np.roll(kernel, (-half_y, -half_x), axis=(0, 1))
         self._transfer = rfft2(kernel)
-        self._conjugate = self._transfer.conj()
 
     def convolve(self, plane: NDArray[np.floating]) -> NDArray[np.float32]:
         """Plane (y, x) convolved with the PSF: float32, of the same shape. The plane must be finite."""
@@ -139,20 +141,34 @@ class Convolver:
         array of float32, (y, padded_width)
             New and contiguous; what lies beyond the width of the plane is meaningless.
         """
-        return self._filter(padded, self._transfer)
+        return self._filter(padded, _multiply)
 
     def correlate_padded(self, padded: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `convolve_padded`, for `correlate`."""
-        return self._filter(padded, self._conjugate)
+        return self._filter(padded, _multiply_conjugate)
 
     def _filter(
-        self, padded: NDArray[np.float32], transfer: NDArray[np.complexfloating]
+        self,
+        padded: NDArray[np.float32],
+        multiply: Callable[[NDArray[np.complexfloating], NDArray[np.complexfloating]], None],
     ) -> NDArray[np.float32]:
         spectrum = scipy.fft.fft(scipy.fft.rfft(padded, axis=1), n=self._height, axis=0, overwrite_x=True)
-        np.multiply(spectrum, transfer, out=spectrum)
+        multiply(spectrum, self._transfer)
         rows = scipy.fft.ifft(spectrum, axis=0, overwrite_x=True)[: self.shape[0]]
         result: NDArray[np.float32] = scipy.fft.irfft(rows, n=self.padded_width, axis=1, overwrite_x=True)
         return result
 
     def _unpadded(self, padded: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.ascontiguousarray(padded[:, : self.shape[1]])
+
+
+def _multiply(spectrum: NDArray[np.complexfloating], transfer: NDArray[np.complexfloating]) -> None:
+    np.multiply(spectrum, transfer, out=spectrum)
+
+
+@njit(cache=True, nogil=True)
+def _multiply_conjugate(spectrum: NDArray[np.complexfloating], transfer: NDArray[np.complexfloating]) -> None:
+    """Multiply by the conjugate in place, without keeping or making it."""
+    for y in range(spectrum.shape[0]):
+        for x in range(spectrum.shape[1]):
+            spectrum[y, x] *= transfer[y, x].conjugate()
