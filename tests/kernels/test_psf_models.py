@@ -13,16 +13,13 @@ from lucidcube.kernels.psf_models import (
     resolve_parameters,
     turbulence_star,
 )
-from lucidcube.kernels.psf_profile import (
-    ZONE_RADIUS,
-    Optics,
+from lucidcube.kernels.psf_phase import (
     in_band_structure,
-    radial_profile,
-    star_image,
     telescope_transfer,
     von_karman_coefficient,
     von_karman_structure,
 )
+from lucidcube.kernels.psf_profile import ZONE_RADIUS, Optics, radial_profile, star_image
 
 KOLMOGOROV = 11.0 / 3.0
 WAVELENGTH = 700e-9

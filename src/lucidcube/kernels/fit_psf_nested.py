@@ -6,16 +6,9 @@ from importlib import import_module
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.fit_psf import (
-    FitProblem,
-    FitResult,
-    finish,
-    fit_psf,
-    select_pixels,
-    too_few,
-    without_outliers,
-)
+from lucidcube.kernels.fit_psf import FitResult, finish, fit_psf, without_outliers
 from lucidcube.kernels.psf_models import MODELS, ParameterOverride, resolve_parameters
+from lucidcube.kernels.psf_problem import FitProblem, select_pixels, too_few
 from lucidcube.kernels.psf_profile import Optics
 
 # Through import_module because the package has no type information; an ImportError here names it.

@@ -6,15 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.psf_profile import (
-    Optics,
-    StarImage,
-    in_band_structure,
-    radial_profile,
-    star_image,
-    von_karman_coefficient,
-    von_karman_structure,
-)
+from lucidcube.kernels.psf_phase import in_band_structure, von_karman_coefficient, von_karman_structure
+from lucidcube.kernels.psf_profile import Optics, StarImage, radial_profile, star_image
 
 R0_WAVELENGTH = 500e-9  # metres; Fried parameters are quoted there, as seeing is
 _KOLMOGOROV_INDEX = 11.0 / 3.0

@@ -16,19 +16,18 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.special import gamma, gammaincc, j0, j1, kv
+from scipy.special import gammaincc, j0, j1
+
+from lucidcube.kernels.psf_phase import telescope_transfer, unit_nodes
 
 StructureFunction = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 ZONE_RADIUS = 32.0  # lambda/D; each further zone reaches twice as far
 _N_ZONE_STEPS = 512
 _N_NODES = 256
-_N_PSD_NODES = 160
 # A zone beyond the first is the transform of the transfer function times Q(9, 50 s**2), s = 1 at its last
 # node: flat to 17th order at the origin, 2e-13 there, and its own transform is below 1e-13 in the zone.
 _TAPER_ORDER, _TAPER_SCALE = 9, 50.0
-_N_SERIES = 12
-_KOLMOGOROV = 2.0 * (4.8 * float(gamma(1.2))) ** (5.0 / 6.0)  # 6.88: D(r0) of Kolmogorov turbulence
 
 
 class Optics(NamedTuple):
@@ -65,111 +64,6 @@ class StarImage(NamedTuple):
     by_x: NDArray[np.float64]
 
 
-def telescope_transfer(separation: NDArray[np.float64], obscuration: float) -> NDArray[np.float64]:
-    """Return the transfer function of an annular pupil.
-
-    Parameters
-    ----------
-    separation
-        Displacement of the pupil in units of its diameter, >= 0; the function is zero from 1 on.
-    obscuration
-        Inner over outer diameter, 0 <= obscuration < 1.
-
-    Returns
-    -------
-    ndarray
-        1 at zero. O'Neill 1956, J. Opt. Soc. Am. 46, 285.
-    """
-    outer = _overlap(separation, 0.5, 0.5)
-    if obscuration == 0.0:
-        return outer / (0.25 * np.pi)
-    inner = 0.5 * obscuration
-    area = outer + _overlap(separation, inner, inner) - 2.0 * _overlap(separation, 0.5, inner)
-    return np.asarray(area / (0.25 * np.pi * (1.0 - obscuration**2)))
-
-
-def von_karman_coefficient(r0: float, index: float) -> float:
-    """Return c of the phase power spectrum ``c (f**2 + 1/L0**2)**(-index/2)`` in rad**2 m**2.
-
-    Parameters
-    ----------
-    r0
-        Fried parameter in metres: for an infinite outer scale the structure function at r0 is 6.88.
-    index
-        Logarithmic slope, 2 < index < 4; 11/3 for Kolmogorov turbulence, where c = 0.0229 r0**(-5/3).
-
-    Returns
-    -------
-    float
-    """
-    numerator = _KOLMOGOROV * gamma(index / 2.0) * 2.0 ** (index - 1.0)
-    denominator = -4.0 * np.pi * (2.0 * np.pi) ** (index - 2.0) * gamma(1.0 - index / 2.0)
-    return float(numerator / denominator * r0 ** (2.0 - index))
-
-
-def von_karman_structure(
-    separation: NDArray[np.float64], r0: float, outer_scale: float, index: float
-) -> NDArray[np.float64]:
-    """Return the structure function (rad**2) of von Karman turbulence in closed form.
-
-    Parameters
-    ----------
-    separation
-        Metres, >= 0.
-    r0, outer_scale
-        Metres, > 0.
-    index
-        Logarithmic slope of the power spectrum, 2 < index < 4.
-
-    Returns
-    -------
-    ndarray
-        Gradshteyn & Ryzhik 6.565.4 applied to the power spectrum.
-    """
-    order = index / 2.0 - 1.0
-    variance = 2.0 * np.pi * von_karman_coefficient(r0, index) * outer_scale ** (2.0 * order)
-    argument = np.pi * separation / outer_scale
-    large = np.maximum(argument, 0.5)
-    difference = 0.5 * gamma(order) - large**order * kv(order, 2.0 * large)
-    # Near the origin that is a small difference of large numbers: the power series of the Bessel function.
-    small = np.minimum(argument, 0.5)
-    series = np.zeros_like(small)
-    for k in range(_N_SERIES):
-        series += small ** (2.0 * (k + order)) / (gamma(k + 1.0) * gamma(k + 1.0 + order))
-        series -= small ** (2.0 * k + 2.0) / (gamma(k + 2.0) * gamma(k + 2.0 - order))
-    series *= 0.5 * np.pi / np.sin(order * np.pi)
-    chosen = np.where(argument < 0.5, series, difference)
-    return np.asarray(2.0 * variance / gamma(order + 1.0) * chosen)
-
-
-def in_band_structure(
-    separation: NDArray[np.float64],
-    power: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    cutoff: float,
-) -> NDArray[np.float64]:
-    """Return the structure function (rad**2) of the phase whose power spectrum ends at `cutoff`.
-
-    Parameters
-    ----------
-    separation
-        Metres, one-dimensional.
-    power
-        Power spectrum (rad**2 m**2) of the spatial frequency (1/m).
-    cutoff
-        Highest frequency, 1/m, > 0.
-
-    Returns
-    -------
-    ndarray
-        ``4 pi int_0^cutoff power(f) (1 - J0(2 pi f separation)) f df``.
-    """
-    node, weight = _unit_nodes(_N_PSD_NODES)
-    frequency = cutoff * node**3  # dense at the origin, where a Moffat core is narrow
-    measure = 4.0 * np.pi * weight * 3.0 * cutoff * node**2 * frequency * power(frequency)
-    kernel = 1.0 - j0(2.0 * np.pi * separation[:, None] * frequency)
-    return np.asarray(kernel @ measure)
-
-
 def radial_profile(
     structure: StructureFunction, wavelength: float, optics: Optics, largest_radius: float
 ) -> RadialProfile:
@@ -200,7 +94,7 @@ def radial_profile(
     n_zones = 2
     while ZONE_RADIUS * resolution * 2.0 ** (n_zones - 1) < largest_radius:
         n_zones += 1
-    node, weight = _unit_nodes(_N_NODES)
+    node, weight = unit_nodes(_N_NODES)
     taper = gammaincc(_TAPER_ORDER, _TAPER_SCALE * node**4)
     value, slope = [], []
     value_kernel, slope_kernel = _hankel_kernels()
@@ -242,40 +136,19 @@ def star_image(profile: RadialProfile, shape: tuple[int, int], centre_y: float, 
     return StarImage(*planes)
 
 
-def _overlap(separation: NDArray[np.float64], radius_1: float, radius_2: float) -> NDArray[np.float64]:
-    """Return the common area of two circles (radius_1 >= radius_2) at the given separations."""
-    low, high = radius_1 - radius_2, radius_1 + radius_2
-    between = (separation > low) & (separation < high)
-    d = np.where(between, separation, 0.5 * (low + high) if low + high > 0.0 else 1.0)
-    angle_1 = np.arccos((d**2 + radius_1**2 - radius_2**2) / (2.0 * d * radius_1))
-    angle_2 = np.arccos((d**2 + radius_2**2 - radius_1**2) / (2.0 * d * radius_2))
-    lens = radius_1**2 * (angle_1 - 0.5 * np.sin(2.0 * angle_1))
-    lens += radius_2**2 * (angle_2 - 0.5 * np.sin(2.0 * angle_2))
-    return np.asarray(np.where(between, lens, np.where(separation <= low, np.pi * radius_2**2, 0.0)))
-
-
 def _pixel_transfer(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the transfer function of a square pixel (cycles per pixel), averaged over all directions."""
-    node, weight = _unit_nodes(16)
+    node, weight = unit_nodes(16)
     angle = 0.25 * np.pi * node
     along, across = np.cos(angle), np.sin(angle)
     return np.asarray((np.sinc(frequency[:, None] * along) * np.sinc(frequency[:, None] * across)) @ weight)
-
-
-@lru_cache(maxsize=4)
-def _unit_nodes(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return Gauss-Legendre nodes and weights on 0..1."""
-    node, weight = np.polynomial.legendre.leggauss(n)
-    node, weight = 0.5 * (node + 1.0), 0.5 * weight
-    node.flags.writeable = weight.flags.writeable = False
-    return node, weight
 
 
 @lru_cache(maxsize=1)
 def _hankel_kernels() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return J0 and J1 of 2 pi r s: radii of a zone by nodes. The same for every zone and wavelength."""
     radius = np.linspace(0.0, ZONE_RADIUS, _N_ZONE_STEPS + 1)
-    node, _ = _unit_nodes(_N_NODES)
+    node, _ = unit_nodes(_N_NODES)
     phase = 2.0 * np.pi * radius[:, None] * node**2
     kernels = j0(phase), j1(phase)
     for kernel in kernels:
