@@ -233,7 +233,7 @@ class _Picture:
     def note(self, state: IterationState) -> None:
         """Keep up with an iteration that need not be drawn."""
         self._touched |= state.selected
-        self._state = state
+        self._state = state._replace(selected=state.selected.copy())
 
     def draw(self) -> None:
         """Bring the artists up to the last iteration noted."""
@@ -258,7 +258,7 @@ class _Picture:
 
     def _make_artists(self) -> None:
         grid = self.figure.add_gridspec(
-            2, 3, left=0.055, right=0.95, bottom=0.07, top=0.865, wspace=0.38, hspace=0.27
+            2, 3, left=0.055, right=0.94, bottom=0.07, top=0.865, wspace=0.4, hspace=0.27
         )
         axes = [self.figure.add_subplot(grid[place // 3, place % 3]) for place in range(6)]
         for ax in axes:
@@ -296,7 +296,7 @@ class _Picture:
 
     def _image(self, ax: Any, title: str, values: NDArray[Any], unit: str, **looks: Any) -> Any:
         image = ax.imshow(values, origin="lower", interpolation="antialiased", **looks)
-        ax.set_anchor("W")
+        ax.set_anchor("NW")
         ax.set_title(title, **TITLE)
         ax.set_xlabel("x (pixel)", fontsize=9, color=INK)
         ax.set_ylabel("y (pixel)", fontsize=9, color=INK)
