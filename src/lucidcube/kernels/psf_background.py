@@ -1,9 +1,9 @@
 """Level of the sky behind an isolated star, from the pixels that the star does not dominate."""
 
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import gammaln
@@ -20,6 +20,7 @@ _WING_SIGNIFICANCE = 16.0
 _ANNULI = 40
 _MIN_ANNULI = 8
 _MIN_PER_ANNULUS = 5
+_CLIP = 3.5  # robust standard deviations
 
 
 class GennormFit(NamedTuple):
@@ -167,22 +168,44 @@ def _annulus_means(
     if values.size < _MIN_ANNULI * _MIN_PER_ANNULUS or not radius.max() > radius.min():
         return None
     edges = np.geomspace(max(float(radius.min()), 0.5), float(radius.max()), _ANNULI)
-    index = np.searchsorted(edges, radius)
-    order = np.argsort(index, kind="stable")
-    bounds = np.searchsorted(index[order], np.arange(_ANNULI + 1))
-    sorted_values = np.asarray(values, dtype=np.float64)[order]
-    sorted_squares = np.square(np.asarray(radius, dtype=np.float64)[order])
-    rows = []
-    for first, last in pairwise(bounds):
-        annulus = sorted_values[first:last]
+    index = np.searchsorted(edges, radius).clip(max=_ANNULI - 1)
+    table = _clipped_annuli(
+        np.asarray(values, dtype=np.float64), np.square(radius, dtype=np.float64), index, _ANNULI
+    )
+    table = table[table[:, 2] > 0.0]
+    if len(table) < _MIN_ANNULI:
+        return None
+    return table[:, 0], table[:, 1], table[:, 2]
+
+
+@njit(cache=True, nogil=True)
+def _clipped_annuli(
+    values: NDArray[np.float64], squares: NDArray[np.float64], index: NDArray[np.int64], n_annuli: int
+) -> NDArray[np.float64]:
+    """Return rows of mean value, mean square of the radius, inverse variance of the mean (0: too few)."""
+    first = np.zeros(n_annuli + 1, dtype=np.int64)
+    for k in range(index.size):
+        first[index[k] + 1] += 1
+    for a in range(n_annuli):
+        first[a + 1] += first[a]
+    place = first[:-1].copy()
+    sorted_values, sorted_squares = np.empty_like(values), np.empty_like(squares)
+    for k in range(index.size):
+        sorted_values[place[index[k]]] = values[k]
+        sorted_squares[place[index[k]]] = squares[k]
+        place[index[k]] += 1
+    table = np.zeros((n_annuli, 3))
+    for a in range(n_annuli):
+        annulus = sorted_values[first[a] : first[a + 1]]
         if annulus.size < _MIN_PER_ANNULUS:
             continue
-        kept = np.abs(annulus - np.median(annulus)) <= 3.5 * robust_sigma(annulus)
+        middle = np.median(annulus)
+        limit = _CLIP * _MAD_TO_SIGMA * np.median(np.abs(annulus - middle))
+        kept = np.abs(annulus - middle) <= limit
         chosen = annulus[kept]
-        variance = float(chosen.var())
+        variance = chosen.var()
         if variance > 0.0:
-            rows.append((chosen.mean(), sorted_squares[first:last][kept].mean(), chosen.size / variance))
-    if len(rows) < _MIN_ANNULI:
-        return None
-    table = np.array(rows)
-    return table[:, 0], table[:, 1], table[:, 2]
+            table[a, 0] = chosen.mean()
+            table[a, 1] = sorted_squares[first[a] : first[a + 1]][kept].mean()
+            table[a, 2] = chosen.size / variance
+    return table
