@@ -44,7 +44,7 @@ def small_pictures(monkeypatch):
 def seen(monkeypatch):
     """What the picture was told: the pictures, the states (copied) and the results."""
     told = {"pictures": [], "states": [], "results": []}
-    note, finish = plot._Picture.note, plot._Picture.finish
+    note, finish = plot.Picture.note, plot.Picture.finish
 
     def noting(picture, state):
         copied = {k: np.array(getattr(state, k)) for k in ("components", "residual", "selected")}
@@ -56,8 +56,8 @@ def seen(monkeypatch):
         told["results"].append(result)
         finish(picture, result)
 
-    monkeypatch.setattr(plot._Picture, "note", noting)
-    monkeypatch.setattr(plot._Picture, "finish", finishing)
+    monkeypatch.setattr(plot.Picture, "note", noting)
+    monkeypatch.setattr(plot.Picture, "finish", finishing)
     return told
 
 

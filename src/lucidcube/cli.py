@@ -50,6 +50,9 @@ def run(
     sets: Sets = None,
     profile: str | None = None,
     quiet: Annotated[bool, Parameter(negative=())] = False,
+    plot: Annotated[bool, Parameter(negative=())] = False,
+    plot_wavelength: str | None = None,
+    plot_folder: Path | None = None,
 ) -> None:
     """Do what the config says, and print where the product is. A run that was stopped goes on.
 
@@ -63,14 +66,21 @@ def run(
         Where to run: a built-in name, the address of a scheduler, or a YAML file.
     quiet
         Show no progress.
+    plot
+        Show how one plane is deconvolved; without a display, write frames as PNG.
+    plot_wavelength
+        Of that plane, as 0.72um; the middle one if not given.
+    plot_folder
+        Write frames there, display or not.
     """
+    from lucidcube.commands import inspector
     from lucidcube.pipeline import Watch
     from lucidcube.pipeline import run as run_pipeline
     from lucidcube.progress import Progress
 
     config = _load(configs, sets, profile)
     with Watch() if quiet else Progress() as watch:
-        done = run_pipeline(config, watch)
+        done = run_pipeline(config, watch, inspector(plot, plot_wavelength, plot_folder))
     print(done.path)
 
 

@@ -6,13 +6,18 @@ typed; an attribute of this module of a stage's name is that stage's command.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from lucidcube.cube import PSF
 from lucidcube.describe import settings_help
+from lucidcube.pipeline import Inspect
 from lucidcube.progress import Progress
 from lucidcube.single import run_stage
 from lucidcube.stage import REGISTRY, Stage
@@ -31,12 +36,27 @@ WRITING = {
     "profile": "where to run: a built-in name, the address of a scheduler, or a YAML file",
     "overwrite": "replace the product if it is there",
 }
+PLOTTING = {
+    "plot": "show how one plane is deconvolved; without a display, write frames as PNG",
+    "plot_wavelength": "of that plane, as 0.72um; the middle one if not given",
+    "plot_folder": "write frames there, display or not",
+}
 
 
 def __getattr__(name: str) -> Callable[..., None]:
     if name in REGISTRY:
         return _command(REGISTRY[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def inspector(
+    plot: bool | None = None, plot_wavelength: str | None = None, plot_folder: str | Path | None = None
+) -> Inspect | None:
+    """What shows the plane to be plotted; matplotlib is loaded only for this."""
+    if not (plot or plot_wavelength or plot_folder):
+        return None
+    plotting = importlib.import_module("lucidcube.plot")
+    return partial(plotting.watch_plane, wavelength=plot_wavelength, folder=plot_folder)
 
 
 def _command(cls: type[Stage]) -> Callable[..., None]:
@@ -46,6 +66,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
         reading = {key: options.pop(key, None) for key in READING}
         output, profile = options.pop("output", None), options.pop("profile", None) or "laptop"
         overwrite = bool(options.pop("overwrite", False))
+        plotting = {key: options.pop(key, None) for key in PLOTTING}
         given = {key: value for key, value in options.items() if value is not None}
         with Progress() as watch:
             path = run_stage(
@@ -57,6 +78,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
                 profile=profile,
                 overwrite=overwrite,
                 watch=watch,
+                inspect=inspector(**plotting),
             )
         print(path)
 
@@ -68,11 +90,13 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
         Group("Reading", sort_key=2): READING,
         Group("Writing", sort_key=3): WRITING,
     }
+    if PSF in cls.requires:
+        groups[Group("Plotting", sort_key=4)] = PLOTTING
     for group, options in groups.items():
         for key, text in options.items():
             names = ["-o", "--output"] if key == "output" else None
             note = Parameter(name=names, help=text, group=group, negative=())
-            flag = key == "overwrite"
+            flag = key in ("overwrite", "plot")
             annotation = Annotated[bool, note] if flag else Annotated[str | None, note]
             default = False if flag else None
             parameters.append(kinds(key, kinds.KEYWORD_ONLY, default=default, annotation=annotation))

@@ -23,7 +23,7 @@ PARAMETER = "parameter"
 """Dimension of the fitted parameters of a PSF model."""
 
 CHANNEL = "channel"
-"""Coordinate on `wavelength`: index of the plane in the cube that a track works on."""
+"""Coordinate on `wavelength`: number of the plane, in the input file or on the grid made by rebinning."""
 
 DATA = "data"
 VARIANCE = "variance"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,8 @@ from lucidcube.stage import REGISTRY, Stage
 
 SAME_GRID = 0.01
 """Fraction of a channel by which the wavelengths of the tracks may differ."""
+
+Inspect = Callable[[xr.Dataset, Stage], None]
 
 
 class Watch:
@@ -134,7 +136,7 @@ def check(config: Config, watch: Watch | None = None) -> Checked:
     return checked
 
 
-def run(config: Config, watch: Watch | None = None) -> Done:
+def run(config: Config, watch: Watch | None = None, inspect: Inspect | None = None) -> Done:
     """Do what the config says; a second run goes on where the first was stopped.
 
     Parameters
@@ -143,6 +145,8 @@ def run(config: Config, watch: Watch | None = None) -> Done:
         Validated.
     watch
         Told what happens.
+    inspect
+        Shown the cube that is about to be deconvolved, and the stage that will do it.
 
     Returns
     -------
@@ -172,6 +176,8 @@ def run(config: Config, watch: Watch | None = None) -> Done:
         if config.deconvolve is not None:
             last = Segment(DECONVOLVE, (config.deconvolve,))
             joined = join(cubes["target"], cubes["star"])
+            if inspect is not None:
+                inspect(joined, config.deconvolve)
             cube, _ = worker.segment(last, joined, fingerprint(keys["target"], keys["star"]))
         product = run_product(cube, cubes.get("star"), config.output.products, config.plain(), inputs)
         write(done.path, product, overwrite=config.output.overwrite, compute=worker.products)

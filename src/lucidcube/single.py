@@ -19,7 +19,7 @@ from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.products import stage_product, write
 from lucidcube.io.specifier import Specifier
-from lucidcube.pipeline import Watch, identity, join, open_track
+from lucidcube.pipeline import Inspect, Watch, identity, join, open_track
 from lucidcube.stage import Stage
 
 TEMPLATE = "{parent}/{stem}{tag}{suffix}"
@@ -36,6 +36,7 @@ def run_stage(
     profile: str = "laptop",
     overwrite: bool = False,
     watch: Watch | None = None,
+    inspect: Inspect | None = None,
 ) -> Path:
     """Apply one stage to FITS files, block by block.
 
@@ -59,6 +60,8 @@ def run_stage(
         Whether to replace a product of that name.
     watch
         Told what happens.
+    inspect
+        Shown the cube that the stage is about to work on, and the stage.
 
     Returns
     -------
@@ -73,11 +76,14 @@ def run_stage(
     watch = watch or Watch()
     stage = stage_of(name, {key: _value(key, text) for key, text in options.items()})
     tracks = _tracks(stage, files, reading or {})
-    cube = stage(_inputs(stage, tracks, watch))
+    before = _inputs(stage, tracks, watch)
+    cube = stage(before)
     first = tracks[0].specifier()
     path = output_path(first, stage, output)
     inputs = {key: identity(track) for key, track in zip(TRACKS, tracks, strict=False)}
     recipe = {"stage": {name: stage.flat()}, "files": [t.input for t in tracks]}
+    if inspect is not None:
+        inspect(before, stage)
     with executor(load_profile(profile)) as workers:
 
         def compute(work: Any, blocks: Sequence[int]) -> Any:

@@ -93,9 +93,9 @@ def test_opening_reads_no_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(shape[0] <= 2 for shape in read)
 
 
-def test_default_block_is_about_8_mib(tmp_path: Path) -> None:
+def test_default_block(tmp_path: Path) -> None:
     path = write(tmp_path / "cube.fits", np.zeros((40, 512, 512), np.uint8))
-    assert open_cube(str(path))["data"].chunks[0] == (8,) * 5
+    assert open_cube(str(path))["data"].chunks[0] == (3,) * 13 + (1,)
     with pytest.raises(ConfigError, match="at least one plane"):
         open_cube(str(path), block=0)
 

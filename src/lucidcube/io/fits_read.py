@@ -16,6 +16,7 @@ import xarray as xr
 from astropy.io import fits
 
 from lucidcube import cube as words
+from lucidcube.blocks import planes_per_block
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.cards import text
 from lucidcube.io.layouts import Hdu, choose, list_hdus, variance_of, wavelength_column
@@ -28,7 +29,6 @@ from lucidcube.io.spectral import Lookup
 
 _log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 8 << 20
 """Size of a block of planes unless the caller says how many."""
 
 
@@ -84,7 +84,7 @@ def open_cube(
     specifier
         ``PATH{EXT}[SLICE](AXES)``, see `lucidcube.io.specifier`.
     block
-        Planes per block; about 8 MiB of float32 by default, at least one.
+        Planes per block; see `lucidcube.blocks.planes_per_block` for the default.
     scratch
         Folder for what must be rewritten, shared by all workers; a temporary one by default, removed at exit.
     wave_start, wave_step, wave_unit
@@ -190,7 +190,7 @@ def _lookup(path: Path, hdus: Sequence[Hdu]) -> Lookup:
 
 def _lazy(reader: PlaneReader, block: int | None) -> Any:
     planes, rows, columns = reader.shape
-    size = block or max(1, BLOCK_BYTES // (4 * rows * columns))
+    size = block or planes_per_block(planes, rows * columns)
     token = hashlib.sha256(repr((reader, size)).encode()).hexdigest()[:32]
     return da.from_array(
         reader,

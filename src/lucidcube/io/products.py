@@ -254,6 +254,8 @@ def _plan(image: Image) -> ImagePlan:
     exponent = int(cube.attrs.get(SCALE_EXPONENT, 0)) * VARIABLES[variable].flux_power
     whole = cube[variable].dtype.kind != "f"
     dtype = str(cube[variable].dtype) if whole else stored_dtype(int(cube.attrs.get(BITPIX, -32)))
+    if exponent and variable == VARIANCE:
+        dtype = "float64"  # the variance of fluxes near 1e-20 is beyond float32
     return ImagePlan(image.label, header, shape, dtype, exponent)
 
 

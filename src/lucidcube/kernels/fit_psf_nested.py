@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from lucidcube.kernels.psf_profile import Optics
 
 # Through import_module because the package has no type information; an ImportError here names it.
 _ultranest = import_module("ultranest")
+
+_ONE_SAMPLER = Lock()
+"""The sampler draws from NumPy's global generator: a second one in another thread would disturb it."""
 
 _WIDTHS = 5.0  # widths of the plane's values that an unbounded domain is cut to
 
@@ -82,13 +86,14 @@ def fit_psf_nested(
     def transform(cube: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(lower + cube * (upper - lower))
 
-    state = np.random.get_state()  # noqa: NPY002  (the sampler knows no other generator)
-    np.random.seed(seed)  # noqa: NPY002
-    sampler = _ultranest.ReactiveNestedSampler(names, problem.log_likelihood, transform)
-    result = sampler.run(
-        min_num_live_points=live_points, max_ncalls=max_calls, show_status=False, viz_callback=False
-    )
-    np.random.set_state(state)  # noqa: NPY002
+    with _ONE_SAMPLER:
+        state = np.random.get_state()  # noqa: NPY002  (the sampler knows no other generator)
+        np.random.seed(seed)  # noqa: NPY002
+        sampler = _ultranest.ReactiveNestedSampler(names, problem.log_likelihood, transform)
+        result = sampler.run(
+            min_num_live_points=live_points, max_ncalls=max_calls, show_status=False, viz_callback=False
+        )
+        np.random.set_state(state)  # noqa: NPY002
     best = np.asarray(result["maximum_likelihood"]["point"], dtype=np.float64)
     fit = finish(problem, best, converged=int(result["ncall"]) < max_calls)
     errors = np.full(fit.values.size, np.nan)

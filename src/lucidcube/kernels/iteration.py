@@ -32,6 +32,7 @@ class StopReason(IntEnum):
     STALLED = 5
     DIVERGED = 6
     CORRECTION_LIMIT = 7
+    NO_PSF = 8
 
     @property
     def text(self) -> str:
@@ -48,6 +49,7 @@ _STOP_TEXTS = {
     StopReason.STALLED: "the residual statistics no longer changed",
     StopReason.DIVERGED: "a residual statistic rose too far above its best value",
     StopReason.CORRECTION_LIMIT: "a correction factor exceeded its limit",
+    StopReason.NO_PSF: "no PSF: the star has no data at this wavelength, or its fit failed",
 }
 
 

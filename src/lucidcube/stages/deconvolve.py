@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import xarray as xr
 from pydantic import Field, model_validator
 
 from lucidcube.blocks import Output, over_planes
-from lucidcube.cube import DATA, FILLED, PSF, RESIDUAL, UNITS, VARIANCE
+from lucidcube.cube import DATA, FILLED, PSF, RESIDUAL, SCALE_EXPONENT, UNITS, VARIANCE
 from lucidcube.errors import CubeError
 from lucidcube.kernels.clean import clean_modified
 from lucidcube.kernels.iteration import Deconvolution, StopReason, check_psf
@@ -70,6 +70,10 @@ class CleanModified(Variant):
         """Deconvolve a plane; see `lucidcube.kernels.clean`."""
         return clean_modified(plane, psf, **given, **self.model_dump(exclude={"method"}))
 
+    def scaled(self, scale: float) -> Self:
+        """The same for data multiplied by a number: what is in their units goes with them."""
+        return self.model_copy(update={"noise_std": self.noise_std * scale})
+
 
 class LucyRichardson(Variant):
     """Damped Lucy-Richardson iteration (Richardson 1972, JOSA 62, 55; Lucy 1974, AJ 79, 745)."""
@@ -112,13 +116,20 @@ class LucyRichardson(Variant):
         """Deconvolve a plane; see `lucidcube.kernels.lucy_richardson`."""
         return lucy_richardson(plane, psf, **given, **self.model_dump(exclude={"method"}))
 
+    def scaled(self, scale: float) -> Self:
+        """The same for data multiplied by a number: what is in their units goes with them."""
+        if self.threshold is None or self.threshold <= 0:
+            return self
+        return self.model_copy(update={"threshold": self.threshold * scale})
+
 
 class Deconvolve(Stage):
     """Undo the blur by the point spread function, plane by plane.
 
     The data become the components: the object as it would be without the blur. The residual is input
     minus components convolved with the PSF, to float32 rounding. Pixels that are NaN or were filled
-    in carry no weight. The variance is passed on: it is that of the input and of the residual, not
+    in carry no weight. A plane without a PSF has no components, and all of it is
+    residual. The variance is passed on: it is that of the input and of the residual, not
     of the components, whose noise is correlated.
     """
 
@@ -127,7 +138,7 @@ class Deconvolve(Stage):
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *LOG)
     copies: ClassVar[float] = 6
-    scratch: ClassVar[float] = 14
+    scratch: ClassVar[float] = 34
     tag: ClassVar[str] = "_deconv"
     files: ClassVar[tuple[str, ...]] = (DATA, PSF)
 
@@ -147,7 +158,8 @@ class Deconvolve(Stage):
             unit = "" if name == "chi2" else attrs.get(UNITS, "")
             # A sum or a largest value of 1e-20 fluxes is in range; float64 keeps all of their digits.
             outputs[name] = Output(dims=(), dtype="float64", attrs={UNITS: unit})
-        kernel = partial(_deconvolved, method=self.method)
+        scale = 2.0 ** int(cube.attrs.get(SCALE_EXPONENT, 0))
+        kernel = partial(_deconvolved, method=self.method.scaled(scale))
         made = over_planes(cube, self.name, kernel, [DATA, PSF], outputs, optional=[VARIANCE, FILLED])
         return cube.assign(made)
 
@@ -163,8 +175,25 @@ def _deconvolved(
     *,
     method: CleanModified | LucyRichardson,
 ) -> tuple[Any, ...]:
+    if not np.isfinite(psf).any():
+        return _without_psf(plane)
     try:
         check_psf(psf)
     except ValueError as error:
         raise CubeError(f"{error} (put normalise_psf and fit_psf into the star's stages)") from error
     return method.deconvolve(plane, psf, variance=variance, filled=filled)
+
+
+def _without_psf(plane: np.ndarray) -> Deconvolution:
+    known = plane[np.isfinite(plane)].astype(np.float64)
+    return Deconvolution(
+        components=np.full_like(plane, np.nan),
+        residual=plane,
+        iterations=0,
+        stop_reason=StopReason.NO_PSF,
+        fabs=float(np.abs(known).max()),
+        rms=float(np.sqrt(np.mean(known**2))),
+        flux_in=float(known.sum()),
+        flux_out=0.0,
+        chi2=float("nan"),
+    )

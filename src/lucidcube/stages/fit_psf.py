@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal, Self, Union
 
 import numpy as np
@@ -10,9 +12,9 @@ import xarray as xr
 from pydantic import Field, create_model, model_validator
 
 from lucidcube.blocks import Output, over_planes
-from lucidcube.cube import DATA, PARAMETER, UNITS, VARIANCE, WAVELENGTH, X, Y
+from lucidcube.cube import CHANNEL, DATA, PARAMETER, UNITS, VARIANCE, WAVELENGTH, X, Y
 from lucidcube.errors import CubeError
-from lucidcube.kernels.fit_psf import FitStatus, fit_psf
+from lucidcube.kernels.fit_psf import FitResult, FitStatus, fit_psf
 from lucidcube.kernels.psf_models import MODELS, ModelSpec, ParameterOverride
 from lucidcube.kernels.psf_profile import Optics
 from lucidcube.stage import Parameters, Stage, Variant, parameter
@@ -90,12 +92,43 @@ class LeastSquares(Variant):
     method: Literal["least_squares"] = "least_squares"
     max_evaluations: int = parameter(200, unit="", ge=1, text="most evaluations of the model")
 
+    def fit(self, plane: np.ndarray, channel: int, **settings: Any) -> FitResult:
+        """Fit a plane; see `lucidcube.kernels.fit_psf`."""
+        return fit_psf(plane, method=self.method, max_evaluations=self.max_evaluations, **settings)
+
 
 class Minimize(Variant):
-    """Bounded quasi-Newton descent of chi squared (L-BFGS-B)."""
+    """Bounded quasi-Newton descent of chi squared (L-BFGS-B); `radial` is fitted as by least_squares."""
 
     method: Literal["minimize"] = "minimize"
     max_evaluations: int = parameter(200, unit="", ge=1, text="most evaluations of the model")
+
+    def fit(self, plane: np.ndarray, channel: int, **settings: Any) -> FitResult:
+        """Fit a plane; see `lucidcube.kernels.fit_psf`."""
+        return fit_psf(plane, method=self.method, max_evaluations=self.max_evaluations, **settings)
+
+
+class UltraNest(Variant):
+    """Nested sampling: slow, with errors from the posterior; needs the extra `nested`."""
+
+    method: Literal["ultranest"] = "ultranest"
+    live_points: int = parameter(100, unit="", ge=20, text="live points of the sampler")
+    max_calls: int = parameter(100_000, unit="", ge=1, text="most evaluations of the likelihood")
+
+    @model_validator(mode="after")
+    def _is_installed(self) -> Self:
+        if find_spec("ultranest") is None:
+            raise ValueError("ultranest is not installed: pip install 'lucidcube[nested]'")
+        return self
+
+    def fit(self, plane: np.ndarray, channel: int, **settings: Any) -> FitResult:
+        """Fit a plane; see `lucidcube.kernels.fit_psf_nested`."""
+        # Imported when it is used: the sampler brings half a second of imports with it.
+        nested = import_module("lucidcube.kernels.fit_psf_nested")
+        result: FitResult = nested.fit_psf_nested(
+            plane, live_points=self.live_points, max_calls=self.max_calls, seed=channel, **settings
+        )
+        return result
 
 
 class FitPSF(Stage):
@@ -118,7 +151,7 @@ class FitPSF(Stage):
     model: Annotated[Union[tuple(VARIANTS.values())], Field(discriminator="model")] = parameter(  # type: ignore[valid-type]  # noqa: UP007
         VARIANTS["radial"](), unit="", text="what the star is taken to look like"
     )
-    method: Annotated[LeastSquares | Minimize, Field(discriminator="method")] = parameter(
+    method: Annotated[LeastSquares | Minimize | UltraNest, Field(discriminator="method")] = parameter(
         LeastSquares(), unit="", text="how the model is fitted"
     )
     telescope_diameter: float = parameter(
@@ -149,8 +182,6 @@ class FitPSF(Stage):
         }
         settings = {
             "model": spec.name,
-            "method": self.method.method,
-            "max_evaluations": self.method.max_evaluations,
             "parameters": self.model.overrides(),
             "optics": Optics(self.telescope_diameter, self.central_obscuration, self.pixel_scale),
         }
@@ -159,8 +190,8 @@ class FitPSF(Stage):
         made = over_planes(
             cube.assign_coords({"metres": (WAVELENGTH, self._metres(cube))}),
             self.name,
-            partial(_fitted, settings=settings),
-            [DATA, "metres"],
+            partial(_fitted, method=self.method, settings=settings),
+            [DATA, "metres", CHANNEL],
             outputs,
             optional=[VARIANCE],
             sizes={PARAMETER: len(spec.parameters)},
@@ -186,6 +217,12 @@ STATUS = {UNITS: "", "meanings": {str(int(s)): s.name.lower().replace("_", " ") 
 
 
 def _fitted(
-    plane: np.ndarray, metres: float, variance: np.ndarray | None, *, settings: dict[str, Any]
+    plane: np.ndarray,
+    metres: float,
+    channel: int,
+    variance: np.ndarray | None,
+    *,
+    method: LeastSquares | Minimize | UltraNest,
+    settings: dict[str, Any],
 ) -> tuple[Any, ...]:
-    return fit_psf(plane, wavelength=float(metres), variance=variance, **settings)
+    return method.fit(plane, int(channel), wavelength=float(metres), variance=variance, **settings)
