@@ -17,8 +17,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,9 +66,11 @@ class Checkpoint:
             If the folder cannot be written.
         """
         found = cls(path)
-        if (path / MADE_OF).exists():
+        if (path / MADE_OF).exists() and _serves(path, cube, variables):
             return found
         try:
+            if path.exists():
+                shutil.rmtree(path)
             (path / VOUCHED).mkdir(parents=True, exist_ok=True)
             _create(path / STORE, cube, variables)
             # Written last: a folder without it is one whose making was cut short.
@@ -106,11 +109,17 @@ class Checkpoint:
     def _sound(self, number: int) -> bool:
         try:
             sums = json.loads((self.path / VOUCHED / f"{number:06d}").read_bytes())
-            return isinstance(sums, dict) and all(
+            return sums.keys() == set(self._chunks(number)) and all(
                 _sum(self.path / STORE / name) == tuple(expected) for name, expected in sums.items()
             )
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return False
+
+    def _chunks(self, number: int) -> Iterator[str]:
+        """Files of a block, relative to the store."""
+        for name, array in _arrays(*_opened(self.path)).items():
+            if name not in (WAVELENGTH, CHANNEL):
+                yield _chunk(name, number, array.ndim)
 
     def writes(self, cube: xr.Dataset, variables: Sequence[str]) -> da.Array:
         """The work: a lazy array with one item per block that writes the block and vouches for it.
@@ -160,10 +169,24 @@ class _Write:
         sums = {}
         for name, array in zip(self.names, arrays, strict=True):
             store[name][first:last] = array
-            chunk = f"{name}/c/" + "/".join([str(number), *["0"] * (array.ndim - 1)])
+            chunk = _chunk(name, number, array.ndim)
             sums[chunk] = _sum(Path(self.path) / STORE / chunk)
         _replace(Path(self.path) / VOUCHED / f"{number:06d}", json.dumps(sums).encode())
         return np.array([sum(a.nbytes for a in arrays)])
+
+
+def _chunk(name: str, number: int, ndim: int) -> str:
+    return f"{name}/c/" + "/".join([str(number), *["0"] * (ndim - 1)])
+
+
+def _serves(path: Path, cube: xr.Dataset, variables: Sequence[str]) -> bool:
+    """Whether the store can be opened and is made for these variables."""
+    try:
+        arrays = _arrays.__wrapped__(*_opened(path))  # as it is now, not as it was when first opened
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    made_for = {name: (array.shape, np.dtype(array.dtype)) for name, array in arrays.items()}
+    return made_for == {n: (cube[n].shape, cube[n].dtype) for n in (WAVELENGTH, CHANNEL, *variables)}
 
 
 def _create(path: Path, cube: xr.Dataset, variables: Sequence[str]) -> None:

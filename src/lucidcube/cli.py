@@ -21,6 +21,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 config_app = App(name="config", help="Make, check and explain configs.")
 app.command(config_app)

@@ -9,14 +9,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import dask
 import dask.array as da
 import yaml
+from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 from distributed import as_completed as client_as_completed
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from threadpoolctl import threadpool_limits
 
 from lucidcube.errors import ConfigError
@@ -39,6 +40,22 @@ class Profile(BaseModel):
     workers: int | None = Field(None, ge=1, description="threads or processes; one per core if not given")
     memory: str | None = Field(None, description="limit for each worker process, as '4GiB'")
     address: str | None = Field(None, description="of a running scheduler, as tcp://10.0.0.1:8786")
+
+    @field_validator("memory")
+    @classmethod
+    def _bytes(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_bytes(value)
+            except ValueError as error:
+                raise ValueError(f"{value!r} is no amount of memory, such as '4GiB'") from error
+        return value
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.kind == "address" and not self.address:
+            raise ValueError("kind: address needs the address of a scheduler, as tcp://10.0.0.1:8786")
+        return self
 
 
 PROFILES = {
@@ -108,12 +125,19 @@ def executor(profile: Profile) -> Iterator[Executor]:
             count = profile.workers or cores()
             options = {"memory_limit": profile.memory} if profile.memory else {}
             cluster = stack.enter_context(
-                LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, **options)
+                LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0", **options)
             )
             client = stack.enter_context(Client(cluster))
         else:
-            client = stack.enter_context(Client(profile.address))
+            client = stack.enter_context(_connected(str(profile.address)))
         yield Distributed(client)
+
+
+def _connected(address: str) -> Client:
+    try:
+        return Client(address)
+    except OSError as error:
+        raise ConfigError(f"profile: there is no dask scheduler at {address}: {error}") from error
 
 
 @dataclass

@@ -7,6 +7,7 @@ checkpoint already vouches for is not computed again.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,11 @@ import xarray as xr
 
 from lucidcube.checkpoint import Checkpoint, fingerprint, unchanged
 from lucidcube.cluster import Executor, executor, load_profile
-from lucidcube.config import DECONVOLVE, TRACKS, Config, Track
+from lucidcube.config import DECONVOLVE, Config, Track
 from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, UNITS, VARIANCE, WAVELENGTH
 from lucidcube.errors import ConfigError, CubeError, UserError
 from lucidcube.io.fits_read import file_identity, open_cube
-from lucidcube.io.products import PRODUCT_VARIABLES, run_product, write
+from lucidcube.io.products import run_product, write
 from lucidcube.io.specifier import Specifier
 from lucidcube.plan import Step, step
 from lucidcube.stage import REGISTRY, Stage
@@ -119,7 +120,7 @@ def check(config: Config, watch: Watch | None = None) -> Checked:
         With every problem found, one line each.
     """
     watch = watch or Watch()
-    problems: list[str] = list(_order_problems(config))
+    problems: list[str] = [*_order_problems(config), *_output_problems(config)]
     sources: dict[str, xr.Dataset] = {}
     for name, track in config.tracks().items():
         try:
@@ -270,31 +271,34 @@ class _Worker:
             made = stage(made)
             key = fingerprint(key, stage.fingerprint())
         passed_on = {*unchanged(cube, made), PSF}
-        keep = _wanted(self.config, segment)
-        variables = [str(v) for v in made.data_vars if v not in passed_on and v in keep]
-        name = f"{segment.track}-{segment.stages[-1].name}-{key}"
+        variables = [str(v) for v in made.data_vars if v not in passed_on]
+        if not variables:
+            return made, key
+        # What is stored beside the data depends on where the segment begins.
+        name = f"{segment.track}-{segment.stages[-1].name}-{fingerprint(key, variables)}"
         made_of = {"track": segment.track, "stages": [s.fingerprint() for s in segment.stages], "key": key}
         checkpoint = Checkpoint.prepare(self.config.work() / name, made, variables, made_of)
         missing = checkpoint.missing()
         if missing:
-            self._warn(segment, cube)
+            self._look(segment, cube)
         work = checkpoint.writes(made, variables)
         for _, nbytes in self.each(segment.label, work, missing, len(checkpoint.starts)):
             self.done.nbytes += int(nbytes)
         opened = checkpoint.open()
-        kept = {v: opened[v] for v in variables} | {
-            v: made[v] for v in passed_on & keep & set(made.data_vars)
-        }
+        kept = {v: opened[v] for v in variables} | {v: made[v] for v in passed_on & set(made.data_vars)}
         return xr.Dataset(kept, coords=made.coords, attrs=made.attrs), key
 
     def products(self, work: Any, blocks: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Compute the blocks of a product."""
         return self.each("products", work, blocks, len(blocks))
 
-    def _warn(self, segment: Segment, cube: xr.Dataset) -> None:
+    def _look(self, segment: Segment, cube: xr.Dataset) -> None:
+        """Let the stages that work on what is there already look at it before anything is computed."""
         for stage in segment.stages:
-            for text in stage.warnings(cube) if {*stage.requires} <= {*cube.variables} else ():
-                self.watch.message(f"{segment.track}, {stage.name}: {text}")
+            if {*stage.requires} <= {*cube.variables}:
+                stage.check(cube)
+                for text in stage.warnings(cube):
+                    self.watch.message(f"{segment.track}, {stage.name}: {text}")
 
     def each(self, label: str, work: Any, blocks: Sequence[int], total: int) -> Iterator[tuple[int, Any]]:
         """Compute blocks, telling the watch."""
@@ -304,23 +308,6 @@ class _Worker:
         for block, item in self.workers.compute(work, blocks):
             self.watch.block(block)
             yield block, item
-
-
-def _wanted(config: Config, segment: Segment) -> set[str]:
-    """Variables that somebody still needs after a segment."""
-    track = getattr(config, segment.track) if segment.track in TRACKS else None
-    later: list[Stage] = []
-    if track is not None:
-        position = next(i for i, s in enumerate(track.stages) if s is segment.stages[-1])
-        later = list(track.stages[position + 1 :])
-    if config.deconvolve is not None and segment.track == "target":
-        later.append(config.deconvolve)
-    wanted = {DATA, VARIANCE}
-    for stage in later:
-        wanted |= {*stage.requires, *stage.optional}
-    for product in config.output.products:
-        wanted |= {*PRODUCT_VARIABLES[product]}
-    return wanted
 
 
 def open_track(
@@ -357,6 +344,26 @@ def _order_problems(config: Config) -> Iterator[str]:
             there = (there | {*stage.produces}) - {*stage.drops}
 
 
+def _output_problems(config: Config) -> Iterator[str]:
+    """Why the product could not be written in the end."""
+    path = Path(config.output.path).expanduser()
+    for name, track in config.tracks().items():
+        file = track.specifier().file
+        if path.exists() and file.exists() and path.samefile(file):
+            yield f"output.path: {path} is the input of the {name}; give the product another name"
+    if path.is_dir():
+        yield f"output.path: {path} is a folder; give the name of a file in it"
+    elif path.exists() and not config.output.overwrite:
+        yield f"output.path: {path} exists; give another name, or output.overwrite: true"
+    for folder in path.parents:
+        if folder.exists():
+            if not folder.is_dir():
+                yield f"output.path: {folder} is a file, not a folder"
+            elif not os.access(folder, os.W_OK):
+                yield f"output.path: there is no permission to write in {folder}"
+            break
+
+
 def _maker(variable: str, track: Track, number: int) -> str:
     makers = [s.name for s in REGISTRY.values() if variable in s.produces]
     later = [s.name for s in track.stages[number + 1 :] if s.name in makers]
@@ -384,6 +391,9 @@ def _walk(checked: Checked) -> None:
         except UserError as error:
             problems += [f"{name}: {p}" for p in error.problems]
     if not problems and config.deconvolve is not None:
-        go(DECONVOLVE, config.deconvolve, join(cubes["target"], cubes["star"]), kept=True)
+        joined = join(cubes["target"], cubes["star"])
+        go(DECONVOLVE, config.deconvolve, joined, kept=True)
+        if config.star is not None and not config.star.stages:
+            config.deconvolve.check(joined)  # a ready-made PSF can be looked at now
     if problems:
         raise ConfigError(*problems)

@@ -150,6 +150,20 @@ class Stage(Parameters, ABC):
         pixels = before.sizes[Y] * before.sizes[X]
         return int((self.copies * max(block_sizes(after)) + self.scratch) * pixels * 4)
 
+    def check(self, cube: xr.Dataset) -> None:
+        """Look at the data before the work begins; nothing by default.
+
+        Parameters
+        ----------
+        cube
+            With what the stage requires; may be computed here, a little at a time.
+
+        Raises
+        ------
+        CubeError
+            If the stage cannot do anything sensible with it.
+        """
+
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         """What the user should know before this stage works on such a cube; nothing by default."""
         return iter(())

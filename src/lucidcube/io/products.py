@@ -35,6 +35,9 @@ from lucidcube.io.tables import plane_table, provenance_table
 from lucidcube.io.wcs import wavelength_table
 from lucidcube.stage import Stage
 
+VARIANCE_NAME = "STAT"
+"""As ESO names it: variances, and never standard deviations, which `ERR` may mean."""
+
 LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
 FIT = ("fit_value", "fit_error", "reduced_chi2", "fit_status")
 STAR = ("offset_y", "offset_x", "background_level", "total")
@@ -220,12 +223,12 @@ class _Write:
 
 
 def _label(cube: xr.Dataset, variable: str) -> str:
-    """EXTNAME of a variable; the variance keeps the name by which the data's header calls it."""
+    """EXTNAME of a variable."""
     if variable == DATA:
         stages = [h["stage"] for h in cube.attrs.get(HISTORY, [])]
         return "DECONVOLVED" if "deconvolve" in stages else "DATA"
     if variable == VARIANCE:
-        return str(cube_header(cube).get("ERRDATA", "VARIANCE"))
+        return VARIANCE_NAME
     return variable.upper()
 
 
@@ -245,6 +248,8 @@ def _in_blocks(cube: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
 def _plan(image: Image) -> ImagePlan:
     cube, variable = image.cube, image.variable
     header = psf_header(cube) if image.is_psf else cube_header(cube)
+    if "ERRDATA" in header:
+        header["ERRDATA"] = VARIANCE_NAME
     unit = str(cube[variable].attrs.get(UNITS, ""))
     if unit:
         header["BUNIT"] = unit

@@ -10,6 +10,8 @@ from lucidcube.kernels.psf_background import BackgroundModel, background_level, 
 from lucidcube.kernels.psf_core import fit_core
 from lucidcube.kernels.psf_shift import shift_plane
 
+DETECTED = 5.0
+"""Standard deviations of the noise by which the mean of 3 x 3 pixels must exceed the sky to be a star."""
 _N_CENTRINGS = 3
 _CENTRED = 2e-3  # pixels
 
@@ -106,7 +108,7 @@ def normalise_psf(
     star = _find_star(plane[odd], n_sigma, background_threshold, background_noise_model)
     spread = None if variance is None else np.where(np.isnan(star.image), np.nan, variance[odd])
     region = _largest_regions(star.image, threshold, n_largest_regions)
-    if not _is_star(star, region, n_sigma):
+    if not _is_star(star, region):
         return _no_star(star, cut, spread is not None)
 
     offset_y, offset_x = _centring_offset(region, star.image)
@@ -201,12 +203,12 @@ def _pixel_noise(image: NDArray[np.float32]) -> float:
     return robust_sigma(difference[np.isfinite(difference)]) / float(np.sqrt(2.0))
 
 
-def _is_star(star: _Star, region: NDArray[np.bool_], n_sigma: float) -> bool:
+def _is_star(star: _Star, region: NDArray[np.bool_]) -> bool:
     """Tell whether the region holds more than a hot pixel or a fluctuation of the noise."""
     if np.count_nonzero(region) < 3:
         return False
     smooth = ndimage.uniform_filter(np.where(region, star.image, 0.0), 3, mode="constant")
-    return float(smooth.max()) > n_sigma * star.noise / 3.0
+    return float(smooth.max()) > DETECTED * star.noise / 3.0
 
 
 def _no_star(star: _Star, cut: tuple[slice, ...], with_variance: bool) -> NormalisedPSF:

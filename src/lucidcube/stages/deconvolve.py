@@ -10,7 +10,18 @@ import xarray as xr
 from pydantic import Field, model_validator
 
 from lucidcube.blocks import Output, over_planes
-from lucidcube.cube import DATA, FILLED, PSF, RESIDUAL, SCALE_EXPONENT, UNITS, VARIANCE
+from lucidcube.cube import (
+    CHANNEL,
+    DATA,
+    FILLED,
+    PSF,
+    RESIDUAL,
+    SCALE_EXPONENT,
+    UNITS,
+    VARIANCE,
+    WAVELENGTH,
+    describe_planes,
+)
 from lucidcube.errors import CubeError
 from lucidcube.kernels.clean import clean_modified
 from lucidcube.kernels.iteration import Deconvolution, StopReason, check_psf
@@ -128,7 +139,7 @@ class Deconvolve(Stage):
 
     The data become the components: the object as it would be without the blur. The residual is input
     minus components convolved with the PSF, to float32 rounding. Pixels that are NaN or were filled
-    in carry no weight. A plane without a PSF has no components, and all of it is
+    in carry no weight. NaN in a PSF, such as the rim of a star that was moved, counts as no light. A plane without a PSF has no components, and all of it is
     residual. The variance is passed on: it is that of the input and of the residual, not
     of the components, whose noise is correlated.
     """
@@ -163,6 +174,27 @@ class Deconvolve(Stage):
         made = over_planes(cube, self.name, kernel, [DATA, PSF], outputs, optional=[VARIANCE, FILLED])
         return cube.assign(made)
 
+    def check(self, cube: xr.Dataset) -> None:
+        """Look at every plane of the PSF; see `Stage.check`."""
+        unit, known = str(cube[WAVELENGTH].attrs.get(UNITS, "")), False
+        for index in range(cube.sizes[WAVELENGTH]):
+            plane = cube.isel({WAVELENGTH: slice(index, index + 1)})
+            psf = plane[PSF].values[0]
+            if np.isfinite(psf).any():
+                psf = np.where(np.isfinite(psf), psf, np.float32(0))
+                where = describe_planes(plane[CHANNEL].values, plane[WAVELENGTH].values, unit)
+                _refuse_bad(psf, f"deconvolve, {where}: ")
+                known = True
+        if not known:
+            raise CubeError("deconvolve: the PSF has no data at any wavelength: all of the star is NaN")
+
+
+def _refuse_bad(psf: np.ndarray, where: str = "") -> None:
+    try:
+        check_psf(psf)
+    except ValueError as error:
+        raise CubeError(f"{where}{error} (put normalise_psf and fit_psf into the star's stages)") from error
+
 
 STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}
 
@@ -175,12 +207,11 @@ def _deconvolved(
     *,
     method: CleanModified | LucyRichardson,
 ) -> tuple[Any, ...]:
-    if not np.isfinite(psf).any():
+    known = np.isfinite(psf)
+    if not known.any():
         return _without_psf(plane)
-    try:
-        check_psf(psf)
-    except ValueError as error:
-        raise CubeError(f"{error} (put normalise_psf and fit_psf into the star's stages)") from error
+    psf = np.where(known, psf, np.float32(0))
+    _refuse_bad(psf)
     return method.deconvolve(plane, psf, variance=variance, filled=filled)
 
 
