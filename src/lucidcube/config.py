@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, Field, InstanceOf, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -17,6 +15,7 @@ import lucidcube.stages  # noqa: F401  registers the stages
 from lucidcube.cluster import load_profile
 from lucidcube.errors import ConfigError, UserError
 from lucidcube.io.specifier import Specifier, parse_specifier
+from lucidcube.raw_config import did_you_mean, merge, override, read_yaml
 from lucidcube.stage import REGISTRY, Parameters, Stage
 
 TRACKS = ("target", "star")
@@ -137,11 +136,11 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """
     merged: Any = {}
     for file in files:
-        merged = _merge(merged, read_yaml(Path(file)))
+        merged = merge(merged, read_yaml(Path(file)))
     label = ", ".join(str(f) for f in files)
     problems: list[str] = []
-    for override in overrides:
-        problems += _override(merged, override)
+    for text in overrides:
+        problems += override(merged, text, TRACKS)
     return from_plain(merged, label, problems)
 
 
@@ -165,80 +164,6 @@ def from_plain(values: Any, label: str = "config", problems: Sequence[str] = ())
     if problems:
         raise ConfigError(*(f"{label}: {p}" for p in problems))
     return config
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file; nothing but plain data comes out of it."""
-    try:
-        text = path.expanduser().read_text()
-    except FileNotFoundError as error:
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise ConfigError(f"{path}: there is no such config file{hint}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}") from error
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a config is a mapping with the keys {', '.join(Config.model_fields)}")
-    return values
-
-
-def _merge(below: Any, above: Any) -> Any:
-    if isinstance(below, Mapping) and isinstance(above, Mapping):
-        return {k: _merge(below.get(k), above[k]) if k in above else below[k] for k in {**below, **above}}
-    return above
-
-
-def _override(values: dict[str, Any], text: str) -> Iterator[str]:
-    """Apply one ``key=value`` to the raw config; yields what is wrong with it."""
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        yield f"--set {text}: write it as key=value, e.g. --set deconvolve.n_iter=300"
-        return
-    try:
-        new = yaml.safe_load(value)
-    except yaml.YAMLError:
-        yield f"--set {text}: the value is not YAML"
-        return
-    if parts[0] in TRACKS and len(parts) == 3:
-        yield from _override_stage(values, parts[0], parts[1], parts[2], new, text)
-        return
-    place: Any = values
-    for part in parts[:-1]:
-        if place.get(part) is None:
-            place[part] = {}
-        place = place[part]
-        if not isinstance(place, dict):
-            yield f"--set {text}: {part} has no keys of its own"
-            return
-    place[parts[-1]] = new
-
-
-def _override_stage(
-    values: dict[str, Any], track: str, stage: str, parameter: str, new: Any, text: str
-) -> Iterator[str]:
-    found = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", stage)
-    stages = (values.get(track) or {}).get("stages") or []
-    name, index = (found[1], found[2]) if found else (stage, None)
-    places = [i for i, item in enumerate(stages) if name == item or (isinstance(item, dict) and name in item)]
-    if not places:
-        there = [item if isinstance(item, str) else next(iter(item), "") for item in stages]
-        yield f"--set {text}: {track} has no stage {name!r}{_did_you_mean(name, there)}"
-        return
-    if index is None and len(places) > 1:
-        yield f"--set {text}: {track} has {len(places)} stages {name!r}: say which, as {name}[0]"
-        return
-    if int(index or 0) >= len(places):
-        yield f"--set {text}: {track} has only {len(places)} stages {name!r}; the first is {name}[0]"
-        return
-    place = places[int(index or 0)]
-    old = {} if isinstance(stages[place], str) else stages[place][name] or {}
-    values[track] = {**values[track], "stages": [*stages]}
-    values[track]["stages"][place] = {name: {**old, parameter: new}}
 
 
 def _stages(items: Any, where: str, problems: list[str]) -> Iterator[Stage]:
@@ -279,7 +204,7 @@ def _stage(name: Any, values: Any, where: str, problems: list[str]) -> Stage | N
     """One stage of raw values; what is wrong goes to `problems`."""
     where = where if where == name else f"{where}.{name}"
     if name not in REGISTRY:
-        problems.append(f"{where}: there is no stage {name!r}{_did_you_mean(str(name), REGISTRY)}")
+        problems.append(f"{where}: there is no stage {name!r}{did_you_mean(str(name), REGISTRY)}")
         return None
     if not isinstance(values, Mapping):
         problems.append(f"{where}: must be a mapping of parameters, not {values!r}")
@@ -307,7 +232,7 @@ def _line(error: ErrorDetails, model: type[BaseModel] | None) -> str | None:
 
 def _sentence(where: str, error: ErrorDetails, known: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_did_you_mean(str(error['loc'][-1]), known)}"
+        return f"{where}: unknown key{did_you_mean(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"{where}: must be given"
     message = error["msg"].removeprefix("Value error, ")
@@ -315,7 +240,7 @@ def _sentence(where: str, error: ErrorDetails, known: Mapping[str, Any]) -> str:
     given = context.get("tag", error.get("input"))
     names = re.findall(r"'([^']*)'", str(context.get("expected_tags", context.get("expected", ""))))
     if names and isinstance(given, str):
-        message = f"must be one of {', '.join(names)}{_did_you_mean(given, names, others=False)}"
+        message = f"must be one of {', '.join(names)}{did_you_mean(given, names, others=False)}"
     shown = "" if given is None or isinstance(given, Mapping) else f" (not {given!r})"
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"
 
@@ -329,20 +254,13 @@ def _model_at(loc: Sequence[Any]) -> type[BaseModel] | None:
     return model
 
 
-def _did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any], *, others: bool = True) -> str:
-    near = get_close_matches(name, list(known), 1, 0.5)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there are: {', '.join(known)}" if others and known else ""
-
-
 def _semantic(config: Config) -> Iterator[str]:
     """What a schema cannot say."""
     if config.deconvolve is not None and config.star is None:
         yield "deconvolve: needs a PSF: give a star (a cube of a star, or a ready-made PSF with no stages)"
     for name in config.checkpoints.after:
         if name not in REGISTRY:
-            yield f"checkpoints.after: there is no stage {name!r}{_did_you_mean(name, REGISTRY)}"
+            yield f"checkpoints.after: there is no stage {name!r}{did_you_mean(name, REGISTRY)}"
     for name, track in config.tracks().items():
         try:
             track.specifier()

@@ -7,7 +7,6 @@ checkpoint already vouches for is not computed again.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,22 +14,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import xarray as xr
 
 from lucidcube.checkpoint import Checkpoint, fingerprint, unchanged
+from lucidcube.checks import order_problems, output_problems
 from lucidcube.cluster import Executor, executor, load_profile
 from lucidcube.config import DECONVOLVE, Config, Track
-from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, UNITS, VARIANCE, WAVELENGTH
-from lucidcube.errors import ConfigError, CubeError, UserError
+from lucidcube.cube import PSF
+from lucidcube.errors import ConfigError, UserError
 from lucidcube.io.fits_read import file_identity, open_cube
 from lucidcube.io.products import run_product, write
 from lucidcube.io.specifier import Specifier
+from lucidcube.join import join
 from lucidcube.plan import Step, step
-from lucidcube.stage import REGISTRY, Stage
-
-SAME_GRID = 0.01
-"""Fraction of a channel by which the wavelengths of the tracks may differ."""
+from lucidcube.stage import Stage
 
 Inspect = Callable[[xr.Dataset, Stage], None]
 
@@ -120,7 +117,7 @@ def check(config: Config, watch: Watch | None = None) -> Checked:
         With every problem found, one line each.
     """
     watch = watch or Watch()
-    problems: list[str] = [*_order_problems(config), *_output_problems(config)]
+    problems: list[str] = [*order_problems(config), *output_problems(config)]
     sources: dict[str, xr.Dataset] = {}
     for name, track in config.tracks().items():
         try:
@@ -196,63 +193,6 @@ def segments(track: str, stages: Sequence[Stage], after: Sequence[str]) -> Itera
             pending = []
     if pending:
         yield Segment(track, tuple(pending))
-
-
-def join(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
-    """Put the star's planes beside the target's as their PSF.
-
-    Parameters
-    ----------
-    target, star
-        Cubes on the same wavelengths; a star of one plane serves all planes.
-
-    Returns
-    -------
-    xarray.Dataset
-        The target with the variable `psf` (wavelength, psf_y, psf_x).
-
-    Raises
-    ------
-    CubeError
-        If the wavelengths differ.
-    """
-    psf = star[DATA].variable
-    if psf.shape[0] == 1:
-        psf = xr.Variable(DIMS, psf.data).isel({WAVELENGTH: np.zeros(target.sizes[WAVELENGTH], int)})
-    else:
-        _same_grid(target, star)
-    return target.assign({PSF: xr.Variable((WAVELENGTH, *PSF_PLANE), psf.data)})
-
-
-def _same_grid(target: xr.Dataset, star: xr.Dataset) -> None:
-    a, b = target[WAVELENGTH].values, star[WAVELENGTH].values
-    unit = target[WAVELENGTH].attrs.get(UNITS, "")
-    if a.size != b.size:
-        raise CubeError(
-            f"deconvolve: the target has {a.size} wavelengths ({_range(a, unit)}) and the star {b.size} "
-            f"({_range(b, unit)}): {_overlap(a, b, unit)}"
-        )
-    known = np.isfinite(a) & np.isfinite(b)
-    step = abs(np.median(np.diff(a))) if a.size > 1 else abs(a[0])
-    apart = np.abs(a - b)[known]
-    if apart.size and apart.max() > SAME_GRID * step:
-        raise CubeError(
-            f"deconvolve: the wavelengths of the target ({_range(a, unit)}) and of the star "
-            f"({_range(b, unit)}) differ by up to {apart.max():.3g} {unit}: {_overlap(a, b, unit)}"
-        )
-
-
-def _range(axis: np.ndarray, unit: str) -> str:
-    return f"{axis[0]:.6g} to {axis[-1]:.6g} {unit}"
-
-
-def _overlap(a: np.ndarray, b: np.ndarray, unit: str) -> str:
-    low, high = max(a.min(), b.min()), min(a.max(), b.max())
-    if not low <= high:
-        return "they do not overlap; is this the right star?"
-    return (
-        f"give both inputs the range that they share, wave: '{low:.8g}:{high:.8g}{unit}', or rebin both alike"
-    )
 
 
 @dataclass
@@ -331,45 +271,6 @@ def identity(track: Track) -> dict[str, Any]:
     reading = track.model_dump(mode="json", exclude={"stages", "input"}, exclude_none=True)
     part = hashlib.sha256(str(specifier).removeprefix(specifier.path).encode()).hexdigest()[:16]
     return {"file": specifier.file.name, "size": size, "sha256": digest, "part": part, **reading}
-
-
-def _order_problems(config: Config) -> Iterator[str]:
-    """Stages that stand before what they need."""
-    for name, track in config.tracks().items():
-        there: set[str] = {DATA, VARIANCE}
-        for number, stage in enumerate(track.stages):
-            for variable in stage.requires:
-                if variable not in there:
-                    yield f"{name}.stages: {stage.name} needs {variable!r}{_maker(variable, track, number)}"
-            there = (there | {*stage.produces}) - {*stage.drops}
-
-
-def _output_problems(config: Config) -> Iterator[str]:
-    """Why the product could not be written in the end."""
-    path = Path(config.output.path).expanduser()
-    for name, track in config.tracks().items():
-        file = track.specifier().file
-        if path.exists() and file.exists() and path.samefile(file):
-            yield f"output.path: {path} is the input of the {name}; give the product another name"
-    if path.is_dir():
-        yield f"output.path: {path} is a folder; give the name of a file in it"
-    elif path.exists() and not config.output.overwrite:
-        yield f"output.path: {path} exists; give another name, or output.overwrite: true"
-    for folder in path.parents:
-        if folder.exists():
-            if not folder.is_dir():
-                yield f"output.path: {folder} is a file, not a folder"
-            elif not os.access(folder, os.W_OK):
-                yield f"output.path: there is no permission to write in {folder}"
-            break
-
-
-def _maker(variable: str, track: Track, number: int) -> str:
-    makers = [s.name for s in REGISTRY.values() if variable in s.produces]
-    later = [s.name for s in track.stages[number + 1 :] if s.name in makers]
-    if later:
-        return f", which {later[0]} makes: move {later[0]} before it"
-    return f": put {' or '.join(makers)} before it" if makers else ""
 
 
 def _walk(checked: Checked) -> None:

@@ -19,7 +19,8 @@ from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.products import stage_product, write
 from lucidcube.io.specifier import Specifier
-from lucidcube.pipeline import Inspect, Watch, identity, join, open_track
+from lucidcube.join import join
+from lucidcube.pipeline import Inspect, Watch, identity, open_track
 from lucidcube.stage import Stage
 
 TEMPLATE = "{parent}/{stem}{tag}{suffix}"

@@ -139,9 +139,9 @@ class Deconvolve(Stage):
 
     The data become the components: the object as it would be without the blur. The residual is input
     minus components convolved with the PSF, to float32 rounding. Pixels that are NaN or were filled
-    in carry no weight. NaN in a PSF, such as the rim of a star that was moved, counts as no light. A plane without a PSF has no components, and all of it is
-    residual. The variance is passed on: it is that of the input and of the residual, not
-    of the components, whose noise is correlated.
+    in carry no weight. The variance is passed on: it is that of the input and of the residual, not
+    of the components, whose noise is correlated. NaN in a PSF, such as the rim of a star that was
+    moved, counts as no light; where there is no PSF at all, nothing is deconvolved and all is residual.
     """
 
     name: ClassVar[str] = "deconvolve"

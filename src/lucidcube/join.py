@@ -1,0 +1,69 @@
+"""Joining the tracks: the star's planes become the PSF of the target's."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, UNITS, WAVELENGTH
+from lucidcube.errors import CubeError
+
+SAME_GRID = 0.01
+"""Fraction of a channel by which the wavelengths of the tracks may differ."""
+
+
+def join(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
+    """Put the star's planes beside the target's as their PSF.
+
+    Parameters
+    ----------
+    target, star
+        Cubes on the same wavelengths; a star of one plane serves all planes.
+
+    Returns
+    -------
+    xarray.Dataset
+        The target with the variable `psf` (wavelength, psf_y, psf_x).
+
+    Raises
+    ------
+    CubeError
+        If the wavelengths differ.
+    """
+    psf = star[DATA].variable
+    if psf.shape[0] == 1:
+        psf = xr.Variable(DIMS, psf.data).isel({WAVELENGTH: np.zeros(target.sizes[WAVELENGTH], int)})
+    else:
+        _same_grid(target, star)
+    return target.assign({PSF: xr.Variable((WAVELENGTH, *PSF_PLANE), psf.data)})
+
+
+def _same_grid(target: xr.Dataset, star: xr.Dataset) -> None:
+    a, b = target[WAVELENGTH].values, star[WAVELENGTH].values
+    unit = target[WAVELENGTH].attrs.get(UNITS, "")
+    if a.size != b.size:
+        raise CubeError(
+            f"deconvolve: the target has {a.size} wavelengths ({_range(a, unit)}) and the star {b.size} "
+            f"({_range(b, unit)}): {_overlap(a, b, unit)}"
+        )
+    known = np.isfinite(a) & np.isfinite(b)
+    step = abs(np.median(np.diff(a))) if a.size > 1 else abs(a[0])
+    apart = np.abs(a - b)[known]
+    if apart.size and apart.max() > SAME_GRID * step:
+        raise CubeError(
+            f"deconvolve: the wavelengths of the target ({_range(a, unit)}) and of the star "
+            f"({_range(b, unit)}) differ by up to {apart.max():.3g} {unit}: {_overlap(a, b, unit)}"
+        )
+
+
+def _range(axis: np.ndarray, unit: str) -> str:
+    return f"{axis[0]:.6g} to {axis[-1]:.6g} {unit}"
+
+
+def _overlap(a: np.ndarray, b: np.ndarray, unit: str) -> str:
+    low, high = max(a.min(), b.min()), min(a.max(), b.max())
+    if not low <= high:
+        return "they do not overlap; is this the right star?"
+    return (
+        f"give both inputs the range that they share, wave: '{low:.8g}:{high:.8g}{unit}', or rebin both alike"
+    )
