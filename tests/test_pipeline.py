@@ -147,7 +147,7 @@ def test_products_and_their_hdus(finished: Finished) -> None:
     with fits.open(finished.path, checksum=True) as hdus:
         assert {h.name for h in hdus} == {
             "DECONVOLVED", "RESIDUAL", "FILLED", "MASK", "BADNESS", "STAT", "PSF",
-            "DECONVOLUTION LOG", "FITTED MODEL PARAMS", "CUT BY CHANNEL", "PROVENANCE",
+            "DECONVOLUTION LOG", "FITTED MODEL PARAMS", "NORMALISATION", "CUT BY CHANNEL", "PROVENANCE",
         }  # fmt: skip
         assert hdus[0].name == "DECONVOLVED"
         for hdu in hdus:
@@ -193,6 +193,7 @@ def test_the_log_has_a_row_for_each_plane(finished: Finished) -> None:
     made = numbers(finished.path)
     with fits.open(finished.path) as hdus:
         log, fitted = hdus["DECONVOLUTION LOG"].data, hdus["FITTED MODEL PARAMS"].data
+        star = hdus["NORMALISATION"].data
         np.testing.assert_allclose(log["wavelength"], SCENE.first_wavelength + 1e-9 * np.arange(PLANES))
         np.testing.assert_allclose(fitted["wavelength"], log["wavelength"])
         assert [c.lower() for c in log.columns.names] == [
@@ -205,7 +206,9 @@ def test_the_log_has_a_row_for_each_plane(finished: Finished) -> None:
             log["flux_out"], np.nansum(made["DECONVOLVED"], axis=(1, 2), dtype=float), rtol=1e-4
         )
         assert (log["chi2"] > 0).all()
-        assert {"x", "y", "x_error", "reduced_chi2", "offset_y", "total"} <= {*fitted.columns.names}
+        assert {"x", "y", "x_error", "reduced_chi2", "fit_status_text"} <= {*fitted.columns.names}
+        assert {"offset_y", "offset_x", "background_level", "total"} <= {*star.columns.names}
+        assert (star["total"] > 1e6).all()
 
 
 def test_the_run_can_be_repeated_from_its_provenance(finished: Finished) -> None:
@@ -492,6 +495,7 @@ def test_a_damaged_block_is_computed_again(again: Path, finished: Finished) -> N
 # Where it runs
 
 
+@pytest.mark.timeout(100)
 @pytest.mark.parametrize("profile", ["laptop", "processes"])
 def test_every_profile_makes_the_same_product(
     files: Path, finished: Finished, tmp_path: Path, profile: str
