@@ -183,6 +183,8 @@ def block_sizes(cube: xr.Dataset) -> tuple[int, ...]:
 
 def describe_planes(channel: np.ndarray, wavelength: np.ndarray, units: str) -> str:
     """Name a run of planes in words: ``planes 3 to 5 (7.051e-07 to 7.053e-07 m)``."""
+    if not np.isfinite(wavelength).all():
+        return f"plane {channel[0]}" if len(channel) == 1 else f"planes {channel[0]} to {channel[-1]}"
     if len(channel) == 1:
         return f"plane {channel[0]} ({wavelength[0]:.6g} {units})"
     return f"planes {channel[0]} to {channel[-1]} ({wavelength[0]:.6g} to {wavelength[-1]:.6g} {units})"

@@ -42,6 +42,18 @@ def test_a_bad_psf_is_refused_with_the_reason(psf, message):
         check_psf(psf)
 
 
+def test_a_lopsided_star_may_be_centred_on_its_core_or_on_its_mass():
+    y, x = np.mgrid[-20:21, -20:21]
+    star = np.exp(-((y**2 + x**2) / 4.0)) + 0.15 * np.exp(-((y**2 + (x - 5) ** 2) / 18.0))
+    star /= star.sum()
+    mass = round(float((star * x).sum()))
+    assert mass >= 1
+    check_psf(star)
+    check_psf(np.roll(star, -mass, axis=1))
+    with pytest.raises(ValueError, match="centred"):
+        check_psf(np.roll(star, -mass - 2, axis=1))
+
+
 def test_a_far_companion_does_not_move_the_centre():
     psf = moffat()
     psf[20, 36] = 0.9 * psf.max()

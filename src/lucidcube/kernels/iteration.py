@@ -13,6 +13,7 @@ from lucidcube.kernels.convolve import Convolver, trim_psf
 
 SUM_TOLERANCE = 0.01
 CENTRE_TOLERANCE = 0.5
+CORE, WHOLE_STAR = 0.5, 0.01
 MARGIN_LIGHT = 0.8
 LEAST_WEIGHT = 0.05
 KNOWN_FRACTION = 0.1
@@ -130,8 +131,9 @@ def check_psf(psf: NDArray[np.floating]) -> None:
     ----------
     psf : array of float, (y, x)
         Must be a plane, odd along both axes, finite, of a sum within 1 % of one, and centred: the
-        centroid of its core (the pixels above half of its maximum that are connected to the brightest) at
-        most half a pixel from the central pixel along each axis.
+        centroid of its core (the pixels above half of its maximum that are connected to the brightest), or
+        that of the whole star (likewise, above a hundredth), at most half a pixel from the central pixel
+        along each axis. A lopsided star can be centred on one of them only.
 
     Raises
     ------
@@ -142,15 +144,21 @@ def check_psf(psf: NDArray[np.floating]) -> None:
     total = float(psf.sum(dtype=np.float64))
     if abs(total - 1) > SUM_TOLERANCE:
         raise ValueError(f"the PSF must have unit sum, but its sum is {total:.6g}: normalise it first")
-    labels, _ = ndimage.label(psf > 0.5 * psf.max())
-    core = np.where(labels == labels[np.unravel_index(np.argmax(psf), psf.shape)], psf, 0)
-    centroid = ndimage.center_of_mass(core.astype(np.float64))
-    offset_y, offset_x = (position - size // 2 for position, size in zip(centroid, psf.shape, strict=True))
-    if max(abs(offset_y), abs(offset_x)) > CENTRE_TOLERANCE:
+    offset_y, offset_x = _offset(psf, CORE)
+    apart = [max(map(abs, offset)) for offset in ((offset_y, offset_x), _offset(psf, WHOLE_STAR))]
+    if min(apart) > CENTRE_TOLERANCE:
         raise ValueError(
             "the PSF must be centred on its central pixel, but its core lies "
             f"{offset_y:+.2f} pixels off along y and {offset_x:+.2f} along x: centre it first"
         )
+
+
+def _offset(psf: NDArray[np.floating], level: float) -> tuple[float, float]:
+    """Centroid of the pixels above a fraction of the maximum, connected to it, from the centre (y, x)."""
+    labels, _ = ndimage.label(psf > level * psf.max())
+    part = np.where(labels == labels[np.unravel_index(np.argmax(psf), psf.shape)], psf, 0)
+    y, x = ndimage.center_of_mass(part.astype(np.float64))
+    return y - psf.shape[0] // 2, x - psf.shape[1] // 2
 
 
 class Field(NamedTuple):
