@@ -378,6 +378,8 @@ def test_tiny_fluxes_come_out_in_their_units(files: Path, tmp_path: Path, varian
     np.testing.assert_array_equal(log["iterations"], expected["iterations"])
     if variance:
         np.testing.assert_allclose(log["chi2"], expected["chi2"], rtol=1e-6)
+    else:
+        assert np.isnan(log["chi2"]).all(), "a chi squared, although nobody knows the variance"
 
 
 # What is reused
