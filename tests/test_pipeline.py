@@ -376,10 +376,9 @@ def test_tiny_fluxes_come_out_in_their_units(files: Path, tmp_path: Path, varian
     for name in ("fabs", "rms", "flux_in", "flux_out"):
         np.testing.assert_allclose(log[name], expected[name] * unit, rtol=1e-6, err_msg=name)
     np.testing.assert_array_equal(log["iterations"], expected["iterations"])
-    if variance:
-        np.testing.assert_allclose(log["chi2"], expected["chi2"], rtol=1e-6)
-    else:
-        assert np.isnan(log["chi2"]).all(), "a chi squared, although nobody knows the variance"
+    # Without a variance noise_std stands in for it, and scales with the data.
+    np.testing.assert_allclose(log["chi2"], expected["chi2"], rtol=1e-6)
+    assert np.isfinite(log["chi2"]).any()
 
 
 # What is reused

@@ -52,7 +52,10 @@ class CleanModified(Variant):
         0, unit="iterations", ge=0, text="iterations at the start that select positive residuals only"
     )
     noise_std: float = parameter(
-        0.1, unit="of the data", gt=0, text="standard deviation of the noise, where there is no variance"
+        0.1,
+        unit="of the data",
+        gt=0,
+        text="standard deviation of the noise: stands in for the variance in chi2 where there is none",
     )
     rms_frac_threshold: float = parameter(
         1e-2, unit="", ge=0, text="stop when the rms residual is below this fraction of the initial one"

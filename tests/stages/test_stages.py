@@ -1,0 +1,265 @@
+"""What the stages add to their kernels: units, regions, variants, the scale of the data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from astropy.coordinates import SkyCoord
+from astropy.wcs import WCS
+from pydantic import ValidationError
+
+from lucidcube.cube import (
+    BADNESS,
+    CHANNEL,
+    DATA,
+    DIMS,
+    FILLED,
+    MASK,
+    PSF,
+    PSF_PLANE,
+    VARIANCE,
+    WAVELENGTH,
+    from_arrays,
+)
+from lucidcube.errors import CubeError, UserError
+from lucidcube.stages import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, Rebin
+from scenes import target_cube
+
+STEP = 0.25e-9
+
+
+def flat_cube(planes: int = 9, side: int = 20, **kwargs) -> xr.Dataset:
+    data = np.ones((planes, side, side), np.float32)
+    cube = from_arrays(data, 7e-7 + STEP * np.arange(planes), **kwargs)
+    return cube.assign({BADNESS: (DIMS, np.zeros_like(data))})
+
+
+def header(side: int = 20) -> str:
+    wcs = WCS(naxis=3)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN", "WAVE"]
+    wcs.wcs.crval, wcs.wcs.crpix = [53.2, 18.5, 7e-7], [side / 2, side / 2, 1]
+    wcs.wcs.cdelt = [-1e-5, 1e-5, STEP]
+    made = wcs.to_header()
+    made.insert(0, ("NAXIS", 3))
+    for axis in (1, 2, 3):
+        made.insert(axis, (f"NAXIS{axis}", side if axis < 3 else 9))
+    return made.tostring(sep="\n", endcard=False, padding=False)
+
+
+# rebin
+
+
+@pytest.mark.parametrize("text", ["1nm", "1 nm", "1e-9", "10 Angstrom", "0.001 um"])
+def test_widths_with_units(text: str) -> None:
+    assert Rebin(bin_step=text).bins() == pytest.approx((1e-9, 2e-9))
+
+
+def test_presets_and_explicit_bins() -> None:
+    assert Rebin().bins() == (1e-9, 2e-9)
+    assert Rebin(bin_step=3e-9).bins() == pytest.approx((3e-9, 6e-9))
+    assert Rebin(bin_width="5nm").bins() == pytest.approx((1e-9, 5e-9))
+
+
+def test_a_frequency_axis_is_rebinned_in_frequency() -> None:
+    data = np.arange(40, dtype=np.float32)[:, None, None] * np.ones((1, 3, 3), np.float32)
+    cube = from_arrays(data, 1e11 + 1e6 * np.arange(40), wavelength_units="Hz")
+    made = Rebin(bin_step="4 MHz")(cube)
+    np.testing.assert_allclose(made[WAVELENGTH], 1e11 + 4e6 * np.arange(10))
+    assert made[WAVELENGTH].attrs["units"] == "Hz"
+    np.testing.assert_allclose(made[DATA].values[2:-2, 0, 0], 4.0 * np.arange(10)[2:-2], rtol=1e-6)
+
+
+def test_bins_finer_than_the_axis_name_both_steps() -> None:
+    with pytest.raises(CubeError, match=r"bin_step 1e-10 m is smaller than the step of the input, 2.5e-10 m"):
+        Rebin(bin_step="0.1 nm")(flat_cube())
+
+
+def test_an_axis_that_turns_back_is_refused() -> None:
+    cube = flat_cube(5)
+    cube[WAVELENGTH] = (WAVELENGTH, [1.0, 2.0, 1.5, 3.0, 4.0], {"units": "m"})
+    with pytest.raises(CubeError, match="neither rise nor fall"):
+        Rebin(bin_step=3.0)(cube)
+
+
+# artefacts
+
+
+def test_a_star_is_remarked_on_and_a_planet_is_not() -> None:
+    y, x = np.mgrid[:60, :60]
+    star = np.exp(-((y - 30) ** 2 + (x - 30) ** 2) / 8).astype(np.float32)[None]
+    said = list(Artefacts().warnings(from_arrays(star, [7e-7])))
+    assert len(said) == 1
+    assert "like a star" in said[0]
+    planet = target_cube()
+    assert not list(Artefacts().warnings(planet))
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"start": -0.8}, {"start": 80, "stop": 75}, {"stop": 101}, {"start": 0.5}, {"start": -2}]
+)
+def test_bounds_that_leave_nothing(bounds: dict) -> None:
+    with pytest.raises(ValidationError):
+        Artefacts(**bounds)
+
+
+# mask
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_constant_regions_in_pixels_and_on_the_sky(tmp_path: Path) -> None:
+    cube = flat_cube(attrs={"header": header()})
+    sky = WCS(naxis=2)
+    sky.wcs.ctype, sky.wcs.crval, sky.wcs.crpix = ["RA---TAN", "DEC--TAN"], [53.2, 18.5], [10, 10]
+    sky.wcs.cdelt = [-1e-5, 1e-5]
+    place: SkyCoord = sky.pixel_to_world(4, 12)
+    pixels = write(tmp_path / "a.reg", "image\ncircle(5,13,2.2)\n")  # DS9 counts from 1
+    celestial = write(
+        tmp_path / "b.reg", f"icrs\ncircle({place.ra.deg:.10f},{place.dec.deg:.10f},{2.2e-5:.10f})\n"
+    )
+    masks = [Mask(const_regions=(f,))(cube)[MASK].values for f in (pixels, celestial)]
+    y, x = np.mgrid[:20, :20]
+    expected = np.hypot(y - 12, x - 4) < 2.2
+    for mask in masks:
+        np.testing.assert_array_equal(mask, np.broadcast_to(expected, mask.shape))
+
+
+def test_moving_regions(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.reg", "image\ncircle(5,5,1.5) # text={ghost}\n")
+    last = write(tmp_path / "b.reg", "image\ncircle(13,9,1.5) # text={ghost}\n")
+    mask = Mask(dynamic_regions=((1, first), (5, last)))(flat_cube())[MASK].values
+    assert not mask[0].any()
+    assert not mask[6:].any()
+    for channel in range(1, 6):
+        y, x = (np.argwhere(mask[channel]).mean(0)).tolist()
+        assert (x, y) == pytest.approx((4 + 2 * (channel - 1), 4 + (channel - 1)))
+
+
+def test_missing_pixels_are_never_marked(tmp_path: Path) -> None:
+    cube = flat_cube()
+    cube[BADNESS].values[:, 4, 4] = np.nan
+    mask = Mask(const_regions=(write(tmp_path / "a.reg", "image\nbox(10,10,40,40,0)"),))(cube)[MASK].values
+    assert mask[:, 4, 4].sum() == 0
+    assert mask.sum() == mask.size - mask.shape[0]
+
+
+def test_a_changed_region_file_changes_the_fingerprint(tmp_path: Path) -> None:
+    path = tmp_path / "a.reg"
+    stage = Mask(const_regions=(write(path, "image\ncircle(5,13,2)"),))
+    before = stage.fingerprint()
+    path.write_text("image\ncircle(5,13,3)")
+    assert stage.fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("physical\n", "region"),
+        ("", "region"),
+        ("icrs\ncircle(53,18,1)", "sky|coordinates|WCS|celestial"),
+        ("nonsense", "nonsense|region"),
+    ],
+)
+def test_region_files_without_use(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Mask(const_regions=(write(tmp_path / "a.reg", text),))(flat_cube())
+    with pytest.raises(UserError, match="no such|not.*exist|no file|cannot"):
+        Mask(const_regions=(str(tmp_path / "none.reg"),))(flat_cube())
+
+
+def test_the_cut_follows_the_channel() -> None:
+    cube = flat_cube(9)
+    cube[BADNESS].values[:, 3, 3] = 3.4
+    made = Mask(cut=((2, 3.0), (6, 4.0)))(cube)
+    np.testing.assert_allclose(made["cut"], [3, 3, 3, 3.25, 3.5, 3.75, 4, 4, 4])
+    np.testing.assert_array_equal(made[MASK].values[:, 3, 3], [1, 1, 1, 1, 0, 0, 0, 0, 0])
+
+
+# interpolate
+
+
+@pytest.mark.parametrize("method", ["linear", "ssa", "ssa_deviation"])
+def test_each_method_mends_and_leaves_the_rest(method: str) -> None:
+    clean = target_cube()
+    hurt = clean.copy(deep=True)
+    mask = np.zeros(clean[DATA].shape, np.uint8)
+    mask[:, 18:20, 20:23] = 1
+    hurt[DATA].values[mask == 1] += 5000
+    made = Interpolate(method=method)(hurt.assign({MASK: (DIMS, mask)}))
+    known = np.isfinite(clean[DATA].values)
+    at = (mask == 1) & known
+    before = np.sqrt(np.mean((hurt[DATA].values - clean[DATA].values)[at] ** 2))
+    after = np.sqrt(np.mean((made[DATA].values - clean[DATA].values)[at] ** 2))
+    assert after < 0.2 * before
+    keep = (mask == 0) & known
+    np.testing.assert_array_equal(made[DATA].values[keep], hurt[DATA].values[keep])
+    filled_planes = np.isfinite(clean[DATA].values).any((1, 2))
+    np.testing.assert_array_equal(
+        (made[FILLED].values == 1)[filled_planes], ((mask == 1) | ~known)[filled_planes]
+    )
+    assert np.isnan(made[VARIANCE].values[made[FILLED].values == 1]).all()
+    total = made[DATA].values + made["residual"].values
+    np.testing.assert_allclose(total[known], hurt[DATA].values[known], rtol=1e-5)
+
+
+# fit_psf
+
+
+def test_a_parameter_may_be_given_in_part() -> None:
+    stage = FitPSF(model="gaussian", sigma={"free": False}, x=0.5)
+    overrides = stage.model.overrides()
+    assert overrides["sigma"].free is False
+    assert (overrides["sigma"].lower, overrides["sigma"].upper) == (0.2, 100.0)
+    assert overrides["x"].start == 0.5
+    assert overrides["x"].free is True
+
+
+def test_physical_models_need_the_wavelength() -> None:
+    image = flat_cube(1, 21)
+    image[WAVELENGTH] = (WAVELENGTH, [np.nan])
+    with pytest.raises(CubeError, match="needs the wavelength of every plane"):
+        FitPSF(model="muse_ao")(image)
+
+
+def test_an_even_star_is_refused() -> None:
+    with pytest.raises(CubeError, match="put normalise_psf before it"):
+        FitPSF()(flat_cube(2, 20))
+
+
+# deconvolve
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"method": "clean_modified", "noise_std": 3.0}, {"method": "lucy_richardson", "threshold": 2.0}],
+    ids=lambda m: m["method"],
+)
+def test_a_scaled_cube_gives_scaled_components(method: dict) -> None:
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:31, :31]
+    data = (200 * np.exp(-((y - 15) ** 2 + (x - 15) ** 2) / 40) + rng.normal(0, 1, (2, 31, 31))).astype(
+        np.float32
+    )
+    psf = np.exp(-((np.arange(-4, 5)[:, None] ** 2) + np.arange(-4, 5) ** 2) / 4.0)
+    psf = np.broadcast_to(psf / psf.sum(), (2, 9, 9)).astype(np.float32)
+    results = []
+    for exponent in (0, 12):
+        cube = from_arrays(data * np.float32(2**exponent), [7e-7, 7.1e-7], attrs={"scale_exponent": exponent})
+        stage = Deconvolve(**method, n_iter=25)
+        results.append(stage(cube.assign({PSF: ((WAVELENGTH, *PSF_PLANE), psf)})))
+    np.testing.assert_array_equal(results[1][DATA].values, results[0][DATA].values * np.float32(2**12))
+    np.testing.assert_allclose(results[1]["chi2"].values, results[0]["chi2"].values, rtol=1e-6)
+
+
+def test_crossed_clips_are_refused() -> None:
+    with pytest.raises(ValidationError, match="is above"):
+        Deconvolve(method="lucy_richardson", cf_lclip=2, cf_uclip=1)
+
+
+def test_channels_count_in_the_file() -> None:
+    cube = flat_cube()
+    assert cube[CHANNEL].values.tolist() == list(range(9))
