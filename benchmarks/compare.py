@@ -1,0 +1,370 @@
+"""Race lucidcube against what else a user could pick, on the same planes, in one process tree.
+
+The reference program (aopp_deconv_tool 0.1.28, numpy 1.26.4, Python 3.12) runs in its own environment, named
+by ``$REFERENCE_PY``; scikit-image and RedLionfish run in this process if they are installed. Both sides
+work on one thread a plane and are measured alternately, so that whatever else the machine does meets both.
+
+    REFERENCE_PY=ref/bin/python python benchmarks/compare.py --work /somewhere        # kernels, peers, limits
+    REFERENCE_PY=ref/bin/python python benchmarks/compare.py --work /somewhere whole  # the whole run
+
+A ratio is CPU seconds of the peer over ours: median, and (least to largest) over the rounds. The start-up of
+the reference's commands, measured in each round, is taken off; the whole run is wall time, start-up included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from astropy.io import fits
+from threadpoolctl import threadpool_limits
+
+from lucidcube.kernels.artefacts import badness
+from lucidcube.kernels.clean import clean_modified
+from lucidcube.kernels.convolve import good_length
+from lucidcube.kernels.fit_psf import fit_psf
+from lucidcube.kernels.interpolate import fill_linear
+from lucidcube.kernels.iteration import edge_margin
+from lucidcube.kernels.lucy_richardson import lucy_richardson
+from lucidcube.kernels.mask import bad_pixel_mask
+from lucidcube.kernels.normalise_psf import normalise_psf
+from lucidcube.simulate import Scene, write_scene
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+WAVELENGTH = 720e-9
+PLANE = "(1,2)"
+CONFIG = """\
+target:
+  input: {folder}/obs.fits{{DATA}}
+  stages: [rebin, artefacts, mask: {{cut: [[0, 3.0]]}}, interpolate]
+star:
+  input: {folder}/star.fits{{DATA}}
+  stages: [rebin, normalise_psf, fit_psf: {{model: radial}}]
+deconvolve: {{method: clean_modified, threshold: 0.3}}
+output: {{path: {out}/deconvolved.fits}}
+checkpoints: {{dir: {out}/work, after: [rebin, artefacts, interpolate, fit_psf, deconvolve]}}
+profile: laptop
+"""
+
+
+@dataclass
+class Race:
+    """Measurements of a peer and of ours, round by round, in seconds.
+
+    `goal` is what the peer must take at least, in units of ours; for a limit (`at_most`) it is the other
+    way round: what we may take at most, in units of the least that the arithmetic needs.
+    """
+
+    name: str
+    goal: float
+    at_most: bool = False
+    peer: list[float] = field(default_factory=list)
+    ours: list[float] = field(default_factory=list)
+
+    def add(self, peer: float, ours: float) -> None:
+        """Take note of one round."""
+        self.peer.append(peer)
+        self.ours.append(ours)
+
+    def line(self) -> str:
+        """One row of a Markdown table."""
+        pairs = zip(self.peer, self.ours, strict=True)
+        ratios = [b / a if self.at_most else a / b for a, b in pairs]
+        middle = statistics.median(ratios)
+        met = middle <= self.goal if self.at_most else middle >= self.goal
+        goal = f"{'<=' if self.at_most else '>='} {self.goal:g}{'' if met else ' (missed)'}"
+        peer, ours = (1e3 * statistics.median(side) for side in (self.peer, self.ours))
+        spread = f"{min(ratios):.3g} to {max(ratios):.3g}"
+        return f"| {self.name} | {peer:.4g} | {ours:.4g} | {middle:.3g} ({spread}) | {goal} |"
+
+
+HEAD = "| what | peer, ms | lucidcube, ms | ratio (spread) | goal |\n|---|---|---|---|---|"
+
+
+def cpu_of(function: Callable[[], object], least: float = 0.05) -> float:
+    """CPU seconds of a call, the mean over as many calls as take `least` seconds."""
+    calls, begun = 0, time.process_time()
+    while (spent := time.process_time() - begun) < least or calls == 0:
+        function()
+        calls += 1
+    return spent / calls
+
+
+class Reference:
+    """The reference program's commands, on files with absolute paths in one folder."""
+
+    def __init__(self, python: str, folder: Path) -> None:
+        self._python, self._folder = python, folder
+
+    def run(self, module: str, *arguments: str, blas: str = "1") -> float:
+        """Run a command and return its CPU seconds, those of its children included."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [self._python, "-m", f"aopp_deconv_tool.{module}", *arguments],
+            cwd=self._folder,
+            env={**os.environ, **dict.fromkeys(THREADS, blas), "MPLBACKEND": "Agg"},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode and "--help" not in arguments:
+            sys.exit(f"{module} failed:\n{done.stderr[-2000:]}")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+    def file(self, name: str) -> str:
+        """A file of the folder as an argument: image axes given, as the commands want them."""
+        return f"{self._folder / name}.fits{PLANE}"
+
+    def chain(self) -> Iterator[tuple[str, list[str]]]:
+        """The commands from raw files to the deconvolved cube, with the reference's defaults."""
+        bare = str(self._folder)
+        yield "spectral_rebin", [f"{bare}/obs.fits"]
+        yield "spectral_rebin", [f"{bare}/star.fits"]
+        yield "artefact_detection", [self.file("obs_rebin")]
+        yield "create_bad_pixel_mask", [self.file("obs_rebin_artefactmap")]
+        yield "interpolate", [self.file("obs_rebin"), self.file("obs_rebin_artefactmap_bpmask")]
+        yield "psf_normalise", [self.file("star_rebin")]
+        yield "fit_psf_model", [self.file("star_rebin_normalised"), "--model", "radial"]
+        sharp = [self.file("obs_rebin_interp"), self.file("star_rebin_normalised_modelled_radial")]
+        yield "deconvolve", [*sharp, "--threshold", "0.3", "--n_processes", "2", "-o", f"{bare}/sharp.fits"]
+
+
+def make_case(folder: Path, planes: int, side: int) -> None:
+    """Raw cubes of target and star that rebin to `planes` planes; CUNIT3 is m, which both sides can read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "star.fits").exists():
+        return
+    scene = Scene(
+        shape=(8 * planes - 7, side, side), first_wavelength=WAVELENGTH, wavelength_step=0.125e-9, seed=1
+    )
+    raw = write_scene(scene, folder / "raw")
+    for source, name in ((raw.target, "obs.fits"), (raw.star, "star.fits")):
+        with fits.open(source) as cube:
+            for hdu in cube[1:]:
+                hdu.header["CUNIT3"] = "m"
+                hdu.header["CRVAL3"] *= 1e-10
+                hdu.header["CD3_3"] *= 1e-10
+            cube.writeto(folder / name, overwrite=True)
+    shutil.rmtree(folder / "raw")
+
+
+def planes_of(path: Path) -> list[np.ndarray]:
+    """The planes of the first image of a FITS file."""
+    with fits.open(path) as hdus:
+        data = next(hdu.data for hdu in hdus if hdu.data is not None and hdu.data.ndim == 3)
+        dtype = data.dtype.newbyteorder("=") if data.dtype.kind in "ui" else np.dtype(np.float32)
+        return [np.ascontiguousarray(plane, dtype=dtype) for plane in data]
+
+
+def race_reference(reference: Reference, folder: Path, rounds: int, wanted: list[str]) -> list[Race]:
+    """Every kernel against the reference's command on the same planes, with its own products as input."""
+    for module, arguments in list(reference.chain())[:7]:
+        reference.run(module, *arguments)
+    target, star = planes_of(folder / "obs_rebin.fits"), planes_of(folder / "star_rebin.fits")
+    maps = planes_of(folder / "obs_rebin_artefactmap.fits")
+    masks = [mask.astype(bool) for mask in planes_of(folder / "obs_rebin_artefactmap_bpmask.fits")]
+    filled = planes_of(folder / "obs_rebin_interp.fits")
+    prepared = planes_of(folder / "star_rebin_normalised.fits")
+    psfs = [fit_psf(normalise_psf(plane).image, wavelength=WAVELENGTH).image for plane in star]
+    numbers = range(len(target))
+    sharpen = [reference.file("obs_rebin_interp"), reference.file("star_rebin_normalised_modelled_radial")]
+    sharpen += ["--n_processes", "1", "-o", str(folder / "one.fits")]
+    commands = dict(list(reference.chain())[2:7])
+
+    def over(kernel: Callable[[int], object]) -> Callable[[], object]:
+        return lambda: [kernel(number) for number in numbers]
+
+    rows: dict[str, tuple[float, str, list[str], Callable[[], object]]] = {
+        "artefacts": (30, "artefact_detection", [], over(lambda i: badness(target[i]))),
+        "mask": (10, "create_bad_pixel_mask", [], over(lambda i: bad_pixel_mask(maps[i], 3.0))),
+        "interpolate": (
+            100,
+            "interpolate",
+            [],
+            over(lambda i: fill_linear(target[i], masks[i] | np.isnan(target[i]))),
+        ),
+        "normalise_psf": (10, "psf_normalise", [], over(lambda i: normalise_psf(star[i]))),
+        "fit_psf radial": (
+            20,
+            "fit_psf_model",
+            [],
+            over(lambda i: fit_psf(prepared[i], wavelength=WAVELENGTH)),
+        ),
+        "lucy_richardson": (
+            15,
+            "deconvolve",
+            [*sharpen, "--deconv_method", "lucy_richardson"],
+            over(lambda i: lucy_richardson(filled[i], psfs[i], filled=masks[i])),
+        ),
+        "clean 0.3": (
+            10,
+            "deconvolve",
+            [*sharpen, "--threshold", "0.3"],
+            over(lambda i: clean_modified(filled[i], psfs[i], filled=masks[i])),
+        ),
+        "clean -1": (
+            15,
+            "deconvolve",
+            [*sharpen, "--threshold", "-1"],
+            over(lambda i: clean_modified(filled[i], psfs[i], filled=masks[i], threshold=-1)),
+        ),
+    }
+    races = []
+    for name, (goal, module, arguments, ours) in rows.items():
+        if wanted and name not in wanted:
+            continue
+        race = Race(f"{name} / reference", goal)
+        ours()
+        for _ in range(rounds):
+            start_up = reference.run(module, "--help")
+            spent = reference.run(module, *(arguments or commands[module]))
+            race.add((spent - start_up) / len(numbers), cpu_of(ours) / len(numbers))
+        print(race.line(), flush=True)
+        races.append(race)
+    return races
+
+
+def textbook_peers() -> Mapping[str, tuple[float, Callable[[np.ndarray, np.ndarray, int], Any]]]:
+    """The textbook Lucy-Richardson iteration of other packages, those that are installed."""
+    peers: dict[str, tuple[float, Callable[[np.ndarray, np.ndarray, int], Any]]] = {}
+    if importlib.util.find_spec("skimage"):
+        from skimage.restoration import richardson_lucy
+
+        peers["scikit-image"] = (4, lambda d, p, n: richardson_lucy(d, p, num_iter=n, clip=False))
+    if importlib.util.find_spec("RedLionfishDeconv"):
+        import RedLionfishDeconv
+
+        peers["RedLionfish (CPU)"] = (
+            1,
+            lambda d, p, n: RedLionfishDeconv.doRLDeconvolutionFromNpArrays(
+                d[None], p[None], niter=n, method="cpu", useBlockAlgorithm=False
+            ),
+        )
+    return peers
+
+
+def race_textbook(plane: np.ndarray, psf: np.ndarray, rounds: int, iterations: int) -> Iterator[Race]:
+    """Lucy-Richardson as in the textbook: same plane, PSF and number of iterations."""
+    positive = np.clip(np.nan_to_num(plane), 1e-3 * np.nanmax(plane), None).astype(np.float32)
+    settings: dict[str, Any] = {"strength": 1, "nudge_factor": 0, "pad_observation": False}
+    for name, (goal, peer) in textbook_peers().items():
+        race = Race(f"lucy_richardson, {iterations} iterations / {name}", goal)
+        lucy_richardson(positive, psf, n_iter=iterations, **settings)
+        for _ in range(rounds):
+            theirs = cpu_of(lambda peer=peer: peer(positive, psf, iterations))
+            ours = cpu_of(lambda: lucy_richardson(positive, psf, n_iter=iterations, **settings))
+            race.add(theirs, ours)
+        yield race
+
+
+def race_limit(plane: np.ndarray, psf: np.ndarray, rounds: int) -> Iterator[Race]:
+    """An iteration against the transforms that it cannot do without, on the smallest alias-free size."""
+    margin = edge_margin(psf, plane.shape)
+    sides = [
+        n + 2 * m + min(k // 2, n + 2 * m) for n, m, k in zip(plane.shape, margin, psf.shape, strict=True)
+    ]
+    size = good_length(sides[0]), good_length(sides[1])
+    padded = np.random.default_rng(0).normal(size=size).astype(np.float32)
+
+    def pair() -> object:
+        return scipy.fft.irfft2(scipy.fft.rfft2(padded), s=size)
+
+    never = {"min_frac_stat_delta": 0.0, "rms_frac_threshold": 0.0, "fabs_frac_threshold": 0.0}
+    methods: dict[str, tuple[int, Callable[[int], object]]] = {
+        "clean 0.3, iteration / FFT pair": (1, lambda n: clean_modified(plane, psf, n_iter=n, **never)),
+        "clean -1, iteration / FFT pair": (
+            1,
+            lambda n: clean_modified(plane, psf, n_iter=n, threshold=-1, **never),
+        ),
+        "lucy_richardson, iteration / its four FFTs": (2, lambda n: lucy_richardson(plane, psf, n_iter=n)),
+    }
+    for name, (pairs, method) in methods.items():
+        race = Race(name, 1.3, at_most=True)
+        method(10)
+        for _ in range(rounds):
+            least = pairs * cpu_of(pair)
+            race.add(least, (cpu_of(lambda m=method: m(120)) - cpu_of(lambda m=method: m(20))) / 100)
+        yield race
+
+
+def race_whole(reference: Reference, folder: Path, rounds: int) -> Race:
+    """Wall time from raw files to products, start-up of every command included, all cores."""
+    race = Race("whole run, wall / reference", 40)
+    program = str(Path(sys.executable).with_name("lucidcube"))
+    environment = {name: value for name, value in os.environ.items() if name not in THREADS}
+    for number in range(rounds):
+        out = folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        config = folder / "run.yaml"
+        config.write_text(CONFIG.format(folder=folder, out=out))
+        begun = time.perf_counter()
+        subprocess.run(
+            [program, "run", str(config), "--quiet"], check=True, env=environment, stdout=subprocess.DEVNULL
+        )
+        ours = time.perf_counter() - begun
+        begun = time.perf_counter()
+        for module, arguments in reference.chain():
+            reference.run(module, *arguments, blas="2")
+        race.add(time.perf_counter() - begun, ours)
+        print(f"round {number}: {race.peer[-1]:.1f} s / {ours:.2f} s", file=sys.stderr, flush=True)
+    return race
+
+
+def race(chosen: argparse.Namespace, python: str, folder: Path) -> None:
+    """Run the races that were asked for, and print their lines."""
+    if "reference" in chosen.what:
+        make_case(folder / "few", chosen.planes, chosen.side)
+        race_reference(Reference(python, folder / "few"), folder / "few", chosen.rounds, chosen.only)
+    scene = Scene(shape=(2, chosen.side, chosen.side), first_wavelength=WAVELENGTH, seed=1)
+    seen = scene.plane(0)
+    if "textbook" in chosen.what:
+        for result in race_textbook(seen.blurred, seen.psf, chosen.rounds, 100):
+            print(result.line(), flush=True)
+    if "limit" in chosen.what:
+        for result in race_limit(seen.blurred, seen.psf, chosen.rounds):
+            print(result.line(), flush=True)
+    if "whole" in chosen.what:
+        make_case(folder / "whole", 12, chosen.side)
+        print(race_whole(Reference(python, folder / "whole"), folder / "whole", chosen.rounds).line())
+
+
+def main() -> None:
+    """Run what is asked for and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", nargs="*", default=["reference", "textbook", "limit"], help="reference textbook limit whole"
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for scratch files")
+    parser.add_argument("--planes", type=int, default=2, help="planes for each stage; the whole run has 12")
+    parser.add_argument("--side", type=int, default=341)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[], help="rows of the reference table")
+    chosen = parser.parse_args()
+    folder = chosen.work.resolve()
+    python = os.environ.get("REFERENCE_PY", "")
+    if not python and {"reference", "whole"} & set(chosen.what):
+        sys.exit(
+            "set REFERENCE_PY to the Python of an environment with aopp_deconv_tool==0.1.28 numpy==1.26.4"
+        )
+    print(HEAD)
+    with threadpool_limits(1):
+        race(chosen, python, folder)
+
+
+if __name__ == "__main__":
+    main()
