@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from dask.array.gufunc import apply_gufunc
 
-from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, block_sizes, describe_planes
+from lucidcube.cube import CHANNEL, DIMS, PLANE, UNITS, WAVELENGTH, X, Y, block_sizes, describe_planes
 from lucidcube.errors import CubeError, StageError, UserError
 
 BLOCK_BYTES = 8 << 20
@@ -29,6 +29,10 @@ MIN_BLOCKS = 16
 def planes_per_block(planes: int, pixels: int) -> int:
     """Planes in a block of a cube; does not depend on the machine, so that a layout can be resumed."""
     return max(1, min(BLOCK_BYTES // (4 * pixels), -(-planes // MIN_BLOCKS)))
+
+
+SOURCE_KEY = "lucidcube_source"
+"""Where a variable's encoding keeps what it is read from."""
 
 
 class Output(NamedTuple):
@@ -131,7 +135,8 @@ def over_bins(
         As for `over_planes`; the inputs are cubes (wavelength, y, x).
     kernel
         ``kernel(weights, *slabs)`` with weights (output planes, input planes) and slabs
-        (input planes, y, x); returns one array (output planes, y, x) float32 for each input.
+        (input planes, y, x), arrays or anything that is sliced like one; returns one array
+        (output planes, y, x) float32 for each input.
     reach
         For each output plane the run of input planes that it needs, ``(lo, hi)``.
     weights
@@ -145,28 +150,27 @@ def over_bins(
     dict
         Array by name.
     """
-    planes = [cube[name].data for name in inputs]
     units = str(cube[WAVELENGTH].attrs.get(UNITS, "m"))
-    lazy = isinstance(planes[0], da.Array)
+    lazy = isinstance(cube[inputs[0]].data, da.Array)
+    sources = [_source(cube[name].variable) for name in inputs]
+    if None in sources:
+        sources = [None] * len(inputs)
     made: dict[str, list[Any]] = {name: [] for name in inputs}
     for first in range(0, len(reach), block):
         last = min(first + block, len(reach))
         lo, hi = min(r[0] for r in reach[first:last]), max(r[1] for r in reach[first:last])
-        bins = _Bins(
-            stage=stage,
-            kernel=kernel,
-            where=describe_planes(cube[CHANNEL].values[lo:hi], cube[WAVELENGTH].values[lo:hi], units),
-        )
+        where = describe_planes(cube[CHANNEL].values[lo:hi], cube[WAVELENGTH].values[lo:hi], units)
+        bins = _Bins(stage, kernel, where, tuple(Window(s, lo, hi) for s in sources if s is not None))
+        slabs = [cube[n].data[lo:hi] for n, s in zip(inputs, sources, strict=True) if s is None]
         table = weights(first, last, lo, hi)
-        slabs = [p[lo:hi] for p in planes]
         if lazy:
-            slabs = [s.rechunk({0: -1, 1: -1, 2: -1}) for s in slabs]
             results = _gufunc(
                 bins,
                 [("i", "j"), *[("j", "y", "x")] * len(slabs)],
-                [("i", "y", "x")] * len(slabs),
-                [da.from_array(table, chunks=-1), *slabs],
-                meta=tuple(np.empty((0, 0, 0), np.float32) for _ in slabs),
+                [("i", "y", "x")] * len(inputs),
+                [da.from_array(table, chunks=-1), *(s.rechunk({0: -1, 1: -1, 2: -1}) for s in slabs)],
+                meta=tuple(np.empty((0, 0, 0), np.float32) for _ in inputs),
+                output_sizes={} if slabs else {"y": cube.sizes[Y], "x": cube.sizes[X]},
             )
         else:
             results = bins(table, *slabs)
@@ -174,6 +178,75 @@ def over_bins(
             made[name].append(result)
     join = da.concatenate if lazy else np.concatenate
     return {name: join(parts) for name, parts in made.items()}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A run of planes of something that is sliced like an array; nothing is read until it is sliced.
+
+    Attributes
+    ----------
+    source
+        Picklable, with a shape, sliced along its first axis.
+    lo, hi
+        First plane, and the one after the last.
+    """
+
+    source: Any
+    lo: int
+    hi: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Planes, rows and columns."""
+        return (self.hi - self.lo, *self.source.shape[1:])
+
+    def __getitem__(self, key: slice) -> np.ndarray:
+        start, stop, _ = key.indices(self.hi - self.lo)
+        planes: np.ndarray = self.source[self.lo + start : self.lo + stop]
+        return planes
+
+
+def from_source(source: Any, block: int, name: str) -> xr.Variable:
+    """A lazy cube of something that is sliced like an array, in blocks of whole planes.
+
+    Parameters
+    ----------
+    source
+        Picklable, with shape and dtype float32; each slicing reads just what it says.
+    block
+        Planes in a block.
+    name
+        Of the dask array, the same for the same content.
+
+    Returns
+    -------
+    xarray.Variable
+        (wavelength, y, x). It remembers its source: what needs many planes for few can read them itself.
+    """
+    planes, rows, columns = source.shape
+    lazy = da.from_array(
+        source,
+        chunks=(min(block, planes), rows, columns),
+        name=name,
+        lock=False,
+        asarray=False,
+        fancy=False,
+        meta=np.empty((0, 0, 0), np.float32),
+        inline_array=True,
+    )
+    return xr.Variable(DIMS, lazy, encoding={SOURCE_KEY: (lazy.name, source)})
+
+
+def reads_itself(variable: xr.Variable) -> bool:
+    """Whether a stage that needs many planes for few reads them from the source of the variable."""
+    return _source(variable) is not None
+
+
+def _source(variable: xr.Variable) -> Any:
+    """What a variable is read from, if it is still just that and nothing was done to it."""
+    name, source = variable.encoding.get(SOURCE_KEY, (None, None))
+    return source if getattr(variable.data, "name", None) == name else None
 
 
 def over_blocks(
@@ -254,15 +327,18 @@ class _Planes:
 
 @dataclass(frozen=True)
 class _Bins:
-    """One block of output planes made of a slab of input planes."""
+    """One block of output planes made of windows of files, or of slabs of arrays."""
 
     stage: str
     kernel: Callable[..., Any]
     where: str
+    windows: tuple[Window, ...]
 
     def __call__(self, table: np.ndarray, *slabs: np.ndarray) -> Any:
         try:
-            return tuple(self.kernel(table, *slabs))
+            return tuple(self.kernel(table, *self.windows, *slabs))
+        except UserError:
+            raise
         except Exception as error:
             raise StageError(self.stage, self.where, f"{type(error).__name__}: {error}") from error
 

@@ -8,15 +8,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from astropy.io import fits
 
 from lucidcube import cube as words
-from lucidcube.blocks import planes_per_block
+from lucidcube.blocks import from_source, planes_per_block
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.cards import text
 from lucidcube.io.layouts import Hdu, choose, list_hdus, variance_of, wavelength_column
@@ -138,7 +137,7 @@ def open_cube(
     grid = chosen.grid
     return xr.Dataset(
         {
-            variable: (words.DIMS, _lazy(replace(reader, exponent=exponent), block), {words.UNITS: units})
+            variable: _lazy(replace(reader, exponent=exponent), block, units)
             for (variable, reader), units in zip(readers.items(), _units(arrays), strict=True)
         },
         coords={
@@ -188,20 +187,13 @@ def _lookup(path: Path, hdus: Sequence[Hdu]) -> Lookup:
     return lambda name, version, column: wavelength_column(path, hdus, name, version, column)
 
 
-def _lazy(reader: PlaneReader, block: int | None) -> Any:
+def _lazy(reader: PlaneReader, block: int | None, units: str) -> xr.Variable:
     planes, rows, columns = reader.shape
     size = block or planes_per_block(planes, rows * columns)
     token = hashlib.sha256(repr((reader, size)).encode()).hexdigest()[:32]
-    return da.from_array(
-        reader,
-        chunks=(min(size, planes), rows, columns),
-        name=f"fits-{token}",
-        lock=False,
-        asarray=False,
-        fancy=False,
-        meta=np.empty((0, 0, 0), np.float32),
-        inline_array=True,
-    )
+    variable = from_source(reader, size, f"fits-{token}")
+    variable.attrs[words.UNITS] = units
+    return variable
 
 
 def _units(arrays: Mapping[str, tuple[Hdu, Meaning]]) -> list[str]:

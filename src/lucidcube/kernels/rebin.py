@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numba import njit
@@ -10,8 +10,24 @@ from numba import njit
 Response = Literal["triangle", "rectangle"]
 Operation = Literal["mean", "sum", "mean_err"]
 
+STREAM_BYTES = 2 << 20
+"""Input that is read at once: enough for the disk, and small beside a block."""
+
 EDGE = 1e-6
 """Fraction of a step within which two positions are the same: axes are made of rounded decimals."""
+
+
+class Planes(Protocol):
+    """What is sliced along its first axis like a cube (wavelength, y, x)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Planes, rows and columns."""
+        ...
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """A run of planes as an array."""
+        ...
 
 
 class Bins(NamedTuple):
@@ -101,21 +117,26 @@ def weights(axis: np.ndarray, centre: np.ndarray, width: float, response: Respon
 
 
 def rebin_block(
-    table: np.ndarray, data: np.ndarray, variance: np.ndarray | None = None, operation: Operation = "mean"
+    table: np.ndarray, data: Planes, variance: Planes | None = None, operation: Operation = "mean"
 ) -> tuple[np.ndarray, ...]:
     """Combine input planes into output planes.
+
+    The inputs are read a few planes at a time, in order, so they may be far larger than what is made of
+    them; the result does not depend on how many.
 
     Parameters
     ----------
     table
         (output, input) weights.
     data
-        (input, y, x) float32; NaN is left out and the other weights count for it.
+        (input, y, x) float32, an array or anything that is sliced like one along its first axis; NaN and
+        infinite values are left out and the other weights count for them.
     variance
         As `data`, or None.
     operation
         ``mean``: sum(w x)/sum(w). ``sum``: sum(w x), scaled up by the weight that NaN left out.
-        ``mean_err``: sqrt(sum(w x^2)/sum(w)).
+        ``mean_err``: sqrt(sum(w x^2)/sum(w)), summed in float64, because squares of fluxes of 1e-20 are
+        beyond float32.
 
     Returns
     -------
@@ -123,62 +144,77 @@ def rebin_block(
         (output, y, x) float32, and its variance if one came in (to first order for ``mean_err``);
         NaN where no input was valid. A NaN variance of a valid input makes the variance NaN.
     """
-    out = np.empty((table.shape[0], *data.shape[1:]), np.float32)
-    out_variance = np.empty(out.shape if variance is not None else (0, 0, 0), np.float32)
-    known = data if variance is None else variance
-    mode = {"mean": 0, "sum": 1, "mean_err": 2}[operation]
-    # The largest datum sets the scale for squares: float32 has no room for 1e-20 squared.
-    largest = float(np.nanmax(np.abs(data), initial=0.0, where=np.isfinite(data))) if mode == 2 else 1.0
-    _combine(table.astype(np.float32), data, known, mode, np.float32(largest or 1.0), out, out_variance)
-    return (out,) if variance is None else (out, out_variance)
+    shape = (table.shape[0], *data.shape[1:])
+    squares = operation == "mean_err"
+    sums = np.float64 if squares else np.float32
+    total, weight = np.zeros(shape, sums), np.zeros(shape, np.float32)
+    spread = np.zeros(shape if variance is not None else (0, 0, 0), sums)
+    table = table.astype(np.float32)
+    at_once = max(1, STREAM_BYTES // (4 * shape[1] * shape[2] or 1))
+    for first in range(0, table.shape[1], at_once):
+        last = min(first + at_once, table.shape[1])
+        touched = np.flatnonzero(table[:, first:last].any(axis=1))
+        if touched.size:
+            planes = np.ascontiguousarray(data[first:last])
+            spreads = planes if variance is None else np.ascontiguousarray(variance[first:last])
+            rows = slice(touched[0], touched[-1] + 1)
+            _accumulate(
+                table[rows, first:last], planes, spreads, squares, total[rows], weight[rows], spread[rows]
+            )
+    _finish(table.sum(axis=1), total, weight, spread, {"mean": 0, "sum": 1, "mean_err": 2}[operation])
+    out = total.astype(np.float32, copy=False)
+    return (out,) if variance is None else (out, spread.astype(np.float32, copy=False))
 
 
 @njit(cache=True, nogil=True)
-def _combine(
+def _accumulate(
     table: np.ndarray,
     data: np.ndarray,
     variance: np.ndarray,
-    mode: int,
-    largest: np.float32,
-    out: np.ndarray,
-    out_variance: np.ndarray,
+    squares: bool,
+    total: np.ndarray,
+    weight: np.ndarray,
+    spread: np.ndarray,
 ) -> None:  # pragma: no cover - compiled
-    count, height, width = data.shape
-    with_variance = out_variance.shape[0] > 0
+    """Add planes to the sums, row by row so that the sums stay in the cache; always in order of the input."""
     zero = np.float32(0)
-    total, weight = np.empty(width, np.float32), np.empty(width, np.float32)
-    spread = np.empty(width, np.float32)
-    for j in range(out.shape[0]):
-        everything = zero
-        for k in range(count):
-            everything += table[j, k]
-        for y in range(height):
-            total[:], weight[:], spread[:] = zero, zero, zero
-            for k in range(count):
+    with_variance = spread.shape[0] > 0
+    for y in range(data.shape[1]):
+        for j in range(table.shape[0]):
+            for k in range(table.shape[1]):
                 w = table[j, k]
                 if w == zero:
                     continue
-                for x in range(width):
-                    value = data[k, y, x]
-                    good = np.isfinite(value)
-                    value = value if good else zero
-                    part = value / largest
-                    total[x] += w * part * part if mode == 2 else w * value
-                    weight[x] += w if good else zero
+                for x in range(data.shape[2]):
+                    good = np.isfinite(data[k, y, x])
+                    value = total.dtype.type(data[k, y, x] if good else zero)
+                    total[j, y, x] += w * value * value if squares else w * value
+                    weight[j, y, x] += w if good else zero
                     if with_variance:
-                        slope = w * part if mode == 2 else w
-                        spread[x] += slope * slope * variance[k, y, x] if good else zero
-            for x in range(width):
-                if weight[x] == zero:
-                    out[j, y, x] = np.nan
-                    if with_variance:
-                        out_variance[j, y, x] = np.nan
+                        slope = w * value if squares else total.dtype.type(w)
+                        spread[j, y, x] += slope * slope * variance[k, y, x] if good else zero
+
+
+@njit(cache=True, nogil=True)
+def _finish(
+    everything: np.ndarray, total: np.ndarray, weight: np.ndarray, spread: np.ndarray, mode: int
+) -> None:  # pragma: no cover - compiled
+    """Turn sums into means (0), scaled sums (1) or root mean squares (2), in place."""
+    one = total.dtype.type(1)
+    for j in range(total.shape[0]):
+        for y in range(total.shape[1]):
+            for x in range(total.shape[2]):
+                w = weight[j, y, x]
+                if w == 0:
+                    total[j, y, x] = np.nan
+                    if spread.shape[0] > 0:
+                        spread[j, y, x] = np.nan
                     continue
-                scale = everything / weight[x] if mode == 1 else np.float32(1) / weight[x]
-                mean = total[x] * scale
-                out[j, y, x] = np.sqrt(mean) * largest if mode == 2 else mean
-                if with_variance:
+                scale = everything[j] / w if mode == 1 else one / w
+                mean = total[j, y, x] * scale
+                total[j, y, x] = np.sqrt(mean) if mode == 2 else mean
+                if spread.shape[0] > 0:
                     gain = scale * scale
                     if mode == 2:
-                        gain = gain / mean if mean > zero else np.float32(np.nan)
-                    out_variance[j, y, x] = spread[x] * gain
+                        gain = gain / mean if mean > 0 else total.dtype.type(np.nan)
+                    spread[j, y, x] *= gain

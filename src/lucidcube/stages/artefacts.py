@@ -42,8 +42,8 @@ class Artefacts(Stage):
 
     name: ClassVar[str] = "artefacts"
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
-    copies: ClassVar[float] = 2
-    scratch: ClassVar[float] = 70
+    copies: ClassVar[float] = 3.1
+    scratch: ClassVar[float] = 90
     tag: ClassVar[str] = "_artefactmap"
 
     window: int = parameter(10, unit="pixel", ge=2, le=32, text="side of the window of the analysis")

@@ -151,8 +151,8 @@ class Deconvolve(Stage):
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *LOG)
-    copies: ClassVar[float] = 6
-    scratch: ClassVar[float] = 34
+    copies: ClassVar[float] = 7.6
+    scratch: ClassVar[float] = 27
     tag: ClassVar[str] = "_deconv"
     files: ClassVar[tuple[str, ...]] = (DATA, PSF)
 

@@ -144,8 +144,8 @@ class FitPSF(Stage):
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
     produces: ClassVar[tuple[str, ...]] = (DATA, "fit_value", "fit_error", "reduced_chi2", "fit_status")
     drops: ClassVar[tuple[str, ...]] = (VARIANCE,)
-    copies: ClassVar[float] = 4
-    scratch: ClassVar[float] = 12
+    copies: ClassVar[float] = 4.5
+    scratch: ClassVar[float] = 22
     tag: ClassVar[str] = "_modelled"
 
     model: Annotated[Union[tuple(VARIANTS.values())], Field(discriminator="model")] = parameter(  # type: ignore[valid-type]  # noqa: UP007

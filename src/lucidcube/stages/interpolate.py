@@ -67,8 +67,8 @@ class Interpolate(Stage):
     name: ClassVar[str] = "interpolate"
     optional: ClassVar[tuple[str, ...]] = (MASK, VARIANCE)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, FILLED, VARIANCE)
-    copies: ClassVar[float] = 5
-    scratch: ClassVar[float] = 15
+    copies: ClassVar[float] = 7.5
+    scratch: ClassVar[float] = 8
     tag: ClassVar[str] = "_interp"
     files: ClassVar[tuple[str, ...]] = (DATA, MASK)
 

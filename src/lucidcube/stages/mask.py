@@ -34,8 +34,8 @@ class Mask(Stage):
     name: ClassVar[str] = "mask"
     requires: ClassVar[tuple[str, ...]] = (BADNESS,)
     produces: ClassVar[tuple[str, ...]] = (MASK, "cut")
-    copies: ClassVar[float] = 1.5
-    scratch: ClassVar[float] = 2
+    copies: ClassVar[float] = 3
+    scratch: ClassVar[float] = 5
     tag: ClassVar[str] = "_bpmask"
     files: ClassVar[tuple[str, ...]] = (BADNESS,)
 

@@ -33,8 +33,8 @@ class NormalisePSF(Stage):
     name: ClassVar[str] = "normalise_psf"
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
     produces: ClassVar[tuple[str, ...]] = (DATA, VARIANCE, *MASKS, *NUMBERS)
-    copies: ClassVar[float] = 5
-    scratch: ClassVar[float] = 12
+    copies: ClassVar[float] = 6.3
+    scratch: ClassVar[float] = 23
     tag: ClassVar[str] = "_normalised"
 
     n_sigma: float = parameter(

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import xarray as xr
 
-from lucidcube.blocks import over_bins, planes_per_block
+from lucidcube.blocks import over_bins, planes_per_block, reads_itself
 from lucidcube.cube import CHANNEL, DATA, DIMS, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
 from lucidcube.errors import CubeError
 from lucidcube.kernels import rebin as kernel
@@ -30,7 +30,8 @@ class Rebin(Stage):
     name: ClassVar[str] = "rebin"
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
     produces: ClassVar[tuple[str, ...]] = (DATA, VARIANCE)
-    copies: ClassVar[float] = 6
+    copies: ClassVar[float] = 4.5
+    scratch: ClassVar[float] = 6
     tag: ClassVar[str] = "_rebin"
 
     preset: Literal["spex"] = parameter(
@@ -62,10 +63,13 @@ class Rebin(Stage):
         return step, width if self.bin_width is None else self.bin_width
 
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
-        """The slab of input planes of one output block, and what is made of it."""
+        """As for other stages where the cube is read from a file; else a slab of input planes besides."""
+        usual = super().working_bytes(before, after)
+        if reads_itself(before[DATA].variable):
+            return usual
         planes = max(block_sizes(after)) * (before.sizes[WAVELENGTH] / after.sizes[WAVELENGTH] + 1)
         variables = 2 if VARIANCE in before else 1
-        return int(variables * planes * before.sizes[Y] * before.sizes[X] * 4 * 1.5)
+        return usual + int(2 * variables * planes * before.sizes[Y] * before.sizes[X] * 4)
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         axis = cube[WAVELENGTH].values
