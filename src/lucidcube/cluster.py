@@ -3,200 +3,172 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any
 
 import dask
-import dask.array as da
-import yaml
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
-from distributed import as_completed as client_as_completed
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from threadpoolctl import threadpool_limits
 
+from lucidcube.allocation import allocation_layout, join, serve
 from lucidcube.errors import ConfigError
+from lucidcube.executors import LOOK, Distributed, Executor, Threads, WorkerLost
+from lucidcube.grants import cores
+from lucidcube.profiles import PROFILES, Layout, Profile, load_profile, local_layout, seconds
+from lucidcube.queues import (
+    WORKER_ENVIRONMENT,
+    WORKER_SETTINGS,
+    import_class,
+    job_arguments,
+    job_script,
+    left_the_queue,
+    preflight,
+    section,
+    site_settings,
+    why_waiting,
+)
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-class Profile(BaseModel):
-    """Where a run executes.
-
-    ``threads``: this process. ``processes``: a dask cluster on this machine. ``synchronous``: one block
-    after the other, for debugging. ``address``: a dask scheduler that is running already.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["threads", "processes", "synchronous", "address"] = Field(
-        "threads", description="threads, processes, synchronous or address"
-    )
-    workers: int | None = Field(None, ge=1, description="threads or processes; one per core if not given")
-    memory: str | None = Field(None, description="limit for each worker process, as '4GiB'")
-    address: str | None = Field(None, description="of a running scheduler, as tcp://10.0.0.1:8786")
-
-    @field_validator("memory")
-    @classmethod
-    def _bytes(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                parse_bytes(value)
-            except ValueError as error:
-                raise ValueError(f"{value!r} is no amount of memory, such as '4GiB'") from error
-        return value
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.kind == "address" and not self.address:
-            raise ValueError("kind: address needs the address of a scheduler, as tcp://10.0.0.1:8786")
-        return self
-
-
-PROFILES = {
-    "laptop": Profile(),
-    "processes": Profile(kind="processes"),
-    "synchronous": Profile(kind="synchronous"),
-}
-
-
-def load_profile(name: str) -> Profile:
-    """A built-in profile by name, the address of a scheduler, or a YAML file.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such profile or it is wrong.
-    """
-    if name in PROFILES:
-        return PROFILES[name]
-    if "://" in name:
-        return Profile(kind="address", address=name)
-    path = Path(name).expanduser()
-    if not path.is_file():
-        near = get_close_matches(name, PROFILES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(PROFILES)}"
-        raise ConfigError(f"profile: {name!r} is neither a built-in profile nor a file; {hint}")
-    try:
-        return Profile.model_validate(yaml.safe_load(path.read_text()) or {})
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        raise ConfigError(
-            *(f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        ) from error
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Executor(Protocol):
-    """Computes the items of a one-dimensional lazy array of one item per block."""
-
-    @property
-    def workers(self) -> int:
-        """How many blocks are computed at a time."""
-        ...
-
-    def compute(self, work: da.Array, blocks: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Compute these blocks, a few at a time; yields (block, item) as they are done."""
-        ...
+__all__ = [
+    "PROFILES", "Distributed", "Executor", "Layout", "Profile", "Threads", "WorkerLost", "cores", "executor",
+    "job_script", "layout", "load_profile", "serve",
+]  # fmt: skip
 
 
 @contextmanager
 def executor(profile: Profile) -> Iterator[Executor]:
-    """Start what the profile describes, and stop it in the end whatever happens."""
+    """Start what the profile describes, and stop it in the end whatever happens.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be started: no such scheduler, the queue refuses, no worker came in time.
+    """
     with ExitStack() as stack:
+        stack.enter_context(dask.config.set(WORKER_SETTINGS))
         if profile.kind in ("threads", "synchronous"):
             # One level of parallelism: a block per core, and no threads inside a block.
             stack.enter_context(threadpool_limits(1))
-            yield Threads(1 if profile.kind == "synchronous" else profile.workers or cores())
-            return
-        if profile.kind == "processes":
-            env = dict.fromkeys(THREAD_VARIABLES, "1")
-            stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": env}))
-            count = profile.workers or cores()
-            options = {"memory_limit": profile.memory} if profile.memory else {}
-            cluster = stack.enter_context(
-                LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0", **options)
-            )
-            client = stack.enter_context(Client(cluster))
+            yield Threads(local_layout(profile).threads or 1)
+        elif profile.kind == "processes":
+            yield _processes(stack, profile)
+        elif profile.kind == "address":
+            yield _connected(stack, profile)
+        elif profile.kind == "slurm_runner":
+            client = stack.enter_context(Client(stack.enter_context(join(profile))))
+            yield _with_workers(client, profile, lambda: "no task of the allocation became a worker")
+        elif profile.queued:
+            yield _jobs(stack, profile)
         else:
-            client = stack.enter_context(_connected(str(profile.address)))
-        yield Distributed(client)
+            yield _cluster(stack, profile)
 
 
-def _connected(address: str) -> Client:
+def layout(profile: Profile) -> Layout:
+    """Processes, threads and memory that a profile asks for; nothing is started.
+
+    Raises
+    ------
+    ConfigError
+        If the profile does not say enough, or what it needs is not installed.
+    """
+    if profile.kind == "slurm_runner":
+        return allocation_layout(profile)
+    if profile.queued:
+        with site_settings(profile):
+            asked = job_arguments(profile, import_class(str(profile.path_of_class)))
+        processes = int(asked["processes"])
+        memory = parse_bytes(asked["memory"]) // processes
+        return Layout((profile.jobs or 1) * processes, int(asked["cores"]) // processes, memory)
+    if profile.kind in ("address", "class"):
+        return Layout(None, None, None)
+    return local_layout(profile)
+
+
+def _processes(stack: ExitStack, profile: Profile) -> Distributed:
+    """Worker processes on this machine, each with its share of what is granted."""
+    made = local_layout(profile)
+    stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}))
+    directory = os.path.expandvars(profile.local_directory) if profile.local_directory else None
+    cluster = LocalCluster(
+        n_workers=made.processes,
+        threads_per_worker=made.threads,
+        memory_limit=made.memory,
+        dashboard_address="127.0.0.1:0",
+        local_directory=directory,
+    )
+    client = stack.enter_context(Client(stack.enter_context(cluster)))
+    return Distributed(client, memory=made.memory)
+
+
+def _connected(stack: ExitStack, profile: Profile) -> Distributed:
+    address = str(profile.address)
     try:
-        return Client(address)
-    except OSError as error:
+        client = stack.enter_context(Client(address))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"profile: there is no dask scheduler at {address}: {error}") from error
+    return _with_workers(client, profile, lambda: f"the scheduler at {address} has no workers")
 
 
-@dataclass
-class Threads:
-    """Blocks on threads of this process, one per thread, each computed from start to end by its own."""
+def _jobs(stack: ExitStack, profile: Profile) -> Distributed:
+    """Workers in jobs of a batch queue; a job that is lost is replaced."""
+    stack.enter_context(site_settings(profile))
+    made = import_class(str(profile.path_of_class))
+    arguments, queue = job_arguments(profile, made), section(made)
+    preflight(queue, str(job_script(profile)))
+    cluster = _started(stack, made, arguments)
+    client = stack.enter_context(Client(cluster))
+    jobs = profile.jobs or 1
+    # Not scale(): that would not replace a job that was lost.
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
 
-    workers: int = field(default_factory=cores)
+    def numbers() -> list[str]:
+        return [str(job.job_id) for job in list(cluster.workers.values()) if getattr(job, "job_id", None)]
 
-    def compute(self, work: da.Array, blocks: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Compute these blocks; see `Executor`."""
-        if self.workers == 1:
-            for block in blocks:
-                yield block, _compute(work, block)
-            return
-        waiting, running = list(reversed(blocks)), dict[Future[Any], int]()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="block") as pool:
-            try:
-                while waiting or running:
-                    while waiting and len(running) < self.workers + 1:
-                        block = waiting.pop()
-                        running[pool.submit(_compute, work, block)] = block
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield running.pop(future), future.result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+    def gone() -> bool:
+        return left_the_queue(queue, numbers())
+
+    return _with_workers(client, profile, lambda: why_waiting(queue, numbers()), gone)
 
 
-@dataclass
-class Distributed:
-    """Blocks on the workers of a dask cluster, never many more at a time than there are workers."""
-
-    client: Client
-
-    @property
-    def workers(self) -> int:
-        """Threads of all workers now."""
-        return max(1, sum(self.client.nthreads().values()))
-
-    def compute(self, work: da.Array, blocks: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Compute these blocks; see `Executor`."""
-        waiting, running = list(reversed(blocks)), dict[Any, int]()
-        finished = client_as_completed()
-
-        def submit() -> None:
-            while waiting and len(running) < 2 * self.workers:
-                block = waiting.pop()
-                future = self.client.compute(work.blocks[block], optimize_graph=True)
-                running[future.key] = block
-                finished.add(future)
-
-        submit()
-        for future in finished:
-            block = running.pop(future.key)
-            yield block, future.result()[0]
-            future.release()
-            submit()
+def _cluster(stack: ExitStack, profile: Profile) -> Distributed:
+    """Any other dask cluster."""
+    arguments = dict(profile.arguments)
+    for name in ("interface", "local_directory"):
+        if getattr(profile, name) is not None:
+            arguments[name] = getattr(profile, name)
+    cluster = _started(stack, import_class(str(profile.class_path)), arguments)
+    client = stack.enter_context(Client(cluster))
+    if profile.jobs:
+        cluster.adapt(minimum=profile.jobs, maximum=profile.jobs)
+    return _with_workers(client, profile, lambda: f"{profile.class_path} started none")
 
 
-def _compute(work: da.Array, block: int) -> Any:
-    (item,) = dask.compute(work.blocks[block], scheduler="synchronous")
-    return item[0]
+def _started(stack: ExitStack, made: type[Any], arguments: dict[str, Any]) -> Any:
+    try:
+        return stack.enter_context(made(**arguments))
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        raise ConfigError(f"profile: {made.__name__}: {' '.join(str(error).split())}") from error
+
+
+def _with_workers(
+    client: Client, profile: Profile, reason: Callable[[], str], gone: Callable[[], bool] = lambda: False
+) -> Distributed:
+    """Wait for the first worker; the others join while the work goes on."""
+    patience = seconds(profile.wait)
+    deadline = time.monotonic() + patience
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            client.wait_for_workers(1, timeout=max(0.1, min(LOOK, left)))
+            break
+        except TimeoutError:
+            if gone():
+                why = f"{reason()}: look at what they wrote (arguments: log_directory)"
+                raise ConfigError(f"profile: the jobs ended before a worker came: {why}") from None
+            if left <= LOOK:
+                raise ConfigError(f"profile: no worker within {profile.wait}: {reason()}") from None
+    workers = client.scheduler_info()["workers"].values()
+    memory = min((w["memory_limit"] for w in workers if w.get("memory_limit")), default=None)
+    return Distributed(client, memory, patience, reason)
