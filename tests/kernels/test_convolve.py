@@ -5,7 +5,7 @@ import pytest
 import scipy.fft
 from scipy.signal import convolve2d, correlate2d
 
-from lucidcube.kernels.convolve import Convolver, good_length, irfft2, rfft2, trim_psf
+from lucidcube.kernels.convolve import Convolver, Support, good_length, irfft2, rfft2, trim_psf
 
 SHAPES = [
     ((20, 31), (5, 7)),
@@ -145,3 +145,45 @@ def test_the_backend_of_scipy_can_be_replaced():
     with scipy.fft.set_backend(Counting):
         np.testing.assert_array_equal(convolver.convolve(plane), expected)
     assert calls == ["rfft", "fft", "ifft", "irfft"]
+
+
+@pytest.mark.parametrize(("shape", "psf_shape"), [*SHAPES, ((40, 50), (31, 45)), ((64, 48), (9, 9))])
+@pytest.mark.parametrize("few", [True, False], ids=["few pixels", "many pixels"])
+def test_a_part_of_the_plane_gives_what_the_whole_gives(shape, psf_shape, few):
+    """Wherever the lit part lies, the shorter transforms and the direct sum see nothing wrap round."""
+    plane, psf = scene(shape, psf_shape)
+    convolver, rng = Convolver(psf, shape), np.random.default_rng(2)
+    for _ in range(12):
+        top, left = (int(rng.integers(0, n)) for n in shape)
+        bottom, right = int(rng.integers(top, shape[0])) + 1, int(rng.integers(left, shape[1])) + 1
+        part = np.zeros(shape, np.float32)
+        part[top:bottom, left:right] = plane[top:bottom, left:right]
+        support = Support(top, bottom, left, right, 1 if few else 10**9)
+        got = convolver.convolve_part(convolver.pad(part), support)
+        assert got.dtype == np.float32
+        assert got.flags.c_contiguous
+        np.testing.assert_allclose(got[:, : shape[1]], convolver.convolve(part), atol=2e-6)
+
+
+def test_nothing_lit_gives_nothing():
+    _, psf = scene((1, 1), (5, 7))
+    convolver = Convolver(psf, (20, 30))
+    assert not convolver.convolve_part(convolver.pad(np.zeros((20, 30))), Support(0, 0, 0, 0, 0)).any()
+
+
+def test_remembered_transforms_change_nothing():
+    plane, psf = scene((60, 60), (51, 51))
+    parts = [Support(0, k, 0, k, 10**9) for k in range(10, 61, 5)]
+    convolver = Convolver(psf, plane.shape)
+
+    def blur(part):
+        return convolver.convolve_part(
+            convolver.pad(
+                np.where(np.arange(60) < part.right, plane, 0) * (np.arange(60) < part.bottom)[:, None]
+            ),
+            part,
+        )
+
+    first = [blur(part) for part in parts]
+    for part, expected in reversed(list(zip(parts, first, strict=True))):
+        np.testing.assert_array_equal(blur(part), expected)

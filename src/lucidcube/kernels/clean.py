@@ -8,6 +8,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lucidcube.kernels.convolve import Support
 from lucidcube.kernels.iteration import (
     RENEWAL_PERIOD,
     Deconvolution,
@@ -121,8 +122,9 @@ def clean_modified(
         if iterations % RENEWAL_PERIOD == 0:
             field.renew(residual)
         level = _selection_level(residual, field.valid, latest, threshold, positive_only)
-        _select(residual, components, step, field.convolver.shape[1], level, loop_gain, positive_only)
-        blurred = field.convolver.convolve_padded(step)
+        width = field.convolver.shape[1]
+        lit = Support(*_select(residual, components, step, width, level, loop_gain, positive_only))
+        blurred = field.convolver.convolve_part(step, lit)
         latest = _subtract_in_place(blurred, residual, field)
         best.compare(iterations, latest, components)
         residual = blurred
@@ -220,7 +222,7 @@ def _selection_level(
     """The value that the metric of a selected pixel exceeds."""
     if threshold >= 0:
         return max(0.0, threshold * (statistics.highest if positive_only else statistics.fabs))
-    metric = np.empty(residual.size, np.float32)
+    metric = np.empty(valid.size, np.float32)
     count = _gather_metric(residual, valid, positive_only, metric)
     return max(0.0, nested_otsu_inplace(metric, count, NESTED_LEVELS, BINS))
 
@@ -264,15 +266,31 @@ def _select(
     level: float,
     gain: float,
     positive_only: bool,
-) -> None:
-    """Add the step of the last iteration to the components, and replace it by the next."""
+) -> tuple[int, int, int, int, int]:
+    """
+    Add the step of the last iteration to the components, and replace it by the next.
+
+    Returns the part of the plane in which the next step is not zero, see `Support`.
+    """
     limit, fraction = np.float32(level), np.float32(gain)
+    by_column = np.zeros(width, np.int32)
+    top, bottom, pixels = residual.shape[0], 0, 0
     for y in range(residual.shape[0]):
+        before = pixels
         for x in range(width):
             components[y, x] += step[y, x]
             value = residual[y, x]
             metric = value if positive_only else abs(value)
-            step[y, x] = fraction * value if metric > limit else np.float32(0)
+            selected = metric > limit
+            step[y, x] = fraction * value if selected else np.float32(0)
+            by_column[x] += selected
+            pixels += selected
+        if pixels > before:
+            top, bottom = min(top, y), y + 1
+    if pixels == 0:
+        return 0, 0, 0, 0, 0
+    columns = np.flatnonzero(by_column)
+    return top, bottom, columns[0], columns[-1] + 1, pixels
 
 
 @njit(cache=True, nogil=True)
@@ -284,8 +302,8 @@ def _gather_metric(
 ) -> int:
     """Put the metric of the valid pixels at the beginning of a flat array, and return their number."""
     count = 0
-    for y in range(residual.shape[0]):
-        for x in range(residual.shape[1]):
+    for y in range(valid.shape[0]):
+        for x in range(valid.shape[1]):
             if valid[y, x] > 0:
                 metric[count] = residual[y, x] if positive_only else abs(residual[y, x])
                 count += 1
