@@ -14,12 +14,14 @@ down. Anything else - never written, half written, damaged since - is computed a
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
-import os
+import re
 import shutil
+import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +38,12 @@ from lucidcube.cube import CHANNEL, WAVELENGTH, block_sizes
 from lucidcube.errors import UserError
 
 STORE, VOUCHED, MADE_OF = "cube.zarr", "vouched", "made-of.json"
+NAME = re.compile(r"(?P<track>[a-z]+)-(?P<stage>[a-z_]+)-[0-9a-f]{16}")
+"""Of a checkpoint's folder."""
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
+"""Errors of the disk that are the same for every block."""
+READERS = 8
+"""Threads that verify blocks: the sums take little, waiting for the disk much."""
 
 
 def fingerprint(*ingredients: Any) -> str:
@@ -66,9 +74,10 @@ class Checkpoint:
             If the folder cannot be written.
         """
         found = cls(path)
-        if (path / MADE_OF).exists() and _serves(path, cube, variables):
-            return found
         try:
+            if (path / MADE_OF).exists() and _serves(path, cube, variables):
+                _mend_coordinates(path, cube)
+                return found
             if path.exists():
                 shutil.rmtree(path)
             (path / VOUCHED).mkdir(parents=True, exist_ok=True)
@@ -99,27 +108,34 @@ class Checkpoint:
         arrays = _arrays(*_opened(self.path))
         return next(a for name, a in arrays.items() if name not in (WAVELENGTH, CHANNEL))
 
-    def missing(self) -> list[int]:
-        """Numbers of the blocks that are not there, whole and unharmed."""
-        numbers = range(len(self.starts))
-        with ThreadPoolExecutor(4) as pool:
-            sound = pool.map(self._sound, numbers)
-            return [number for number, good in zip(numbers, sound, strict=True) if not good]
+    def missing(self, *, thorough: bool = True) -> list[int]:
+        """Numbers of the blocks that are not there, whole and unharmed.
 
-    def _sound(self, number: int) -> bool:
+        Parameters
+        ----------
+        thorough
+            Read everything and compare the sums; else compare the sizes alone.
+        """
+        numbers = range(len(self.starts))
+        ndims = {n: a.ndim for n, a in _arrays(*_opened(self.path)).items() if n not in (WAVELENGTH, CHANNEL)}
+
+        def sound(number: int) -> bool:
+            return self._sound(number, {_chunk(n, number, ndim) for n, ndim in ndims.items()}, thorough)
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return [n for n, good in zip(numbers, pool.map(sound, numbers), strict=True) if not good]
+
+    def _sound(self, number: int, chunks: set[str], thorough: bool) -> bool:
         try:
             sums = json.loads((self.path / VOUCHED / f"{number:06d}").read_bytes())
-            return sums.keys() == set(self._chunks(number)) and all(
-                _sum(self.path / STORE / name) == tuple(expected) for name, expected in sums.items()
+            files = [(self.path / STORE / name, *expected) for name, expected in sums.items()]
+            return (
+                sums.keys() == chunks
+                and all(file.stat().st_size == size for file, size, _ in files)
+                and (not thorough or all(_sum(file) == (size, crc) for file, size, crc in files))
             )
         except (OSError, ValueError, TypeError, AttributeError):
             return False
-
-    def _chunks(self, number: int) -> Iterator[str]:
-        """Files of a block, relative to the store."""
-        for name, array in _arrays(*_opened(self.path)).items():
-            if name not in (WAVELENGTH, CHANNEL):
-                yield _chunk(name, number, array.ndim)
 
     def writes(self, cube: xr.Dataset, variables: Sequence[str]) -> da.Array:
         """The work: a lazy array with one item per block that writes the block and vouches for it.
@@ -165,14 +181,25 @@ class _Write:
         number, off = divmod(first, self.block)
         if off or len(position) > self.block:
             raise ValueError(f"planes {first} to {last} are not a block of the store")
-        store = _arrays(*_opened(Path(self.path)))
-        sums = {}
-        for name, array in zip(self.names, arrays, strict=True):
-            store[name][first:last] = array
-            chunk = _chunk(name, number, array.ndim)
-            sums[chunk] = _sum(Path(self.path) / STORE / chunk)
-        _replace(Path(self.path) / VOUCHED / f"{number:06d}", json.dumps(sums).encode())
+        try:
+            self._write(number, slice(first, last), arrays)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise UserError(
+                    f"cannot write checkpoints to {self.path}: {error.strerror}; what was done is kept: "
+                    "mend that, or set checkpoints.dir, and the same command goes on"
+                ) from None
+            raise
         return np.array([sum(a.nbytes for a in arrays)])
+
+    def _write(self, number: int, planes: slice, arrays: Sequence[np.ndarray]) -> None:
+        folder, sums = Path(self.path), {}
+        store = _arrays(*_opened(folder))
+        for name, array in zip(self.names, arrays, strict=True):
+            store[name][planes] = array
+            chunk = _chunk(name, number, array.ndim)
+            sums[chunk] = _sum(folder / STORE / chunk)
+        _replace(folder / VOUCHED / f"{number:06d}", json.dumps(sums).encode())
 
 
 def _chunk(name: str, number: int, ndim: int) -> str:
@@ -181,12 +208,27 @@ def _chunk(name: str, number: int, ndim: int) -> str:
 
 def _serves(path: Path, cube: xr.Dataset, variables: Sequence[str]) -> bool:
     """Whether the store can be opened and is made for these variables."""
+    wanted = (WAVELENGTH, CHANNEL, *variables)
+    if not all((path / STORE / name / "zarr.json").is_file() for name in wanted):
+        return False
     try:
         arrays = _arrays.__wrapped__(*_opened(path))  # as it is now, not as it was when first opened
     except (OSError, ValueError, KeyError, TypeError):
         return False
     made_for = {name: (array.shape, np.dtype(array.dtype)) for name, array in arrays.items()}
-    return made_for == {n: (cube[n].shape, cube[n].dtype) for n in (WAVELENGTH, CHANNEL, *variables)}
+    return made_for == {n: (cube[n].shape, cube[n].dtype) for n in wanted}
+
+
+def _mend_coordinates(path: Path, cube: xr.Dataset) -> None:
+    """Write the coordinates again if they are damaged: nobody vouches for them, and they are small."""
+    for name in (WAVELENGTH, CHANNEL):
+        array, values = _arrays(*_opened(path))[name], cube[name].values
+        try:
+            sound = np.asarray(array[:]).tobytes() == values.tobytes()
+        except (OSError, ValueError):
+            sound = False
+        if not sound:
+            array[:] = values
 
 
 def _create(path: Path, cube: xr.Dataset, variables: Sequence[str]) -> None:
@@ -234,7 +276,7 @@ def _sum(path: Path) -> tuple[int, int]:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a small file in one step: it is there whole, or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         part.write_bytes(content)
         part.replace(path)

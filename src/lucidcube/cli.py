@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ast
 import json
+import shlex
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from lucidcube import __version__
 from lucidcube.errors import StageError, UserError
+from lucidcube.failures import BlocksFailed
+from lucidcube.stopping import signals
 
-USER_ERROR, STAGE_FAILED, INTERRUPTED = 2, 1, 130
+STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
 
 app = App(
     name="lucidcube",
@@ -80,8 +84,8 @@ def run(
     from lucidcube.progress import Progress
 
     config = _load(configs, sets, profile)
-    with Watch() if quiet else Progress() as watch:
-        done = run_pipeline(config, watch, inspector(plot, plot_wavelength, plot_folder))
+    with signals() as stop, Watch() if quiet else Progress() as watch:
+        done = run_pipeline(config, watch, inspector(plot, plot_wavelength, plot_folder), stop)
     print(done.path)
 
 
@@ -258,19 +262,33 @@ def _load(configs: tuple[Path, ...], sets: list[str] | None, profile: str | None
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 fine, 1 a stage failed, 2 the user's mistake, 130 interrupted."""
+    """Run the command line and exit.
+
+    0: done. 1: a stage failed on some blocks. 2: a mistake of the user's. 75: a run was stopped by SIGTERM
+    and can go on (EX_TEMPFAIL: try again). 130, 143: interrupted, terminated.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    kept = f"what was done is kept, the same command goes on: {shlex.join(['lucidcube', *given])}"
+    resumable = given[:1] == ["run"]
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        with signals():
+            app(given, exit_on_error=False, print_error=False)
     except UserError as error:
-        for problem in error.problems:
-            print(f"lucidcube: {problem}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        _leave(USER_ERROR, *error.problems)
     except CycloptsError as error:
-        print(f"lucidcube: {' '.join(str(error).split())} (see lucidcube --help)", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        _leave(USER_ERROR, f"{' '.join(str(error).split())} (see lucidcube --help)")
     except StageError as error:
-        print(f"lucidcube: {error}", file=sys.stderr)
-        sys.exit(STAGE_FAILED)
-    except KeyboardInterrupt:
-        print("lucidcube: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _leave(STAGE_FAILED, str(error))
+    except BlocksFailed as error:
+        count = f"blocks that failed: {len(error.failures)}"
+        _leave(STAGE_FAILED, *str(error).splitlines(), *([f"{count}; {kept}"] if resumable else []))
+    except KeyboardInterrupt as error:
+        if getattr(error, "signal", None) == signal.SIGTERM:
+            _leave(STOPPED if resumable else TERMINATED, f"stopped; {kept}" if resumable else "stopped")
+        _leave(INTERRUPTED, f"interrupted; {kept}" if resumable else "interrupted")
+
+
+def _leave(code: int, *lines: str) -> NoReturn:
+    for line in lines:
+        print(f"lucidcube: {line}", file=sys.stderr)
+    sys.exit(code)

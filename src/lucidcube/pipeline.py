@@ -8,85 +8,46 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import xarray as xr
 
-from lucidcube.checkpoint import Checkpoint, fingerprint, unchanged
+from lucidcube.attempts import peak_memory
+from lucidcube.checkpoint import fingerprint
 from lucidcube.checks import order_problems, output_problems
-from lucidcube.cluster import Executor, executor, load_profile
+from lucidcube.cluster import executor, load_profile
 from lucidcube.config import DECONVOLVE, Config, Track
-from lucidcube.cube import PSF
 from lucidcube.errors import ConfigError, UserError
+from lucidcube.failures import BlocksFailed, Failure
 from lucidcube.io.fits_read import file_identity, open_cube
-from lucidcube.io.products import run_product, write
+from lucidcube.io.products import run_product, sweep_parts, write
 from lucidcube.io.specifier import Specifier
 from lucidcube.join import join
 from lucidcube.plan import Step, step
+from lucidcube.segments import Segment, make, segments
 from lucidcube.stage import Stage
+from lucidcube.stopping import Stop
+from lucidcube.watch import Done, Watch
+from lucidcube.worker import Worker
+from lucidcube.worklock import locked
+
+__all__ = [
+    "Checked",
+    "Done",
+    "Inspect",
+    "Watch",
+    "check",
+    "checkpoints",
+    "identity",
+    "open_track",
+    "run",
+    "segments",
+]
 
 Inspect = Callable[[xr.Dataset, Stage], None]
-
-
-class Watch:
-    """Told what happens during a run; this one keeps quiet."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing to put away."""
-
-    def message(self, text: str) -> None:
-        """Something that the user should know."""
-
-    def segment(self, label: str, blocks: int, reused: int) -> None:
-        """A segment begins: so many blocks, of which so many are there already."""
-
-    def block(self, number: int) -> None:
-        """Block of this number was done."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Stages of one track between two checkpoints."""
-
-    track: str
-    stages: tuple[Stage, ...]
-
-    @property
-    def label(self) -> str:
-        """As ``target: mask, interpolate``."""
-        return f"{self.track}: {', '.join(s.name for s in self.stages)}"
-
-
-@dataclass
-class Done:
-    """What a run did.
-
-    Attributes
-    ----------
-    path
-        The product.
-    seconds
-        Wall time.
-    computed, reused
-        Blocks.
-    nbytes
-        Bytes written to checkpoints.
-    """
-
-    path: Path
-    seconds: float = 0.0
-    computed: int = 0
-    reused: int = 0
-    nbytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,7 +95,9 @@ def check(config: Config, watch: Watch | None = None) -> Checked:
     return checked
 
 
-def run(config: Config, watch: Watch | None = None, inspect: Inspect | None = None) -> Done:
+def run(
+    config: Config, watch: Watch | None = None, inspect: Inspect | None = None, stop: Stop | None = None
+) -> Done:
     """Do what the config says; a second run goes on where the first was stopped.
 
     Parameters
@@ -145,6 +108,8 @@ def run(config: Config, watch: Watch | None = None, inspect: Inspect | None = No
         Told what happens.
     inspect
         Shown the cube that is about to be deconvolved, and the stage that will do it.
+    stop
+        When asked, the blocks in flight are finished, and nothing new is begun.
 
     Returns
     -------
@@ -154,100 +119,80 @@ def run(config: Config, watch: Watch | None = None, inspect: Inspect | None = No
     Raises
     ------
     UserError
-        Before any work, if something is wrong with the config or the inputs.
-    StageError
-        If a stage failed on some planes; what was done is kept.
+        Before any work, if something is wrong with the config or the inputs, or if another run is at work
+        in the same folder. During the work, if a disk is full.
+    BlocksFailed
+        If a stage failed on some planes; all that does not depend on them was done, and is kept.
+    Stopped
+        After `stop` was asked.
     """
-    began, watch = time.monotonic(), watch or Watch()
+    began, watch, stop = time.monotonic(), watch or Watch(), stop or Stop()
     checked = check(config, watch)
     done = Done(Path(config.output.path).expanduser())
-    with executor(load_profile(config.profile)) as workers:
-        worker = _Worker(config, workers, watch, done)
-        cubes, keys, inputs = {}, {}, {}
-        for name, track in config.tracks().items():
-            inputs[name] = identity(track)
-            keys[name] = fingerprint(inputs[name])
-            cubes[name] = checked.sources[name]
-            for segment in segments(name, track.stages, config.checkpoints.after):
-                cubes[name], keys[name] = worker.segment(segment, cubes[name], keys[name])
-        cube = cubes["target"]
-        if config.deconvolve is not None:
-            last = Segment(DECONVOLVE, (config.deconvolve,))
-            joined = join(cubes["target"], cubes["star"])
-            if inspect is not None:
-                inspect(joined, config.deconvolve)
-            cube, _ = worker.segment(last, joined, fingerprint(keys["target"], keys["star"]))
-        product = run_product(cube, cubes.get("star"), config.output.products, config.plain(), inputs)
-        write(done.path, product, overwrite=config.output.overwrite, compute=worker.products)
-    done.seconds = time.monotonic() - began
+    try:
+        with locked(config.work()), executor(load_profile(config.profile)) as workers:
+            dashboard = getattr(workers, "dashboard", None)
+            if dashboard:
+                watch.message(f"dashboard: {dashboard}")
+            _run(checked, Worker(workers, watch, stop, done), inspect)
+        done.product_bytes = done.path.stat().st_size
+    finally:
+        done.seconds, done.memory = time.monotonic() - began, peak_memory()
+        watch.finished(done)
     return done
 
 
-def segments(track: str, stages: Sequence[Stage], after: Sequence[str]) -> Iterator[Segment]:
-    """Cut a track's stages at its checkpoints; the last segment is always kept."""
-    pending: list[Stage] = []
-    for stage in stages:
-        pending.append(stage)
-        if stage.name in after:
-            yield Segment(track, tuple(pending))
-            pending = []
-    if pending:
-        yield Segment(track, tuple(pending))
+def _run(checked: Checked, worker: Worker, inspect: Inspect | None) -> None:
+    config, failures = checked.config, list[Failure]()
+    cubes, keys, inputs = dict(checked.sources), {}, {}
+    for name, track in config.tracks().items():
+        inputs[name] = identity(track)
+        keys[name] = fingerprint(inputs[name])
+        try:
+            for segment in segments(name, track.stages, config.checkpoints.after):
+                cubes[name], keys[name] = worker.segment(segment, cubes[name], keys[name], config.work())
+        except BlocksFailed as error:
+            failures += error.failures
+            worker.watch.message(f"{name}: what comes after {error.failures[0].label} has to wait for that")
+    if failures:
+        raise BlocksFailed(failures)
+    cube = cubes["target"]
+    if config.deconvolve is not None:
+        last = Segment(DECONVOLVE, (config.deconvolve,))
+        joined = join(cubes["target"], cubes["star"])
+        if inspect is not None:
+            inspect(joined, config.deconvolve)
+        key = fingerprint(keys["target"], keys["star"])
+        cube, _ = worker.segment(last, joined, key, config.work())
+    product = run_product(cube, cubes.get("star"), config.output.products, config.plain(), inputs)
+    sweep_parts(worker.done.path)
+    write(worker.done.path, product, overwrite=config.output.overwrite, compute=worker.products)
 
 
-@dataclass
-class _Worker:
-    """Does segments, and keeps count."""
+def checkpoints(config: Config) -> list[str]:
+    """Names of the checkpoints that a run of this config uses; nothing is computed.
 
-    config: Config
-    workers: Executor
-    watch: Watch
-    done: Done
+    Raises
+    ------
+    ConfigError
+        If the config cannot be run.
+    """
+    checked = check(config)
+    cubes, keys, names = dict(checked.sources), {}, []
 
-    def segment(self, segment: Segment, cube: xr.Dataset, key: str) -> tuple[xr.Dataset, str]:
-        """Make sure that the segment's checkpoint is whole; returns its cube and its key."""
-        made = cube
-        for stage in segment.stages:
-            made = stage(made)
-            key = fingerprint(key, stage.fingerprint())
-        passed_on = {*unchanged(cube, made), PSF}
-        variables = [str(v) for v in made.data_vars if v not in passed_on]
-        if not variables:
-            return made, key
-        # What is stored beside the data depends on where the segment begins.
-        name = f"{segment.track}-{segment.stages[-1].name}-{fingerprint(key, variables)}"
-        made_of = {"track": segment.track, "stages": [s.fingerprint() for s in segment.stages], "key": key}
-        checkpoint = Checkpoint.prepare(self.config.work() / name, made, variables, made_of)
-        missing = checkpoint.missing()
-        if missing:
-            self._look(segment, cube)
-        work = checkpoint.writes(made, variables)
-        for _, nbytes in self.each(segment.label, work, missing, len(checkpoint.starts)):
-            self.done.nbytes += int(nbytes)
-        opened = checkpoint.open()
-        kept = {v: opened[v] for v in variables} | {v: made[v] for v in passed_on & set(made.data_vars)}
-        return xr.Dataset(kept, coords=made.coords, attrs=made.attrs), key
+    def go(segment: Segment, cube: xr.Dataset, key: str) -> tuple[xr.Dataset, str]:
+        made = make(segment, cube, key)
+        names.append(made.name)
+        return made.cube, made.key
 
-    def products(self, work: Any, blocks: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Compute the blocks of a product."""
-        return self.each("products", work, blocks, len(blocks))
-
-    def _look(self, segment: Segment, cube: xr.Dataset) -> None:
-        """Let the stages that work on what is there already look at it before anything is computed."""
-        for stage in segment.stages:
-            if {*stage.requires} <= {*cube.variables}:
-                stage.check(cube)
-                for text in stage.warnings(cube):
-                    self.watch.message(f"{segment.track}, {stage.name}: {text}")
-
-    def each(self, label: str, work: Any, blocks: Sequence[int], total: int) -> Iterator[tuple[int, Any]]:
-        """Compute blocks, telling the watch."""
-        self.watch.segment(label, total, total - len(blocks))
-        self.done.computed += len(blocks)
-        self.done.reused += total - len(blocks)
-        for block, item in self.workers.compute(work, blocks):
-            self.watch.block(block)
-            yield block, item
+    for name, track in config.tracks().items():
+        keys[name] = fingerprint(identity(track))
+        for segment in segments(name, track.stages, config.checkpoints.after):
+            cubes[name], keys[name] = go(segment, cubes[name], keys[name])
+    if config.deconvolve is not None:
+        joined = join(cubes["target"], cubes["star"])
+        go(Segment(DECONVOLVE, (config.deconvolve,)), joined, fingerprint(keys["target"], keys["star"]))
+    return names
 
 
 def open_track(

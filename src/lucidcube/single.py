@@ -20,8 +20,11 @@ from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.products import stage_product, write
 from lucidcube.io.specifier import Specifier
 from lucidcube.join import join
-from lucidcube.pipeline import Inspect, Watch, identity, open_track
+from lucidcube.pipeline import Inspect, identity, open_track
 from lucidcube.stage import Stage
+from lucidcube.stopping import Stop
+from lucidcube.watch import Done, Watch
+from lucidcube.worker import Worker
 
 TEMPLATE = "{parent}/{stem}{tag}{suffix}"
 SUFFIX = re.compile(r"\.(fits?|fts|mt)?(\.?(gz|fz|bz2|xz|z))?$", re.IGNORECASE)
@@ -73,6 +76,8 @@ def run_stage(
     ------
     UserError
         If an option or a file is wrong; nothing has been computed then.
+    BlocksFailed
+        If the stage failed on some planes; then there is no product.
     """
     watch = watch or Watch()
     stage = stage_of(name, {key: _value(key, text) for key, text in options.items()})
@@ -86,14 +91,8 @@ def run_stage(
     if inspect is not None:
         inspect(before, stage)
     with executor(load_profile(profile)) as workers:
-
-        def compute(work: Any, blocks: Sequence[int]) -> Any:
-            watch.segment(name, len(blocks), 0)
-            for block, item in workers.compute(work, blocks):
-                watch.block(block)
-                yield block, item
-
-        write(path, stage_product(stage, cube, recipe, inputs), overwrite=overwrite, compute=compute)
+        worker = Worker(workers, watch, Stop(), Done(path))
+        write(path, stage_product(stage, cube, recipe, inputs), overwrite=overwrite, compute=worker.products)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -204,6 +205,21 @@ def write(path: Path, product: Product, *, overwrite: bool, compute: Compute) ->
     except BaseException:
         abandon(layout)
         raise
+
+
+def sweep_parts(path: Path) -> None:
+    """Remove the temporary files of this product that a killed run left; there must be no other run now."""
+    for part in parts(path):
+        part.unlink(missing_ok=True)
+
+
+def parts(path: Path) -> list[Path]:
+    """The temporary files of a product that lie beside it; see `lucidcube.io.fits_write.reserve`."""
+    path = path.expanduser().absolute()
+    named = re.compile(re.escape(f".{path.name[:200]}.") + r"[0-9a-f]{12}\.part")
+    if not path.parent.is_dir():
+        return []
+    return sorted(p for p in path.parent.iterdir() if named.fullmatch(p.name))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,219 @@
+"""Computing blocks so that one that fails costs no other: every block is a task that cannot fail.
+
+Executors know lazy arrays of one item per block and stop at the first exception. What they are given
+here is the same work, but each of its blocks is a single task, which computes the block's part of the graph
+from start to end and returns what came of it: the item, or what went wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import dask
+import dask.array as da
+import numpy as np
+
+from lucidcube.cluster import Executor
+from lucidcube.errors import StageError, UserError
+from lucidcube.stopping import Stop
+
+LOG = logging.getLogger(__name__)
+
+WINDOW = 32
+"""Blocks whose part of the graph is cut out at once: cutting costs a pass over the whole graph."""
+ATTEMPTS = 2
+"""Times that a block is tried."""
+
+
+class Outcome(NamedTuple):
+    """What came of a block.
+
+    Attributes
+    ----------
+    item
+        Its item of the work.
+    error
+        Or what went wrong: a stage, or in words anything else.
+    peak, process
+        Largest resident memory that the computing process has had so far, in bytes, and its number.
+    skipped
+        Whether the block was not even begun, because the run is to stop.
+    """
+
+    item: Any = None
+    error: StageError | str | None = None
+    peak: int = 0
+    process: int = 0
+    skipped: bool = False
+
+
+def attempt(
+    workers: Executor,
+    work: da.Array,
+    blocks: Sequence[int],
+    unexpected: Callable[[int, str], StageError],
+    stop: Stop,
+    note: Callable[[int, Outcome], None],
+) -> Generator[tuple[int, Any], None, None]:
+    """Compute blocks; one that fails is tried again after the others.
+
+    Parameters
+    ----------
+    workers
+        Where.
+    work
+        Lazy array of one item per block.
+    blocks
+        Numbers.
+    unexpected
+        Makes the error for a block and the text of an exception that came from no stage.
+    stop
+        When asked, no more blocks are begun and those in flight finished.
+    note
+        Told what came of each block in the end.
+
+    Yields
+    ------
+    tuple
+        (block, item) of those that were done.
+
+    Raises
+    ------
+    UserError
+        At once, if a block finds a mistake of the user's: trying again would not help.
+    Stopped
+        After the blocks in flight.
+    """
+    for left in reversed(range(ATTEMPTS)):
+        again: list[int] = []
+        tasks = Tasks(work, stop)
+        with stop.finishing(), closing(_compute(workers, tasks, blocks)) as results:
+            for block, outcome in results:
+                if outcome.error is not None and left:
+                    again.append(block)
+                    continue
+                if isinstance(outcome.error, str):
+                    outcome = outcome._replace(error=unexpected(block, outcome.error))
+                note(block, outcome)
+                if outcome.error is None:
+                    yield block, outcome.item
+        blocks = again
+
+
+def _compute(
+    workers: Executor, tasks: Tasks, blocks: Sequence[int]
+) -> Generator[tuple[int, Outcome], None, None]:
+    with closing(cast(Generator[tuple[int, Outcome], None, None], workers.compute(tasks, blocks))) as results:
+        for block, outcome in results:
+            tasks.came_back(block)
+            if not outcome.skipped:
+                yield block, outcome
+            if tasks.drained:
+                return
+
+
+class Tasks:
+    """Work that an executor can compute block by block as if it were a dask array.
+
+    Parameters
+    ----------
+    work
+        Lazy array of one item per block.
+    stop
+        When asked, the blocks that are then taken do nothing.
+    """
+
+    def __init__(self, work: da.Array, stop: Stop) -> None:
+        self._work, self._stop = work, stop
+        self._windows: OrderedDict[int, da.Array] = OrderedDict()
+        self._out: set[int] = set()
+        self._lock = threading.Lock()
+        self.shape = work.shape
+
+    @property
+    def blocks(self) -> Tasks:
+        """Itself, to be indexed by the number of a block."""
+        return self
+
+    def __getitem__(self, block: int) -> da.Array:
+        with self._lock:
+            if self._stop.asked is None:
+                self._out.add(block)
+                task: Any = dask.delayed(_done, pure=False)(_Part(self._cut_out(block)))
+            else:
+                task = dask.delayed(_skipped, pure=False)()
+        return da.from_delayed(task, (1,), dtype=object, meta=np.empty(0, object))
+
+    def came_back(self, block: int) -> None:
+        """A block that was taken is done."""
+        with self._lock:
+            self._out.discard(block)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the run is to stop, and nothing is in flight."""
+        with self._lock:
+            return self._stop.asked is not None and not self._out
+
+    def _cut_out(self, block: int) -> da.Array:
+        """The block's part of the graph; by way of a window, because each cut looks at the whole graph."""
+        number, place = divmod(block, WINDOW)
+        if number not in self._windows:
+            (window,) = dask.optimize(self._work.blocks[number * WINDOW : (number + 1) * WINDOW])
+            self._windows[number] = window
+            while len(self._windows) > 2:
+                self._windows.popitem(last=False)
+        (part,) = dask.optimize(self._windows[number].blocks[place])
+        return part
+
+
+class _Part:
+    """A part of a graph that dask takes for a plain value (as a dataclass it would look into it)."""
+
+    def __init__(self, array: da.Array) -> None:
+        self.array = array
+
+
+def _done(part: _Part) -> np.ndarray:
+    """Compute a block here and now; what goes wrong is returned."""
+    try:
+        (item,) = dask.compute(part.array, scheduler="synchronous", optimize_graph=False)
+        outcome = Outcome(item[0])
+    except UserError:
+        raise
+    except Exception as error:  # whatever it is, it may not take the other blocks down
+        LOG.debug("a block failed\n%s", traceback.format_exc())
+        kept = StageError(*error.args) if isinstance(error, StageError) else None  # without its traceback
+        outcome = Outcome(error=kept or f"{type(error).__name__}: {error}")
+    return _boxed(outcome._replace(peak=peak_memory(), process=os.getpid()))
+
+
+def _skipped() -> np.ndarray:
+    return _boxed(Outcome(skipped=True))
+
+
+def _boxed(outcome: Outcome) -> np.ndarray:
+    box = np.empty(1, object)
+    box[0] = outcome
+    return box
+
+
+def peak_memory() -> int:
+    """Largest resident memory that this process has had, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage would count what the parent had before this process was started from it.
+        lines = status.read_text().splitlines()
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak << 10)
