@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lucidcube.kernels.median import median
 from lucidcube.kernels.psf_background import BackgroundModel, background_level, robust_sigma, star_wing
 from lucidcube.kernels.psf_core import fit_core
 from lucidcube.kernels.psf_shift import shift_plane
@@ -176,7 +177,7 @@ def _find_star(
         return _Star(image, outliers, np.zeros(plane.shape, dtype=np.bool_), 0.0, 0.0)
     # Fractions of the maximum mean nothing above a bright sky: the first pass is lifted by the median, the
     # second by the level that the first one found.
-    level = float(np.median(image[finite]))
+    level = median(image[finite])
     y, x = np.indices(plane.shape, dtype=np.float32)
     background_pixels = finite
     for final in (False, True):
@@ -191,7 +192,7 @@ def _find_star(
         if final:
             level = background_level(values, radius, model)
         else:
-            level = float(np.median(values - star_wing(values, radius)))
+            level = median(values - star_wing(values, radius))
     if model == "none":
         level = 0.0
     return _Star(image - np.float32(level), outliers, background_pixels, level, _pixel_noise(image))

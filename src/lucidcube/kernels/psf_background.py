@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import gammaln
 
+from lucidcube.kernels.median import median, median_inplace
+
 BackgroundModel = Literal["gennorm", "norm", "none"]
 
 _N_BINS = 2000  # the binning error of the location is far below its statistical error
@@ -36,7 +38,7 @@ def robust_sigma(values: NDArray[np.floating]) -> float:
     """Return 1.4826 times the median absolute deviation of finite `values`; 0 for an empty array."""
     if values.size == 0:
         return 0.0
-    return _MAD_TO_SIGMA * float(np.median(np.abs(values - np.median(values))))
+    return _MAD_TO_SIGMA * median(np.abs(values - values.dtype.type(median(values))))
 
 
 def fit_gennorm(values: NDArray[np.floating]) -> GennormFit:
@@ -62,7 +64,8 @@ def fit_gennorm(values: NDArray[np.floating]) -> GennormFit:
     likelihood is largest at scale**b = b mean(|x - m|**b).
     """
     sample = np.asarray(values, dtype=np.float64).ravel()
-    centre, sigma = float(np.median(sample)), robust_sigma(sample)
+    centre = median(sample)
+    sigma = _MAD_TO_SIGMA * median(np.abs(sample - centre))
     if not sigma > 0.0:
         return GennormFit(2.0, centre, 0.0)
     # Float64 in units of sigma about the median: powers of raw counts would overflow.
@@ -157,7 +160,7 @@ def background_level(
     sky = np.asarray(values, dtype=np.float64) - star_wing(values, radius)
     if model == "gennorm":
         return fit_gennorm(sky).location
-    distance = np.abs(sky - np.median(sky))
+    distance = np.abs(sky - median(sky))
     return float(sky[distance <= 5.0 * robust_sigma(sky)].mean())
 
 
@@ -199,9 +202,8 @@ def _clipped_annuli(
         annulus = sorted_values[first[a] : first[a + 1]]
         if annulus.size < _MIN_PER_ANNULUS:
             continue
-        middle = np.median(annulus)
-        limit = _CLIP * _MAD_TO_SIGMA * np.median(np.abs(annulus - middle))
-        kept = np.abs(annulus - middle) <= limit
+        distance = np.abs(annulus - median_inplace(annulus.copy()))
+        kept = distance <= _CLIP * _MAD_TO_SIGMA * median_inplace(distance.copy())
         chosen = annulus[kept]
         variance = chosen.var()
         if variance > 0.0:

@@ -7,6 +7,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
+from lucidcube.kernels.median import median_inplace
+
 _INNERMOST = 0.5  # pixels; the first annulus is the disc inside
 _CLOSEST = 0.1  # pixels between the mean radii of two annuli
 _MIN_TO_CLIP = 8  # pixels in an annulus
@@ -273,7 +275,7 @@ def _clip_annuli(
     for a in range(n_annuli):
         members = order[first[a] : first[a + 1]]
         if members.size > 0:
-            median[a] = np.median(values[members])
+            median[a] = median_inplace(values[members])
             mid_radius[a] = radius[members].mean()
     kept = np.ones(n, dtype=np.bool_)
     for a in range(n_annuli):
@@ -285,8 +287,8 @@ def _clip_annuli(
         if not np.isfinite(slope):
             slope = 0.0
         residual = values[members] - slope * (radius[members] - mid_radius[a])
-        residual -= np.median(residual)
-        limit = _CLIP * 1.4826 * np.median(np.abs(residual))
+        residual -= median_inplace(residual.copy())
+        limit = _CLIP * 1.4826 * median_inplace(np.abs(residual))
         for k in range(members.size):
             kept[members[k]] = abs(residual[k]) <= limit
     return kept

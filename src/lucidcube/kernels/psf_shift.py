@@ -131,32 +131,38 @@ def _fill_outwards(plane: NDArray[np.float32], n_passes: int) -> NDArray[np.floa
     """Fill NaN within `n_passes` pixels of data by the mean of their filled neighbours, the rest by zero."""
     height, width = plane.shape
     filled = plane.copy()
-    frontier = np.empty((height * width, 2), dtype=np.int64)
-    value = np.empty(height * width, dtype=np.float32)
-    for _ in range(n_passes):
-        n = 0
-        for y in range(height):
-            for x in range(width):
-                if not np.isnan(filled[y, x]):
-                    continue
-                total, count = 0.0, 0
-                for j in range(max(y - 1, 0), min(y + 2, height)):
-                    for i in range(max(x - 1, 0), min(x + 2, width)):
-                        if not np.isnan(filled[j, i]):
-                            total += filled[j, i]
-                            count += 1
-                if count > 0:
-                    frontier[n, 0], frontier[n, 1] = y, x
-                    value[n] = total / count
-                    n += 1
-        if n == 0:
-            break
-        for k in range(n):
-            filled[frontier[k, 0], frontier[k, 1]] = value[k]
+    missing = np.empty((height * width, 2), dtype=np.int32)
+    count = 0
     for y in range(height):
         for x in range(width):
             if np.isnan(filled[y, x]):
-                filled[y, x] = 0.0
+                missing[count, 0], missing[count, 1] = y, x
+                count += 1
+    place, value = np.empty((count, 2), dtype=np.int32), np.empty(count, dtype=np.float32)
+    for _ in range(n_passes):
+        n_filled, n_left = 0, 0
+        for k in range(count):
+            y, x = missing[k]
+            total, known = 0.0, 0
+            for j in range(max(y - 1, 0), min(y + 2, height)):
+                for i in range(max(x - 1, 0), min(x + 2, width)):
+                    if not np.isnan(filled[j, i]):
+                        total += filled[j, i]
+                        known += 1
+            if known > 0:
+                place[n_filled, 0], place[n_filled, 1] = y, x
+                value[n_filled] = total / known
+                n_filled += 1
+            else:
+                missing[n_left, 0], missing[n_left, 1] = y, x
+                n_left += 1
+        for k in range(n_filled):
+            filled[place[k, 0], place[k, 1]] = value[k]
+        count = n_left
+        if n_filled == 0:
+            break
+    for k in range(count):
+        filled[missing[k, 0], missing[k, 1]] = 0.0
     return filled
 
 
