@@ -1,0 +1,6 @@
+"""``python -m lucidcube``."""
+
+from lucidcube.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Run one stage in this process and say how much memory it took.
+
+``python memory_probe.py STAGE SIDE BLOCK JSON [SMALL LARGE]``: the two files are for stages that read.
+
+Prints JSON: resident bytes before, the largest ever, and what the stage predicts for one block.
+"""
+
+import gc
+import json
+import os
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[_variable] = "1"
+
+import dask  # noqa: E402
+import dask.array as da  # noqa: E402
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+import xarray as xr  # noqa: E402
+
+import lucidcube.stages  # noqa: E402, F401
+from lucidcube.checkpoint import Checkpoint  # noqa: E402
+from lucidcube.cube import BADNESS, DIMS, FILLED, MASK, PSF, PSF_PLANE, WAVELENGTH, from_arrays  # noqa: E402
+from lucidcube.io.fits_read import open_cube  # noqa: E402
+from lucidcube.stage import REGISTRY, Stage  # noqa: E402
+
+STAR_STAGES = ("normalise_psf", "fit_psf")
+META = np.empty((0, 0, 0), np.float32)
+
+
+def plane(index: int, side: int, star: bool) -> np.ndarray:
+    """A round object in noise."""
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    width = 3.0 if star else side / 4
+    noise = np.random.default_rng(index).normal(0, 30, (side, side)).astype(np.float32)
+    return 1e4 * np.exp(-((y - side // 2) ** 2 + (x - side // 2) ** 2) / np.float32(2 * width**2)) + noise
+
+
+def made_up(name: str, side: int, planes: int, block: int) -> xr.Dataset:
+    """A lazy cube that is made when it is computed, as reading makes it."""
+
+    def make(block_info=None):
+        first, last = block_info[None]["array-location"][0]
+        return np.stack([plane(i, side, name in STAR_STAGES) for i in range(first, last)])
+
+    chunks = ((block,) * (planes // block), (side,), (side,))
+    data = da.map_blocks(make, chunks=chunks, dtype=np.float32, meta=META)
+    variance = da.full((planes, side, side), 900, chunks=chunks, dtype=np.float32)
+    cube = from_arrays(data, 7e-7 + 2.5e-10 * np.arange(planes), variance=variance)
+    half = np.arange(-(side // 2), side // 2 + 1)
+    psf = np.exp(-(half[:, None] ** 2 + half**2) / 8.0)
+    psf = (psf / psf.sum()).astype(np.float32)
+    extra = {
+        BADNESS: (DIMS, data.map_blocks(lambda b: np.abs(b) / 3e3, dtype=np.float32, meta=META)),
+        MASK: (DIMS, data.map_blocks(lambda b: (b > 9e3).astype(np.uint8), dtype=np.uint8, meta=META.astype("u1"))),
+        FILLED: (DIMS, da.zeros(data.shape, chunks=chunks, dtype=np.uint8)),
+        PSF: (
+            (WAVELENGTH, *PSF_PLANE),
+            data.map_blocks(
+                lambda b: np.repeat(psf[None], len(b), 0), chunks=(chunks[0], *((n,) for n in psf.shape)),
+                dtype=np.float32, meta=META,
+            ),
+        ),
+    }  # fmt: skip
+    stage = REGISTRY[name]
+    return cube.assign({k: v for k, v in extra.items() if k in (*stage.requires, *stage.optional)})
+
+
+def work(stage: Stage, cube: xr.Dataset) -> xr.Dataset:
+    """Apply the stage and write what it makes, block after block."""
+    made = stage(cube)
+    names = [v for v in stage.produces if v in made]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Checkpoint.prepare(Path(folder) / "c", made, names, {})
+        writes = checkpoint.writes(made, names)
+        for number in range(writes.shape[0]):
+            dask.compute(writes.blocks[number], scheduler="synchronous")
+    return made
+
+
+def main(name: str, side: int, block: int, options: dict, files: list[str]) -> None:
+    stage = REGISTRY[name].model_validate(options)
+    if files:
+        small, large = (open_cube(file) for file in files)
+    else:
+        small, large = made_up(name, 33, 4, 2), made_up(name, side, 2 * block, block)
+    work(stage, small)
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    made = work(stage, large)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"before": before, "peak": peak, "working": stage.working_bytes(large, made)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]), sys.argv[5:])
