@@ -69,8 +69,8 @@ def test_the_predicted_peak_is_the_measured_one(name: str, options: dict, tmp_pa
     assert measured["working"] == pytest.approx(own, rel=0.5, abs=16 << 20), measured
 
 
-CAP = 400 << 20
-"""Imports alone take most of it."""
+CAP = 560 << 20
+"""Imports alone take more than half of it; much less, and libraries hang instead of failing."""
 
 LOAD_ALL = """
 import sys
@@ -85,8 +85,8 @@ print(cube["data"].load().sum().item(), cube["variance"].load().sum().item())
     not hasattr(resource, "RLIMIT_DATA") or sys.platform != "linux", reason="needs RLIMIT_DATA"
 )
 def test_a_cube_larger_than_the_cap_goes_through(tmp_path: Path) -> None:
-    paths = write_scene(Scene(shape=(1300, 341, 341), seed=2, star_shape=(41, 41)), tmp_path)
-    assert paths.target.stat().st_size > 2.7 * CAP
+    paths = write_scene(Scene(shape=(1700, 341, 341), seed=2, star_shape=(41, 41)), tmp_path)
+    assert paths.target.stat().st_size > 2.5 * CAP
     control = python(["-c", LOAD_ALL, str(paths.target)], CAP)
     assert control.returncode != 0
     assert "MemoryError" in control.stderr, "the control was meant to run out of memory"

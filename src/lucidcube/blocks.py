@@ -8,7 +8,9 @@ plane, or for rebinning the planes of its output block, in a fixed order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,9 +28,22 @@ MIN_BLOCKS = 16
 """A cube is cut into about this many blocks at least, so that every core has something to do."""
 
 
+_aim: ContextVar[int | None] = ContextVar("block_bytes", default=None)
+
+
+@contextmanager
+def blocks_of(nbytes: int) -> Iterator[None]:
+    """Within this, aim for blocks of so many bytes, because a worker's memory holds no larger ones."""
+    token = _aim.set(nbytes)
+    try:
+        yield
+    finally:
+        _aim.reset(token)
+
+
 def planes_per_block(planes: int, pixels: int) -> int:
-    """Planes in a block of a cube; does not depend on the machine, so that a layout can be resumed."""
-    return max(1, min(BLOCK_BYTES // (4 * pixels), -(-planes // MIN_BLOCKS)))
+    """Planes in a block of a cube, as far as memory allows the same on any machine."""
+    return max(1, min((_aim.get() or BLOCK_BYTES) // (4 * pixels), -(-planes // MIN_BLOCKS)))
 
 
 SOURCE_KEY = "lucidcube_source"
