@@ -195,7 +195,7 @@ def _done(part: _Part) -> np.ndarray:
         LOG.debug("a block failed\n%s", traceback.format_exc())
         kept = StageError(*error.args) if isinstance(error, StageError) else None  # without its traceback
         outcome = Outcome(error=kept or f"{type(error).__name__}: {error}")
-    return _boxed(outcome._replace(peak=peak_memory(), process=os.getpid()))
+    return _boxed(outcome._replace(peak=resident_peak(), process=os.getpid()))
 
 
 def _skipped() -> np.ndarray:
@@ -208,7 +208,7 @@ def _boxed(outcome: Outcome) -> np.ndarray:
     return box
 
 
-def peak_memory() -> int:
+def resident_peak() -> int:
     """Largest resident memory that this process has had, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():

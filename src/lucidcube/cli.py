@@ -90,6 +90,52 @@ def run(
 
 
 @app.command
+def clean(
+    what: Path,
+    *configs: Path,
+    sets: Sets = None,
+    remove: Annotated[bool, Parameter(negative=())] = False,
+    all_: Annotated[bool, Parameter("--all", negative=())] = False,
+) -> None:
+    """List the checkpoints of a config, or in a work folder, and remove those that no longer serve.
+
+    Parameters
+    ----------
+    what
+        YAML file of a run, or its work folder.
+    configs
+        More YAML files, merged as by run.
+    sets
+        Override of a parameter, as given to run.
+    remove
+        Remove the checkpoints that this config does not use, and what killed runs left.
+    all_
+        With --remove: remove the others too. A folder does not tell which are used, so it needs this.
+    """
+    from lucidcube import clean as cleaning
+    from lucidcube.io.products import parts
+    from lucidcube.progress import clean_table
+
+    if what.is_dir():
+        work, current, stray = what, None, cleaning.litter(what)
+    else:
+        from lucidcube.pipeline import checkpoints
+
+        config = _load((what, *configs), sets, None)
+        work, current = config.work(), checkpoints(config)
+        stray = [*cleaning.litter(work), *parts(Path(config.output.path))]
+    entries = cleaning.find(work, current)
+    doomed = [e for e in entries if all_ or e.current is False]
+    if not remove:
+        clean_table(work, entries, stray)
+    elif doomed or stray:
+        cleaning.remove(work, doomed, stray)
+        print(f"removed {len(doomed)} of {len(entries)} checkpoints and {len(stray)} temporary files")
+    else:
+        print(f"nothing to remove in {work}" + ("" if current is not None or not entries else "; see --all"))
+
+
+@app.command
 def plan(
     *configs: Path,
     sets: Sets = None,

@@ -15,7 +15,7 @@ from typing import Any
 
 import xarray as xr
 
-from lucidcube.attempts import peak_memory
+from lucidcube.attempts import resident_peak
 from lucidcube.checkpoint import fingerprint
 from lucidcube.checks import order_problems, output_problems
 from lucidcube.cluster import executor, load_profile
@@ -137,7 +137,7 @@ def run(
             _run(checked, Worker(workers, watch, stop, done), inspect)
         done.product_bytes = done.path.stat().st_size
     finally:
-        done.seconds, done.memory = time.monotonic() - began, peak_memory()
+        done.seconds, done.memory = time.monotonic() - began, resident_peak()
         watch.finished(done)
     return done
 
@@ -177,7 +177,8 @@ def checkpoints(config: Config) -> list[str]:
     ConfigError
         If the config cannot be run.
     """
-    checked = check(config)
+    output = config.output.model_copy(update={"overwrite": True})  # nothing will be written
+    checked = check(config.model_copy(update={"output": output}))
     cubes, keys, names = dict(checked.sources), {}, []
 
     def go(segment: Segment, cube: xr.Dataset, key: str) -> tuple[xr.Dataset, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,10 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from lucidcube.clean import Entry
 from lucidcube.cluster import cores, load_profile
 from lucidcube.cube import DATA, SOURCE, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
-from lucidcube.pipeline import Checked, Watch
+from lucidcube.pipeline import Checked
 from lucidcube.plan import peak_memory
+from lucidcube.watch import Done, Watch
 
 PLAN_WIDTH = 100
 """Characters that a plan needs at least, so that no number is cut off."""
@@ -26,21 +30,31 @@ LOG_INTERVAL = 30.0
 
 
 class Progress(Watch):
-    """A bar per segment on a terminal, else a line per segment and interval; on stderr."""
+    """A bar per segment on a terminal, else a line per segment and interval; on stderr.
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    Parameters
+    ----------
+    console
+        Where to write; stderr if not given.
+    clock
+        Seconds.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self.clock = clock
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("blocks"),
+            TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.label, self.total, self.count, self.said = "", 0, 0, time.monotonic()
+        self.label, self.total, self.reused, self.count = "", 0, 0, 0
+        self.began = self.said = clock()
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -53,28 +67,87 @@ class Progress(Watch):
 
     def message(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, soft_wrap=True)
+        self.console.print(text, soft_wrap=True, markup=False)
 
     def segment(self, label: str, blocks: int, reused: int) -> None:
         """Begin a bar, or say that all of it is there."""
-        self.label, self.total, self.count = label, blocks, reused
+        self.label, self.total, self.reused, self.count = label, blocks, reused, reused
+        self.began = self.said = self.clock()
         if reused == blocks:
             self.message(f"{label}: reused")
             return
         note = f" ({reused} of {blocks} blocks reused)" if reused else ""
         if self.console.is_terminal:
-            self.task = self.bars.add_task(label + note, total=blocks, completed=reused)
+            self.task = self.bars.add_task(label + note, total=blocks, completed=reused, rate="")
         else:
             self.message(f"{label}: {blocks - reused} blocks{note}")
 
     def block(self, number: int) -> None:
         """Move the bar."""
         self.count += 1
+        now = self.clock()
+        rate = (self.count - self.reused) / max(now - self.began, 1e-9)
         if self.console.is_terminal:
-            self.bars.advance(self.task)
-        elif time.monotonic() - self.said > LOG_INTERVAL:
-            self.said = time.monotonic()
-            self.message(f"{self.label}: {self.count} of {self.total} blocks")
+            self.bars.update(self.task, advance=1, rate=_rate(rate))
+        elif now - self.said >= LOG_INTERVAL:
+            self.said = now
+            left = duration((self.total - self.count) / rate)
+            self.message(f"{self.label}: {self.count} of {self.total} blocks, {_rate(rate)}, {left} left")
+
+    def finished(self, done: Done) -> None:
+        """Say what it took."""
+        self.message(summary(done))
+
+
+def summary(done: Done) -> str:
+    """What a run did, in two lines."""
+    memory = f"{size(done.memory)} in this process"
+    if done.worker_memory:
+        memory += f", {size(done.worker_memory)} in the largest worker"
+    written = f"{size(done.nbytes)} to checkpoints"
+    if done.product_bytes:
+        written += f", {size(done.product_bytes)} to the product"
+    blocks = f"{done.computed} done, {done.reused} reused, {done.failed} failed"
+    return f"{duration(done.seconds)}; blocks: {blocks}\nwritten: {written}; peak memory: {memory}"
+
+
+def _rate(rate: float) -> str:
+    """Blocks per second or, where they are slow, seconds per block."""
+    return f"{rate:.1f} blocks/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/block"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``12.3 s``, ``4:05``, ``1:02:03``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def clean_table(work: Path, entries: Sequence[Entry], stray: Sequence[Path]) -> None:
+    """Print what lies in a work folder."""
+    console = Console(highlight=False)
+    console.width = max(console.width, PLAN_WIDTH)
+    if entries:
+        table = Table(box=None, pad_edge=False)
+        for column in ("track", "stage", "checkpoint", "age", "size", "blocks", "use"):
+            table.add_column(column, justify="right" if column in ("age", "size") else "left")
+        uses = {True: "current", False: "stale", None: ""}
+        for e in entries:
+            state = "complete" if not e.missing else f"{e.blocks - e.missing} of {e.blocks}"
+            state = state if e.blocks else "unreadable"
+            name = e.path.name.rpartition("-")[2]
+            table.add_row(e.track, e.stage, name, duration(e.age), size(e.nbytes), state, uses[e.current])
+        console.print(table)
+    stale = [e for e in entries if e.current is False]
+    lost = sum(e.nbytes for e in stale) + sum(p.stat().st_size for p in stray if p.exists())
+    total = size(sum(e.nbytes for e in entries))
+    console.print(
+        f"{work}: {len(entries)} checkpoints, {total}; temporary files: {len(stray)}", soft_wrap=True
+    )
+    if stale or stray:
+        console.print(f"--remove frees {size(lost)}")
 
 
 def plan_table(checked: Checked) -> None:
