@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from lucidcube.kernels.convolve import good_length, irfft2, rfft2
 
 SMOOTHING_SIGMA = 5.0
+SMOOTHING_REACH = 20
+LEAST_WEIGHT = 1e-6
+"""A mean needs this fraction of the Gaussian's weight on pixels that are not missing."""
 
 
 class Basis(NamedTuple):
@@ -56,10 +59,8 @@ def fill_smooth(plane: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArr
     filled = np.where(missing, np.float32(0), plane)
     if not missing.any() or missing.all():
         return filled
-    total = scipy.ndimage.gaussian_filter(filled, SMOOTHING_SIGMA)
-    weight = scipy.ndimage.gaussian_filter((~missing).astype(np.float32), SMOOTHING_SIGMA)
-    reached = weight > 1e-6
-    np.divide(total, weight, out=filled, where=missing & reached)
+    steps = np.arange(SMOOTHING_REACH + 1) / SMOOTHING_SIGMA
+    reached = _smooth_over(filled, missing, np.exp(-0.5 * steps**2).astype(np.float32))
     if not reached.all():
         nearest = scipy.ndimage.distance_transform_edt(~reached, return_distances=False, return_indices=True)
         filled = filled[tuple(nearest)]
@@ -169,6 +170,59 @@ def components(
         _component_rows(transposed, vector.T, nx - width + 1, columns)
         component[:, nx - width + 1 :] = columns.T
         yield component
+
+
+@njit(cache=True, nogil=True)
+def _smooth_over(
+    plane: NDArray[np.float32], missing: NDArray[np.bool_], profile: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """
+    Replace missing pixels, which hold zero, by the weighted mean about them; edges are mirrored.
+
+    Returns False where the mean had too little weight; those pixels are left alone. Only rows that miss
+    something are smoothed, along y as a whole and then along x at the missing pixels.
+    """
+    ny, nx = plane.shape
+    reach = profile.size - 1
+    smooth = np.empty(plane.shape, np.float32)
+    reached = np.ones(plane.shape, np.bool_)
+    total, share = np.empty(nx + 2 * reach, np.float32), np.empty(nx + 2 * reach, np.float32)
+    whole = (2 * profile.sum() - profile[0]) ** 2
+    for y in range(ny):
+        if not missing[y].any():
+            continue
+        total[:] = 0
+        share[:] = 0
+        for step in range(-reach, reach + 1):
+            row = mirrored_index(y + step, ny)
+            factor = profile[abs(step)]
+            for x in range(nx):
+                total[reach + x] += factor * plane[row, x]
+                share[reach + x] += np.float32(0) if missing[row, x] else factor
+        for x in range(reach):
+            left, right = reach + mirrored_index(x - reach, nx), reach + mirrored_index(nx + x, nx)
+            total[x], share[x] = total[left], share[left]
+            total[reach + nx + x], share[reach + nx + x] = total[right], share[right]
+        for x in range(nx):
+            if missing[y, x]:
+                mean, weight = 0.0, 0.0
+                for step in range(2 * reach + 1):
+                    mean += profile[abs(step - reach)] * total[x + step]
+                    weight += profile[abs(step - reach)] * share[x + step]
+                reached[y, x] = weight > LEAST_WEIGHT * whole
+                smooth[y, x] = mean / weight if reached[y, x] else 0.0
+    for y in range(ny):
+        for x in range(nx):
+            if missing[y, x]:
+                plane[y, x] = smooth[y, x]
+    return reached
+
+
+@njit(cache=True, nogil=True)
+def mirrored_index(index: int, size: int) -> int:
+    """Where an index falls within 0..size - 1 when the plane is mirrored at its edges."""
+    index %= 2 * size
+    return min(index, 2 * size - 1 - index)
 
 
 # NaN never comes here, so that sums may be reordered: that lets the compiler use vector instructions.
