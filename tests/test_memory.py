@@ -93,11 +93,11 @@ def test_a_cube_larger_than_the_cap_goes_through(tmp_path: Path) -> None:
     config = {
         "target": {
             "input": str(paths.target),
-            "stages": [{"rebin": {"bin_step": "4 nm"}}, "artefacts", "mask", "interpolate"],
+            "stages": [{"rebin": {"bin_step": "10 nm"}}, "artefacts", "mask", "interpolate"],
         },
         "star": {
             "input": str(paths.star),
-            "stages": [{"rebin": {"bin_step": "4 nm"}}, "normalise_psf", "fit_psf"],
+            "stages": [{"rebin": {"bin_step": "10 nm"}}, "normalise_psf", "fit_psf"],
         },
         "deconvolve": {"n_iter": 5},
         "output": {"path": str(tmp_path / "sharp.fits")},

@@ -55,7 +55,7 @@ class SegmentGraph:
     """
 
     def __init__(self, work: da.Array) -> None:
-        # Not optimised: the tasks of a block run one after the other in one place, so fusing them wins nothing.
+        # Not optimised: a block runs in one place, one task after the other, so fusing wins nothing.
         self._name, self._graph = work.name, dict(work.__dask_graph__())
 
     def block(self, number: int) -> BlockGraph:

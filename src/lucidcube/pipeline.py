@@ -7,18 +7,20 @@ checkpoint already vouches for is not computed again.
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from lucidcube.attempts import resident_peak
+from lucidcube.blocks import blocks_of
 from lucidcube.checkpoint import fingerprint
 from lucidcube.checks import order_problems, output_problems
-from lucidcube.cluster import executor, load_profile
+from lucidcube.cluster import executor, layout, load_profile
 from lucidcube.config import DECONVOLVE, Config, Track
 from lucidcube.errors import ConfigError, UserError
 from lucidcube.failures import BlocksFailed, Failure
@@ -26,7 +28,8 @@ from lucidcube.io.fits_read import file_identity, open_cube
 from lucidcube.io.products import run_product, sweep_parts, write
 from lucidcube.io.specifier import Specifier
 from lucidcube.join import join
-from lucidcube.plan import Step, step
+from lucidcube.plan import Step, fit, step
+from lucidcube.profiles import Layout
 from lucidcube.segments import Segment, make, segments
 from lucidcube.stage import Stage
 from lucidcube.stopping import Stop
@@ -62,11 +65,17 @@ class Checked:
         The lazy input cube of each track.
     steps
         The plan.
+    block_bytes
+        Size of the blocks that it was made for.
+    layout
+        Processes, threads and memory of the profile.
     """
 
     config: Config
     sources: Mapping[str, xr.Dataset]
-    steps: list[Step] = field(default_factory=list)
+    steps: Sequence[Step]
+    block_bytes: int
+    layout: Layout
 
 
 def check(config: Config, watch: Watch | None = None) -> Checked:
@@ -77,22 +86,21 @@ def check(config: Config, watch: Watch | None = None) -> Checked:
     ConfigError
         With every problem found, one line each.
     """
-    watch = watch or Watch()
     problems: list[str] = [*order_problems(config), *output_problems(config)]
-    sources: dict[str, xr.Dataset] = {}
-    for name, track in config.tracks().items():
-        try:
-            sources[name] = open_track(track, watch, scratch=config.work() / "scratch")
-        except UserError as error:
-            problems += [f"{name}.input: {p}" for p in error.problems]
+    try:
+        _opened(config, watch or Watch())
+    except ConfigError as error:
+        problems += error.problems
     if problems:
         raise ConfigError(*problems)
-    checked = Checked(config, sources)
     try:
-        _walk(checked)
+        made_for = layout(load_profile(config.profile))
+        threads, memory = made_for.threads or 1, made_for.memory or sys.maxsize
+        found = fit(lambda: _walk(config, _opened(config, Watch())), threads, memory)
     except UserError as error:
         raise ConfigError(*error.problems) from None
-    return checked
+    with blocks_of(found.block_bytes):
+        return Checked(config, _opened(config, Watch()), found.steps, found.block_bytes, made_for)
 
 
 def run(
@@ -134,7 +142,8 @@ def run(
             dashboard = getattr(workers, "dashboard", None)
             if dashboard:
                 watch.message(f"dashboard: {dashboard}")
-            _run(checked, Worker(workers, watch, stop, done), inspect)
+            with blocks_of(checked.block_bytes):
+                _run(checked, Worker(workers, watch, stop, done), inspect)
         done.product_bytes = done.path.stat().st_size
     finally:
         done.seconds, done.memory = time.monotonic() - began, resident_peak()
@@ -219,14 +228,28 @@ def identity(track: Track) -> dict[str, Any]:
     return {"file": specifier.file.name, "size": size, "sha256": digest, "part": part, **reading}
 
 
-def _walk(checked: Checked) -> None:
-    """Build everything lazily, noting the plan."""
-    config, cubes = checked.config, dict(checked.sources)
+def _opened(config: Config, watch: Watch) -> dict[str, xr.Dataset]:
+    """The lazy input cube of each track; every problem with any of them at once."""
+    sources: dict[str, xr.Dataset] = {}
+    problems: list[str] = []
+    for name, track in config.tracks().items():
+        try:
+            sources[name] = open_track(track, watch, scratch=config.work() / "scratch")
+        except UserError as error:
+            problems += [f"{name}.input: {p}" for p in error.problems]
+    if problems:
+        raise ConfigError(*problems)
+    return sources
+
+
+def _walk(config: Config, sources: Mapping[str, xr.Dataset]) -> list[Step]:
+    """Build everything lazily; the plan."""
+    cubes, steps = dict(sources), list[Step]()
     problems: list[str] = []
 
     def go(track: str, stage: Stage, cube: xr.Dataset, *, kept: bool) -> xr.Dataset:
         after = stage(cube)
-        checked.steps.append(step(track, stage, cube, after, checkpoint=kept))
+        steps.append(step(track, stage, cube, after, checkpoint=kept))
         return after
 
     for name, track in config.tracks().items():
@@ -244,3 +267,4 @@ def _walk(checked: Checked) -> None:
             config.deconvolve.check(joined)  # a ready-made PSF can be looked at now
     if problems:
         raise ConfigError(*problems)
+    return steps

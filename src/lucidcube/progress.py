@@ -16,13 +16,14 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from lucidcube.clean import Entry
-from lucidcube.cluster import cores, load_profile
+from lucidcube.cluster import load_profile
 from lucidcube.cube import DATA, SOURCE, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
+from lucidcube.jobs import job_script
 from lucidcube.pipeline import Checked
 from lucidcube.plan import peak_memory
 from lucidcube.watch import Done, Watch
 
-PLAN_WIDTH = 100
+PLAN_WIDTH = 110
 """Characters that a plan needs at least, so that no number is cut off."""
 
 LOG_INTERVAL = 30.0
@@ -153,45 +154,60 @@ def clean_table(work: Path, entries: Sequence[Entry], stray: Sequence[Path]) -> 
 def plan_table(checked: Checked) -> None:
     """Print a plan."""
     table = Table(box=None, pad_edge=False)
+    words = ("track", "stage", "kept")
     for column in (
-        "track",
-        "stage",
+        *words[:2],
         "planes y x",
-        "planes per block",
+        "planes/block",
         "blocks",
+        "reads",
         "makes",
-        "memory per block",
-        "kept",
+        "memory/block",
+        words[2],
     ):
-        table.add_column(column, justify="left" if column in ("track", "stage", "kept") else "right")
+        table.add_column(column, justify="left" if column in words else "right", no_wrap=True)
     for s in checked.steps:
         table.add_row(
-            s.track, s.stage, " ".join(map(str, s.shape)), str(s.block), str(s.blocks),
+            s.track, s.stage, " ".join(map(str, s.shape)), str(s.block), str(s.blocks), size(s.read),
             size(s.written), size(s.working), "yes" if s.checkpoint else "",
         )  # fmt: skip
     console = Console(highlight=False)
     console.width = max(console.width, PLAN_WIDTH)
     console.print(table)
-    numbers = plan_json(checked)
+    known = plan_json(checked)
+    layout = checked.layout
+    where = f"{layout.processes or 'some'} processes of {layout.threads or 'some'} threads"
+    limit = f" of {size(layout.memory)}" if layout.memory else ""
     console.print(
-        f"checkpoints: {size(numbers['scratch_bytes'])} in {numbers['work']}\n"
-        f"predicted peak memory: {size(numbers['peak_memory_bytes'])} "
-        f"with {numbers['threads']} threads in one process",
+        f"{known['tasks']} tasks; reads {size(known['read_bytes'])}; "
+        f"checkpoints: at most {size(known['scratch_bytes'])} in {known['work']}\n"
+        f"profile {checked.config.profile}: {where}; "
+        f"predicted peak memory of each: {size(known['peak_memory_bytes'])}{limit}",
         soft_wrap=True,
     )
+    if known["job_script"]:
+        console.print(f"\njob script:\n{known['job_script']}", soft_wrap=True, markup=False)
 
 
 def plan_json(checked: Checked) -> dict[str, Any]:
     """A plan as plain data."""
-    profile = load_profile(checked.config.profile)
-    threads = (profile.workers or cores()) if profile.kind == "threads" else 1
+    inputs = {name: sum(v.nbytes for v in cube.data_vars.values()) for name, cube in checked.sources.items()}
     return {
         "steps": [s._asdict() for s in checked.steps],
-        "inputs": {name: {"shape": list(cube[DATA].shape)} for name, cube in checked.sources.items()},
-        "scratch_bytes": sum(s.written for s in checked.steps if s.checkpoint),
+        "inputs": {
+            name: {"shape": list(cube[DATA].shape), "bytes": inputs[name]}
+            for name, cube in checked.sources.items()
+        },
+        "tasks": sum(s.blocks for s in checked.steps if s.checkpoint),
+        "read_bytes": sum(inputs.values()) + sum(s.read for s in checked.steps if s.stage != "rebin"),
+        "scratch_bytes": sum(s.written for s in checked.steps),
         "work": str(checked.config.work()),
-        "threads": threads,
-        "peak_memory_bytes": peak_memory(checked.steps, threads),
+        "block_bytes": checked.block_bytes,
+        "processes": checked.layout.processes,
+        "threads": checked.layout.threads,
+        "memory_bytes": checked.layout.memory,
+        "peak_memory_bytes": peak_memory(checked.steps, checked.layout.threads or 1),
+        "job_script": job_script(load_profile(checked.config.profile)),
     }
 
 
