@@ -18,8 +18,8 @@ from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
 SIDE = 512
 
 
-def lazy(planes: int, side: int = SIDE) -> xr.Dataset:
-    size = planes_per_block(planes, side * side)
+def lazy(planes: int, side: int = SIDE, size: int | None = None) -> xr.Dataset:
+    size = size or planes_per_block(planes, side * side)
     data = da.zeros((planes, side, side), chunks=(size, side, side), dtype=np.float32)
     return from_arrays(data, 7e-7 + 2.5e-10 * np.arange(planes), variance=data + 1)
 
@@ -76,7 +76,7 @@ def test_numbers_of_a_step() -> None:
 
 
 def segment(planes: int) -> da.Array:
-    cube = lazy(planes, 8)
+    cube = lazy(planes, 8, size=8)
     for stage in (Artefacts(window=2), Mask(), Interpolate()):
         cube = stage(cube)
     return over_blocks(cube, _count, [DATA, VARIANCE, "filled", "mask", "badness"], "int64")
