@@ -17,8 +17,8 @@ from dask.utils import format_bytes, parse_bytes
 
 from lucidcube.errors import ConfigError
 from lucidcube.grants import USABLE, granted
+from lucidcube.jobs import import_class
 from lucidcube.profiles import Layout, Profile
-from lucidcube.queues import import_class
 
 CLIENT = 1
 """Number of the task that is the client."""

@@ -17,19 +17,18 @@ from lucidcube.allocation import allocation_layout, join, serve
 from lucidcube.errors import ConfigError
 from lucidcube.executors import LOOK, Distributed, Executor, Threads, WorkerLost
 from lucidcube.grants import cores
-from lucidcube.profiles import PROFILES, Layout, Profile, load_profile, local_layout, seconds
-from lucidcube.queues import (
+from lucidcube.jobs import (
     WORKER_ENVIRONMENT,
     WORKER_SETTINGS,
+    Jobs,
     import_class,
     job_arguments,
     job_script,
-    left_the_queue,
-    preflight,
     section,
     site_settings,
-    why_waiting,
 )
+from lucidcube.profiles import PROFILES, Layout, Profile, load_profile, local_layout, seconds
+from lucidcube.queues import preflight
 
 __all__ = [
     "PROFILES", "Distributed", "Executor", "Layout", "Profile", "Threads", "WorkerLost", "cores", "executor",
@@ -118,18 +117,12 @@ def _jobs(stack: ExitStack, profile: Profile) -> Distributed:
     arguments, queue = job_arguments(profile, made), section(made)
     preflight(queue, str(job_script(profile)))
     cluster = _started(stack, made, arguments)
+    jobs = Jobs(cluster, queue, profile.jobs or 1)
     client = stack.enter_context(Client(cluster))
-    jobs = profile.jobs or 1
-    # Not scale(): that would not replace a job that was lost.
-    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
-
-    def numbers() -> list[str]:
-        return [str(job.job_id) for job in list(cluster.workers.values()) if getattr(job, "job_id", None)]
-
-    def gone() -> bool:
-        return left_the_queue(queue, numbers())
-
-    return _with_workers(client, profile, lambda: why_waiting(queue, numbers()), gone)
+    jobs.tend()
+    made_of = _with_workers(client, profile, jobs.reason, jobs.gone)
+    made_of.tend = jobs.tend
+    return made_of
 
 
 def _cluster(stack: ExitStack, profile: Profile) -> Distributed:

@@ -101,12 +101,15 @@ class Distributed:
         Seconds without any worker after which the work is given up; those that are lost may be replaced.
     reason
         Says why there is none.
+    tend
+        Looks after the workers, every few seconds while there is work.
     """
 
     client: Client
     memory: int | None = None
     patience: float = 300.0
     reason: Callable[[], str] = lambda: "they ended and did not come back"
+    tend: Callable[[], None] = lambda: None
 
     @property
     def workers(self) -> int:
@@ -133,8 +136,13 @@ class Distributed:
         """
         waiting, running = list(reversed(blocks)), dict[Any, tuple[int, Any]]()
         finished: SimpleQueue[Any] = SimpleQueue()
+        tended = -LOOK
 
         def submit() -> None:
+            nonlocal tended
+            if time.monotonic() - tended >= LOOK:
+                self.tend()
+                tended = time.monotonic()
             room = 2 * self.workers - len(running)
             while waiting and room > 0:
                 block, room = waiting.pop(), room - 1
@@ -179,6 +187,7 @@ class Distributed:
                 there = bool(self.client.nthreads())
             except OSError as error:
                 raise WorkerLost(None, f"the dask scheduler is gone: {error}") from error
+            self.tend()
             now = time.monotonic()
             lonely = None if there else lonely or now
             if lonely is not None and now - lonely > self.patience:

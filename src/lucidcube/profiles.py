@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import yaml
-from dask.utils import parse_bytes, parse_timedelta
+from dask.utils import parse_bytes
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lucidcube.errors import ConfigError
@@ -236,7 +236,7 @@ def _line(path: Path, error: Any) -> str:
 
 
 def seconds(text: str) -> int:
-    """A length of time: ``[D-]HH:MM:SS``, ``HH:MM``, or a number with a unit.
+    """A length of time: ``[D-]HH:MM:SS``, ``HH:MM``, or a number of ``s``, ``min``, ``h`` or ``d``.
 
     Raises
     ------
@@ -246,11 +246,8 @@ def seconds(text: str) -> int:
     if clock := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text):
         days, hours, minutes, rest = (int(part or 0) for part in clock.groups())
         total = ((days * 24 + hours) * 60 + minutes) * 60 + rest
-    elif re.fullmatch(r"[\d.]+ *[A-Za-z]+", text):
-        try:
-            total = int(parse_timedelta(text))
-        except (KeyError, ValueError):
-            total = 0
+    elif amount := re.fullmatch(r"(\d+(?:\.\d+)?) *(s|min|h|d)", text):
+        total = int(float(amount[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[amount[2]])
     else:
         total = 0
     if total <= 0:
