@@ -169,11 +169,11 @@ class Convolver:
         array of float32, (y, padded_width)
             New and contiguous; what lies beyond the width of the plane is meaningless.
         """
-        return self._filter(padded, _multiply)
+        return self._filter(padded, slice(None, self.shape[0]), self._transfer, _multiply)
 
     def correlate_padded(self, padded: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `convolve_padded`, for `correlate`."""
-        return self._filter(padded, _multiply_conjugate)
+        return self._filter(padded, slice(None, self.shape[0]), self._transfer, _multiply_conjugate)
 
     def convolve_part(self, padded: NDArray[np.float32], support: Support) -> NDArray[np.float32]:
         """
@@ -199,14 +199,8 @@ class Convolver:
         width = _least_of(self._widths, max(self.shape[1] - support.left, support.right) + self.reach[1])
         if support.pixels * self._stamp.size * DIRECT_COST <= height * width:
             return _sum_stamps(padded, self._stamp, *support[:4])
-        spectrum = np.zeros((height, width // 2 + 1), np.complex64)
         lit = slice(support.top, support.bottom)
-        spectrum[lit] = scipy.fft.rfft(padded[lit, :width], axis=1)
-        spectrum = scipy.fft.fft(spectrum, axis=0, overwrite_x=True)
-        _multiply(spectrum, self._transfer_of(height, width))
-        rows = scipy.fft.ifft(spectrum, axis=0, overwrite_x=True)[: self.shape[0]]
-        result: NDArray[np.float32] = scipy.fft.irfft(rows, n=width, axis=1, overwrite_x=True)
-        return result
+        return self._filter(padded[:, :width], lit, self._transfer_of(height, width), _multiply)
 
     def _transfer_of(self, height: int, width: int) -> NDArray[np.complexfloating]:
         """The transform of the PSF, from memory if it was wanted not long ago."""
@@ -231,12 +225,18 @@ class Convolver:
     def _filter(
         self,
         padded: NDArray[np.float32],
+        lit: slice,
+        transfer: NDArray[np.complexfloating],
         multiply: Callable[[NDArray[np.complexfloating], NDArray[np.complexfloating]], None],
     ) -> NDArray[np.float32]:
-        spectrum = scipy.fft.fft(scipy.fft.rfft(padded, axis=1), n=self._height, axis=0, overwrite_x=True)
-        multiply(spectrum, self._transfer)
+        """Filter a plane that is zero outside of the rows `lit`, of the width of the transform."""
+        # Padded by hand, because mkl_fft cannot overwrite what it has to lengthen.
+        spectrum: NDArray[np.complexfloating] = np.zeros(transfer.shape, np.complex64)
+        spectrum[lit] = scipy.fft.rfft(padded[lit], axis=1)
+        spectrum = scipy.fft.fft(spectrum, axis=0, overwrite_x=True)
+        multiply(spectrum, transfer)
         rows = scipy.fft.ifft(spectrum, axis=0, overwrite_x=True)[: self.shape[0]]
-        result: NDArray[np.float32] = scipy.fft.irfft(rows, n=self.padded_width, axis=1, overwrite_x=True)
+        result: NDArray[np.float32] = scipy.fft.irfft(rows, n=padded.shape[1], axis=1, overwrite_x=True)
         return result
 
     def _unpadded(self, padded: NDArray[np.float32]) -> NDArray[np.float32]:
