@@ -6,13 +6,11 @@ checkpoint already vouches for is not computed again.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
@@ -24,7 +22,8 @@ from lucidcube.cluster import executor, layout, load_profile
 from lucidcube.config import DECONVOLVE, Config, Track
 from lucidcube.errors import ConfigError, UserError
 from lucidcube.failures import BlocksFailed, Failure
-from lucidcube.io.fits_read import file_identity, open_cube
+from lucidcube.identity import identity
+from lucidcube.io.fits_read import open_cube
 from lucidcube.io.products import run_product, sweep_parts, write
 from lucidcube.io.specifier import Specifier
 from lucidcube.join import join
@@ -44,7 +43,6 @@ __all__ = [
     "Watch",
     "check",
     "checkpoints",
-    "identity",
     "open_track",
     "run",
     "segments",
@@ -155,7 +153,7 @@ def _run(checked: Checked, worker: Worker, inspect: Inspect | None) -> None:
     config, failures = checked.config, list[Failure]()
     cubes, keys, inputs = dict(checked.sources), {}, {}
     for name, track in config.tracks().items():
-        inputs[name] = identity(track)
+        inputs[name] = identity(track, config.work())
         keys[name] = fingerprint(inputs[name])
         try:
             for segment in segments(name, track.stages, config.checkpoints.after):
@@ -196,7 +194,7 @@ def checkpoints(config: Config) -> list[str]:
         return made.cube, made.key
 
     for name, track in config.tracks().items():
-        keys[name] = fingerprint(identity(track))
+        keys[name] = fingerprint(identity(track, config.work()))
         for segment in segments(name, track.stages, config.checkpoints.after):
             cubes[name], keys[name] = go(segment, cubes[name], keys[name])
     if config.deconvolve is not None:
@@ -217,15 +215,6 @@ def open_track(
         scratch=scratch,
         message=watch.message,
     )
-
-
-def identity(track: Track) -> dict[str, Any]:
-    """What a track reads: the content of the file, and the part of it."""
-    specifier = track.specifier()
-    size, digest = file_identity(specifier.file)
-    reading = track.model_dump(mode="json", exclude={"stages", "input"}, exclude_none=True)
-    part = hashlib.sha256(str(specifier).removeprefix(specifier.path).encode()).hexdigest()[:16]
-    return {"file": specifier.file.name, "size": size, "sha256": digest, "part": part, **reading}
 
 
 def _opened(config: Config, watch: Watch) -> dict[str, xr.Dataset]:

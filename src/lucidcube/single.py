@@ -17,10 +17,11 @@ from lucidcube.cluster import executor, load_profile
 from lucidcube.config import TRACKS, Track, stage_of
 from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
+from lucidcube.identity import identity
 from lucidcube.io.products import stage_product, write
 from lucidcube.io.specifier import Specifier
 from lucidcube.join import join
-from lucidcube.pipeline import Inspect, identity, open_track
+from lucidcube.pipeline import Inspect, open_track
 from lucidcube.stage import Stage
 from lucidcube.stopping import Stop
 from lucidcube.watch import Done, Watch
