@@ -23,8 +23,8 @@ import dask
 import dask.array as da
 import numpy as np
 
-from lucidcube.cluster import Executor
 from lucidcube.errors import StageError, UserError
+from lucidcube.executors import Executor, WorkerLost
 from lucidcube.stopping import Stop
 
 LOG = logging.getLogger(__name__)
@@ -91,23 +91,36 @@ def attempt(
     ------
     UserError
         At once, if a block finds a mistake of the user's: trying again would not help.
+    WorkerLost
+        If nothing is left that could compute.
     Stopped
         After the blocks in flight.
     """
-    for left in reversed(range(ATTEMPTS)):
-        again: list[int] = []
+    todo, again, left = [*blocks], list[int](), ATTEMPTS - 1
+    while todo:
         tasks = Tasks(work, stop)
-        with stop.finishing(), closing(_compute(workers, tasks, blocks)) as results:
-            for block, outcome in results:
-                if outcome.error is not None and left:
-                    again.append(block)
-                    continue
-                if isinstance(outcome.error, str):
-                    outcome = outcome._replace(error=unexpected(block, outcome.error))
-                note(block, outcome)
-                if outcome.error is None:
-                    yield block, outcome.item
-        blocks = again
+        back = set[int]()
+        try:
+            with stop.finishing(), closing(_compute(workers, tasks, todo)) as results:
+                for block, outcome in results:
+                    back.add(block)
+                    if outcome.error is not None and left:
+                        again.append(block)
+                        continue
+                    if isinstance(outcome.error, str):
+                        outcome = outcome._replace(error=unexpected(block, outcome.error))
+                    note(block, outcome)
+                    if outcome.error is None:
+                        yield block, outcome.item
+        except WorkerLost as lost:
+            if lost.block is None:
+                raise
+            # The executor gave it to one worker after the other: that was trying enough.
+            note(lost.block, Outcome(error=unexpected(lost.block, lost.cause)))
+            back.add(lost.block)
+        todo = [block for block in todo if block not in back]
+        if not todo and left:
+            todo, again, left = again, [], left - 1
 
 
 def _compute(

@@ -324,7 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError as error:
         _leave(USER_ERROR, f"{' '.join(str(error).split())} (see lucidcube --help)")
     except StageError as error:
-        _leave(STAGE_FAILED, str(error))
+        _leave(STAGE_FAILED, str(error), *([kept] if resumable else []))
     except BlocksFailed as error:
         count = f"blocks that failed: {len(error.failures)}"
         _leave(STAGE_FAILED, *str(error).splitlines(), *([f"{count}; {kept}"] if resumable else []))

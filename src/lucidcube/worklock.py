@@ -117,7 +117,7 @@ def _alive(record: dict[str, Any]) -> bool:
     if record.get("host") != socket.gethostname():
         return True
     try:
-        return bool(psutil.Process(record["pid"]).create_time() == record["started"])
+        return bool(psutil.Process(int(record["pid"])).create_time() == record["started"])
     except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
         return False
 
