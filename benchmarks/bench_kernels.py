@@ -1,0 +1,132 @@
+"""Time and memory of each kernel on one plane, at three sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+
+from lucidcube.kernels.artefacts import badness
+from lucidcube.kernels.clean import clean_modified
+from lucidcube.kernels.convolve import Convolver
+from lucidcube.kernels.fit_psf import fit_psf
+from lucidcube.kernels.interpolate import fill_linear
+from lucidcube.kernels.lucy_richardson import lucy_richardson
+from lucidcube.kernels.mask import bad_pixel_mask
+from lucidcube.kernels.normalise_psf import normalise_psf
+from lucidcube.kernels.rebin import bins, rebin_block, weights
+
+from .scenes import WAVELENGTH, Planes, planes
+
+SIDES = [101, 341, 1023]
+
+
+class Plane:
+    """What all have in common: a plane of each size, and everything compiled before the clock runs."""
+
+    params = SIDES
+    param_names = ("side",)
+    timeout = 300.0
+    given: Planes
+
+    def setup(self, side: int) -> None:
+        self.given = planes(side)
+        self.work()
+
+    def work(self) -> object:
+        """The kernel, on `given`."""
+        raise NotImplementedError
+
+    def time_plane(self, side: int) -> None:
+        self.work()
+
+    def peakmem_plane(self, side: int) -> None:
+        self.work()
+
+
+class Artefacts(Plane):
+    def work(self) -> object:
+        return badness(self.given.observed)
+
+
+class Mask(Plane):
+    def work(self) -> object:
+        return bad_pixel_mask(self.given.badness, 3.0)
+
+
+class Interpolate(Plane):
+    def work(self) -> object:
+        return fill_linear(self.given.observed, self.given.bad)
+
+
+class NormalisePSF(Plane):
+    def work(self) -> object:
+        return normalise_psf(self.given.star)
+
+
+class FitRadial(Plane):
+    def work(self) -> object:
+        return fit_psf(self.given.prepared, wavelength=WAVELENGTH)
+
+
+class FitGaussian(Plane):
+    def work(self) -> object:
+        return fit_psf(self.given.prepared, "gaussian", wavelength=WAVELENGTH)
+
+
+class Clean(Plane):
+    """Twenty iterations; the setting-up of a field is part of it."""
+
+    threshold = 0.3
+
+    def work(self) -> object:
+        return clean_modified(
+            self.given.filled, self.given.psf, filled=self.given.bad, n_iter=20, threshold=self.threshold
+        )
+
+
+class CleanOtsu(Clean):
+    threshold = -1.0
+
+
+class LucyRichardson(Plane):
+    """Twenty iterations."""
+
+    def work(self) -> object:
+        return lucy_richardson(self.given.filled, self.given.psf, filled=self.given.bad, n_iter=20)
+
+
+class Convolve(Plane):
+    """One convolution, to set beside `TransformPair`."""
+
+    def setup(self, side: int) -> None:
+        self.given = planes(side)
+        self.convolver = Convolver(self.given.psf, (side, side))
+        self.padded = self.convolver.pad(self.given.filled)
+
+    def work(self) -> object:
+        return self.convolver.convolve_padded(self.padded)
+
+
+class TransformPair(Plane):
+    """One forward and one inverse transform of the size that a convolution needs: its limit."""
+
+    def setup(self, side: int) -> None:
+        size = Convolver(planes(side).psf, (side, side)).padded_width
+        self.padded = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
+
+    def work(self) -> object:
+        return scipy.fft.irfft2(scipy.fft.rfft2(self.padded), s=self.padded.shape)
+
+
+class Rebin(Plane):
+    """Nine channels become two."""
+
+    def setup(self, side: int) -> None:
+        axis = WAVELENGTH + 0.125e-9 * np.arange(9)
+        grid = bins(axis, 1e-9, 2e-9, "triangle")
+        self.table = weights(axis, grid.centre, 2e-9, "triangle")
+        self.slab = np.repeat(planes(side).observed[None], 9, axis=0)
+        self.work()
+
+    def work(self) -> object:
+        return rebin_block(self.table, self.slab)

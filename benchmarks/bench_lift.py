@@ -1,0 +1,97 @@
+"""What the lift and a checkpoint cost for each block, with kernels that do nothing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+
+from lucidcube.blocks import Output, over_planes
+from lucidcube.checkpoint import Checkpoint
+from lucidcube.cube import DATA, VARIANCE, WAVELENGTH
+
+from .scenes import cube
+
+SIDE = 31
+
+
+def nothing(plane: np.ndarray) -> np.ndarray:
+    """The cheapest kernel."""
+    return plane
+
+
+class Lift:
+    """Seconds for a number of blocks of one small plane each."""
+
+    params = (64, 512)
+    param_names = ("blocks",)
+
+    def setup(self, blocks: int) -> None:
+        self.lazy = cube(SIDE, blocks).chunk({WAVELENGTH: 1})
+
+    def _make(self) -> xr.Variable:
+        return over_planes(self.lazy, "nothing", nothing, [DATA], {DATA: Output()})[DATA]
+
+    def time_build(self, blocks: int) -> None:
+        self._make()
+
+    def time_build_and_run_on_one_thread(self, blocks: int) -> None:
+        dask.compute(self._make().data, scheduler="synchronous")
+
+    def time_build_and_run_on_two_threads(self, blocks: int) -> None:
+        dask.compute(self._make().data, scheduler="threads", num_workers=2)
+
+
+class Store:
+    """A checkpoint of data and variance, in blocks of eight planes; the plain writing of the same bytes."""
+
+    params = (101, 341)
+    param_names = ("side",)
+    planes = 32
+
+    def setup(self, side: int) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.cube = cube(side, self.planes)
+        self.lazy = self.cube.chunk({WAVELENGTH: 8})
+
+    def teardown(self, side: int) -> None:
+        shutil.rmtree(self.folder)
+
+    def _write(self) -> Checkpoint:
+        shutil.rmtree(self.folder / "store", ignore_errors=True)
+        made = Checkpoint.prepare(self.folder / "store", self.lazy, [DATA, VARIANCE], {"why": "benchmark"})
+        dask.compute(made.writes(self.lazy, [DATA, VARIANCE]), scheduler="synchronous")
+        return made
+
+    def time_write(self, side: int) -> None:
+        self._write()
+
+    def peakmem_write(self, side: int) -> None:
+        self._write()
+
+    def time_write_plainly(self, side: int) -> None:
+        for name in (DATA, VARIANCE):
+            values: Any = self.cube[name].values
+            for first in range(0, self.planes, 8):
+                (self.folder / f"{name}-{first}").write_bytes(values[first : first + 8])
+
+    def track_overhead_of_writing(self, side: int) -> float:
+        """Time of a checkpoint over that of plain files of the same bytes."""
+        return ratio(lambda: self.time_write(side), lambda: self.time_write_plainly(side))
+
+
+def ratio(one: Any, other: Any, rounds: int = 5) -> float:
+    """Least time of one over least time of the other, measured alternately."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for spent, call in zip(times, (one, other), strict=True):
+            begun = perf_counter()
+            call()
+            spent.append(perf_counter() - begun)
+    return min(times[0]) / min(times[1])

@@ -1,0 +1,56 @@
+"""The planes and cubes that the benchmarks work on: simulated, seeded, made once for each size."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from lucidcube.cube import from_arrays
+from lucidcube.kernels.artefacts import badness
+from lucidcube.kernels.interpolate import fill_linear
+from lucidcube.kernels.mask import bad_pixel_mask
+from lucidcube.kernels.normalise_psf import normalise_psf
+from lucidcube.simulate import Scene
+
+WAVELENGTH = 720e-9
+
+
+class Planes(NamedTuple):
+    """One wavelength as each kernel finds it."""
+
+    observed: NDArray[np.float32]
+    badness: NDArray[np.float32]
+    bad: NDArray[np.bool_]
+    filled: NDArray[np.float32]
+    psf: NDArray[np.float32]
+    star: NDArray[np.float32]
+    prepared: NDArray[np.float32]
+
+
+def scene(side: int, planes: int = 2) -> Scene:
+    """A scene of square planes, a nanometre apart."""
+    return Scene(shape=(planes, side, side), first_wavelength=WAVELENGTH, wavelength_step=1e-9, seed=1)
+
+
+@cache
+def planes(side: int) -> Planes:
+    """The first wavelength of the scene, with what comes before each kernel done to it."""
+    made = scene(side)
+    target, star = made.plane(0), made.star_plane(0).observed
+    badness_map = badness(target.observed)
+    bad = bad_pixel_mask(badness_map, 3.0, max_dilation=3).astype(bool) | np.isnan(target.observed)
+    filled = fill_linear(target.observed, bad)
+    return Planes(target.observed, badness_map, bad, filled, target.psf, star, normalise_psf(star).image)
+
+
+@cache
+def cube(side: int, count: int) -> xr.Dataset:
+    """A cube of `count` equal planes with variance, in memory."""
+    plane = scene(side).plane(0)
+    stack = (np.repeat(image[None], count, axis=0) for image in (plane.observed, plane.variance))
+    data, variance = stack
+    return from_arrays(data, WAVELENGTH + 1e-9 * np.arange(count), variance=variance, units="")
