@@ -18,7 +18,7 @@ from dask.utils import format_bytes, parse_bytes
 from lucidcube.errors import ConfigError
 from lucidcube.grants import USABLE, granted
 from lucidcube.jobs import import_class
-from lucidcube.profiles import Layout, Profile
+from lucidcube.profiles import Layout, Profile, expanded
 
 CLIENT = 1
 """Number of the task that is the client."""
@@ -94,8 +94,10 @@ def join(profile: Profile) -> Any:
     if int(os.environ["SLURM_PROCID"]) != CLIENT:
         # A runner ends its own process with SIGINT, which is to be no error and no traceback.
         signal.signal(signal.SIGINT, lambda *_: sys.exit())
+        # SLURM tells all tasks that the end is near. The client finishes what is in flight, for which it
+        # still needs the others; they end with it.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     where = {"interface": profile.interface} if profile.interface else {}
-    directory = os.path.expandvars(profile.local_directory or os.environ.get("TMPDIR") or "/tmp")
     return runner(
         scheduler_file="lucidcube-scheduler-{job_id}.json",
         scheduler_options={"dashboard_address": ":0", **where},
@@ -103,7 +105,7 @@ def join(profile: Profile) -> Any:
         worker_options={
             "nthreads": layout.threads,
             "memory_limit": format_bytes(layout.memory or 0).replace(" ", ""),
-            "local_directory": directory,
+            "local_directory": expanded(profile.local_directory or "${TMPDIR:-/tmp}"),
             **where,
         },
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,7 +26,7 @@ from lucidcube.jobs import (
     section,
     site_settings,
 )
-from lucidcube.profiles import PROFILES, Layout, Profile, load_profile, local_layout, seconds
+from lucidcube.profiles import PROFILES, Layout, Profile, expanded, load_profile, local_layout, seconds
 from lucidcube.queues import preflight
 
 __all__ = [
@@ -57,6 +56,8 @@ def executor(profile: Profile) -> Iterator[Executor]:
             yield _connected(stack, profile)
         elif profile.kind == "slurm_runner":
             client = stack.enter_context(Client(stack.enter_context(join(profile))))
+            # Told to, workers end quietly; left without a scheduler, their nannies cry murder.
+            stack.callback(client.retire_workers, close_workers=True)
             yield _with_workers(client, profile, lambda: "no task of the allocation became a worker")
         elif profile.queued:
             yield _jobs(stack, profile)
@@ -89,7 +90,7 @@ def _processes(stack: ExitStack, profile: Profile) -> Distributed:
     """Worker processes on this machine, each with its share of what is granted."""
     made = local_layout(profile)
     stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}))
-    directory = os.path.expandvars(profile.local_directory) if profile.local_directory else None
+    directory = expanded(profile.local_directory) if profile.local_directory else None
     cluster = LocalCluster(
         n_workers=made.processes,
         threads_per_worker=made.threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -233,6 +234,21 @@ def _line(path: Path, error: Any) -> str:
     where = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
     return f"{path}: {where}: {message}" if where else f"{path}: {message}"
+
+
+def expanded(directory: str) -> str:
+    """A folder with its variables filled in, as a shell would: ``$TMPDIR``, ``${TMPDIR:-/tmp}``.
+
+    Raises
+    ------
+    ConfigError
+        If a variable is not set here.
+    """
+    chosen = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], directory)
+    found = os.path.expanduser(os.path.expandvars(chosen))
+    if "$" in found:
+        raise ConfigError(f"profile: local_directory: {directory}: a variable is not set here")
+    return found
 
 
 def seconds(text: str) -> int:
