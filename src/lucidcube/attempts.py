@@ -13,7 +13,6 @@ import resource
 import sys
 import threading
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -25,12 +24,11 @@ import numpy as np
 
 from lucidcube.errors import StageError, UserError
 from lucidcube.executors import Executor, WorkerLost
+from lucidcube.graphs import BlockGraph, SegmentGraph
 from lucidcube.stopping import Stop
 
 LOG = logging.getLogger(__name__)
 
-WINDOW = 32
-"""Blocks whose part of the graph is cut out at once: cutting costs a pass over the whole graph."""
 ATTEMPTS = 2
 """Times that a block is tried."""
 
@@ -147,8 +145,7 @@ class Tasks:
     """
 
     def __init__(self, work: da.Array, stop: Stop) -> None:
-        self._work, self._stop = work, stop
-        self._windows: OrderedDict[int, da.Array] = OrderedDict()
+        self._graph, self._stop = SegmentGraph(work), stop
         self._out: set[int] = set()
         self._lock = threading.Lock()
         self.shape = work.shape
@@ -162,7 +159,7 @@ class Tasks:
         with self._lock:
             if self._stop.asked is None:
                 self._out.add(block)
-                task: Any = dask.delayed(_done, pure=False)(_Part(self._cut_out(block)))
+                task: Any = dask.delayed(_done, pure=False)(_Part(self._graph.block(block)))
             else:
                 task = dask.delayed(_skipped, pure=False)()
         return da.from_delayed(task, (1,), dtype=object, meta=np.empty(0, object))
@@ -178,30 +175,18 @@ class Tasks:
         with self._lock:
             return self._stop.asked is not None and not self._out
 
-    def _cut_out(self, block: int) -> da.Array:
-        """The block's part of the graph; by way of a window, because each cut looks at the whole graph."""
-        number, place = divmod(block, WINDOW)
-        if number not in self._windows:
-            (window,) = dask.optimize(self._work.blocks[number * WINDOW : (number + 1) * WINDOW])
-            self._windows[number] = window
-            while len(self._windows) > 2:
-                self._windows.popitem(last=False)
-        (part,) = dask.optimize(self._windows[number].blocks[place])
-        return part
-
 
 class _Part:
-    """A part of a graph that dask takes for a plain value (as a dataclass it would look into it)."""
+    """A part of a graph that dask takes for a plain value (into a tuple it would look)."""
 
-    def __init__(self, array: da.Array) -> None:
-        self.array = array
+    def __init__(self, graph: BlockGraph) -> None:
+        self.graph = graph
 
 
 def _done(part: _Part) -> np.ndarray:
     """Compute a block here and now; what goes wrong is returned."""
     try:
-        (item,) = dask.compute(part.array, scheduler="synchronous", optimize_graph=False)
-        outcome = Outcome(item[0])
+        outcome = Outcome(part.graph.compute())
     except UserError:
         raise
     except Exception as error:  # whatever it is, it may not take the other blocks down

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import cloudpickle
 import dask
 import dask.array as da
 from dask.optimization import cull
@@ -32,17 +31,6 @@ class BlockGraph(NamedTuple):
     def compute(self) -> Any:
         """Compute the item in this thread."""
         return dask.get(self.graph, self.key)[0]
-
-    def packed(self) -> bytes:
-        """For another process; `compute_packed` is the other side."""
-        packed: bytes = cloudpickle.dumps(self)
-        return packed
-
-
-def compute_packed(packed: bytes) -> Any:
-    """Compute what `BlockGraph.packed` sent; the bytes are ours, and never come from a file."""
-    block: BlockGraph = cloudpickle.loads(packed)
-    return block.compute()
 
 
 class SegmentGraph:
