@@ -752,5 +752,5 @@ def test_nothing_is_left_beside_the_product(finished: Finished) -> None:
     strays = [p for p in finished.folder.rglob("*") if p.name.startswith(".") or "part" in p.suffix]
     assert not strays
     assert sorted(p.name for p in finished.folder.iterdir()) == ["out.fits", "out.work"]
-    for part in (finished.folder / "out.work").iterdir():
+    for part in (finished.folder / "out.work").glob("*/"):
         assert not Checkpoint(part).missing()
