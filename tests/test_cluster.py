@@ -67,7 +67,7 @@ def _fresh() -> None:
 def client() -> Iterator[Client]:
     """A cluster inside this process: quick to start, and its threads can be watched."""
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as made,
     ):
         yield made

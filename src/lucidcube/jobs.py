@@ -255,35 +255,38 @@ class Jobs:
     cluster: Any
     queue: str
     count: int
-    _seen: set[str] = field(default_factory=set)
+    _begun: set[str] = field(default_factory=set)
     _missed: dict[str, float] = field(default_factory=dict)
 
     def tend(self) -> None:
         """Give up the jobs that are lost, and ask for as many as are missing."""
         now, patience = time.monotonic(), lost_after()
         here = {str(name) for name in self.cluster.observed}
-        self._seen |= here
-        for job, spec in list(self.cluster.worker_spec.items()):
-            workers = {f"{job}{suffix}" for suffix in spec.get("group", [""])}
-            began = bool(workers & self._seen)
-            if workers & here:
-                self._missed.pop(job, None)
-            elif now - self._missed.setdefault(job, now) >= (patience if began else max(patience, ASK)):
-                del self._missed[job]
-                if began or self._left(job):
-                    self.cluster.sync(self.cluster.scale_down, [job])
+        for name, spec in list(self.cluster.worker_spec.items()):
+            # By the queue's number: what is submitted anew may keep its name, and has not begun.
+            number = self._number(self.cluster.workers.get(name))
+            if any(f"{name}{suffix}" in here for suffix in spec.get("group", [""])):
+                self._begun.add(number)
+                self._missed.pop(number, None)
+                continue
+            begun = number in self._begun
+            silent = now - self._missed.setdefault(number, now)
+            if number and silent >= (patience if begun else max(patience, ASK)):
+                del self._missed[number]
+                # A job that nothing was heard of may be waiting for its turn, unless the queue knows better.
+                if begun or left_the_queue(self.queue, [number]):
+                    self.cluster.sync(self.cluster.scale_down, [name])
         if len(self.cluster.workers) < self.count:
             self.cluster.scale(jobs=self.count)
 
-    def _left(self, job: str) -> bool:
-        """Whether a job that nothing was heard of has ended; one that waits for its turn is left alone."""
-        number = getattr(self.cluster.workers.get(job), "job_id", None)
-        return number is not None and left_the_queue(self.queue, [str(number)])
-
     def numbers(self) -> list[str]:
         """What the queue calls them."""
-        jobs = list(self.cluster.workers.values())
-        return [str(job.job_id) for job in jobs if getattr(job, "job_id", None)]
+        return [number for job in list(self.cluster.workers.values()) if (number := self._number(job))]
+
+    @staticmethod
+    def _number(job: Any) -> str:
+        """What the queue calls a job; nothing while it is being submitted."""
+        return str(getattr(job, "job_id", None) or "")
 
     def reason(self) -> str:
         """Why they are not running, in the queue's own words."""

@@ -135,9 +135,7 @@ class Profile(BaseModel):
         if self.kind == "address" and not self.address:
             raise ValueError("kind: address needs the address of a scheduler, as tcp://10.0.0.1:8786")
         if (self.kind == "class") != (self.class_path is not None):
-            raise ValueError(
-                "kind: class needs a class, as dask_jobqueue.SLURMCluster, and no other kind has one"
-            )
+            raise ValueError("class and kind: class go together, as class: dask_jobqueue.SLURMCluster")
         for name in sorted(self.model_fields_set & MEANING.keys()):
             if self.kind not in MEANING[name] and getattr(self, name) not in (None, {}):
                 raise ValueError(f"{name} means nothing for kind: {self.kind}")
