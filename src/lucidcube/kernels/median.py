@@ -1,7 +1,7 @@
-"""Medians by selection, without a branch that the processor could guess wrongly.
+"""Medians by one selection.
 
-NumPy's median and that of numba take eight times as long on the planes of a star, of which their masks,
-annuli and differences need a dozen.
+NumPy's own, which looks for NaN by a second one, takes ten times as long on a plane, and numba's own more
+than twice as long on an annulus; the star needs half a dozen of the former and hundreds of the latter.
 """
 
 import numpy as np
@@ -21,7 +21,10 @@ def median(values: NDArray[np.floating]) -> float:
     -------
     float
     """
-    return float(median_inplace(np.array(values, copy=True).ravel()))
+    middle = values.size // 2
+    ordered = np.partition(values, middle, axis=None)
+    upper = float(ordered[middle])
+    return upper if values.size % 2 else 0.5 * (float(ordered[:middle].max()) + upper)
 
 
 @njit(cache=True, nogil=True)
