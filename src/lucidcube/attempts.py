@@ -133,6 +133,12 @@ def _compute(
                 return
 
 
+def shielded() -> Any:
+    """While this context lasts, worker processes that are started ignore Ctrl-C, as do their replacements."""
+    preload = [*dask.config.get("distributed.worker.preload", []), "lucidcube.uninterrupted"]
+    return dask.config.set({"distributed.worker.preload": preload})
+
+
 class Tasks:
     """Work that an executor can compute block by block as if it were a dask array.
 

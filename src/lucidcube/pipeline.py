@@ -14,7 +14,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from lucidcube.attempts import resident_peak
+from lucidcube.attempts import resident_peak, shielded
 from lucidcube.blocks import blocks_of
 from lucidcube.checkpoint import fingerprint
 from lucidcube.checks import order_problems, output_problems
@@ -136,7 +136,7 @@ def run(
     checked = check(config, watch)
     done = Done(Path(config.output.path).expanduser())
     try:
-        with locked(config.work()), executor(load_profile(config.profile)) as workers:
+        with locked(config.work()), shielded(), executor(load_profile(config.profile)) as workers:
             dashboard = getattr(workers, "dashboard", None)
             if dashboard:
                 watch.message(f"dashboard: {dashboard}")

@@ -13,6 +13,7 @@ import xarray as xr
 import yaml
 from astropy.io import fits
 
+from lucidcube.attempts import shielded
 from lucidcube.cluster import executor, load_profile
 from lucidcube.config import TRACKS, Track, stage_of
 from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
@@ -91,7 +92,7 @@ def run_stage(
     recipe = {"stage": {name: stage.flat()}, "files": [t.input for t in tracks]}
     if inspect is not None:
         inspect(before, stage)
-    with executor(load_profile(profile)) as workers:
+    with shielded(), executor(load_profile(profile)) as workers:
         worker = Worker(workers, watch, Stop(), Done(path))
         write(path, stage_product(stage, cube, recipe, inputs), overwrite=overwrite, compute=worker.products)
     return path
