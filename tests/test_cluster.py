@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,17 @@ from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info
 
 from lucidcube.blocks import over_blocks
-from lucidcube.cluster import PROFILES, Distributed, Executor, Profile, Threads, cores, executor, load_profile
+from lucidcube.cluster import (
+    PROFILES,
+    Distributed,
+    Executor,
+    Profile,
+    Threads,
+    WorkerLost,
+    cores,
+    executor,
+    load_profile,
+)
 from lucidcube.cube import DATA, from_arrays
 from lucidcube.errors import ConfigError, StageError
 
@@ -56,6 +67,18 @@ def failing(position: np.ndarray, data: np.ndarray) -> np.ndarray:
 def work(function: Any) -> da.Array:
     planes = da.zeros((BLOCKS, 3, 3), chunks=(1, 3, 3), dtype="float32")
     return over_blocks(from_arrays(planes, np.arange(1.0, BLOCKS + 1)), function, [DATA], "int64")
+
+
+def surroundings(block: np.ndarray) -> np.ndarray:
+    """Where a block is computed: environment and limits of the worker."""
+    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
+    memory = [dask.config.get(f"distributed.worker.memory.{n}") for n in ("spill", "pause", "terminate")]
+    found = [*(os.environ.get(name) for name in names), *memory]
+    return np.array([";".join(map(str, found))], dtype=object)
+
+
+def deadly(block: np.ndarray) -> np.ndarray:
+    os._exit(1)
 
 
 @pytest.fixture(autouse=True)
@@ -215,3 +238,58 @@ def test_a_scheduler_that_is_not_there() -> None:
 def test_one_level_of_parallelism() -> None:
     with executor(Profile(workers=2)):
         assert all(pool["num_threads"] == 1 for pool in threadpool_info())
+
+
+@pytest.mark.timeout(120)
+def test_worker_processes() -> None:
+    """Pinned, limited, on no disk; and when they die of a block, that block and the limit are named."""
+    lazy = da.zeros(3, chunks=1)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        executor(Profile(kind="processes", workers=1, memory="700MiB")) as made,
+    ):
+        ((_, found),) = made.compute(
+            lazy.map_blocks(surroundings, dtype=object, meta=np.array([], object)), [0]
+        )
+        assert found == "1;1;65536;False;False;0.95"
+        with pytest.raises(WorkerLost) as caught:
+            [*made.compute(lazy.map_blocks(deadly, dtype="f8", meta=np.array([])), [2])]
+    assert caught.value.block == 2
+    assert "block 2" in str(caught.value)
+    assert "700.00 MiB" in str(caught.value)
+
+
+def late(block: np.ndarray) -> np.ndarray:
+    raise TimeoutError("the disk sleeps")
+
+
+@pytest.mark.timeout(30)
+def test_a_block_that_timed_out_by_itself(workers: Executor) -> None:
+    with pytest.raises(TimeoutError, match="the disk sleeps"):
+        list(workers.compute(da.zeros(3, chunks=1).map_blocks(late, dtype="f8", meta=np.array([])), [1]))
+
+
+@pytest.mark.timeout(60)
+def test_no_workers_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lucidcube.executors.LOOK", 0.1)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        made = Distributed(client, patience=0.3, reason=lambda: "the queue is closed")
+        results = made.compute(work(slowly), range(BLOCKS))
+        next(results)
+        cluster.scale(0)
+        with pytest.raises(WorkerLost, match="no workers left: the queue is closed"):
+            list(results)
+
+
+@pytest.mark.timeout(60)
+def test_a_scheduler_without_workers() -> None:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=":0", scheduler_port=0) as cluster:
+        address = cluster.scheduler_address
+        with (
+            pytest.raises(ConfigError, match="no worker within 1s: the scheduler at"),
+            executor(Profile(kind="address", address=address, wait="1s")),
+        ):
+            pass

@@ -110,11 +110,18 @@ class Distributed:
     patience: float = 300.0
     reason: Callable[[], str] = lambda: "they ended and did not come back"
     tend: Callable[[], None] = lambda: None
+    _lonely: float | None = field(default=None, init=False)
 
     @property
     def workers(self) -> int:
         """Threads of all workers now."""
-        return max(1, sum(self.client.nthreads().values()))
+        return max(1, self._threads())
+
+    def _threads(self) -> int:
+        try:
+            return sum(self.client.nthreads().values())
+        except OSError as error:
+            raise WorkerLost(None, f"the dask scheduler is gone: {error}") from error
 
     @property
     def dashboard(self) -> str | None:
@@ -156,6 +163,7 @@ class Distributed:
                 block, future = running.pop(self._next(finished).key)
                 item = self._result(block, future)
                 future.release()
+                self._lonely = None
                 yield block, item
                 submit()
         finally:
@@ -163,35 +171,39 @@ class Distributed:
                 future.release()
 
     def _result(self, block: int, future: Any) -> Any:
-        try:
-            return future.result()[0]
-        except KilledWorker as error:
-            limit = f"{format_bytes(self.memory)} of memory each" if self.memory else "no limit of memory"
-            raise WorkerLost(
-                block,
-                f"{error.allowed_failures + 1} workers died on it, one after the other, with {limit}: "
-                "give them more memory, or fewer threads each",
-            ) from error
-        except CancelledError as error:
-            raise WorkerLost(None, "the dask scheduler is gone") from error
+        while True:
+            try:
+                return future.result(timeout=LOOK)[0]
+            except TimeoutError:
+                if future.status == "error":
+                    raise  # the block's own
+                # What a worker held was lost with it, and is being computed again.
+                self._look_after()
+            except KilledWorker as error:
+                limit = f"{format_bytes(self.memory)} of memory each" if self.memory else "no limit of memory"
+                raise WorkerLost(
+                    block,
+                    f"{error.allowed_failures + 1} workers died on it, one after the other, with {limit}: "
+                    "give them more memory, or fewer threads each",
+                ) from error
+            except CancelledError as error:
+                raise WorkerLost(None, "the dask scheduler is gone") from error
 
     def _next(self, finished: SimpleQueue[Any]) -> Any:
-        """The next future that is done; gives up when there has been no worker for too long."""
-        lonely: float | None = None
+        """The next future that is done."""
         while True:
             try:
                 return finished.get(timeout=LOOK)
             except Empty:
-                pass
-            try:
-                there = bool(self.client.nthreads())
-            except OSError as error:
-                raise WorkerLost(None, f"the dask scheduler is gone: {error}") from error
-            self.tend()
-            now = time.monotonic()
-            lonely = None if there else lonely or now
-            if lonely is not None and now - lonely > self.patience:
-                raise WorkerLost(None, f"no workers left: {self.reason()}")
+                self._look_after()
+
+    def _look_after(self) -> None:
+        """Tend the workers; give up when there has been none for too long."""
+        there, now = bool(self._threads()), time.monotonic()
+        self.tend()
+        self._lonely = None if there else self._lonely or now
+        if self._lonely is not None and now - self._lonely > self.patience:
+            raise WorkerLost(None, f"no workers left: {self.reason()}")
 
 
 def _compute(work: da.Array, block: int) -> Any:
