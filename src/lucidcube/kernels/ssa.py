@@ -172,7 +172,8 @@ def components(
         yield component
 
 
-@njit(cache=True, nogil=True)
+# NaN never comes here, so that sums may be reordered: that lets the compiler use vector instructions.
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _smooth_over(
     plane: NDArray[np.float32], missing: NDArray[np.bool_], profile: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
@@ -225,7 +226,6 @@ def mirrored_index(index: int, size: int) -> int:
     return min(index, 2 * size - 1 - index)
 
 
-# NaN never comes here, so that sums may be reordered: that lets the compiler use vector instructions.
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _gram(image: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
     """X X^T: element (o, p) is the sum of I(r + o) I(r + p) over the windows, which begin at the pixels r."""
