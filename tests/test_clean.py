@@ -15,6 +15,7 @@ from lucidcube.checkpoint import MADE_OF, STORE, VOUCHED
 from lucidcube.clean import find, litter
 from lucidcube.cli import main
 from lucidcube.config import load
+from lucidcube.identity import REMEMBERED
 from lucidcube.pipeline import checkpoints, run
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.worklock import locked
@@ -95,7 +96,7 @@ def test_listing_changes_nothing(work: Path, folder: Path, capsys: pytest.Captur
 def test_stale_checkpoints_are_removed(work: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cleaned("run.yaml", "--remove") == 0
     assert capsys.readouterr().out == "removed 1 of 7 checkpoints and 0 temporary files\n"
-    assert sorted(p.name for p in work.iterdir()) == sorted(checkpoints(load(["run.yaml"])))
+    assert {p.name for p in work.iterdir()} == {*checkpoints(load(["run.yaml"])), REMEMBERED}
     before = contents(folder)
     assert cleaned("run.yaml", "--remove") == 0
     assert contents(folder) == before
@@ -114,11 +115,11 @@ def test_a_folder_does_not_say_what_is_stale(work: Path) -> None:
     assert cleaned("out/sharp.work", "--remove") == 0
     assert contents(work) == before
     assert cleaned("out/sharp.work", "--remove", "--all") == 0
-    assert not contents(work)
+    assert contents(work) == {REMEMBERED}
 
 
 def test_what_is_no_checkpoint_stays(work: Path, folder: Path) -> None:
-    victim, linked, unsigned, *_ = sorted(work.iterdir())
+    victim, linked, unsigned, *_ = sorted(work.glob("*-*-*"))
     (victim / "notes.txt").write_text("mine")
     (folder / "elsewhere").mkdir()
     linked.rename(folder / "elsewhere" / linked.name)
@@ -135,7 +136,7 @@ def test_what_is_no_checkpoint_stays(work: Path, folder: Path) -> None:
     assert cleaned(str(work), "--remove", "--all") == 0
     assert {p.name for p in work.iterdir()} == {
         victim.name, linked.name, unsigned.name, "target-rebin", "Target-rebin-0123456789abcdef",
-        "target-rebin-0123456789abcdef", "results.fits", "results.part", ".hidden",
+        "target-rebin-0123456789abcdef", "results.fits", "results.part", ".hidden", REMEMBERED,
     }  # fmt: skip
     assert contents(victim) == {"notes.txt"}
     assert contents(folder / "elsewhere") == elsewhere
@@ -202,7 +203,7 @@ def test_nothing_is_removed_under_a_run(work: Path, capsys: pytest.CaptureFixtur
         release.set()
         other.join(30)
     assert cleaned("run.yaml", "--remove", "--all") == 0
-    assert not contents(work)
+    assert contents(work) == {REMEMBERED}
 
 
 def test_there_is_nothing_to_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
