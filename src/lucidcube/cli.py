@@ -78,12 +78,14 @@ def run(
     plot_folder
         Write frames there, display or not.
     """
+    from lucidcube.cluster import load_profile, serve
     from lucidcube.commands import inspector
     from lucidcube.pipeline import Watch
     from lucidcube.pipeline import run as run_pipeline
     from lucidcube.progress import Progress
 
     config = _load(configs, sets, profile)
+    serve(load_profile(config.profile))  # in an allocation all tasks but one are servants, and end here
     with signals() as stop, Watch() if quiet else Progress() as watch:
         done = run_pipeline(config, watch, inspector(plot, plot_wavelength, plot_folder), stop)
     print(done.path)
