@@ -241,6 +241,69 @@ def test_kill_on_a_cluster(tmp_path: Path, nursery: Nursery, undisturbed: Undist
     goes_on(tmp_path, nursery, undisturbed)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_kill_of_a_scheduler(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
+    job(undisturbed.files, tmp_path)
+    common = ["--no-nanny", "--no-dashboard", "--nthreads", "2"]
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: str) -> subprocess.Popen[bytes]:
+            with (tmp_path / "log.txt").open("ab") as log:
+                made = stack.enter_context(
+                    subprocess.Popen([sys.executable, "-m", *arguments], stdout=log, stderr=log, cwd=tmp_path)
+                )
+            stack.callback(made.kill)
+            return made
+
+        scheduler = start(
+            "distributed.cli.dask_scheduler", "--port", "0", "--scheduler-file", "where", "--no-dashboard"
+        )
+        wait_for((tmp_path / "where").exists)
+        start(
+            "distributed.cli.dask_worker",
+            "--scheduler-file",
+            "where",
+            *common,
+        )
+        address = json.loads((tmp_path / "where").read_text())["address"]
+        (tmp_path / "profile.yaml").write_text(f"kind: address\naddress: {address}\n")
+        running = nursery.start(tmp_path)
+        wait_for(lambda: any((tmp_path / "out.work").glob("*-*-*/vouched/0*")))
+        scheduler.kill()
+        assert running.ends() == 1
+    said = (tmp_path / "log.txt").read_text()
+    assert "the dask scheduler is gone" in said
+    assert "what was done is kept" in said
+    assert not (tmp_path / "out.fits").exists()
+    (tmp_path / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
+    goes_on(tmp_path, nursery, undisturbed)
+
+
+# A disk that is full
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_disk_that_is_really_full(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
+    job(undisturbed.files, tmp_path)
+    work = tmp_path / "out.work"
+    work.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(work)], capture_output=True
+    ).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        assert nursery.run(tmp_path) == 2
+        said = (tmp_path / "log.txt").read_text()
+        assert "No space left on device" in said
+        assert "Traceback" not in said
+        assert 0 < vouched(tmp_path) < BLOCKS
+        subprocess.run(["mount", "-o", "remount,size=50m", str(work)], check=True)
+        goes_on(tmp_path, nursery, undisturbed)
+    finally:
+        subprocess.run(["umount", "--lazy", str(work)], check=True)
+
+
 def wait_for(condition: Any, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
