@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from astropy.wcs import WCS
 from scipy.signal import convolve
 
 import lucidcube.blocks
+import lucidcube.io.products
 from lucidcube.checkpoint import Checkpoint
 from lucidcube.config import Config, from_plain
 from lucidcube.errors import ConfigError, UserError
@@ -504,6 +506,25 @@ def test_every_profile_makes_the_same_product(
     config_ = config(files, tmp_path / "out.fits", profile=profile)
     run(config_)
     same_numbers(Path(config_.output.path), finished.path)
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_a_product_that_is_gathered_is_the_same(
+    files: Path, finished: Finished, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers: list[int] = []
+    real = lucidcube.io.products.write_planes
+    monkeypatch.setattr(
+        lucidcube.io.products, "write_planes", lambda *a: (writers.append(os.getpid()), real(*a))[1]
+    )
+    (tmp_path / "nfs.yaml").write_text(f"kind: {kind}\nworkers: 2\nproduct: gather\n")
+    config_ = config(files, tmp_path / "out.fits", profile=str(tmp_path / "nfs.yaml"))
+    run(config_)
+    assert len(writers) > 4, "the planes were written elsewhere"
+    same_numbers(Path(config_.output.path), finished.path)
+    with fits.open(config_.output.path, checksum=True) as hdus:
+        hdus.verify("exception")
 
 
 @pytest.mark.parametrize("least", [1, 2])

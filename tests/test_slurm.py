@@ -176,26 +176,13 @@ def test_jobs_that_end_at_once(slurm: Path) -> None:
         pass
 
 
-SERVED = """
-import sys, yaml
-from lucidcube.cluster import load_profile, serve
-from lucidcube.config import load
-from lucidcube.pipeline import run
-if __name__ == "__main__":
-    config = load([sys.argv[1]])
-    serve(load_profile(config.profile))
-    run(config)
-"""
-
-
 def test_one_allocation(slurm: Path, expected: Path) -> None:
     """The tasks of one job are scheduler, client and workers, and all end with the run."""
     allocation = profile(slurm, kind="slurm_runner", wait="2 min")
     (slurm / "job.yaml").write_text(yaml.safe_dump(job("allocation.fits", allocation)))
-    (slurm / "served.py").write_text(SERVED)
     command = ["srun", "--ntasks=4", "--mem-per-cpu=800", "--time=5", "--kill-on-bad-exit=1"]
     done = subprocess.run(
-        [*command, sys.executable, "served.py", "job.yaml"],
+        [*command, sys.executable, "-m", "lucidcube", "run", "job.yaml", "--quiet"],
         cwd=slurm, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

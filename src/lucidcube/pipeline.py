@@ -173,7 +173,9 @@ def _run(checked: Checked, worker: Worker, inspect: Inspect | None) -> None:
         cube, _ = worker.segment(last, joined, key, config.work())
     product = run_product(cube, cubes.get("star"), config.output.products, config.plain(), inputs)
     sweep_parts(worker.done.path)
-    write(worker.done.path, product, overwrite=config.output.overwrite, compute=worker.products)
+    gather = load_profile(config.profile).product == "gather"
+    overwrite = config.output.overwrite
+    write(worker.done.path, product, overwrite=overwrite, compute=worker.products, gather=gather)
 
 
 def checkpoints(config: Config) -> list[str]:

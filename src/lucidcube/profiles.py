@@ -89,6 +89,11 @@ class Profile(BaseModel):
     wait: str = Field("1h", description="how long to wait for a first worker, or for lost ones to return")
     site: str | None = Field(None, description="one more YAML file of dask settings, as a site hands it out")
     class_path: str | None = Field(None, alias="class", description="as dask_jobqueue.SLURMCluster")
+    product: Literal["parallel", "gather"] = Field(
+        "parallel",
+        description="who writes the product: the workers, each its planes, or this process alone, for file "
+        "systems on which several machines may not write to one file (NFS)",
+    )
     arguments: dict[str, Any] = Field({}, description="further keyword arguments of the class")
 
     @model_validator(mode="before")

@@ -168,7 +168,7 @@ def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU
             yield plane_table(name, cube, present)
 
 
-def write(path: Path, product: Product, *, overwrite: bool, compute: Compute) -> None:
+def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, gather: bool = False) -> None:
     """Write a product block by block; the file appears whole, or not at all.
 
     Parameters
@@ -181,6 +181,9 @@ def write(path: Path, product: Product, *, overwrite: bool, compute: Compute) ->
         Whether to replace a file of this name.
     compute
         Computes blocks, anywhere and in any order.
+    gather
+        Send the planes here and write them from this process alone, for file systems that do not bear
+        several machines writing to one file (NFS); otherwise who computes a block writes it.
 
     Raises
     ------
@@ -197,9 +200,10 @@ def write(path: Path, product: Product, *, overwrite: bool, compute: Compute) ->
         for cube in {id(i.cube): i.cube for i in product.images}.values():
             here = [n for n, image in enumerate(product.images) if image.cube is cube]
             names = [product.images[n].variable for n in here]
-            work = over_blocks(_in_blocks(cube, names), _Write(layout, tuple(here)), names, "object")
+            put = _Write(layout, tuple(here))
+            work = over_blocks(_in_blocks(cube, names), _send if gather else put, names, "object")
             for _, parts in compute(work, range(work.shape[0])):
-                for number, part in zip(here, parts, strict=True):
+                for number, part in zip(here, put(*parts)[0] if gather else parts, strict=True):
                     sums[number] += int(part)
         finish(layout, sums)
     except BaseException:
@@ -236,6 +240,13 @@ class _Write:
             for hdu, array in zip(self.hdus, arrays, strict=True)
         )
         return sums
+
+
+def _send(*block: np.ndarray) -> np.ndarray:
+    """A block as it is: positions and planes, to be written by whoever gets it."""
+    sent = np.empty(1, object)
+    sent[0] = block
+    return sent
 
 
 def _label(cube: xr.Dataset, variable: str) -> str:
