@@ -202,7 +202,7 @@ class _Write:
             chunk = _chunk(name, number, array.ndim)
             # A whole chunk lies on disk as it does in memory; a last, shorter one is padded there.
             whole = len(array) == self.block and sys.byteorder == "little"
-            sums[chunk] = (array.nbytes, zlib.crc32(array)) if whole else _sum(folder / STORE / chunk)
+            sums[chunk] = (array.nbytes, zlib.crc32(array.data)) if whole else _sum(folder / STORE / chunk)
         _replace(folder / VOUCHED / f"{number:06d}", json.dumps(sums).encode())
 
 
