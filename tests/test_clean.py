@@ -15,10 +15,10 @@ from lucidcube.checkpoint import MADE_OF, STORE, VOUCHED
 from lucidcube.clean import find, litter
 from lucidcube.cli import main
 from lucidcube.config import load
-from lucidcube.identity import REMEMBERED
 from lucidcube.pipeline import checkpoints, run
+from lucidcube.running.identity import REMEMBERED
+from lucidcube.running.worklock import locked
 from lucidcube.simulate import Scene, write_scene
-from lucidcube.worklock import locked
 
 SCENE = Scene(shape=(4, 25, 25), seed=3, wavelength_step=0.5e-9)
 HEX = "0123456789abcdef" * 2

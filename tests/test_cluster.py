@@ -271,7 +271,7 @@ def test_a_block_that_timed_out_by_itself(workers: Executor) -> None:
 
 @pytest.mark.timeout(60)
 def test_no_workers_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucidcube.executors.LOOK", 0.1)
+    monkeypatch.setattr("lucidcube.cluster.executors.LOOK", 0.1)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lucidcube import identity as module
 from lucidcube.config import Track
-from lucidcube.identity import REMEMBERED, identity
+from lucidcube.running import identity as module
+from lucidcube.running.identity import REMEMBERED, identity
 
 
 @pytest.fixture

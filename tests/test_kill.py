@@ -28,7 +28,8 @@ BLOCKS = 5 * 8
 
 NURSERY = """
 import json, os, signal, sys
-from lucidcube import cli, pipeline, worker, io
+from lucidcube import cli, pipeline, io
+import lucidcube.running.worker
 import lucidcube.progress, lucidcube.commands
 for line in sys.stdin:
     order = json.loads(line)

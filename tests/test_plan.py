@@ -12,8 +12,8 @@ from lucidcube import blocks
 from lucidcube.blocks import blocks_of, over_blocks, planes_per_block
 from lucidcube.cube import DATA, VARIANCE, from_arrays
 from lucidcube.errors import ConfigError
-from lucidcube.graphs import SegmentGraph
 from lucidcube.plan import BASELINE, fit, peak_memory, step
+from lucidcube.running.graphs import SegmentGraph
 from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
 
 SIDE = 512

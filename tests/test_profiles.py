@@ -12,13 +12,13 @@ from typing import Any
 import dask.config
 import pytest
 
-from lucidcube.allocation import allocation_layout, serve
 from lucidcube.cluster import executor, job_script, layout, load_profile
+from lucidcube.cluster.allocation import allocation_layout, serve
+from lucidcube.cluster.grants import Grant, granted, processes_for
+from lucidcube.cluster.jobs import Jobs, import_class
+from lucidcube.cluster.profiles import Layout, Profile, expanded, seconds
+from lucidcube.cluster.queues import left_the_queue, preflight, why_waiting
 from lucidcube.errors import ConfigError
-from lucidcube.grants import Grant, granted, processes_for
-from lucidcube.jobs import Jobs, import_class
-from lucidcube.profiles import Layout, Profile, expanded, seconds
-from lucidcube.queues import left_the_queue, preflight, why_waiting
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 MIB = 1 << 20
@@ -212,7 +212,7 @@ def test_processes_need_memory() -> None:
 
 
 def test_local_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucidcube.profiles.granted", lambda: Grant(8, 10 << 30))
+    monkeypatch.setattr("lucidcube.cluster.profiles.granted", lambda: Grant(8, 10 << 30))
     assert layout(Profile()) == Layout(1, 8, 9 << 30)
     assert layout(Profile(kind="synchronous")) == Layout(1, 1, 9 << 30)
     assert layout(Profile(kind="processes")) == Layout(4, 2, (9 << 30) // 4)

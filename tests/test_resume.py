@@ -21,19 +21,19 @@ from rich.console import Console
 from zarr.storage import _local
 
 import lucidcube.stages.interpolate
-from lucidcube import attempts
 from lucidcube.checkpoint import STORE, VOUCHED, Checkpoint
 from lucidcube.cluster import Threads
+from lucidcube.cluster.executors import WorkerLost
 from lucidcube.config import Config, from_plain
 from lucidcube.errors import StageError, UserError
-from lucidcube.executors import WorkerLost
-from lucidcube.failures import BlocksFailed, Failure
 from lucidcube.pipeline import run
 from lucidcube.progress import LOG_INTERVAL, Progress, duration, summary
+from lucidcube.running import attempts
+from lucidcube.running.failures import BlocksFailed, Failure
+from lucidcube.running.stopping import Stop, Stopped, signals
+from lucidcube.running.watch import Done, Watch
+from lucidcube.running.worklock import LOCK, locked
 from lucidcube.simulate import Scene, write_scene
-from lucidcube.stopping import Stop, Stopped, signals
-from lucidcube.watch import Done, Watch
-from lucidcube.worklock import LOCK, locked
 
 SCENE = Scene(shape=(6, 25, 25), seed=5, wavelength_step=0.5e-9)
 PLANES = 6

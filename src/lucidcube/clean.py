@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lucidcube.checkpoint import MADE_OF, NAME, STORE, VOUCHED, Checkpoint
 from lucidcube.errors import UserError
-from lucidcube.worklock import locked
+from lucidcube.running.worklock import locked
 
 LITTER = (
     re.compile(r"\.\d{6,}\.[0-9a-f]{32}"),

@@ -14,8 +14,8 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from lucidcube import __version__
 from lucidcube.errors import StageError, UserError
-from lucidcube.failures import BlocksFailed
-from lucidcube.stopping import signals
+from lucidcube.running.failures import BlocksFailed
+from lucidcube.running.stopping import signals
 
 STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
 

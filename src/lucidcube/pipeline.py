@@ -14,27 +14,27 @@ from pathlib import Path
 
 import xarray as xr
 
-from lucidcube.attempts import resident_peak, shielded
 from lucidcube.blocks import blocks_of
 from lucidcube.checkpoint import fingerprint
-from lucidcube.checks import order_problems, output_problems
 from lucidcube.cluster import executor, layout, load_profile
+from lucidcube.cluster.profiles import Layout
 from lucidcube.config import DECONVOLVE, Config, Track
 from lucidcube.errors import ConfigError, UserError
-from lucidcube.failures import BlocksFailed, Failure
-from lucidcube.identity import identity
 from lucidcube.io.fits_read import open_cube
 from lucidcube.io.products import run_product, sweep_parts, write
 from lucidcube.io.specifier import Specifier
-from lucidcube.join import join
 from lucidcube.plan import Step, fit, step
-from lucidcube.profiles import Layout
-from lucidcube.segments import Segment, make, segments
+from lucidcube.running.attempts import resident_peak, shielded
+from lucidcube.running.checks import order_problems, output_problems
+from lucidcube.running.failures import BlocksFailed, Failure
+from lucidcube.running.identity import identity
+from lucidcube.running.join import join
+from lucidcube.running.segments import Segment, make, segments
+from lucidcube.running.stopping import Stop
+from lucidcube.running.watch import Done, Watch
+from lucidcube.running.worker import Worker
+from lucidcube.running.worklock import locked
 from lucidcube.stage import Stage
-from lucidcube.stopping import Stop
-from lucidcube.watch import Done, Watch
-from lucidcube.worker import Worker
-from lucidcube.worklock import locked
 
 __all__ = [
     "Checked",

@@ -17,11 +17,11 @@ from rich.table import Table
 
 from lucidcube.clean import Entry
 from lucidcube.cluster import load_profile
+from lucidcube.cluster.jobs import job_script
 from lucidcube.cube import DATA, SOURCE, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
-from lucidcube.jobs import job_script
 from lucidcube.pipeline import Checked
 from lucidcube.plan import peak_memory
-from lucidcube.watch import Done, Watch
+from lucidcube.running.watch import Done, Watch
 
 PLAN_WIDTH = 110
 """Characters that a plan needs at least, so that no number is cut off."""

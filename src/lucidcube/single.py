@@ -13,20 +13,20 @@ import xarray as xr
 import yaml
 from astropy.io import fits
 
-from lucidcube.attempts import shielded
 from lucidcube.cluster import executor, load_profile
 from lucidcube.config import TRACKS, Track, stage_of
 from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
-from lucidcube.identity import identity
 from lucidcube.io.products import stage_product, write
 from lucidcube.io.specifier import Specifier
-from lucidcube.join import join
 from lucidcube.pipeline import Inspect, open_track
+from lucidcube.running.attempts import shielded
+from lucidcube.running.identity import identity
+from lucidcube.running.join import join
+from lucidcube.running.stopping import Stop
+from lucidcube.running.watch import Done, Watch
+from lucidcube.running.worker import Worker
 from lucidcube.stage import Stage
-from lucidcube.stopping import Stop
-from lucidcube.watch import Done, Watch
-from lucidcube.worker import Worker
 
 TEMPLATE = "{parent}/{stem}{tag}{suffix}"
 SUFFIX = re.compile(r"\.(fits?|fts|mt)?(\.?(gz|fz|bz2|xz|z))?$", re.IGNORECASE)

@@ -21,9 +21,9 @@ from typing import Any
 import dask.config
 from dask.utils import parse_timedelta
 
+from lucidcube.cluster.profiles import Profile, seconds
+from lucidcube.cluster.queues import left_the_queue, why_waiting
 from lucidcube.errors import ConfigError
-from lucidcube.profiles import Profile, seconds
-from lucidcube.queues import left_the_queue, why_waiting
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 

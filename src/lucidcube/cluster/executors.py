@@ -16,8 +16,8 @@ from dask.utils import format_bytes
 from distributed import Client
 from distributed.scheduler import KilledWorker
 
+from lucidcube.cluster.grants import cores
 from lucidcube.errors import StageError
-from lucidcube.grants import cores
 
 LOOK = 5.0
 """Seconds between looks at workers that are waited for."""

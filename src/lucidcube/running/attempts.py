@@ -22,10 +22,10 @@ import dask
 import dask.array as da
 import numpy as np
 
+from lucidcube.cluster.executors import Executor, WorkerLost
 from lucidcube.errors import StageError, UserError
-from lucidcube.executors import Executor, WorkerLost
-from lucidcube.graphs import BlockGraph, SegmentGraph
-from lucidcube.stopping import Stop
+from lucidcube.running.graphs import BlockGraph, SegmentGraph
+from lucidcube.running.stopping import Stop
 
 LOG = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _compute(
 
 def shielded() -> Any:
     """While this context lasts, worker processes that are started ignore Ctrl-C, as do their replacements."""
-    preload = [*dask.config.get("distributed.worker.preload", []), "lucidcube.uninterrupted"]
+    preload = [*dask.config.get("distributed.worker.preload", []), "lucidcube.cluster.uninterrupted"]
     return dask.config.set({"distributed.worker.preload": preload})
 
 

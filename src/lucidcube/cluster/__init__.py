@@ -12,11 +12,10 @@ from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_limits
 
-from lucidcube.allocation import allocation_layout, join, serve
-from lucidcube.errors import ConfigError
-from lucidcube.executors import LOOK, Distributed, Executor, Threads, WorkerLost
-from lucidcube.grants import cores
-from lucidcube.jobs import (
+from lucidcube.cluster.allocation import allocation_layout, join, serve
+from lucidcube.cluster.executors import LOOK, Distributed, Executor, Threads, WorkerLost
+from lucidcube.cluster.grants import cores
+from lucidcube.cluster.jobs import (
     WORKER_ENVIRONMENT,
     WORKER_SETTINGS,
     Jobs,
@@ -26,8 +25,17 @@ from lucidcube.jobs import (
     section,
     site_settings,
 )
-from lucidcube.profiles import PROFILES, Layout, Profile, expanded, load_profile, local_layout, seconds
-from lucidcube.queues import preflight
+from lucidcube.cluster.profiles import (
+    PROFILES,
+    Layout,
+    Profile,
+    expanded,
+    load_profile,
+    local_layout,
+    seconds,
+)
+from lucidcube.cluster.queues import preflight
+from lucidcube.errors import ConfigError
 
 __all__ = [
     "PROFILES", "Distributed", "Executor", "Layout", "Profile", "Threads", "WorkerLost", "cores", "executor",

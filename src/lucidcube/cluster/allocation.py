@@ -15,10 +15,10 @@ from typing import Any
 
 from dask.utils import format_bytes, parse_bytes
 
+from lucidcube.cluster.grants import USABLE, granted
+from lucidcube.cluster.jobs import import_class
+from lucidcube.cluster.profiles import Layout, Profile, expanded
 from lucidcube.errors import ConfigError
-from lucidcube.grants import USABLE, granted
-from lucidcube.jobs import import_class
-from lucidcube.profiles import Layout, Profile, expanded
 
 CLIENT = 1
 """Number of the task that is the client."""

@@ -12,8 +12,8 @@ import yaml
 from dask.utils import parse_bytes
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lucidcube.cluster.grants import USABLE, granted, processes_for
 from lucidcube.errors import ConfigError
-from lucidcube.grants import USABLE, granted, processes_for
 
 Kind = Literal[
     "threads", "processes", "synchronous", "address",

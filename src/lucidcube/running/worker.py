@@ -12,14 +12,14 @@ from typing import Any
 
 import xarray as xr
 
-from lucidcube.attempts import Outcome, attempt
 from lucidcube.cluster import Executor
 from lucidcube.cube import CHANNEL, UNITS, WAVELENGTH, block_sizes, describe_planes
 from lucidcube.errors import StageError
-from lucidcube.failures import BlocksFailed, Failure
-from lucidcube.segments import Segment, make
-from lucidcube.stopping import Stop
-from lucidcube.watch import Done, Watch
+from lucidcube.running.attempts import Outcome, attempt
+from lucidcube.running.failures import BlocksFailed, Failure
+from lucidcube.running.segments import Segment, make
+from lucidcube.running.stopping import Stop
+from lucidcube.running.watch import Done, Watch
 
 
 @dataclass
