@@ -1,5 +1,7 @@
 """Every stage as a command on FITS files."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,23 @@ def test_what_each_command_writes(folder: Path, name: str, images: list[str], ta
         assert [h.name for h in hdus] == [*images, *tables, "PROVENANCE"]
         assert all(h.data.shape[0] == 6 for h in hdus[: len(images)])
         assert hdus[0].header["OBJECT"] == fits.getheader(folder / f"{name.split('_')[0]}.fits")["OBJECT"]
+
+
+@pytest.mark.skipif(shutil.which("fitsverify") is None, reason="fitsverify is not installed")
+def test_fitsverify_finds_nothing(folder: Path) -> None:
+    products = [folder / "run.fits", *folder.glob("*_*.fits")]
+    assert len(products) == 9
+    for product in products:
+        done = subprocess.run(["fitsverify", str(product)], capture_output=True, text=True, check=False)
+        assert "0 warning(s) and 0 error(s)" in done.stdout, done.stdout
+
+
+def test_the_psf_is_centred_in_its_header(folder: Path) -> None:
+    for name in ("run.fits", PRODUCT):
+        with fits.open(folder / name) as hdus:
+            header, shape = hdus["PSF"].header, hdus["PSF"].data.shape
+            assert (header["CRPIX1"], header["CRPIX2"]) == ((shape[2] + 1) / 2, (shape[1] + 1) / 2)
+            assert header["CTYPE3"] == hdus[0].header["CTYPE3"]
 
 
 def test_every_stage_has_a_command_with_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:

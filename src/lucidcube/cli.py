@@ -276,9 +276,11 @@ def config_from(product: Path) -> None:
     product
         FITS file written by lucidcube run.
     """
+    import yaml
+
     from lucidcube.io.tables import read_provenance
 
-    print(read_provenance(product)["config"], end="")
+    print(yaml.safe_dump(yaml.safe_load(read_provenance(product)["config"]), sort_keys=False), end="")
 
 
 @config_app.command(name="check")

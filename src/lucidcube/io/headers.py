@@ -41,9 +41,13 @@ def cube_header(cube: xr.Dataset) -> fits.Header:
     return spectral_cards(header, cube[WAVELENGTH].values, axis=axis) if axis else header
 
 
-def psf_header(star: xr.Dataset) -> fits.Header:
-    """A header for a PSF: its spectral axis is the star's; its pixels are no place on the sky."""
+def psf_header(star: xr.Dataset, sides: tuple[int, int]) -> fits.Header:
+    """A header for a PSF of `sides` (y, x) pixels: wavelengths of the star, and pixels from the centre."""
     header, whole, axis = fits.Header(), cube_header(star), spectral_axis(star)
+    for number, length in ((1, sides[1]), (2, sides[0])):
+        header[f"CTYPE{number}"], header[f"CUNIT{number}"] = "LINEAR", "pixel"
+        header[f"CRVAL{number}"], header[f"CRPIX{number}"] = 0.0, (length + 1) / 2
+        header[f"CDELT{number}"] = 1.0
     for key in ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CDELT"):
         if axis and f"{key}{axis}" in whole:
             header[f"{key}3"] = (whole[f"{key}{axis}"], whole.comments[f"{key}{axis}"])
@@ -69,8 +73,9 @@ def provenance_cards(
     """HIERARCH cards: version, names and checksums of the inputs, and the stages of each track."""
     yield "HIERARCH LUCIDCUBE VERSION", __version__, "program that made this"
     for track, identity in inputs.items():
-        for key in ("file", "sha256"):
-            yield f"HIERARCH LUCIDCUBE {track.upper()} {key.upper()}", str(identity[key]), ""
+        yield f"HIERARCH LUCIDCUBE {track.upper()} FILE", str(identity["file"]), ""
+        # As many digits as a card holds; all of them are in the table PROVENANCE.
+        yield f"HIERARCH LUCIDCUBE {track.upper()} SHA256", str(identity["sha256"])[:32], ""
     for track, cube in cubes.items():
         stages = [h["stage"] for h in cube.attrs.get(HISTORY, [])] if cube is not None else []
         if stages:

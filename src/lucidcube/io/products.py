@@ -274,7 +274,8 @@ def _in_blocks(cube: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
 
 def _plan(image: Image) -> ImagePlan:
     cube, variable = image.cube, image.variable
-    header = psf_header(cube) if image.is_psf else cube_header(cube)
+    sides = cube[variable].shape[-2:]
+    header = psf_header(cube, (sides[0], sides[1])) if image.is_psf else cube_header(cube)
     if "ERRDATA" in header:
         header["ERRDATA"] = VARIANCE_NAME
     unit = str(cube[variable].attrs.get(UNITS, ""))

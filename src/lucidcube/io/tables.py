@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import yaml
 from astropy.io import fits
 
 from lucidcube import __version__
@@ -70,7 +70,8 @@ def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str
     """A table (KEY, VALUE) of text from which the run can be repeated; `read_provenance` is the way back."""
     rows = {
         "version": __version__,
-        "config": yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=False),
+        # JSON on one line: FITS tables hold printable ASCII only. It is YAML as well.
+        "config": json.dumps(dict(config)),
         **{f"{track}.{k}": str(v) for track, identity in inputs.items() for k, v in identity.items()},
     }
     columns = [_texts("KEY", [*rows]), _texts("VALUE", [*rows.values()])]
