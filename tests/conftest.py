@@ -1,6 +1,7 @@
 """What all tests share: where shared data lie, and a scheduler that refuses to work."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,12 @@ hypothesis.settings.load_profile("lucidcube")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("LUCIDCUBE_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def _interrupt() -> None:
+    """Ctrl-C as ever: importing dask_jobqueue replaces its handler by one that exits."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ Prints JSON: resident bytes before, the largest ever, and what the stage predict
 import gc
 import json
 import os
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +25,7 @@ import lucidcube.stages  # noqa: E402, F401
 from lucidcube.checkpoint import Checkpoint  # noqa: E402
 from lucidcube.cube import BADNESS, DIMS, FILLED, MASK, PSF, PSF_PLANE, WAVELENGTH, from_arrays  # noqa: E402
 from lucidcube.io.fits_read import open_cube  # noqa: E402
+from lucidcube.running.attempts import resident_peak  # noqa: E402
 from lucidcube.stage import REGISTRY, Stage  # noqa: E402
 
 STAR_STAGES = ("normalise_psf", "fit_psf")
@@ -92,7 +92,7 @@ def main(name: str, side: int, block: int, options: dict, files: list[str]) -> N
     gc.collect()
     before = psutil.Process().memory_info().rss
     made = work(stage, large)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resident_peak()  # not getrusage, which counts the process that started this one
     print(json.dumps({"before": before, "peak": peak, "working": stage.working_bytes(large, made)}))
 
 
