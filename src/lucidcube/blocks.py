@@ -19,8 +19,9 @@ import numpy as np
 import xarray as xr
 from dask.array.gufunc import apply_gufunc
 
-from lucidcube.cube import CHANNEL, DIMS, PLANE, UNITS, WAVELENGTH, X, Y, block_sizes, describe_planes
+from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, X, Y, block_sizes, describe_planes
 from lucidcube.errors import CubeError, StageError, UserError
+from lucidcube.sources import Window, source_of
 
 BLOCK_BYTES = 8 << 20
 """Aim for the size of a block of one float32 variable: smaller ones cost more overhead than work."""
@@ -44,10 +45,6 @@ def blocks_of(nbytes: int) -> Iterator[None]:
 def planes_per_block(planes: int, pixels: int) -> int:
     """Planes in a block of a cube, as far as memory allows the same on any machine."""
     return max(1, min((_aim.get() or BLOCK_BYTES) // (4 * pixels), -(-planes // MIN_BLOCKS)))
-
-
-SOURCE_KEY = "lucidcube_source"
-"""Where a variable's encoding keeps what it is read from."""
 
 
 class Output(NamedTuple):
@@ -167,7 +164,7 @@ def over_bins(
     """
     units = str(cube[WAVELENGTH].attrs.get(UNITS, "m"))
     lazy = isinstance(cube[inputs[0]].data, da.Array)
-    sources = [_source(cube[name].variable) for name in inputs]
+    sources = [source_of(cube[name].variable) for name in inputs]
     if None in sources:
         sources = [None] * len(inputs)
     made: dict[str, list[Any]] = {name: [] for name in inputs}
@@ -193,75 +190,6 @@ def over_bins(
             made[name].append(result)
     join = da.concatenate if lazy else np.concatenate
     return {name: join(parts) for name, parts in made.items()}
-
-
-@dataclass(frozen=True)
-class Window:
-    """A run of planes of something that is sliced like an array; nothing is read until it is sliced.
-
-    Attributes
-    ----------
-    source
-        Picklable, with a shape, sliced along its first axis.
-    lo, hi
-        First plane, and the one after the last.
-    """
-
-    source: Any
-    lo: int
-    hi: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Planes, rows and columns."""
-        return (self.hi - self.lo, *self.source.shape[1:])
-
-    def __getitem__(self, key: slice) -> np.ndarray:
-        start, stop, _ = key.indices(self.hi - self.lo)
-        planes: np.ndarray = self.source[self.lo + start : self.lo + stop]
-        return planes
-
-
-def from_source(source: Any, block: int, name: str) -> xr.Variable:
-    """A lazy cube of something that is sliced like an array, in blocks of whole planes.
-
-    Parameters
-    ----------
-    source
-        Picklable, with shape and dtype float32; each slicing reads just what it says.
-    block
-        Planes in a block.
-    name
-        Of the dask array, the same for the same content.
-
-    Returns
-    -------
-    xarray.Variable
-        (wavelength, y, x). It remembers its source: what needs many planes for few can read them itself.
-    """
-    planes, rows, columns = source.shape
-    lazy = da.from_array(
-        source,
-        chunks=(min(block, planes), rows, columns),
-        name=name,
-        lock=False,
-        asarray=False,
-        fancy=False,
-        meta=np.empty((0, 0, 0), np.float32),
-        inline_array=True,
-    )
-    return xr.Variable(DIMS, lazy, encoding={SOURCE_KEY: (lazy.name, source)})
-
-
-def reads_itself(variable: xr.Variable) -> bool:
-    """Whether a stage that needs many planes for few reads them from the source of the variable."""
-    return _source(variable) is not None
-
-
-def _source(variable: xr.Variable) -> Any:
-    """What a variable is read from, if it is still just that and nothing was done to it."""
-    name, source = variable.encoding.get(SOURCE_KEY, (None, None))
-    return source if getattr(variable.data, "name", None) == name else None
 
 
 def over_blocks(

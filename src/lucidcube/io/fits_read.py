@@ -15,7 +15,7 @@ import xarray as xr
 from astropy.io import fits
 
 from lucidcube import cube as words
-from lucidcube.blocks import from_source, planes_per_block
+from lucidcube.blocks import planes_per_block
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.cards import text
 from lucidcube.io.layouts import Hdu, choose, list_hdus, variance_of, wavelength_column
@@ -25,6 +25,7 @@ from lucidcube.io.selection import product_header, select
 from lucidcube.io.sources import is_rather_variance, locate, scale_exponent
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.io.spectral import Lookup
+from lucidcube.sources import from_source
 
 _log = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 import numpy as np
 import xarray as xr
 
-from lucidcube.blocks import over_bins, planes_per_block, reads_itself
+from lucidcube.blocks import over_bins, planes_per_block
 from lucidcube.cube import CHANNEL, DATA, DIMS, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
 from lucidcube.errors import CubeError
 from lucidcube.kernels import rebin as kernel
+from lucidcube.sources import reads_itself
 from lucidcube.stage import SpectralWidth, Stage, parameter
 
 PRESETS = {"spex": (1e-9, 2e-9)}
