@@ -73,6 +73,10 @@ class RegionGroup:
         found = (track.at(channel) for track in self.tracks)
         return tuple(region for region in found if region is not None)
 
+    def mask(self, channel: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """The regions of a channel drawn on a plane; see `region_mask`."""
+        return region_mask(self.at(channel), shape)
+
 
 def region_mask(regions: Iterable[Region], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Draw regions on a plane.

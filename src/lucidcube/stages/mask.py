@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -15,10 +16,12 @@ from astropy.io import fits
 from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import BADNESS, CHANNEL, HEADER, MASK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
-from lucidcube.io.regions import RegionGroup, const_regions, dynamic_regions, region_mask
 from lucidcube.io.wcs import celestial_wcs
 from lucidcube.kernels.mask import bad_pixel_mask, cut_by_channel
 from lucidcube.stage import Stage, parameter
+
+if TYPE_CHECKING:
+    from lucidcube.io.regions import RegionGroup
 
 
 class Mask(Stage):
@@ -78,9 +81,11 @@ class Mask(Stage):
             wcs = celestial_wcs(header) if header else None
         except CubeError:
             wcs = None  # regions in image coordinates need none, the others say what they lack
-        groups = const_regions(self.const_regions, wcs=wcs, header=header)
+        # Imported when there are regions: astropy's package brings a third of a second of imports with it.
+        reader = import_module("lucidcube.io.regions")
+        groups: tuple[RegionGroup, ...] = reader.const_regions(self.const_regions, wcs=wcs, header=header)
         if self.dynamic_regions:
-            groups += (dynamic_regions(self.dynamic_regions, wcs=wcs, header=header),)
+            groups += (reader.dynamic_regions(self.dynamic_regions, wcs=wcs, header=header),)
         return groups
 
     def fingerprint(self) -> dict[str, Any]:
@@ -100,6 +105,6 @@ def _marked(
 ) -> np.ndarray:
     mask = bad_pixel_mask(badness, float(cut), max_dilation=max_dilation)
     for group in groups:
-        mask |= region_mask(group.at(float(channel)), badness.shape)
+        mask |= group.mask(float(channel), badness.shape)
     mask[np.isnan(badness)] = 0
     return mask
