@@ -17,13 +17,18 @@ from matplotlib.image import imread
 import scenes
 from lucidcube import plot
 from lucidcube.cube import DATA, DIMS, FILLED, PSF, PSF_PLANE, WAVELENGTH, from_arrays
-from lucidcube.errors import UserError
+from lucidcube.errors import CubeError, UserError
 from lucidcube.plot import watch_plane
 from lucidcube.stages.deconvolve import Deconvolve
 
 SHAPE = (5, 31, 33)
 CLEAN = Deconvolve(n_iter=6, loop_gain=0.1)
 LUCY = Deconvolve(method="lucy_richardson", n_iter=6)
+
+
+def changed(stage: Deconvolve, **values) -> Deconvolve:
+    """The stage with other values of some parameters."""
+    return Deconvolve(**stage.flat() | values)
 
 
 def joined(shape=SHAPE) -> xr.Dataset:
@@ -61,7 +66,7 @@ def seen(monkeypatch):
     return told
 
 
-@pytest.mark.parametrize("stage", [CLEAN.replaced(threshold=-1), LUCY], ids=["clean", "lucy"])
+@pytest.mark.parametrize("stage", [changed(CLEAN, threshold=-1), LUCY], ids=["clean", "lucy"])
 def test_frames_are_pictures_that_change(tmp_path, monkeypatch, stage):
     monkeypatch.setattr(plot, "DPI", 100)
     paths = watch_plane(joined(), stage, folder=tmp_path / "new" / "frames", every=3)
@@ -76,7 +81,7 @@ def test_frames_are_pictures_that_change(tmp_path, monkeypatch, stage):
 
 
 def test_frames_at_iterations_in_geometric_progression(tmp_path):
-    assert len(watch_plane(joined(), LUCY.replaced(n_iter=3), folder=tmp_path)) == 4
+    assert len(watch_plane(joined(), changed(LUCY, n_iter=3), folder=tmp_path)) == 4
     iterations = sorted(plot._iterations(1000, None))
     assert iterations[0] == 1
     assert iterations[-1] == 1000
@@ -88,7 +93,7 @@ def test_frames_at_iterations_in_geometric_progression(tmp_path):
 def test_frames_of_an_earlier_plot_go_and_other_files_stay(tmp_path):
     for name in ("frame-00009.png", "frame-9.png", "notes.txt"):
         (tmp_path / name).write_text("old")
-    paths = watch_plane(joined(), CLEAN.replaced(n_iter=0), folder=tmp_path)
+    paths = watch_plane(joined(), changed(CLEAN, n_iter=0), folder=tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"frame-00001.png", "frame-9.png", "notes.txt"}
     assert [p.name for p in paths] == ["frame-00001.png"]
 
@@ -112,7 +117,12 @@ def test_watching_changes_nothing(tmp_path, seen, stage):
 
 
 @pytest.mark.parametrize(
-    "stage", [CLEAN.replaced(give_best_result=False), LUCY.replaced(threshold=0)], ids=["clean", "lucy"]
+    "stage",
+    [
+        changed(CLEAN, give_best_result=False),
+        changed(LUCY, threshold=0),
+    ],
+    ids=["clean", "lucy"],
 )
 def test_last_picture_shows_what_was_returned(tmp_path, seen, stage):
     watch_plane(joined(), stage, folder=tmp_path, every=100)
@@ -183,7 +193,7 @@ def test_only_the_chosen_plane_is_computed(tmp_path):
         lazy = da.map_blocks(only, lazy, dtype="float32", meta=np.empty((0, 0, 0), "float32"))
         cube[name] = (cube[name].dims, lazy, cube[name].attrs)
     wavelength = float(cube[WAVELENGTH][4])
-    assert len(watch_plane(cube, CLEAN.replaced(n_iter=1), wavelength=wavelength, folder=tmp_path)) == 2
+    assert len(watch_plane(cube, changed(CLEAN, n_iter=1), wavelength=wavelength, folder=tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
@@ -268,7 +278,7 @@ def test_frames_where_there_is_no_display(tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.chdir(tmp_path)
-    paths = watch_plane(joined(), CLEAN.replaced(n_iter=1))
+    paths = watch_plane(joined(), changed(CLEAN, n_iter=1))
     assert paths == [Path(plot.FOLDER, "frame-00001.png"), Path(plot.FOLDER, "frame-00002.png")]
     assert all((tmp_path / p).is_file() for p in paths)
 
@@ -279,7 +289,7 @@ def test_frames_where_the_backend_has_no_windows(tmp_path, monkeypatch):
     monkeypatch.setenv("DISPLAY", ":99")
     monkeypatch.chdir(tmp_path)
     pyplot.switch_backend("agg")
-    assert len(watch_plane(joined(), CLEAN.replaced(n_iter=1))) == 2
+    assert len(watch_plane(joined(), changed(CLEAN, n_iter=1))) == 2
     assert pyplot.get_fignums() == []
 
 
@@ -327,7 +337,7 @@ def test_window_shows_the_result_until_it_is_closed(window, seen):
 def test_window_is_drawn_for_a_fifth_of_the_time(window, monkeypatch):
     clock = iter(np.arange(0, 1e6, 0.5))
     monkeypatch.setattr(plot.time, "perf_counter", lambda: next(clock))
-    watch_plane(joined(), CLEAN.replaced(n_iter=30, min_frac_stat_delta=0))
+    watch_plane(joined(), changed(CLEAN, n_iter=30, min_frac_stat_delta=0))
     # A drawing lasts one tick of this clock and so does an iteration that is not drawn. A drawing of one
     # tick allows the next one after five, which is at the fourth iteration: 1, 5, 9, ... 29.
     assert window.drawings - 2 == 8
@@ -350,3 +360,13 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch, tmp_path
     spec.loader.exec_module(alone)
     with pytest.raises(UserError, match=re.escape("needs matplotlib: pip install 'lucidcube[plot]'")):
         alone.watch_plane(joined(), CLEAN, folder=tmp_path)
+
+
+def test_a_psf_with_a_missing_rim_is_shown_as_it_is_used(tmp_path):
+    cube = joined().compute()
+    psf = cube[PSF].values.copy()
+    psf[:, 0], psf[:, :, -1] = np.nan, np.nan
+    psf /= np.nansum(psf, axis=(1, 2), keepdims=True)
+    assert watch_plane(cube.assign({PSF: (cube[PSF].dims, psf)}), CLEAN, folder=tmp_path, every=1000)
+    with pytest.raises(CubeError, match="has no PSF"):
+        watch_plane(cube.assign({PSF: (cube[PSF].dims, np.full_like(psf, np.nan))}), CLEAN, folder=tmp_path)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from lucidcube.cube import CHANNEL, DATA, FILLED, PSF, UNITS, VARIANCE, WAVELENGTH, require
 from lucidcube.errors import CubeError, UserError
-from lucidcube.kernels.iteration import IterationState, check_psf
+from lucidcube.kernels.iteration import IterationState
 from lucidcube.picture import Picture, ShownPlane
-from lucidcube.stages.deconvolve import Deconvolve
+from lucidcube.stages.deconvolve import Deconvolve, usable_psf
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -114,13 +114,11 @@ def _load(cube: xr.Dataset, stage: Deconvolve, wavelength: float | str | None) -
     arrays = {name: _finite_or_nan(loaded[name].values) for name in names}
     if np.isnan(arrays[DATA]).all():
         raise CubeError(f"{where} has no data to plot; choose another wavelength")
-    try:
-        check_psf(arrays[PSF])
-    except ValueError as error:
-        raise CubeError(f"{where}: {error}") from error
+    if np.isnan(arrays[PSF]).all():
+        raise CubeError(f"{where} has no PSF; choose another wavelength")
     return ShownPlane(
         arrays[DATA],
-        arrays[PSF],
+        usable_psf(arrays[PSF], f"{where}: "),
         arrays.get(VARIANCE),
         arrays.get(FILLED),
         where,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 import xarray as xr
 from astropy import units
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from lucidcube import __version__
 from lucidcube.cube import DATA, HISTORY, X, Y, block_sizes, require
 
 
@@ -224,18 +223,9 @@ class Stage(Parameters, ABC):
             fields |= members.get(name, type(field.default)).model_fields
         return fields
 
-    def replaced(self, **values: Any) -> Self:
-        """The stage with other values of some parameters."""
-        return type(self).model_validate({**self.flat(), **values})
-
 
 REGISTRY: dict[str, type[Stage]] = {}
 """Every stage by name."""
-
-
-def software() -> dict[str, str]:
-    """What the numbers were made with, for provenance."""
-    return {"lucidcube": __version__}
 
 
 def _plain(value: Any) -> Any:
@@ -253,8 +243,3 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
         return get_args(annotation)
     return (annotation,) if isinstance(annotation, type) else ()
-
-
-def literal_values(annotation: Any) -> tuple[Any, ...]:
-    """The values of a Literal, or nothing."""
-    return get_args(annotation) if get_origin(annotation) is Literal else ()

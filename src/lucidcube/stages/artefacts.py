@@ -12,7 +12,7 @@ from pydantic import AfterValidator, model_validator
 
 from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import BADNESS, DATA, UNITS, WAVELENGTH
-from lucidcube.kernels.artefacts import badness, object_fraction
+from lucidcube.kernels.artefacts import badness, component_range, object_fraction
 from lucidcube.stage import Stage, parameter
 
 LOOKS_LIKE_A_STAR = 0.05
@@ -62,11 +62,7 @@ class Artefacts(Stage):
 
     @model_validator(mode="after")
     def _some_components(self) -> Artefacts:
-        first, last = (int(-v * self.window**2) if v < 0 else v for v in (self.start, self.stop))
-        if not first < last <= self.window**2:
-            raise ValueError(
-                f"start {self.start:g} and stop {self.stop:g} leave none of the {self.window**2} components"
-            )
+        component_range(self.start, self.stop, self.window)
         return self
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:

@@ -184,19 +184,34 @@ class Deconvolve(Stage):
             plane = cube.isel({WAVELENGTH: slice(index, index + 1)})
             psf = plane[PSF].values[0]
             if np.isfinite(psf).any():
-                psf = np.where(np.isfinite(psf), psf, np.float32(0))
                 where = describe_planes(plane[CHANNEL].values, plane[WAVELENGTH].values, unit)
-                _refuse_bad(psf, f"deconvolve, {where}: ")
+                usable_psf(psf, f"deconvolve, {where}: ")
                 known = True
         if not known:
             raise CubeError("deconvolve: the PSF has no data at any wavelength: all of the star is NaN")
 
 
-def _refuse_bad(psf: np.ndarray, where: str = "") -> None:
+def usable_psf(psf: np.ndarray, where: str = "") -> np.ndarray:
+    """A PSF with NaN counted as no light, checked.
+
+    Parameters
+    ----------
+    psf
+        (psf_y, psf_x), with a finite pixel at least.
+    where
+        Beginning of the message.
+
+    Raises
+    ------
+    CubeError
+        If it is even, off centre, or of another sum than one.
+    """
+    psf = np.where(np.isfinite(psf), psf, np.float32(0))
     try:
         check_psf(psf)
     except ValueError as error:
         raise CubeError(f"{where}{error} (put normalise_psf and fit_psf into the star's stages)") from error
+    return psf
 
 
 STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}
@@ -210,12 +225,9 @@ def _deconvolved(
     *,
     method: CleanModified | LucyRichardson,
 ) -> tuple[Any, ...]:
-    known = np.isfinite(psf)
-    if not known.any():
+    if not np.isfinite(psf).any():
         return _without_psf(plane)
-    psf = np.where(known, psf, np.float32(0))
-    _refuse_bad(psf)
-    return method.deconvolve(plane, psf, variance=variance, filled=filled)
+    return method.deconvolve(plane, usable_psf(psf), variance=variance, filled=filled)
 
 
 def _without_psf(plane: np.ndarray) -> Deconvolution:
