@@ -114,6 +114,7 @@ def clean_modified(
     residual = field.data
     components, step = np.zeros_like(residual), np.zeros_like(residual)
     first = _subtract_in_place(np.zeros_like(residual), residual, field)
+    blurred = np.empty_like(residual)
     best = _Best(give_best_result, first)
     fabs, rms = [first.fabs], [first.rms]
     latest, iterations, stop = first, 0, _why_not_start(field, first)
@@ -124,10 +125,10 @@ def clean_modified(
         level = _selection_level(residual, field.valid, latest, threshold, positive_only)
         width = field.convolver.shape[1]
         lit = Support(*_select(residual, components, step, width, level, loop_gain, positive_only))
-        blurred = field.convolver.convolve_part(step, lit)
+        field.convolver.convolve_part(step, lit, blurred)
         latest = _subtract_in_place(blurred, residual, field)
         best.compare(iterations, latest, components)
-        residual = blurred
+        residual, blurred = blurred, residual
         iterations += 1
         fabs.append(latest.fabs)
         rms.append(latest.rms)

@@ -1,22 +1,30 @@
-"""Fourier transforms and convolution: every FFT of the package goes through here, as calls to `scipy.fft`.
+"""Convolution of planes with a PSF: by Fourier transforms (`kernels/fft.py`), or by direct sums."""
 
-`scipy.fft` picks its implementation by the backend protocol, so that ``scipy.fft.set_backend`` or
-``set_global_backend`` (mkl_fft, pyfftw) speeds up everything here without a change.
-"""
-
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
+
+from lucidcube.kernels.fft import (
+    Plan,
+    Workspace,
+    filter_rows,
+    forward_columns,
+    good_length,
+    inverse_columns,
+    padded,
+    padded_length,
+    plan,
+    spectrum,
+    workspace,
+)
 
 SIZE_STEPS = 6
 """Sizes of transform between the smallest and the largest, along each axis; see `Convolver.convolve_part`."""
 TRANSFERS_KEPT = 4
-"""Transforms of the PSF that are remembered, of 8 bytes for two points each."""
-DIRECT_COST = 0.03
+"""Transforms of the PSF that are remembered, of 4 bytes for each point."""
+DIRECT_COST = 0.1
 """Cost of adding one pixel of the PSF, as a fraction of that of one point of a pair of transforms."""
 
 
@@ -37,23 +45,6 @@ class Support(NamedTuple):
     left: int
     right: int
     pixels: int
-
-
-def rfft2(plane: NDArray[np.floating], shape: tuple[int, int] | None = None) -> NDArray[np.complexfloating]:
-    """Half-plane transform of a real plane (y, x), zero-padded at its end to `shape`; keeps the precision."""
-    transform: NDArray[np.complexfloating] = scipy.fft.rfft2(plane, s=shape)
-    return transform
-
-
-def irfft2(transform: NDArray[np.complexfloating], shape: tuple[int, int]) -> NDArray[np.floating]:
-    """Real plane of the given `shape` (y, x) from its half-plane transform; keeps the precision."""
-    plane: NDArray[np.floating] = scipy.fft.irfft2(transform, s=shape)
-    return plane
-
-
-def good_length(least: int) -> int:
-    """Smallest length >= `least` for which a real transform is fast."""
-    return int(scipy.fft.next_fast_len(least, real=True))
 
 
 def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -98,7 +89,7 @@ class Convolver:
     Convolution of planes of one shape with one PSF; outside of the plane is zero, and nothing wraps round.
 
     The PSF is transformed once. The transforms are as long as the plane plus half the PSF, which is all that
-    a result on the plane itself needs, and rows that are known to be zero, or are not wanted, are not
+    a result on the plane itself needs, and columns that are known to be zero, or are not wanted, are not
     transformed. Where the light is known to lie in a part of the plane, `convolve_part` does with less.
 
     Parameters
@@ -113,7 +104,7 @@ class Convolver:
     shape : (int, int)
         Shape of the planes.
     padded_width : int
-        Length of a padded row, see `convolve_padded`.
+        Length of a padded row, see `pad`.
     reach : (int, int)
         How far the PSF spreads light along y and x.
 
@@ -124,8 +115,8 @@ class Convolver:
 
     Notes
     -----
-    float32 throughout: the error is about 3e-7 of the largest value of the result. One object may be used
-    by several threads: what it remembers are transforms of the PSF, and the results do not depend on them.
+    float32 throughout: the error is about 3e-7 of the largest value of the result. One object holds scratch
+    memory, and so is for one thread.
     """
 
     def __init__(self, psf: NDArray[np.floating], shape: tuple[int, int]) -> None:
@@ -133,13 +124,13 @@ class Convolver:
         half_y, half_x = stamp.shape[0] // 2, stamp.shape[1] // 2
         self.shape = shape
         self.reach = (half_y, half_x)
-        self.padded_width = good_length(shape[1] + half_x)
-        self._height = good_length(shape[0] + half_y)
+        self.padded_width = padded_length(shape[1])
+        self._size = good_length(shape[0] + half_y), good_length(shape[1] + half_x)
         self._stamp = stamp
-        self._transfers: dict[tuple[int, int], NDArray[np.complexfloating]] = {}
-        self._transfer = self._transform_psf(self._height, self.padded_width)
-        self._heights = _size_ladder(shape[0], half_y, self._height)
-        self._widths = _size_ladder(shape[1], half_x, self.padded_width)
+        self._transfers: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._heights = _size_ladder(shape[0], half_y, self._size[0])
+        self._widths = _size_ladder(shape[1], half_x, self._size[1])
+        self._space = workspace(*self._size, shape[1])
 
     def convolve(self, plane: NDArray[np.floating]) -> NDArray[np.float32]:
         """Plane (y, x) convolved with the PSF: float32, of the same shape. The plane must be finite."""
@@ -149,33 +140,41 @@ class Convolver:
         """Plane (y, x) correlated with the PSF (the transpose of `convolve`): float32, of the same shape."""
         return self._unpadded(self.correlate_padded(self.pad(plane)))
 
-    def pad(self, plane: NDArray[np.floating] | NDArray[np.bool_]) -> NDArray[np.float32]:
+    def pad(self, plane: NDArray[np.generic]) -> NDArray[np.float32]:
         """New plane of rows of `padded_width`, zero beyond the plane's own width."""
-        padded = np.zeros((self.shape[0], self.padded_width), np.float32)
-        padded[:, : self.shape[1]] = plane
-        return padded
+        return padded(plane)
 
-    def convolve_padded(self, padded: NDArray[np.float32]) -> NDArray[np.float32]:
+    def convolve_padded(
+        self, plane: NDArray[np.float32], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """
         As `convolve`, without copies, for loops: rows are `padded_width` long.
 
         Parameters
         ----------
-        padded : array of float32, (y, padded_width)
-            Zero beyond the width of the plane (see `pad`).
+        plane : array of float32, (y, padded_width)
+            Finite (see `pad`); what lies beyond the width of the plane is not used.
+        out : array of float32, (y, padded_width), optional
+            To put the result into; may be the plane itself. New if left out.
 
         Returns
         -------
         array of float32, (y, padded_width)
-            New and contiguous; what lies beyond the width of the plane is meaningless.
+            What lies beyond the width of the plane is meaningless.
         """
-        return self._filter(padded, slice(None, self.shape[0]), self._transfer, _multiply)
+        everything = Support(0, self.shape[0], 0, self.shape[1], plane.size)
+        return self._filter(plane, everything, self._size, 0, out)
 
-    def correlate_padded(self, padded: NDArray[np.float32]) -> NDArray[np.float32]:
+    def correlate_padded(
+        self, plane: NDArray[np.float32], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """As `convolve_padded`, for `correlate`."""
-        return self._filter(padded, slice(None, self.shape[0]), self._transfer, _multiply_conjugate)
+        everything = Support(0, self.shape[0], 0, self.shape[1], plane.size)
+        return self._filter(plane, everything, self._size, 1, out)
 
-    def convolve_part(self, padded: NDArray[np.float32], support: Support) -> NDArray[np.float32]:
+    def convolve_part(
+        self, plane: NDArray[np.float32], support: Support, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """
         As `convolve_padded`, for planes that are zero outside of a known part.
 
@@ -186,61 +185,54 @@ class Convolver:
 
         Parameters
         ----------
-        padded : array of float32, (y, padded_width)
+        plane : array of float32, (y, padded_width)
             Zero outside of the support.
         support : Support
+        out : array of float32, (y, padded_width), optional
+            To put the result into, not the plane itself. New if left out.
 
         Returns
         -------
-        array of float32, (y, at least x)
-            New and contiguous; what lies beyond the width of the plane is meaningless.
+        array of float32, (y, padded_width)
+            What lies beyond the width of the plane is meaningless.
         """
         height = _least_of(self._heights, max(self.shape[0] - support.top, support.bottom) + self.reach[0])
         width = _least_of(self._widths, max(self.shape[1] - support.left, support.right) + self.reach[1])
         if support.pixels * self._stamp.size * DIRECT_COST <= height * width:
-            return _sum_stamps(padded, self._stamp, *support[:4])
-        lit = slice(support.top, support.bottom)
-        return self._filter(padded[:, :width], lit, self._transfer_of(height, width), _multiply)
-
-    def _transfer_of(self, height: int, width: int) -> NDArray[np.complexfloating]:
-        """The transform of the PSF, from memory if it was wanted not long ago."""
-        if (height, width) == (self._height, self.padded_width):
-            return self._transfer
-        size = height, width
-        transfer = self._transfers.pop(size, None)
-        if transfer is None:
-            transfer = self._transform_psf(height, width)
-        for oldest in list(self._transfers)[: 1 - TRANSFERS_KEPT]:
-            self._transfers.pop(oldest, None)
-        self._transfers[size] = transfer
-        return transfer
-
-    def _transform_psf(self, height: int, width: int) -> NDArray[np.complexfloating]:
-        """Transform of the PSF about the pixel (0, 0). A stamp that is longer than that wraps round."""
-        half_y, half_x = self.reach
-        kernel = np.zeros((height, width), np.float32)
-        kernel[: self._stamp.shape[0], : self._stamp.shape[1]] = self._stamp
-        return rfft2(np.roll(kernel, (-half_y, -half_x), axis=(0, 1)))
+            out = np.empty_like(plane) if out is None else out
+            _sum_stamps(plane, self._stamp, *support[:4], out)
+            return out
+        return self._filter(plane, support, (height, width), 0, out)
 
     def _filter(
         self,
-        padded: NDArray[np.float32],
-        lit: slice,
-        transfer: NDArray[np.complexfloating],
-        multiply: Callable[[NDArray[np.complexfloating], NDArray[np.complexfloating]], None],
+        plane: NDArray[np.float32],
+        lit: Support,
+        size: tuple[int, int],
+        conjugate: int,
+        out: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
-        """Filter a plane that is zero outside of the rows `lit`, of the width of the transform."""
-        # Padded by hand, because mkl_fft cannot overwrite what it has to lengthen.
-        spectrum: NDArray[np.complexfloating] = np.zeros(transfer.shape, np.complex64)
-        spectrum[lit] = scipy.fft.rfft(padded[lit], axis=1)
-        spectrum = scipy.fft.fft(spectrum, axis=0, overwrite_x=True)
-        multiply(spectrum, transfer)
-        rows = scipy.fft.ifft(spectrum, axis=0, overwrite_x=True)[: self.shape[0]]
-        result: NDArray[np.float32] = scipy.fft.irfft(rows, n=padded.shape[1], axis=1, overwrite_x=True)
+        result = np.empty_like(plane) if out is None else out
+        plans = plan(size[0]), plan(size[1])
+        _filter(plane, lit, self.shape[1], *plans, self._transfer(size), conjugate, self._space, result)
         return result
 
-    def _unpadded(self, padded: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.ascontiguousarray(padded[:, : self.shape[1]])
+    def _transfer(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """The transform of the PSF about the pixel (0, 0), from memory if it was wanted not long ago."""
+        transfer = self._transfers.pop(size, None)
+        if transfer is None:
+            kernel = np.zeros(size, np.float32)
+            kernel[: self._stamp.shape[0], : self._stamp.shape[1]] = self._stamp
+            kernel = np.roll(kernel, (-self.reach[0], -self.reach[1]), axis=(0, 1))
+            # Twice this transform meets twice that of the plane, and nothing scales on the way back.
+            transfer = spectrum(kernel, size).reshape(-1) / np.float32(4 * kernel.size)
+        for oldest in list(self._transfers)[: 1 - TRANSFERS_KEPT]:
+            self._transfers.pop(oldest)
+        self._transfers[size] = transfer
+        return transfer
+
+    def _unpadded(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.ascontiguousarray(plane[:, : self.shape[1]])
 
 
 def _size_ladder(size: int, reach: int, largest: int) -> list[int]:
@@ -256,36 +248,47 @@ def _least_of(ladder: list[int], wanted: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def _filter(
+    plane: NDArray[np.float32],
+    lit: Support,
+    width: int,
+    plan_y: Plan,
+    plan_x: Plan,
+    transfer: NDArray[np.float32],
+    conjugate: int,
+    space: Workspace,
+    out: NDArray[np.float32],
+) -> None:
+    """Multiply the transform of a plane, of which a part is lit, by a transfer function."""
+    forward_columns(plane, lit.top, lit.bottom, lit.left, lit.right, plan_y, space)
+    filter_rows(lit.left, lit.right, width, plan_y.length, plan_x, transfer, conjugate, space)
+    inverse_columns(plan_y, space, out)
+
+
+@njit(cache=True, nogil=True)
 def _sum_stamps(
-    padded: NDArray[np.float32], stamp: NDArray[np.float32], top: int, bottom: int, left: int, right: int
-) -> NDArray[np.float32]:
+    plane: NDArray[np.float32],
+    stamp: NDArray[np.float32],
+    top: int,
+    bottom: int,
+    left: int,
+    right: int,
+    total: NDArray[np.float32],
+) -> None:
     """Sum of PSFs about the pixels of a part that are not zero."""
     half_y, half_x = stamp.shape[0] // 2, stamp.shape[1] // 2
-    ny, nx = padded.shape
-    lit = np.nonzero(padded[top:bottom, left:right])
-    total = np.zeros_like(padded)
+    ny, nx = plane.shape
+    lit = np.nonzero(plane[top:bottom, left:right])
     # Row by row of the result, which then stays next to the processor.
     for y in range(ny):
         row = total[y]
+        row[:] = 0
         for k in range(lit[0].size):
             source_y, source_x = lit[0][k] + top, lit[1][k] + left
             line = y - source_y + half_y
             if 0 <= line < stamp.shape[0]:
-                light = padded[source_y, source_x]
+                light = plane[source_y, source_x]
                 first, last = max(0, source_x - half_x), min(nx, source_x + half_x + 1)
                 part, profile = row[first:last], stamp[line, first - source_x + half_x :]
                 for x in range(part.size):
                     part[x] += light * profile[x]
-    return total
-
-
-def _multiply(spectrum: NDArray[np.complexfloating], transfer: NDArray[np.complexfloating]) -> None:
-    np.multiply(spectrum, transfer, out=spectrum)
-
-
-@njit(cache=True, nogil=True)
-def _multiply_conjugate(spectrum: NDArray[np.complexfloating], transfer: NDArray[np.complexfloating]) -> None:
-    """Multiply by the conjugate in place, without keeping or making it."""
-    for y in range(spectrum.shape[0]):
-        for x in range(spectrum.shape[1]):
-            spectrum[y, x] *= transfer[y, x].conjugate()

@@ -8,7 +8,19 @@ import scipy.ndimage
 from numba import njit
 from numpy.typing import NDArray
 
-from lucidcube.kernels.convolve import good_length, irfft2, rfft2
+from lucidcube.kernels.fft import (
+    Plan,
+    Workspace,
+    good_length,
+    inverse_columns,
+    inverse_row,
+    padded,
+    plan,
+    spectrum,
+    workspace,
+)
+from lucidcube.kernels.lanes import multiply_by_power
+from lucidcube.kernels.vectors import LANES, ROW
 
 SMOOTHING_SIGMA = 5.0
 SMOOTHING_REACH = 20
@@ -153,16 +165,18 @@ def components(
         return
     transposed = np.ascontiguousarray(image.T)
     shape = good_length(ny), good_length(nx)
-    spectrum = rfft2(image, shape)
-    phase_y = np.exp(-2j * np.pi * np.outer(np.arange(shape[0]), np.arange(height)) / shape[0])
-    phase_x = np.exp(-2j * np.pi * np.outer(np.arange(width), np.arange(spectrum.shape[1])) / shape[1])
-    phase_y, phase_x = phase_y.astype(np.complex64), phase_x.astype(np.complex64)
-    filtered = np.empty_like(spectrum)
+    given = spectrum(image, shape).reshape(-1)
+    # Twice the transform, which nothing scales on the way back; a mean over the places in the window.
+    given /= np.float32(2 * shape[0] * shape[1] * height * width)
+    space, whole = workspace(*shape, nx), padded(image)
     columns = np.empty((width - 1, ny), np.float32)
+    along_x = np.exp(-2j * np.pi * np.outer(np.arange(width), np.arange(shape[1])) / shape[1])
+    phases = _phases_about_centre(shape[0], height)
     for index in indices:
         vector = basis.vectors[index]
-        _filter(spectrum, vector, phase_y, phase_x, filtered)
-        component = np.ascontiguousarray(irfft2(filtered, shape)[:ny, :nx])
+        pairs = _pairs_about_centre(vector @ along_x.astype(np.complex64))
+        _filter(given, pairs, phases, plan(shape[0]), plan(shape[1]), space, whole)
+        component = np.ascontiguousarray(whole[:, :nx])
         _component_rows(image, vector, 0, component[: height - 1])
         _component_rows(image, vector, ny - height + 1, component[ny - height + 1 :])
         _component_rows(transposed, vector.T, 0, columns)
@@ -266,35 +280,45 @@ def _add_products(
         sums[k] += sign * left[k] * right[k]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+def _phases_about_centre(length: int, height: int) -> NDArray[np.float32]:
+    """Cosines and sines for the distances of a window's rows from its centre, see `multiply_by_power`."""
+    frequencies = np.arange((length // 2 + LANES) // LANES * LANES)
+    distances = (height - 1) / 2 - np.arange((height + 1) // 2)
+    angles = 2 * np.pi / length * np.multiply.outer(distances, frequencies).reshape(len(distances), -1, LANES)
+    phases = np.stack([np.cos(angles), np.sin(angles)], axis=2).astype(np.float32)
+    return np.ascontiguousarray(phases.transpose(1, 0, 2, 3)).reshape(-1)
+
+
+def _pairs_about_centre(rows: NDArray[np.complexfloating]) -> NDArray[np.float32]:
+    """Sums and differences of rows at equal distances from the centre, see `multiply_by_power`."""
+    height = len(rows)
+    upper, lower = rows[: (height + 1) // 2], rows[::-1][: (height + 1) // 2]
+    sums, differences = upper + lower, upper - lower
+    if height % 2:
+        sums[-1] = upper[-1]
+    parts = [sums.real, sums.imag, differences.real, differences.imag]
+    return np.stack(parts, axis=-1).astype(np.float32).reshape(-1)
+
+
+@njit(cache=True, nogil=True)
 def _filter(
-    spectrum: NDArray[np.complex64],
-    vector: NDArray[np.float32],
-    phase_y: NDArray[np.complex64],
-    phase_x: NDArray[np.complex64],
-    out: NDArray[np.complex64],
+    given: NDArray[np.float32],
+    pairs: NDArray[np.float32],
+    phases: NDArray[np.float32],
+    plan_y: Plan,
+    plan_x: Plan,
+    space: Workspace,
+    out: NDArray[np.float32],
 ) -> None:
-    """Multiply a spectrum by the power spectrum of `vector` per pixel of the window."""
-    height, width = vector.shape
-    size = spectrum.shape[1]
-    along = np.zeros((2, height, size), np.float32)
-    for y in range(height):
-        for x in range(width):
-            for k in range(size):
-                along[0, y, k] += vector[y, x] * phase_x[x, k].real
-                along[1, y, k] += vector[y, x] * phase_x[x, k].imag
-    real, imaginary = np.empty(size, np.float32), np.empty(size, np.float32)
-    scale = np.float32(1.0 / (height * width))
-    for j in range(spectrum.shape[0]):
-        real[:] = 0
-        imaginary[:] = 0
-        for y in range(height):
-            cosine, sine = phase_y[j, y].real, phase_y[j, y].imag
-            for k in range(size):
-                real[k] += cosine * along[0, y, k] - sine * along[1, y, k]
-                imaginary[k] += cosine * along[1, y, k] + sine * along[0, y, k]
-        for k in range(size):
-            out[j, k] = spectrum[j, k] * (scale * (real[k] * real[k] + imaginary[k] * imaginary[k]))
+    """Multiply a spectrum by the power spectrum of a window, and transform it back."""
+    width, blocks = plan_x.length, (plan_y.length // 2 + LANES) // LANES
+    count = pairs.size // (4 * width)
+    for block in range(blocks):
+        multiply_by_power(
+            given, space.one, pairs, phases, width, count, block * width * ROW, block * count * ROW
+        )
+        inverse_row(plan_x, block, out.shape[1], space)
+    inverse_columns(plan_y, space, out)
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
