@@ -223,7 +223,7 @@ def _selection_level(
     """The value that the metric of a selected pixel exceeds."""
     if threshold >= 0:
         return max(0.0, threshold * (statistics.highest if positive_only else statistics.fabs))
-    metric = np.empty(valid.size, np.float32)
+    metric = np.empty(valid.size + 1, np.float32)
     count = _gather_metric(residual, valid, positive_only, metric)
     return max(0.0, nested_otsu_inplace(metric, count, NESTED_LEVELS, BINS))
 
@@ -305,9 +305,9 @@ def _gather_metric(
     count = 0
     for y in range(valid.shape[0]):
         for x in range(valid.shape[1]):
-            if valid[y, x] > 0:
-                metric[count] = residual[y, x] if positive_only else abs(residual[y, x])
-                count += 1
+            # Without a condition, which the processor would have to guess.
+            metric[count] = residual[y, x] if positive_only else abs(residual[y, x])
+            count += valid[y, x] > 0
     return count
 
 

@@ -36,10 +36,9 @@ class Continuation:
             weight = np.minimum(_sum_squares(weight), np.float32(1))
             self._weights.append(weight)
         self._levels = [np.zeros_like(weight) for weight in self._weights[1:]]
-        # 1 on valid pixels, so that a product with all of the plane changes the others only.
-        self._damping = None
+        self._lacks = [1 - weight for weight in self._weights]
         if damping is not None:
-            self._damping = np.where(self._weights[0] > 0, 1, damping).astype(np.float32)
+            self._lacks[0] = np.where(self._weights[0] > 0, 0, damping).astype(np.float32)
 
     def fill(self, plane: NDArray[np.float32]) -> None:
         """
@@ -48,20 +47,17 @@ class Continuation:
         Parameters
         ----------
         plane : array of float32, (y, x)
-            Finite wherever valid, anything elsewhere.
+            Finite wherever valid, anything elsewhere. Rows may be longer: what follows is left alone.
         """
         if not self._levels:
-            plane[self._weights[0] == 0] = 0
+            plane[:, : self._weights[0].shape[1]][self._weights[0] == 0] = 0
             return
         finer = plane
         for weight, coarse in zip(self._weights[:-1], self._levels, strict=True):
             _shrink(finer, weight, coarse)
             finer = coarse
-        for k in range(len(self._levels) - 1, 0, -1):
-            _grow(self._levels[k], self._weights[k], self._levels[k - 1])
-        _grow(self._levels[0], self._weights[0], plane)
-        if self._damping is not None:
-            np.multiply(plane, self._damping, out=plane)
+        for k in range(len(self._levels) - 1, -1, -1):
+            _grow(self._levels[k], self._weights[k], self._lacks[k], self._levels[k - 1] if k else plane)
 
 
 def _sum_squares(plane: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,36 +68,50 @@ def _sum_squares(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     return even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
 
 
-@njit(cache=True, nogil=True)
+# The inner loops below are those that the compiler turns into vector instructions; hence no views in them, and
+# no conditions but such as choose between two numbers.
+@njit(cache=True, nogil=True, error_model="numpy")
 def _shrink(fine: NDArray[np.float32], weight: NDArray[np.float32], coarse: NDArray[np.float32]) -> None:
     """Weighted means over squares of two by two pixels; zero where they have no weight."""
     height, width = weight.shape
+    total, share = np.empty(width + 1, np.float32), np.empty(width + 1, np.float32)
+    zero = np.float32(0)
     for y in range(coarse.shape[0]):
+        total[:] = 0
+        share[:] = 0
+        for row in range(2 * y, min(2 * y + 2, height)):
+            for x in range(width):
+                # Where there is no weight there may be NaN.
+                total[x] += weight[row, x] * fine[row, x] if weight[row, x] > 0 else zero
+                share[x] += weight[row, x]
         for x in range(coarse.shape[1]):
-            total, share = np.float32(0), np.float32(0)
-            for row in range(2 * y, min(2 * y + 2, height)):
-                for column in range(2 * x, min(2 * x + 2, width)):
-                    if weight[row, column] > 0:
-                        total += weight[row, column] * fine[row, column]
-                        share += weight[row, column]
-            coarse[y, x] = total / share if share > 0 else np.float32(0)
+            both = share[2 * x] + share[2 * x + 1]
+            coarse[y, x] = (total[2 * x] + total[2 * x + 1]) / both if both > 0 else zero
 
 
 @njit(cache=True, nogil=True)
-def _grow(coarse: NDArray[np.float32], weight: NDArray[np.float32], fine: NDArray[np.float32]) -> None:
+def _grow(
+    coarse: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    lack: NDArray[np.float32],
+    fine: NDArray[np.float32],
+) -> None:
     """Blend bilinear interpolation of the coarse level into the fine one, where the fine one lacks weight."""
     height, width = weight.shape
-    last_y, last_x = coarse.shape[0] - 1, coarse.shape[1] - 1
-    near, far = np.float32(0.75), np.float32(0.25)
+    last_y, columns = coarse.shape[0] - 1, coarse.shape[1]
+    near, far, zero = np.float32(0.75), np.float32(0.25), np.float32(0)
+    # With a column beyond either end.
+    between = np.empty(columns + 2, np.float32)
+    line = np.empty(2 * columns, np.float32)
     for y in range(height):
         y0 = y // 2
         y1 = min(y0 + 1, last_y) if y % 2 else max(y0 - 1, 0)
+        for x in range(columns):
+            between[x + 1] = near * coarse[y0, x] + far * coarse[y1, x]
+        between[0], between[columns + 1] = between[1], between[columns]
+        for x in range(columns):
+            line[2 * x] = near * between[x + 1] + far * between[x]
+            line[2 * x + 1] = near * between[x + 1] + far * between[x + 2]
         for x in range(width):
-            lack = np.float32(1) - weight[y, x]
-            if lack > 0:
-                x0 = x // 2
-                x1 = min(x0 + 1, last_x) if x % 2 else max(x0 - 1, 0)
-                first = near * coarse[y0, x0] + far * coarse[y0, x1]
-                second = near * coarse[y1, x0] + far * coarse[y1, x1]
-                own = weight[y, x] * fine[y, x] if weight[y, x] > 0 else np.float32(0)
-                fine[y, x] = own + lack * (near * first + far * second)
+            own = weight[y, x] * fine[y, x] if weight[y, x] > 0 else zero
+            fine[y, x] = own + lack[y, x] * line[x]

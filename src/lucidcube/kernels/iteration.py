@@ -206,7 +206,7 @@ class Field(NamedTuple):
         residual : array of float32, (field y, padded_width)
         """
         if self.continuation is not None:
-            self.continuation.fill(residual[:, : self.convolver.shape[1]])
+            self.continuation.fill(residual)
 
 
 def prepare_field(

@@ -7,6 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 BINS = 256
+COUNTERS = 8
 
 
 def multi_otsu(values: NDArray[np.floating], classes: int = 3, bins: int = BINS) -> NDArray[np.float64]:
@@ -142,35 +143,56 @@ def nested_otsu_inplace(values: NDArray[np.floating], size: int, levels: int, bi
     Compiled, for callers that are compiled themselves and hold the values in a buffer of their own.
     """
     chosen, best = -np.inf, -np.inf
-    counts = np.empty(bins, np.int64)
+    bin_of = np.empty(size, np.int32)
     for level in range(levels):
         if size < 2 or (level > 0 and size < bins):
             break
-        low = high = values[0]
-        for i in range(1, size):
-            low = min(low, values[i])
-            high = max(high, values[i])
-        width = float(high) - float(low)
+        low, high = _extremes(values[:size])
+        width = high - low
         if not width > 0:
             break
-        counts[:] = 0
-        scale = bins / width
-        for i in range(size):
-            counts[min(int((float(values[i]) - float(low)) * scale), bins - 1)] += 1
+        counts = _histogram(values[:size], low, bins / width, bins, bin_of)
         last = _two_class_split(counts)
         above = 0
         for i in range(size):
-            if min(int((float(values[i]) - float(low)) * scale), bins - 1) > last:
-                values[above] = values[i]
-                above += 1
+            # Without a condition, which the processor would have to guess.
+            values[above] = values[i]
+            above += bin_of[i] > last
         f_range = (last + 1) / bins
         f_pix = above / size
         score = (f_range - f_pix) / (f_range + f_pix)
         if score > best:
             best = score
-            chosen = float(low) + f_range * width
+            chosen = low + f_range * width
         size = above
     return chosen
+
+
+@njit(cache=True, nogil=True)
+def _extremes(values: NDArray[np.floating]) -> tuple[float, float]:
+    """Least and largest of values without NaN."""
+    low = high = values[0]
+    for i in range(values.size):
+        low = values[i] if values[i] < low else low
+        high = values[i] if values[i] > high else high
+    return float(low), float(high)
+
+
+@njit(cache=True, nogil=True)
+def _histogram(
+    values: NDArray[np.floating], low: float, scale: float, bins: int, bin_of: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Count values by equal bins from `low` on, and note the bin of each."""
+    for i in range(values.size):
+        bin_of[i] = min(np.int32((float(values[i]) - low) * scale), np.int32(bins - 1))
+    # Values next to each other are alike: adding to one counter again and again would wait for itself.
+    counts = np.zeros((COUNTERS, bins), np.int64)
+    for i in range(0, values.size - COUNTERS + 1, COUNTERS):
+        for k in range(COUNTERS):
+            counts[k, bin_of[i + k]] += 1
+    for i in range(values.size // COUNTERS * COUNTERS, values.size):
+        counts[0, bin_of[i]] += 1
+    return counts.sum(axis=0)
 
 
 @njit(cache=True, nogil=True)
