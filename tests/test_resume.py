@@ -18,9 +18,9 @@ import dask.array as da
 import numpy as np
 import pytest
 from rich.console import Console
-from zarr.storage import _local
 
 import lucidcube.stages.interpolate
+from lucidcube import checkpoint
 from lucidcube.checkpoint import STORE, VOUCHED, Checkpoint
 from lucidcube.cluster import Threads
 from lucidcube.cluster.executors import WorkerLost
@@ -291,17 +291,17 @@ def test_a_signal_between_segments_stops_at_once() -> None:
 def test_a_full_disk_while_blocks_are_written(
     undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    put, count = _local._put, [0]
+    put, count = checkpoint._replace, [0]
 
-    def full(path: Path, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def full(path: Path, content: Any) -> None:
         if "/c/" in str(path):
             count[0] += 1
             if count[0] >= number:
                 raise OSError(errno.ENOSPC, "No space left on device")
-        return put(path, value, *args, **kwargs)
+        put(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_local, "_put", full)
+        patched.setattr(checkpoint, "_replace", full)
         with pytest.raises(
             UserError, match=r"No space left on device; what was done is kept.*checkpoints\.dir"
         ):

@@ -4,7 +4,7 @@ A checkpoint is a folder named by its track, its stage and a fingerprint of all 
 
     target-rebin-3f2a9c41d0b7a6e5/
         cube.zarr/        the variables, one chunk per block (zarr v3, readable with xarray.open_zarr)
-        vouched/000007    size and CRC-32 of the chunks of block 7, written after them
+        vouched/000007    size and CRC-32C of the chunks of block 7, written after them
         made-of.json      stage, parameters and what came before: what the fingerprint was made of
 
 Only a vouched block is trusted: its chunks are there, have the sizes and the sums that were written
@@ -19,9 +19,7 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 import uuid
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
@@ -156,7 +155,9 @@ class Checkpoint:
         sizes = tuple(min(self._block, self._planes - s) for s in self.starts)
         if block_sizes(cube) != sizes:
             cube = cube.chunk({WAVELENGTH: sizes})
-        write = _Write(str(self.path), tuple(variables), self._block)
+        arrays = _arrays(*_opened(self.path))
+        dtypes = tuple((name, arrays[name].dtype.newbyteorder("<").str) for name in variables)
+        write = _Write(str(self.path), dtypes, self._block)
         return over_blocks(cube, write, variables, "int64")
 
     def open(self) -> xr.Dataset:
@@ -171,10 +172,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Write:
-    """Write one block of every variable, then vouch for it."""
+    """Write one block of every variable, then vouch for it.
+
+    A chunk is the bytes of its array, so that a plain file is all it takes; zarr would hand every chunk from
+    thread to thread.
+    """
 
     path: str
-    names: tuple[str, ...]
+    dtypes: tuple[tuple[str, str], ...]
     block: int
 
     def __call__(self, position: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
@@ -183,7 +188,7 @@ class _Write:
         if off or len(position) > self.block:
             raise ValueError(f"planes {first} to {last} are not a block of the store")
         try:
-            self._write(number, slice(first, last), arrays)
+            self._write(number, arrays)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise UserError(
@@ -193,17 +198,29 @@ class _Write:
             raise
         return np.array([sum(a.nbytes for a in arrays)])
 
-    def _write(self, number: int, planes: slice, arrays: Sequence[np.ndarray]) -> None:
+    def _write(self, number: int, arrays: Sequence[np.ndarray]) -> None:
         folder, sums = Path(self.path), {}
-        store = _arrays(*_opened(folder))
-        for name, array in zip(self.names, arrays, strict=True):
-            array = np.ascontiguousarray(array, dtype=store[name].dtype)
-            store[name][planes] = array
-            chunk = _chunk(name, number, array.ndim)
-            # A whole chunk lies on disk as it does in memory; a last, shorter one is padded there.
-            whole = len(array) == self.block and sys.byteorder == "little"
-            sums[chunk] = (array.nbytes, zlib.crc32(array.data)) if whole else _sum(folder / STORE / chunk)
+        for (name, dtype), array in zip(self.dtypes, arrays, strict=True):
+            stored = _whole_chunk(np.ascontiguousarray(array, dtype=dtype), self.block)
+            chunk = _chunk(name, number, stored.ndim)
+            file = folder / STORE / chunk
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _replace(file, stored.data)
+            sums[chunk] = (stored.nbytes, _crc(stored))
         _replace(folder / VOUCHED / f"{number:06d}", json.dumps(sums).encode())
+
+
+def _whole_chunk(array: np.ndarray, planes: int) -> np.ndarray:
+    """An array made up to the length of a chunk, as zarr does it with the last."""
+    if len(array) == planes:
+        return array
+    stored = np.full((planes, *array.shape[1:]), _fill_value(array.dtype), array.dtype)
+    stored[: len(array)] = array
+    return stored
+
+
+def _fill_value(dtype: np.dtype) -> float:
+    return np.nan if dtype.kind == "f" else 0
 
 
 def _chunk(name: str, number: int, ndim: int) -> str:
@@ -247,7 +264,7 @@ def _create(path: Path, cube: xr.Dataset, variables: Sequence[str]) -> None:
             dtype=variable.dtype,
             # Noisy float32 hardly compresses, and the disk is faster than the best codec.
             compressors=None,
-            fill_value=np.nan if variable.dtype.kind == "f" else 0,
+            fill_value=_fill_value(variable.dtype),
             attributes={k: v for k, v in variable.attrs.items() if v is not None},
             dimension_names=[str(d) for d in variable.dims],
             chunk_key_encoding={"name": "default", "separator": "/"},
@@ -270,16 +287,23 @@ def _arrays(path: str, made: int) -> Mapping[str, zarr.Array]:
 
 
 def _sum(path: Path) -> tuple[int, int]:
-    """Size and CRC-32 of a file."""
+    """Size and CRC-32C of a file."""
     size = crc = 0
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
-            size, crc = size + len(piece), zlib.crc32(piece, crc)
+            size, crc = size + len(piece), google_crc32c.extend(crc, piece)
     return size, crc
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a small file in one step: it is there whole, or not at all."""
+def _crc(array: np.ndarray) -> int:
+    """CRC-32C of the bytes of a contiguous array."""
+    unwritable = array.view()
+    unwritable.flags.writeable = False
+    return google_crc32c.value(unwritable)
+
+
+def _replace(path: Path, content: bytes | memoryview) -> None:
+    """Write a file in one step: it is there whole, or not at all."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         part.write_bytes(content)

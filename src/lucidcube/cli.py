@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import atexit
+import gc
 import json
 import shlex
 import signal
@@ -18,6 +20,7 @@ from lucidcube.running.failures import BlocksFailed
 from lucidcube.running.stopping import signals
 
 STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 app = App(
     name="lucidcube",
@@ -320,6 +323,10 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     kept = f"what was done is kept, the same command goes on: {shlex.join(['lucidcube', *given])}"
     resumable = given[:1] == ["run"]
+    # What the imports make lives to the end. To look through it again and again, and once more at the exit,
+    # costs a second.
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    atexit.register(gc.freeze)
     try:
         with signals():
             app(given, exit_on_error=False, print_error=False)

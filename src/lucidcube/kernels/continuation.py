@@ -68,8 +68,8 @@ def _sum_squares(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     return even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
 
 
-# The inner loops below are those that the compiler turns into vector instructions; hence no views in them, and
-# no conditions but such as choose between two numbers.
+# The compiler turns the inner loops below into vector instructions; hence no views in them, and no conditions
+# but such as choose between two numbers.
 @njit(cache=True, nogil=True, error_model="numpy")
 def _shrink(fine: NDArray[np.float32], weight: NDArray[np.float32], coarse: NDArray[np.float32]) -> None:
     """Weighted means over squares of two by two pixels; zero where they have no weight."""

@@ -20,11 +20,11 @@ from lucidcube.kernels.fft import (
     workspace,
 )
 
-SIZE_STEPS = 6
+SIZE_STEPS = 8
 """Sizes of transform between the smallest and the largest, along each axis; see `Convolver.convolve_part`."""
 TRANSFERS_KEPT = 4
 """Transforms of the PSF that are remembered, of 4 bytes for each point."""
-DIRECT_COST = 0.1
+DIRECT_COST = 0.07
 """Cost of adding one pixel of the PSF, as a fraction of that of one point of a pair of transforms."""
 
 
