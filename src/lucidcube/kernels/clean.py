@@ -117,12 +117,13 @@ def clean_modified(
     blurred = np.empty_like(residual)
     best = _Best(give_best_result, first)
     fabs, rms = [first.fabs], [first.rms]
+    places = np.flatnonzero(field.valid).astype(np.int32)
     latest, iterations, stop = first, 0, _why_not_start(field, first)
     while stop is None and iterations < n_iter:
         positive_only = iterations < n_positive_iter
         if iterations % RENEWAL_PERIOD == 0:
             field.renew(residual)
-        level = _selection_level(residual, field.valid, latest, threshold, positive_only)
+        level = _selection_level(residual, places, latest, threshold, positive_only)
         width = field.convolver.shape[1]
         lit = Support(*_select(residual, components, step, width, level, loop_gain, positive_only))
         field.convolver.convolve_part(step, lit, blurred)
@@ -215,17 +216,17 @@ def _subtract_in_place(
 
 def _selection_level(
     residual: NDArray[np.float32],
-    valid: NDArray[np.float32],
+    places: NDArray[np.int32],
     statistics: _Statistics,
     threshold: float,
     positive_only: bool,
 ) -> float:
-    """The value that the metric of a selected pixel exceeds."""
+    """The value that the metric of a selected pixel exceeds; `places`: of valid pixels in the flat plane."""
     if threshold >= 0:
         return max(0.0, threshold * (statistics.highest if positive_only else statistics.fabs))
-    metric = np.empty(valid.size + 1, np.float32)
-    count = _gather_metric(residual, valid, positive_only, metric)
-    return max(0.0, nested_otsu_inplace(metric, count, NESTED_LEVELS, BINS))
+    metric = np.empty(places.size, np.float32)
+    _gather_metric(residual, places, positive_only, metric)
+    return max(0.0, nested_otsu_inplace(metric, metric.size, NESTED_LEVELS, BINS))
 
 
 def _state(
@@ -297,18 +298,15 @@ def _select(
 @njit(cache=True, nogil=True)
 def _gather_metric(
     residual: NDArray[np.float32],
-    valid: NDArray[np.float32],
+    places: NDArray[np.int32],
     positive_only: bool,
     metric: NDArray[np.float32],
-) -> int:
-    """Put the metric of the valid pixels at the beginning of a flat array, and return their number."""
-    count = 0
-    for y in range(valid.shape[0]):
-        for x in range(valid.shape[1]):
-            # Without a condition, which the processor would have to guess.
-            metric[count] = residual[y, x] if positive_only else abs(residual[y, x])
-            count += valid[y, x] > 0
-    return count
+) -> None:
+    """Put the metric of pixels, given by their places in the flat plane, into a flat array."""
+    flat = residual.reshape(-1)
+    for k in range(places.size):
+        value = flat[places[k]]
+        metric[k] = value if positive_only else abs(value)
 
 
 @njit(cache=True, nogil=True)
