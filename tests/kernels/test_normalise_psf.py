@@ -11,7 +11,7 @@ from scipy.stats import gennorm
 
 from lucidcube.kernels.normalise_psf import normalise_psf, outlier_pixels
 from lucidcube.kernels.psf_background import background_level, fit_gennorm, star_wing
-from lucidcube.kernels.psf_shift import HALF_LENGTH, shift_plane, shift_taps
+from lucidcube.kernels.psf_shift import HALF_LENGTH, Shift, shift_taps
 
 ORACLE = Path(__file__).resolve().parents[1] / "oracle" / "psf_reference.npz"
 FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
@@ -94,7 +94,7 @@ def test_taps_keep_the_flux_and_move_the_centre(offset):
 def test_shift_agrees_with_a_star_made_in_the_right_place(offset):
     plane = gaussian((45, 51), (22, 25), 3.0, 1.0).astype(np.float32)
     truth = gaussian((45, 51), (22 + offset[0], 25 + offset[1]), 3.0, 1.0)
-    moved = np.nan_to_num(shift_plane(plane, *offset).image)
+    moved = np.nan_to_num(Shift(plane).image(*offset))
     np.testing.assert_allclose(moved, truth, atol=2e-3 * truth.max())
     assert moved.sum() == pytest.approx(plane.sum(), rel=1e-4)
 
@@ -102,19 +102,19 @@ def test_shift_agrees_with_a_star_made_in_the_right_place(offset):
 def test_shift_by_whole_pixels_is_a_copy():
     plane = np.random.default_rng(0).normal(size=(9, 12)).astype(np.float32)
     plane[3, 4] = np.nan
-    moved = shift_plane(plane, 2.0, -3.0).image
+    moved = Shift(plane).image(2.0, -3.0)
     np.testing.assert_array_equal(moved[2:, :-3], plane[:-2, 3:])
     assert np.isnan(moved[:2]).all()
     assert np.isnan(moved[:, -3:]).all()
-    assert np.isnan(shift_plane(plane, 40.0, 0.0).image).all()
+    assert np.isnan(Shift(plane).image(40.0, 0.0)).all()
 
 
 def test_missing_pixels_stay_missing_and_do_not_ring():
     plane = gaussian((41, 41), (20, 20), 5.0, 1e4).astype(np.float32)
-    whole = shift_plane(plane, 0.4, 0.3).image
+    whole = Shift(plane).image(0.4, 0.3)
     holed = plane.copy()
     holed[20, 26] = np.nan
-    moved = shift_plane(holed, 0.4, 0.3).image
+    moved = Shift(holed).image(0.4, 0.3)
     lost = np.isnan(moved) & np.isfinite(whole)
     assert set(zip(*np.nonzero(lost), strict=True)) == {(20, 26), (20, 27), (21, 26), (21, 27)}
     kept = np.isfinite(moved)
@@ -126,7 +126,7 @@ def test_variance_is_propagated_through_every_weight():
     first_x, weights_x = shift_taps(-0.2)
     variance = np.zeros((41, 41), dtype=np.float32)
     variance[20, 20] = 4.0
-    spread = shift_plane(np.zeros((41, 41), np.float32), 0.3, -0.2, variance=variance).variance
+    spread = Shift(np.zeros((41, 41), np.float32)).variance(variance, 0.3, -0.2)
     y, x = 20 - first_y - np.arange(weights_y.size), 20 - first_x - np.arange(weights_x.size)
     expected = np.zeros((41, 41))
     expected[np.ix_(y, x)] = 4.0 * np.outer(weights_y**2, weights_x**2)

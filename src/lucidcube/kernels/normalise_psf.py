@@ -9,7 +9,7 @@ from scipy import ndimage
 from lucidcube.kernels.median import median
 from lucidcube.kernels.psf_background import BackgroundModel, background_level, robust_sigma, star_wing
 from lucidcube.kernels.psf_core import fit_core
-from lucidcube.kernels.psf_shift import shift_plane
+from lucidcube.kernels.psf_shift import Shift
 
 DETECTED = 5.0
 """Standard deviations of the noise by which the mean of 3 x 3 pixels must exceed the sky to be a star."""
@@ -113,27 +113,28 @@ def normalise_psf(
         return _no_star(star, cut, spread is not None)
 
     offset_y, offset_x = _centring_offset(region, star.image)
-    core = fit_core(star.image)
-    shifted = shift_plane(star.image, offset_y, offset_x, variance=spread, core=core)
+    shift = Shift(star.image, fit_core(star.image))
+    shifted = shift.image(offset_y, offset_x)
     for _ in range(_N_CENTRINGS):
-        region = _largest_regions(shifted.image, threshold, n_largest_regions)
+        region = _largest_regions(shifted, threshold, n_largest_regions)
         if not region.any():
             return _no_star(star, cut, spread is not None)
-        step_y, step_x = _centring_offset(region, shifted.image)
+        step_y, step_x = _centring_offset(region, shifted)
         if max(abs(step_y), abs(step_x)) < _CENTRED:
             break
         offset_y, offset_x = offset_y + step_y, offset_x + step_x
-        shifted = shift_plane(star.image, offset_y, offset_x, variance=spread, core=core)
+        shifted = shift.image(offset_y, offset_x)
 
-    image = shifted.image[cut]
+    image = shifted[cut]
     total = float(np.nansum(image, dtype=np.float64))
     if not total > 0.0:
         return _no_star(star, cut, spread is not None)
+    moved_variance = None if spread is None else shift.variance(spread, offset_y, offset_x)[cut]
     outliers = ndimage.shift(star.outliers.astype(np.float32), (offset_y, offset_x), order=1) > 1e-3
     moved_background = _move_whole_pixels(star.background_pixels, round(offset_y), round(offset_x))
     return NormalisedPSF(
         image=np.asarray(image / np.float32(total), dtype=np.float32),
-        variance=None if shifted.variance is None else shifted.variance[cut] / np.float32(total) ** 2,
+        variance=None if moved_variance is None else moved_variance / np.float32(total) ** 2,
         outlier_mask=(outliers[cut] & np.isnan(image)).astype(np.uint8),
         background_mask=(moved_background[cut] & np.isfinite(image)).astype(np.uint8),
         region_mask=region[cut].astype(np.uint8),

@@ -1,7 +1,5 @@
 """Shift of a plane by a fraction of a pixel that keeps flux and width, with missing pixels kept missing."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -13,15 +11,6 @@ from lucidcube.kernels.psf_core import Core
 HALF_LENGTH = 6
 _KAISER_BETA = 7.0
 _NEGLIGIBLE_SHARE = 1e-3
-
-
-class ShiftedPlane(NamedTuple):
-    """A shifted plane."""
-
-    image: NDArray[np.float32]
-    """Shifted plane (y, x), NaN where it would come from missing pixels or from beyond the edge."""
-    variance: NDArray[np.float32] | None
-    """Its variance, by exact propagation pixel by pixel (the noise of neighbours becomes correlated)."""
 
 
 def shift_taps(offset: float) -> tuple[int, NDArray[np.float64]]:
@@ -48,15 +37,8 @@ def shift_taps(offset: float) -> tuple[int, NDArray[np.float64]]:
     return -whole - HALF_LENGTH, weights / weights.sum()
 
 
-def shift_plane(
-    plane: NDArray[np.floating],
-    offset_y: float,
-    offset_x: float,
-    *,
-    variance: NDArray[np.floating] | None = None,
-    core: Core | None = None,
-) -> ShiftedPlane:
-    """Shift a plane by (`offset_y`, `offset_x`) pixels, towards larger indices where positive.
+class Shift:
+    """Shifts a plane by fractions of a pixel, any number of times.
 
     A star narrower than some 2.5 pixels FWHM holds finer structure than its samples tell, which no
     interpolation brings back: it would come out up to 2 % too wide. With the `core` that `fit_core`
@@ -69,41 +51,64 @@ def shift_plane(
     ----------
     plane
         Plane (y, x); NaN = missing. The background must be about zero.
-    offset_y, offset_x
-        Finite shifts in pixels.
-    variance
-        Variance of the plane, same shape; NaN where unknown.
     core
         Gaussian to be moved by its formula.
-
-    Returns
-    -------
-    ShiftedPlane
     """
-    first_y, weights_y = shift_taps(offset_y)
-    first_x, weights_x = shift_taps(offset_x)
-    missing = ~np.isfinite(plane)
-    lost = _missing_after(missing, offset_y, offset_x)
-    rest = plane if core is None else plane - core.image(plane.shape)
-    filled = _fill_outwards(_framed(rest), HALF_LENGTH + 1)
-    image = _separable(filled, first_y, weights_y, first_x, weights_x, HALF_LENGTH)
-    if core is not None:
-        image += core.image(plane.shape, offset_y, offset_x)
-    image[lost] = np.nan
-    if variance is None:
-        return ShiftedPlane(image, None)
-    filled = _fill_outwards(_framed(variance), HALF_LENGTH + 1)
-    spread = _separable(filled, first_y, weights_y**2, first_x, weights_x**2, HALF_LENGTH)
-    spread[lost] = np.nan
-    return ShiftedPlane(image, spread)
+
+    def __init__(self, plane: NDArray[np.floating], core: Core | None = None) -> None:
+        self._missing = ~np.isfinite(plane)
+        self._core = core
+        self._filled = _framed(plane if core is None else plane - core.image(plane.shape))
+
+    def image(self, offset_y: float, offset_x: float) -> NDArray[np.float32]:
+        """The plane, shifted.
+
+        Parameters
+        ----------
+        offset_y, offset_x
+            Finite shifts in pixels, towards larger indices where positive.
+
+        Returns
+        -------
+        ndarray
+            Plane (y, x), NaN where it would come from missing pixels or from beyond the edge.
+        """
+        image = _separable(self._filled, *shift_taps(offset_y), *shift_taps(offset_x), HALF_LENGTH)
+        if self._core is not None:
+            image += self._core.image(self._missing.shape, offset_y, offset_x)
+        image[_missing_after(self._missing, offset_y, offset_x)] = np.nan
+        return image
+
+    def variance(
+        self, variance: NDArray[np.floating], offset_y: float, offset_x: float
+    ) -> NDArray[np.float32]:
+        """The variance of the shifted plane.
+
+        Parameters
+        ----------
+        variance
+            Of the plane, same shape; NaN where unknown.
+        offset_y, offset_x
+            As for `image`.
+
+        Returns
+        -------
+        ndarray
+            By exact propagation pixel by pixel (the noise of neighbours becomes correlated); NaN where
+            `image` is.
+        """
+        (first_y, weights_y), (first_x, weights_x) = shift_taps(offset_y), shift_taps(offset_x)
+        spread = _separable(_framed(variance), first_y, weights_y**2, first_x, weights_x**2, HALF_LENGTH)
+        spread[_missing_after(self._missing, offset_y, offset_x)] = np.nan
+        return spread
 
 
 def _framed(plane: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return a copy with a frame of NaN as wide as the interpolation reaches."""
+    """Return a copy with a frame as wide as the interpolation reaches, and nothing missing."""
     height, width = plane.shape
     framed = np.full((height + 2 * HALF_LENGTH, width + 2 * HALF_LENGTH), np.nan, dtype=np.float32)
     framed[HALF_LENGTH:-HALF_LENGTH, HALF_LENGTH:-HALF_LENGTH] = plane
-    return framed
+    return _fill_outwards(framed, HALF_LENGTH + 1)
 
 
 def _missing_after(missing: NDArray[np.bool_], offset_y: float, offset_x: float) -> NDArray[np.bool_]:
