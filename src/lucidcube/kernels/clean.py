@@ -117,7 +117,7 @@ def clean_modified(
     blurred = np.empty_like(residual)
     best = _Best(give_best_result, first)
     fabs, rms = [first.fabs], [first.rms]
-    places = np.flatnonzero(field.valid).astype(np.int32)
+    places = np.flatnonzero(field.valid).astype(np.uint32)
     latest, iterations, stop = first, 0, _why_not_start(field, first)
     while stop is None and iterations < n_iter:
         positive_only = iterations < n_positive_iter
@@ -216,7 +216,7 @@ def _subtract_in_place(
 
 def _selection_level(
     residual: NDArray[np.float32],
-    places: NDArray[np.int32],
+    places: NDArray[np.uint32],
     statistics: _Statistics,
     threshold: float,
     positive_only: bool,
@@ -298,7 +298,7 @@ def _select(
 @njit(cache=True, nogil=True)
 def _gather_metric(
     residual: NDArray[np.float32],
-    places: NDArray[np.int32],
+    places: NDArray[np.uint32],
     positive_only: bool,
     metric: NDArray[np.float32],
 ) -> None:

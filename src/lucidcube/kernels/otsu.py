@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 BINS = 256
-COUNTERS, TOGETHER = 8, 256
+COUNTERS, TOGETHER = 4, 256
 
 
 def multi_otsu(values: NDArray[np.floating], classes: int = 3, bins: int = BINS) -> NDArray[np.float64]:
@@ -192,16 +192,19 @@ def _histogram(
     values: NDArray[np.floating], low: float, scale: float, bins: int, bin_of: NDArray[np.int32]
 ) -> NDArray[np.int64]:
     """Count values by equal bins from `low` on, and note the bin of each."""
+    number = values.dtype.type
+    least, factor, last = number(low), number(scale), np.int32(bins - 1)
     for i in range(values.size):
-        bin_of[i] = min(np.int32((float(values[i]) - low) * scale), np.int32(bins - 1))
+        bin_of[i] = min(np.int32((values[i] - least) * factor), last)
     # Values next to each other are alike: adding to one counter again and again would wait for itself.
-    counts = np.zeros((COUNTERS, bins), np.int64)
+    # Numbers without sign spare the question whether an index counts from the end.
+    counts = np.zeros(COUNTERS * bins, np.int64)
     for i in range(0, values.size - COUNTERS + 1, COUNTERS):
         for k in range(COUNTERS):
-            counts[k, bin_of[i + k]] += 1
+            counts[np.uint64(bin_of[i + k]) + np.uint64(k * bins)] += 1
     for i in range(values.size // COUNTERS * COUNTERS, values.size):
-        counts[0, bin_of[i]] += 1
-    return counts.sum(axis=0)
+        counts[np.uint64(bin_of[i])] += 1
+    return counts.reshape(COUNTERS, bins).sum(axis=0)
 
 
 @njit(cache=True, nogil=True)
