@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_info
 from lucidcube.blocks import over_blocks
 from lucidcube.cluster import (
     PROFILES,
-    Distributed,
     Executor,
     Profile,
     Threads,
@@ -28,6 +27,7 @@ from lucidcube.cluster import (
     executor,
     load_profile,
 )
+from lucidcube.cluster.clients import Distributed
 from lucidcube.cube import DATA, from_arrays
 from lucidcube.errors import ConfigError, StageError
 
@@ -271,7 +271,7 @@ def test_a_block_that_timed_out_by_itself(workers: Executor) -> None:
 
 @pytest.mark.timeout(60)
 def test_no_workers_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucidcube.cluster.executors.LOOK", 0.1)
+    monkeypatch.setattr("lucidcube.cluster.clients.LOOK", 0.1)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
