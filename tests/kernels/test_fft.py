@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.fft
 from numba import njit
 
 from lucidcube.kernels.fft import (
+    GROUP,
     LEAST_LENGTH,
     blocks_of,
     good_length,
@@ -19,7 +21,7 @@ from lucidcube.kernels.fft import (
 from lucidcube.kernels.lanes import RADICES, copy_rows
 from lucidcube.kernels.vectors import LANES, ROW
 
-LENGTHS = [n for n in range(LEAST_LENGTH, 1100) if good_length(n) == n]
+LENGTHS = [n for n in range(LEAST_LENGTH, 1100) if scipy.fft.next_fast_len(n, real=True) == n]
 
 
 def ordered(blocks, height):
@@ -32,15 +34,19 @@ def ordered(blocks, height):
 def back(given, plan_y, plan_x, space, out):
     width = plan_x.length
     for block in range(given.shape[0]):
-        copy_rows(given, space.one, width, block * width * ROW, ROW, 0, ROW)
+        copy_rows(given, space.one, width, block * width * ROW, 0)
         inverse_row(plan_x, block, out.shape[1], space)
     inverse_columns(plan_y, space, out)
 
 
-def test_good_lengths_have_only_small_factors():
-    smooth = {2**a * 3**b * 5**c for a in range(10) for b in range(6) for c in range(5)}
-    for least in range(1, 400):
-        assert good_length(least) == min(n for n in smooth if n >= max(least, 32))
+def test_good_lengths_need_few_passes():
+    smooth = sorted({2**a * 3**b * 5**c for a in range(11) for b in range(7) for c in range(5)})
+    work = {n: n * len(plan(n).radices) for n in smooth if 32 <= n < 1500}
+    for least in range(1, 800):
+        length = good_length(least)
+        assert length >= least
+        assert work[length] == min(spent for n, spent in work.items() if n >= least)
+    assert good_length(370) == 384  # not 375 = 3 * 5 * 5 * 5
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -65,9 +71,9 @@ def test_there_and_back(shape):
 
 def test_columns_do_not_touch_each_other():
     """Two real columns share a complex one: the bright must not leak into the dark."""
-    plane = np.zeros((64, ROW), np.float32)
+    plane = np.zeros((64, GROUP), np.float32)
     plane[:, 0] = np.random.default_rng(0).normal(size=64)
-    got = ordered(spectrum(plane, (64, 32)) if ROW <= 32 else spectrum(plane, (64, ROW)), 64)
+    got = ordered(spectrum(plane, (64, GROUP)), 64)
     alone = np.fft.rfft(plane[:, 0].astype(float))
     np.testing.assert_allclose(got, 2 * np.repeat(alone[:, None], got.shape[1], axis=1), atol=3e-5)
 
@@ -91,8 +97,8 @@ def test_shapes():
     for height in LENGTHS:
         assert blocks_of(height) * LANES > height // 2
         assert (blocks_of(height) - 1) * LANES <= height // 2
-    assert padded_length(1) == ROW == padded_length(ROW)
-    plane = padded(np.ones((3, ROW + 1)))
-    assert plane.shape == (3, 2 * ROW)
+    assert padded_length(1) == GROUP == padded_length(GROUP)
+    plane = padded(np.ones((3, GROUP + 1)))
+    assert plane.shape == (3, 2 * GROUP)
     assert plane.ctypes.data % 64 == 0
-    assert not plane[:, ROW + 1 :].any()
+    assert not plane[:, GROUP + 1 :].any()

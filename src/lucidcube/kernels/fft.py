@@ -18,13 +18,18 @@ from lucidcube.kernels.lanes import (
     clear_rows,
     copy_rows,
     join_columns,
+    load_columns,
     multiply_rows,
     split_columns,
+    store_columns,
     transform_pass,
 )
-from lucidcube.kernels.vectors import LANES, ROW
+from lucidcube.kernels.vectors import APART, LANES, ROW
 
+GROUP = 2 * APART
 LEAST_LENGTH = 32
+LONGER = 1.5
+"""One that saves a pass of three, or of more, can be no longer than this and still pay."""
 CACHE_LINE, PAGE = 16, 1024
 """Of the processor, in numbers of four bytes."""
 
@@ -50,9 +55,18 @@ class Plan(NamedTuple):
     starts: NDArray[np.int64]
 
 
+@cache
 def good_length(least: int) -> int:
-    """The smallest length >= `least` that can be transformed: a product of 2, 3 and 5, 32 at least."""
-    return int(scipy.fft.next_fast_len(max(least, LEAST_LENGTH), real=True))
+    """
+    The length >= `least`, and >= 32, that is transformed soonest.
+
+    A pass takes as long as the length; so it is the smallest product of 2, 3 and 5, or a larger one of fewer
+    radices.
+    """
+    lengths = [int(scipy.fft.next_fast_len(max(least, LEAST_LENGTH), real=True))]
+    while lengths[-1] < LONGER * lengths[0]:
+        lengths.append(int(scipy.fft.next_fast_len(lengths[-1] + 1, real=True)))
+    return min(lengths, key=lambda length: (length * len(plan(length).radices), length))
 
 
 @cache
@@ -123,8 +137,8 @@ def blocks_of(height: int) -> int:
 
 
 def padded_length(columns: int) -> int:
-    """Length of rows that can be cut into whole panels, of `ROW` real columns each."""
-    return -(-columns // ROW) * ROW
+    """Length of rows that can be cut into whole groups of 2 `APART` columns, which share the transforms."""
+    return -(-columns // GROUP) * GROUP
 
 
 def padded(plane: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -193,16 +207,17 @@ def forward_columns(
     Transform, along y, the columns left <= x < right of a plane of which no row is lit but top <= y < bottom.
 
     The plane is `padded`. `space.rows` then holds twice the results, block by block, each from the first
-    column of the panel that `left` is in, to the last of that of `right` - 1.
+    column of the group that `left` is in, to the last of that of `right` - 1.
     """
     n, step = plan.length, plane.shape[1]
-    first, last = left // ROW * ROW, (right + ROW - 1) // ROW * ROW
-    for x in range(first, last, ROW):
+    first, last = left // GROUP * GROUP, (right + GROUP - 1) // GROUP * GROUP
+    for number in range((last - first) // (2 * LANES)):
+        x = first + _column(number)
         clear_rows(space.one, top, 0)
         clear_rows(space.one, n - bottom, bottom * ROW)
-        copy_rows(plane, space.one, bottom - top, top * step + x, step, top * ROW, ROW)
+        load_columns(plane, space.one, bottom - top, top * step + x, step, top * ROW)
         panel = space.other if transform(plan, 0, space.one, space.other) else space.one
-        copy_rows(panel, panel, 1, 0, ROW, n * ROW, ROW)
+        copy_rows(panel, panel, 1, 0, n * ROW)
         for block in range((n // 2 + LANES) // LANES):
             split_columns(panel, space.rows, n, block * LANES, (block * (last - first) + x - first) * ROW)
 
@@ -238,8 +253,8 @@ def filter_rows(
     space : Workspace
     """
     n = plan.length
-    given = (right + ROW - 1) // ROW * ROW - left // ROW * ROW
-    kept = (wanted + ROW - 1) // ROW * ROW
+    given = (right + GROUP - 1) // GROUP * GROUP - left // GROUP * GROUP
+    kept = (wanted + GROUP - 1) // GROUP * GROUP
     blocks = (height // 2 + LANES) // LANES
     for step in range(blocks):
         # Longer rows must not overwrite shorter ones that are still to be read.
@@ -261,23 +276,26 @@ def inverse_row(plan: Plan, block: int, width: int, space: Workspace) -> None:
 def inverse_columns(plan: Plan, space: Workspace, out: NDArray[np.float32]) -> None:
     """Transform what `filter_rows` or `inverse_row` made back along y, into a padded plane."""
     height, width = out.shape
-    for x in range(0, width, ROW):
-        copy_rows(inverse_panel(x, width, plan, space), out, height, 0, ROW, x, width)
+    for number in range(width // (2 * LANES)):
+        x = _column(number)
+        for block in range((plan.length // 2 + LANES) // LANES):
+            join_columns(space.rows, space.one, plan.length, block * LANES, (block * width + x) * ROW)
+        panel = space.other if transform(plan, 1, space.one, space.other) else space.one
+        store_columns(panel, out, height, x, width)
 
 
 @njit(cache=True, nogil=True)
-def inverse_panel(x: int, width: int, plan: Plan, space: Workspace) -> NDArray[np.float32]:
-    """`ROW` columns, from x on, of the plane of a padded width that `inverse_columns` would make."""
-    for block in range((plan.length // 2 + LANES) // LANES):
-        join_columns(space.rows, space.one, plan.length, block * LANES, (block * width + x) * ROW)
-    return space.other if transform(plan, 1, space.one, space.other) else space.one
+def _column(number: int) -> int:
+    """The first column of a panel, counted from the first group: a group fills `APART` / `LANES` panels."""
+    panels = APART // LANES
+    return number // panels * GROUP + number % panels * LANES
 
 
 @njit(cache=True, nogil=True)
 def _forward_row(space: Workspace, begin: int, left: int, right: int, plan: Plan) -> bool:
     """Transform a block of what `forward_columns` made along x; returns whether it is in `other` then."""
     clear_rows(space.one, left, 0)
-    copy_rows(space.rows, space.one, right - left, begin + left % ROW * ROW, ROW, left * ROW, ROW)
+    copy_rows(space.rows, space.one, right - left, begin + left % GROUP * ROW, left * ROW)
     clear_rows(space.one, plan.length - right, right * ROW)
     return transform(plan, 0, space.one, space.other)
 
@@ -286,7 +304,7 @@ def _forward_row(space: Workspace, begin: int, left: int, right: int, plan: Plan
 def _keep_row(panel: NDArray[np.float32], n: int, block: int, kept: int, rows: NDArray[np.float32]) -> None:
     """Keep a block's columns for `inverse_columns`, followed by zeros: the transforms of no columns."""
     begin, count = block * kept * ROW, min(kept, n)
-    copy_rows(panel, rows, count, 0, ROW, begin, ROW)
+    copy_rows(panel, rows, count, 0, begin)
     clear_rows(rows, kept - count, begin + count * ROW)
 
 
@@ -295,7 +313,7 @@ def _forward_rows(
     columns: int, height: int, plan: Plan, space: Workspace, result: NDArray[np.float32]
 ) -> None:
     n = plan.length
-    given = (columns + ROW - 1) // ROW * ROW
+    given = (columns + GROUP - 1) // GROUP * GROUP
     for block in range((height // 2 + LANES) // LANES):
         panel = space.other if _forward_row(space, block * given * ROW, 0, columns, plan) else space.one
-        copy_rows(panel, result, n, 0, ROW, block * n * ROW, ROW)
+        copy_rows(panel, result, n, 0, block * n * ROW)

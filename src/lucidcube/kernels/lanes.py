@@ -16,6 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lucidcube.kernels.vectors import (
+    APART,
     LANES,
     ROW,
     VECTOR,
@@ -126,16 +127,15 @@ def split_columns(typingctx: Any, panel: Any, rows: Any, n: Any, first: Any, pla
     """
     From the transform of a panel of real columns to half-spectra of each: a square of `LANES` frequencies.
 
-    The panel's real parts were the first `LANES` columns, its imaginary parts the others. Results are
-    twice the transforms.
+    The panel holds what `load_columns` took. Results are twice the transforms.
 
     Parameters
     ----------
     panel : array of float32
         Transformed, of n + 1 rows, the last being equal to the first.
     rows : array of float32
-        `LANES` frequencies in a row of real parts and one of imaginary ones, for each of the 2 `LANES`
-        columns, from `place` on.
+        `LANES` frequencies in a row of real parts and one of imaginary ones, for each column: the first from
+        `place` on.
     n : int
         Length of the transform.
     first : int
@@ -163,7 +163,7 @@ def _emit_split(b: ir.IRBuilder, panel: Array, rows: Array, n: Any, first: Any, 
             square = [x + y for x, y in both]
         else:
             square = [x - y if sign == -1 else y - x for x, y in both]
-        _store_square(b, rows, transposed(square), place, column * LANES * ROW + imaginary * LANES)
+        _store_square(b, rows, transposed(square), place, column * APART * ROW + imaginary * LANES)
 
 
 def _store_square(b: ir.IRBuilder, rows: Array, square: list[Vector], place: Any, offset: int) -> None:
@@ -187,7 +187,7 @@ def join_columns(typingctx: Any, rows: Any, panel: Any, n: Any, first: Any, plac
 
 def _emit_join(b: ir.IRBuilder, rows: Array, panel: Array, n: Any, first: Any, place: Any) -> None:
     def column(number: int, imaginary: int) -> list[Vector]:
-        offset = number * LANES * ROW + imaginary * LANES
+        offset = number * APART * ROW + imaginary * LANES
         return [rows.load(b.add(place, whole(k * ROW + offset))) for k in range(LANES)]
 
     half = b.sdiv(n, whole(2))
@@ -210,41 +210,75 @@ def _emit_join(b: ir.IRBuilder, rows: Array, panel: Array, n: Any, first: Any, p
 
 
 @intrinsic
-def copy_rows(
-    typingctx: Any, source: Any, target: Any, count: Any, begin: Any, step: Any, place: Any, stride: Any
-) -> Any:
+def copy_rows(typingctx: Any, source: Any, target: Any, count: Any, begin: Any, place: Any) -> Any:
     """
-    Copy rows of a panel's length from one array to another, in either of which they may lie apart.
+    Copy rows of a panel from one array to another.
 
     Parameters
     ----------
     source, target : array of float32
     count : int
         Number of rows.
-    begin, step : int
-        Where the first row begins in the source, and how far the next is from it.
-    place, stride : int
-        The same for the target.
+    begin, place : int
+        Where they begin in the source and in the target.
     """
-    return compiled([source, target], 5, _emit_copy)
+    return compiled([source, target], 3, _emit_copy)
 
 
-def _emit_copy(
+def _emit_copy(b: ir.IRBuilder, source: Array, target: Array, count: Any, begin: Any, place: Any) -> None:
+    _emit_halves(b, source, target, count, (begin, whole(ROW), LANES), (place, whole(ROW), LANES))
+
+
+@intrinsic
+def load_columns(
+    typingctx: Any, plane: Any, panel: Any, count: Any, begin: Any, step: Any, place: Any
+) -> Any:
+    """
+    Copy real columns of a plane into a panel: `LANES` as real parts, those `APART` further on as imaginary.
+
+    Parameters
+    ----------
+    plane, panel : array of float32
+    count : int
+        Number of rows.
+    begin, step : int
+        Where the first pixel is, and how long a row of the plane.
+    place : int
+        Where the first row of the panel is.
+    """
+    return compiled([plane, panel], 4, _emit_load)
+
+
+def _emit_load(
+    b: ir.IRBuilder, plane: Array, panel: Array, count: Any, begin: Any, step: Any, place: Any
+) -> None:
+    _emit_halves(b, plane, panel, count, (begin, step, APART), (place, whole(ROW), LANES))
+
+
+@intrinsic
+def store_columns(typingctx: Any, panel: Any, plane: Any, count: Any, begin: Any, step: Any) -> Any:
+    """Copy the first rows of a panel to columns of a plane, as `load_columns` takes them from there."""
+    return compiled([panel, plane], 3, _emit_store)
+
+
+def _emit_store(b: ir.IRBuilder, panel: Array, plane: Array, count: Any, begin: Any, step: Any) -> None:
+    _emit_halves(b, panel, plane, count, (whole(0), whole(ROW), LANES), (begin, step, APART))
+
+
+def _emit_halves(
     b: ir.IRBuilder,
     source: Array,
     target: Array,
     count: Any,
-    begin: Any,
-    step: Any,
-    place: Any,
-    stride: Any,
+    where: tuple[Any, Any, int],
+    there: tuple[Any, Any, int],
 ) -> None:
+    """Copy pairs of vectors; given are where the first is, the step to the next pair, that within a pair."""
     with cgutils.for_range(b, count) as row:
-        here, there = (
-            b.add(first, b.mul(row.index, apart)) for first, apart in ((begin, step), (place, stride))
-        )
-        for half in (whole(0), whole(LANES)):
-            target.store(source.load(b.add(here, half)), b.add(there, half))
+        first, second = (b.add(begin, b.mul(row.index, step)) for begin, step, _ in (where, there))
+        for half in (0, 1):
+            vector = source.load(b.add(first, whole(half * where[2])))
+            target.store(vector, b.add(second, whole(half * there[2])))
 
 
 @intrinsic

@@ -30,9 +30,11 @@ def _lanes() -> int:
 
 
 LANES = _lanes()
-"""Columns that are treated together. The results do not depend on it."""
+"""Numbers in a vector. The results do not depend on it."""
 ROW = 2 * LANES
-"""Length of a panel's row in the flat array."""
+"""Length of a panel's row."""
+APART = 16
+"""Distance between the two real columns that share a complex one: a multiple of any number of lanes."""
 VECTOR = ir.VectorType(FLOAT, LANES)
 
 

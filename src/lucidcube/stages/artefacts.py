@@ -41,6 +41,7 @@ class Artefacts(Stage):
     """
 
     name: ClassVar[str] = "artefacts"
+    version: ClassVar[int] = 2
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
     copies: ClassVar[float] = 3.1
     scratch: ClassVar[float] = 90

@@ -148,6 +148,7 @@ class Deconvolve(Stage):
     """
 
     name: ClassVar[str] = "deconvolve"
+    version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *LOG)

@@ -65,6 +65,7 @@ class Interpolate(Stage):
     """
 
     name: ClassVar[str] = "interpolate"
+    version: ClassVar[int] = 2
     optional: ClassVar[tuple[str, ...]] = (MASK, VARIANCE)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, FILLED, VARIANCE)
     copies: ClassVar[float] = 7.5
