@@ -108,10 +108,10 @@ class Convolve(Plane):
 
 
 class TransformPair(Plane):
-    """One forward and one inverse transform of the size that a convolution needs: its limit."""
+    """One forward and one inverse transform by scipy, of the size that a convolution needs."""
 
     def setup(self, side: int) -> None:
-        size = Convolver(planes(side).psf, (side, side)).padded_width
+        size = scipy.fft.next_fast_len(side + planes(side).psf.shape[0] // 2, real=True)
         self.padded = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
 
     def work(self) -> object:

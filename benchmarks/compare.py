@@ -309,8 +309,10 @@ def race_limit(plane: np.ndarray, psf: np.ndarray, rounds: int) -> Iterator[Race
         inverse_columns(plans[0], space, whole)
         whole[:] = 0  # or it would grow without end
 
+    fast = scipy.fft.next_fast_len(sides[0], real=True), scipy.fft.next_fast_len(sides[1], real=True)
+
     def of_scipy() -> object:
-        return scipy.fft.irfft2(scipy.fft.rfft2(noise), s=size)
+        return scipy.fft.irfft2(scipy.fft.rfft2(noise[: fast[0], : fast[1]]), s=fast)
 
     never = {"min_frac_stat_delta": 0.0, "rms_frac_threshold": 0.0, "fabs_frac_threshold": 0.0}
     methods: dict[str, tuple[int, Callable[[int], object]]] = {

@@ -16,6 +16,7 @@ import hypothesis
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from hypothesis import strategies as st
 
 import lucidcube.stages  # noqa: F401  registers the stages
@@ -176,7 +177,7 @@ def test_stray_files_do_no_harm(written: Checkpoint) -> None:
     (written.path / VOUCHED / ".000001.99").write_bytes(b"{")
     (written.path / VOUCHED / "000099").write_bytes(b"{}")
     (written.path / VOUCHED / "notes.txt").write_text("mine")
-    chunk(written, DATA, 1).with_name("0.abcdef.partial").write_bytes(b"half")
+    chunk(written, DATA, 1).with_name(".0.abcdef").write_bytes(b"half")
     assert written.missing() == []
     same(written)
 
@@ -231,8 +232,26 @@ def test_blocks_of_the_store_rule(written: Checkpoint) -> None:
     same(written)
 
 
+def test_chunks_are_what_zarr_itself_would_write(written: Checkpoint, tmp_path: Path) -> None:
+    """Byte for byte, the last and shorter one included."""
+    other = Checkpoint.prepare(tmp_path / "other", cube(), NAMES, {"why": "test"})
+    group = zarr.open_group(other.path / STORE, mode="r+", use_consolidated=False)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for name in NAMES:
+            group[name].with_config({"write_empty_chunks": True})[:] = cube()[name].values
+            for number in range(BLOCKS):
+                assert chunk(other, name, number).read_bytes() == chunk(written, name, number).read_bytes()
+
+
+def test_numbers_of_the_other_byte_order(written: Checkpoint) -> None:
+    write = _Write(str(written.path), ((DATA, "<f4"),), BLOCK)
+    before = chunk(written, DATA, 0).read_bytes()
+    write(np.array([0, 1]), cube()[DATA].values[:2].astype(">f4"))
+    assert chunk(written, DATA, 0).read_bytes() == before
+
+
 def test_a_wrong_run_of_planes_is_refused(written: Checkpoint) -> None:
-    write = _Write(str(written.path), (DATA,), BLOCK)
+    write = _Write(str(written.path), ((DATA, "<f4"),), BLOCK)
     for positions in ([1, 2], [0, 1, 2]):
         with pytest.raises(ValueError, match="not a block"):
             write(np.array(positions), np.zeros((len(positions), 5, 6), np.float32))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -101,6 +103,25 @@ def workers(request: pytest.FixtureRequest) -> Executor:
     if request.param == "distributed":
         return Distributed(request.getfixturevalue("client"))
     return Threads(1 if request.param == "synchronous" else 3)
+
+
+def test_threads_do_without_distributed_and_leave_its_settings_whole() -> None:
+    program = """
+import sys
+import dask.array as da
+from lucidcube.cluster import executor, load_profile
+
+if __name__ == "__main__":
+    with executor(load_profile("laptop")) as workers:
+        assert da.ones(3).sum().compute() == 3
+        list(workers.compute(da.ones(3, chunks=1), [0, 1, 2]))
+    assert "distributed" not in sys.modules
+    with executor(load_profile("processes")) as workers:
+        print(sorted(workers.compute(da.ones(3, chunks=1), [0, 1, 2])))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("np.float64(1.0)") == 3
 
 
 def test_every_block_comes_once(workers: Executor) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import atexit
-import gc
 import json
 import shlex
 import signal
@@ -16,11 +14,11 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from lucidcube import __version__
 from lucidcube.errors import StageError, UserError
+from lucidcube.running import garbage
 from lucidcube.running.failures import BlocksFailed
 from lucidcube.running.stopping import signals
 
 STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
-OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 app = App(
     name="lucidcube",
@@ -88,6 +86,7 @@ def run(
     from lucidcube.progress import Progress
 
     config = _load(configs, sets, profile)
+    garbage.resume()
     serve(load_profile(config.profile))  # in an allocation all tasks but one are servants, and end here
     with signals() as stop, Watch() if quiet else Progress() as watch:
         done = run_pipeline(config, watch, inspector(plot, plot_wavelength, plot_folder), stop)
@@ -249,6 +248,8 @@ def simulate(
     """
     from lucidcube.simulate import parse_size, scene_for_size, write_scene
 
+    garbage.resume()
+
     for path in write_scene(scene_for_size(parse_size(size), seed=seed), folder, truth=truth):
         if path is not None:
             print(path)
@@ -323,10 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     kept = f"what was done is kept, the same command goes on: {shlex.join(['lucidcube', *given])}"
     resumable = given[:1] == ["run"]
-    # What the imports make lives to the end. To look through it again and again, and once more at the exit,
-    # costs a second.
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
-    atexit.register(gc.freeze)
+    garbage.postpone()
     try:
         with signals():
             app(given, exit_on_error=False, print_error=False)

@@ -19,6 +19,7 @@ from lucidcube.cube import PSF
 from lucidcube.describe import settings_help
 from lucidcube.pipeline import Inspect
 from lucidcube.progress import Progress
+from lucidcube.running import garbage
 from lucidcube.single import run_stage
 from lucidcube.stage import REGISTRY, Stage
 
@@ -68,6 +69,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
         overwrite = bool(options.pop("overwrite", False))
         plotting = {key: options.pop(key, None) for key in PLOTTING}
         given = {key: value for key, value in options.items() if value is not None}
+        garbage.resume()
         with Progress() as watch:
             path = run_stage(
                 cls.name,

@@ -30,6 +30,14 @@ def direct(function, plane, psf):
     return full[top : top + plane.shape[0], left : left + plane.shape[1]]
 
 
+def blurred(convolver, plane, lit):
+    """A plane that is zero outside of a part, convolved."""
+    nothing = np.zeros(convolver.shape)
+    residual = convolver.pad(nothing)
+    convolver.subtract_part(convolver.pad(plane), lit, residual, convolver.pad(nothing + 1))
+    return -residual[:, : convolver.shape[1]]
+
+
 @pytest.mark.parametrize(("shape", "psf_shape"), SHAPES)
 def test_equals_direct_summation(shape, psf_shape):
     plane, psf = scene(shape, psf_shape)
@@ -95,6 +103,21 @@ def test_inputs_are_read_only_and_may_be_views():
     np.testing.assert_array_equal(Convolver(psf, (10, 15)).convolve(plane[::2, ::2]), expected)
 
 
+def test_planes_of_another_shape_are_refused():
+    """Compiled code would read and write beyond them."""
+    convolver = Convolver(np.ones((3, 3)), (20, 30))
+    right, wrong = convolver.pad(np.zeros((20, 30))), np.zeros((20, 30), np.float32)
+    for shape in ((20, 31), (19, 30), (40, 60)):
+        with pytest.raises(ValueError, match="made for planes of"):
+            convolver.convolve(np.zeros(shape))
+    for call in (convolver.convolve_padded, convolver.correlate_padded):
+        with pytest.raises(ValueError, match="not a padded plane"):
+            call(wrong)
+    for planes in ((wrong, right, right), (right, wrong, right), (right, right, wrong)):
+        with pytest.raises(ValueError, match="not a padded plane"):
+            convolver.subtract_part(planes[0], Support(0, 20, 0, 30, 600), *planes[1:])
+
+
 @pytest.mark.parametrize("shape", [(4, 5), (5, 4), (5,), (3, 5, 5)])
 def test_a_psf_without_a_central_pixel_is_refused(shape):
     with pytest.raises(ValueError, match="odd"):
@@ -120,16 +143,38 @@ def test_a_part_of_the_plane_gives_what_the_whole_gives(shape, psf_shape, few):
         part = np.zeros(shape, np.float32)
         part[top:bottom, left:right] = plane[top:bottom, left:right]
         support = Support(top, bottom, left, right, 1 if few else 10**9)
-        got = convolver.convolve_part(convolver.pad(part), support)
-        assert got.dtype == np.float32
-        assert got.flags.c_contiguous
-        np.testing.assert_allclose(got[:, : shape[1]], convolver.convolve(part), atol=2e-6)
+        np.testing.assert_allclose(blurred(convolver, part, support), convolver.convolve(part), atol=2e-6)
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["few pixels", "many pixels"])
+@pytest.mark.parametrize("shape", [(40, 50), (70, 33), (9, 12)])
+def test_subtraction_tells_what_is_left(shape, few):
+    plane, psf = scene(shape, (9, 7))
+    rng = np.random.default_rng(3)
+    before, valid = rng.normal(3, 2, shape).astype(np.float32), rng.random(shape) < 0.7
+    convolver = Convolver(psf, shape)
+    residual = convolver.pad(before)
+    support = Support(0, shape[0], 0, shape[1], 1 if few else 10**9)
+    told = convolver.subtract_part(convolver.pad(plane), support, residual, convolver.pad(valid))
+    left = residual[:, : shape[1]]
+    np.testing.assert_allclose(left, before - convolver.convolve(plane), atol=2e-6)
+    counted = left[valid].astype(float)
+    assert told == pytest.approx((counted.max(), min(counted.min(), 0), np.sum(counted**2)), rel=1e-6)
+
+
+def test_extremes_reach_zero():
+    """What is left of one sign only has zero as its other extreme."""
+    convolver = Convolver(np.ones((1, 1)), (5, 6))
+    nothing, valid = convolver.pad(np.zeros((5, 6))), convolver.pad(np.ones((5, 6)))
+    for value, expected in ((2.0, (2.0, 0.0, 120.0)), (-2.0, (0.0, -2.0, 120.0))):
+        residual = convolver.pad(np.full((5, 6), value))
+        assert convolver.subtract_part(nothing, Support(0, 0, 0, 0, 0), residual, valid) == expected
 
 
 def test_nothing_lit_gives_nothing():
     _, psf = scene((1, 1), (5, 7))
     convolver = Convolver(psf, (20, 30))
-    assert not convolver.convolve_part(convolver.pad(np.zeros((20, 30))), Support(0, 0, 0, 0, 0)).any()
+    assert not blurred(convolver, np.zeros((20, 30)), Support(0, 0, 0, 0, 0)).any()
 
 
 def test_remembered_transforms_change_nothing():
@@ -138,12 +183,8 @@ def test_remembered_transforms_change_nothing():
     convolver = Convolver(psf, plane.shape)
 
     def blur(part):
-        return convolver.convolve_part(
-            convolver.pad(
-                np.where(np.arange(60) < part.right, plane, 0) * (np.arange(60) < part.bottom)[:, None]
-            ),
-            part,
-        )
+        lit = np.where(np.arange(60) < part.right, plane, 0) * (np.arange(60) < part.bottom)[:, None]
+        return blurred(convolver, lit, part)
 
     first = [blur(part) for part in parts]
     for part, expected in reversed(list(zip(parts, first, strict=True))):

@@ -18,7 +18,8 @@ from lucidcube.kernels.fft import (
     spectrum,
     workspace,
 )
-from lucidcube.kernels.lanes import RADICES, copy_rows
+from lucidcube.kernels.lanes import RADICES
+from lucidcube.kernels.panels import copy_rows
 from lucidcube.kernels.vectors import LANES, ROW
 
 LENGTHS = [n for n in range(LEAST_LENGTH, 1100) if scipy.fft.next_fast_len(n, real=True) == n]
@@ -90,6 +91,12 @@ def test_plans_use_the_radices_that_exist():
 def test_other_lengths_are_refused(length):
     with pytest.raises(ValueError, match="next good length"):
         plan(length)
+
+
+def test_a_plane_larger_than_its_transform_is_refused():
+    for shape in ((41, 36), (40, 37)):
+        with pytest.raises(ValueError, match="larger than its transform"):
+            spectrum(np.zeros(shape), (40, 36))
 
 
 def test_shapes():

@@ -181,6 +181,16 @@ class TestContinuation:
         np.testing.assert_array_equal(filled[valid], values[valid])
         assert values[valid].min() <= filled.min() <= filled.max() <= values[valid].max()
 
+    def test_longer_rows_are_left_alone_beyond_the_plane(self):
+        rng = np.random.default_rng(0)
+        valid = rng.random((20, 23)) < 0.5
+        plane = rng.normal(size=valid.shape).astype(np.float32)
+        longer = np.pad(plane, ((0, 0), (0, 9)), constant_values=7)
+        Continuation(valid).fill(longer)
+        Continuation(valid).fill(plane)
+        np.testing.assert_array_equal(longer[:, :23], plane)
+        assert (longer[:, 23:] == 7).all()
+
     def test_bridges_a_hole_in_a_slope(self):
         slope = np.tile(np.arange(64, dtype=np.float32), (64, 1))
         valid = np.ones(slope.shape, bool)

@@ -15,6 +15,19 @@ def three_populations(seed: int, size: int = 4000) -> np.ndarray:
     return (rng.choice(centres, size) + rng.normal(0, rng.uniform(1, 20), size)).astype(np.float32)
 
 
+@pytest.mark.parametrize("large", [1e-45, 1e-40, 1e-37, 1e-20, 1e38])
+def test_any_range_of_float32(large):
+    values = np.zeros(300, np.float32)
+    values[5] = large
+    assert 0 < nested_otsu(values) <= np.float32(large)
+
+
+def test_a_range_that_cannot_be_divided_is_not_split():
+    assert abs(nested_otsu(np.array([-3e38, 3e38] * 200, np.float32))) < 3e38
+    assert nested_otsu(np.array([0.0, 5e-324] * 200)) == -np.inf
+    assert nested_otsu(np.array([-1.7e308, 1.7e308] * 200)) == -np.inf
+
+
 @pytest.mark.parametrize("classes", [2, 3, 4])
 @pytest.mark.parametrize("seed", range(6))
 def test_agrees_with_scikit_image_to_a_bin(seed, classes):

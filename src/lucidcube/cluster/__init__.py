@@ -37,17 +37,17 @@ def executor(profile: Profile) -> Iterator[Executor]:
     ConfigError
         If it cannot be started: no such scheduler, the queue refuses, no worker came in time.
     """
-    local = profile.kind in ("threads", "synchronous")
-    # Imported only for those who want it: distributed takes as long to load as some stages to run.
-    clients = None if local else importlib.import_module("lucidcube.cluster.clients")
+    if profile.kind in ("threads", "synchronous"):
+        # One level of parallelism: a block per core, and no threads inside a block. Given a name, or nothing,
+        # and not a function, dask looks for a client, and loads for that as long as some stages run.
+        with dask.config.set(scheduler=dask.get), threadpool_limits(1):
+            yield Threads(local_layout(profile).threads or 1)
+        return
+    # Before the settings, which would take the package's own with them when they are taken back.
+    clients = importlib.import_module("lucidcube.cluster.clients")
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(WORKER_SETTINGS))
-        if clients is not None:
-            yield clients.started(stack, profile)
-        else:
-            # One level of parallelism: a block per core, and no threads inside a block.
-            stack.enter_context(threadpool_limits(1))
-            yield Threads(local_layout(profile).threads or 1)
+        yield clients.started(stack, profile)
 
 
 def layout(profile: Profile) -> Layout:

@@ -79,5 +79,5 @@ class Threads:
 
 
 def _compute(work: da.Array, block: int) -> Any:
-    (item,) = dask.compute(work.blocks[block], scheduler="synchronous")
+    (item,) = dask.compute(work.blocks[block], scheduler=dask.get)
     return item[0]

@@ -113,8 +113,7 @@ def clean_modified(
     field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape))
     residual = field.data
     components, step = np.zeros_like(residual), np.zeros_like(residual)
-    first = _subtract_in_place(np.zeros_like(residual), residual, field)
-    blurred = np.empty_like(residual)
+    first = _take_away(step, Support(0, 0, 0, 0, 0), residual, field)
     best = _Best(give_best_result, first)
     fabs, rms = [first.fabs], [first.rms]
     places = np.flatnonzero(field.valid).astype(np.uint32)
@@ -126,10 +125,8 @@ def clean_modified(
         level = _selection_level(residual, places, latest, threshold, positive_only)
         width = field.convolver.shape[1]
         lit = Support(*_select(residual, components, step, width, level, loop_gain, positive_only))
-        field.convolver.convolve_part(step, lit, blurred)
-        latest = _subtract_in_place(blurred, residual, field)
+        latest = _take_away(step, lit, residual, field)
         best.compare(iterations, latest, components)
-        residual, blurred = blurred, residual
         iterations += 1
         fabs.append(latest.fabs)
         rms.append(latest.rms)
@@ -206,11 +203,11 @@ def _variation(values: list[float]) -> float:
     return spread / mean if mean > 0 else 0.0
 
 
-def _subtract_in_place(
-    blurred: NDArray[np.float32], residual: NDArray[np.float32], field: Field
+def _take_away(
+    step: NDArray[np.float32], lit: Support, residual: NDArray[np.float32], field: Field
 ) -> _Statistics:
-    """Put residual - blurred in the place of blurred, and return its statistics."""
-    highest, lowest, squares = _subtract(blurred, residual, field.valid, field.convolver.shape[1])
+    """Take a step, blurred, from the residual; returns the statistics of what is left."""
+    highest, lowest, squares = field.convolver.subtract_part(step, lit, residual, field.valid)
     return _Statistics(max(highest, -lowest), highest, math.sqrt(squares / max(field.valid_pixels, 1)))
 
 
@@ -307,27 +304,3 @@ def _gather_metric(
     for k in range(places.size):
         value = flat[places[k]]
         metric[k] = value if positive_only else abs(value)
-
-
-@njit(cache=True, nogil=True)
-def _subtract(
-    blurred: NDArray[np.float32], residual: NDArray[np.float32], valid: NDArray[np.float32], width: int
-) -> tuple[float, float, float]:
-    """
-    Put residual - blurred in the place of blurred.
-
-    Returns the largest and the smallest value over the valid pixels, or 0 if that is larger or smaller, and
-    the sum of their squares. These are gathered column by column first: unlike a single sum, that can be
-    done by vector instructions, in an order that is the same everywhere.
-    """
-    highest, lowest = np.zeros(width, np.float32), np.zeros(width, np.float32)
-    squares = np.zeros(width, np.float64)
-    for y in range(residual.shape[0]):
-        for x in range(width):
-            value = residual[y, x] - blurred[y, x]
-            blurred[y, x] = value
-            value *= valid[y, x]
-            highest[x] = value if value > highest[x] else highest[x]
-            lowest[x] = value if value < lowest[x] else lowest[x]
-            squares[x] += np.float64(value) * np.float64(value)
-    return float(highest.max()), float(lowest.min()), squares.sum()

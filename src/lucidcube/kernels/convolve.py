@@ -10,18 +10,22 @@ from lucidcube.kernels.fft import (
     Plan,
     Workspace,
     filter_rows,
+    first_column,
     forward_columns,
     good_length,
     inverse_columns,
+    inverse_panel,
     padded,
     padded_length,
     plan,
     spectrum,
     workspace,
 )
+from lucidcube.kernels.panels import load_columns, subtract_columns
+from lucidcube.kernels.vectors import ROW
 
 SIZE_STEPS = 8
-"""Sizes of transform between the smallest and the largest, along each axis; see `Convolver.convolve_part`."""
+"""Sizes of transform between the smallest and the largest, along each axis; see `Convolver.subtract_part`."""
 TRANSFERS_KEPT = 4
 """Transforms of the PSF that are remembered, of 4 bytes for each point."""
 DIRECT_COST = 0.07
@@ -84,13 +88,30 @@ def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.fl
     return np.ascontiguousarray(psf[bounds[0], bounds[1]], dtype=np.float32)
 
 
+class Transfer(NamedTuple):
+    """
+    The transform of a PSF.
+
+    Attributes
+    ----------
+    y, x : Plan
+        For the lengths of the transform.
+    factors : array of float32
+        Flat spectrum, scaled for what `fft.forward_columns` makes.
+    """
+
+    y: Plan
+    x: Plan
+    factors: NDArray[np.float32]
+
+
 class Convolver:
     """
     Convolution of planes of one shape with one PSF; outside of the plane is zero, and nothing wraps round.
 
-    The PSF is transformed once. The transforms are as long as the plane plus half the PSF, which is all that
-    a result on the plane itself needs, and columns that are known to be zero, or are not wanted, are not
-    transformed. Where the light is known to lie in a part of the plane, `convolve_part` does with less.
+    The PSF is transformed once for each length. The transforms are as long as the plane plus half the PSF,
+    which is all that a result on the plane itself needs, and columns that are known to be zero, or are not
+    wanted, are not transformed. Where the light lies in a part of the plane, `subtract_part` does with less.
 
     Parameters
     ----------
@@ -127,7 +148,7 @@ class Convolver:
         self.padded_width = padded_length(shape[1])
         self._size = good_length(shape[0] + half_y), good_length(shape[1] + half_x)
         self._stamp = stamp
-        self._transfers: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._transfers: dict[tuple[int, int], Transfer] = {}
         self._heights = _size_ladder(shape[0], half_y, self._size[0])
         self._widths = _size_ladder(shape[1], half_x, self._size[1])
         self._space = workspace(*self._size, shape[1])
@@ -141,42 +162,57 @@ class Convolver:
         return self._unpadded(self.correlate_padded(self.pad(plane)))
 
     def pad(self, plane: NDArray[np.generic]) -> NDArray[np.float32]:
-        """New plane of rows of `padded_width`, zero beyond the plane's own width."""
+        """
+        New plane of rows of `padded_width`, zero beyond the plane's own width.
+
+        Raises
+        ------
+        ValueError
+            If the plane has not the `shape` that the convolver is made for.
+        """
+        if plane.shape != self.shape:
+            raise ValueError(f"made for planes of {self.shape}, not {plane.shape}")
         return padded(plane)
 
-    def convolve_padded(
-        self, plane: NDArray[np.float32], out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+    def _check(self, plane: NDArray[np.float32]) -> None:
+        """Refuse what compiled code, which does not look, would read or write beyond."""
+        if plane.shape != (self.shape[0], self.padded_width):
+            raise ValueError(f"not a padded plane of {self.shape}: {plane.shape}")
+
+    def convolve_padded(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
         """
         As `convolve`, without copies, for loops: rows are `padded_width` long.
 
         Parameters
         ----------
         plane : array of float32, (y, padded_width)
-            Finite (see `pad`); what lies beyond the width of the plane is not used.
-        out : array of float32, (y, padded_width), optional
-            To put the result into; may be the plane itself. New if left out.
+            Finite, and zero beyond the width of the plane (see `pad`).
 
         Returns
         -------
         array of float32, (y, padded_width)
-            What lies beyond the width of the plane is meaningless.
-        """
-        everything = Support(0, self.shape[0], 0, self.shape[1], plane.size)
-        return self._filter(plane, everything, self._size, 0, out)
+            New; what lies beyond the width of the plane is finite and meaningless.
 
-    def correlate_padded(
-        self, plane: NDArray[np.float32], out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+        Raises
+        ------
+        ValueError
+            If the plane is not padded or has another shape.
+        """
+        return self._filter_all(plane, 0)
+
+    def correlate_padded(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `convolve_padded`, for `correlate`."""
-        everything = Support(0, self.shape[0], 0, self.shape[1], plane.size)
-        return self._filter(plane, everything, self._size, 1, out)
+        return self._filter_all(plane, 1)
 
-    def convolve_part(
-        self, plane: NDArray[np.float32], support: Support, out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+    def subtract_part(
+        self,
+        plane: NDArray[np.float32],
+        lit: Support,
+        residual: NDArray[np.float32],
+        valid: NDArray[np.float32],
+    ) -> tuple[float, float, float]:
         """
-        As `convolve_padded`, for planes that are zero outside of a known part.
+        Subtract, in place, what a plane is convolved to that is zero outside of a known part.
 
         A few pixels are summed directly. Otherwise the transforms need to be so long only that what wraps
         round does not come back to the plane: light from between `left` and `right` of a plane N wide
@@ -186,38 +222,44 @@ class Convolver:
         Parameters
         ----------
         plane : array of float32, (y, padded_width)
-            Zero outside of the support.
-        support : Support
-        out : array of float32, (y, padded_width), optional
-            To put the result into, not the plane itself. New if left out.
+            Zero outside of the part.
+        lit : Support
+            The part.
+        residual : array of float32, (y, padded_width)
+            From which to subtract. What lies beyond the width of the plane becomes meaningless.
+        valid : array of float32, (y, padded_width)
+            1 for pixels that count, 0 for others and beyond the width.
 
         Returns
         -------
-        array of float32, (y, padded_width)
-            What lies beyond the width of the plane is meaningless.
-        """
-        height = _least_of(self._heights, max(self.shape[0] - support.top, support.bottom) + self.reach[0])
-        width = _least_of(self._widths, max(self.shape[1] - support.left, support.right) + self.reach[1])
-        if support.pixels * self._stamp.size * DIRECT_COST <= height * width:
-            out = np.empty_like(plane) if out is None else out
-            _sum_stamps(plane, self._stamp, *support[:4], out)
-            return out
-        return self._filter(plane, support, (height, width), 0, out)
+        highest, lowest : float
+            The largest and the smallest of what is left, among the pixels that count, and of zero.
+        squares : float
+            The sum of their squares, in float64.
 
-    def _filter(
-        self,
-        plane: NDArray[np.float32],
-        lit: Support,
-        size: tuple[int, int],
-        conjugate: int,
-        out: NDArray[np.float32] | None,
-    ) -> NDArray[np.float32]:
-        result = np.empty_like(plane) if out is None else out
-        plans = plan(size[0]), plan(size[1])
-        _filter(plane, lit, self.shape[1], *plans, self._transfer(size), conjugate, self._space, result)
+        Raises
+        ------
+        ValueError
+            If a plane is not padded (see `pad`) or has another shape.
+        """
+        for given in (plane, residual, valid):
+            self._check(given)
+        height = _least_of(self._heights, max(self.shape[0] - lit.top, lit.bottom) + self.reach[0])
+        width = _least_of(self._widths, max(self.shape[1] - lit.left, lit.right) + self.reach[1])
+        if lit.pixels * self._stamp.size * DIRECT_COST <= height * width:
+            return _subtract_stamps(plane, self._stamp, lit, self._space, residual, valid)
+        transfer = self._transfer((height, width))
+        return _subtract_filtered(plane, lit, self.shape[1], transfer, self._space, residual, valid)
+
+    def _filter_all(self, plane: NDArray[np.float32], conjugate: int) -> NDArray[np.float32]:
+        self._check(plane)
+        result = np.empty_like(plane)
+        everything = Support(0, self.shape[0], 0, self.shape[1], plane.size)
+        transfer = self._transfer(self._size)
+        _filter_all(plane, everything, self.shape[1], transfer, conjugate, self._space, result)
         return result
 
-    def _transfer(self, size: tuple[int, int]) -> NDArray[np.float32]:
+    def _transfer(self, size: tuple[int, int]) -> Transfer:
         """The transform of the PSF about the pixel (0, 0), from memory if it was wanted not long ago."""
         transfer = self._transfers.pop(size, None)
         if transfer is None:
@@ -225,7 +267,9 @@ class Convolver:
             kernel[: self._stamp.shape[0], : self._stamp.shape[1]] = self._stamp
             kernel = np.roll(kernel, (-self.reach[0], -self.reach[1]), axis=(0, 1))
             # Twice this transform meets twice that of the plane, and nothing scales on the way back.
-            transfer = spectrum(kernel, size).reshape(-1) / np.float32(4 * kernel.size)
+            factors = spectrum(kernel, size).reshape(-1)
+            factors /= np.float32(4 * kernel.size)
+            transfer = Transfer(plan(size[0]), plan(size[1]), factors)
         for oldest in list(self._transfers)[: 1 - TRANSFERS_KEPT]:
             self._transfers.pop(oldest)
         self._transfers[size] = transfer
@@ -252,39 +296,84 @@ def _filter(
     plane: NDArray[np.float32],
     lit: Support,
     width: int,
-    plan_y: Plan,
-    plan_x: Plan,
-    transfer: NDArray[np.float32],
+    transfer: Transfer,
+    conjugate: int,
+    space: Workspace,
+) -> None:
+    """Convolve or correlate a plane of `width` columns up to the last step, `fft.inverse_columns`."""
+    y, x = transfer.y, transfer.x
+    forward_columns(plane, lit.top, lit.bottom, lit.left, lit.right, y, space)
+    filter_rows(lit.left, lit.right, width, y.length, x, transfer.factors, conjugate, space)
+
+
+@njit(cache=True, nogil=True)
+def _filter_all(
+    plane: NDArray[np.float32],
+    lit: Support,
+    width: int,
+    transfer: Transfer,
     conjugate: int,
     space: Workspace,
     out: NDArray[np.float32],
 ) -> None:
-    """Multiply the transform of a plane, of which a part is lit, by a transfer function."""
-    forward_columns(plane, lit.top, lit.bottom, lit.left, lit.right, plan_y, space)
-    filter_rows(lit.left, lit.right, width, plan_y.length, plan_x, transfer, conjugate, space)
-    inverse_columns(plan_y, space, out)
+    _filter(plane, lit, width, transfer, conjugate, space)
+    inverse_columns(transfer.y, space, out)
 
 
 @njit(cache=True, nogil=True)
-def _sum_stamps(
+def _subtract_filtered(
+    plane: NDArray[np.float32],
+    lit: Support,
+    width: int,
+    transfer: Transfer,
+    space: Workspace,
+    residual: NDArray[np.float32],
+    valid: NDArray[np.float32],
+) -> tuple[float, float, float]:
+    _filter(plane, lit, width, transfer, 0, space)
+    height, step = residual.shape
+    extremes, squares = np.empty((2, step), np.float32), np.empty(step)
+    for number in range(step // ROW):
+        x = first_column(number)
+        panel = inverse_panel(x, step, transfer.y, space)
+        subtract_columns(panel, residual, valid, extremes, squares, height, x, step)
+    # Gathered column by column, which gives the same sum for any length of vector.
+    return float(extremes[0].max()), float(extremes[1].min()), squares.sum()
+
+
+@njit(cache=True, nogil=True)
+def _subtract_stamps(
     plane: NDArray[np.float32],
     stamp: NDArray[np.float32],
-    top: int,
-    bottom: int,
-    left: int,
-    right: int,
-    total: NDArray[np.float32],
+    lit: Support,
+    space: Workspace,
+    residual: NDArray[np.float32],
+    valid: NDArray[np.float32],
+) -> tuple[float, float, float]:
+    total = np.zeros_like(plane)
+    _add_stamps(plane, stamp, lit, total)
+    height, step = residual.shape
+    extremes, squares = np.empty((2, step), np.float32), np.empty(step)
+    for number in range(step // ROW):
+        x = first_column(number)
+        load_columns(total, space.one, height, x, step, 0)
+        subtract_columns(space.one, residual, valid, extremes, squares, height, x, step)
+    return float(extremes[0].max()), float(extremes[1].min()), squares.sum()
+
+
+@njit(cache=True, nogil=True)
+def _add_stamps(
+    plane: NDArray[np.float32], stamp: NDArray[np.float32], lit: Support, total: NDArray[np.float32]
 ) -> None:
-    """Sum of PSFs about the pixels of a part that are not zero."""
+    """Add PSFs about the pixels of a part of a plane that are not zero."""
     half_y, half_x = stamp.shape[0] // 2, stamp.shape[1] // 2
     ny, nx = plane.shape
-    lit = np.nonzero(plane[top:bottom, left:right])
+    places = np.nonzero(plane[lit.top : lit.bottom, lit.left : lit.right])
     # Row by row of the result, which then stays next to the processor.
     for y in range(ny):
         row = total[y]
-        row[:] = 0
-        for k in range(lit[0].size):
-            source_y, source_x = lit[0][k] + top, lit[1][k] + left
+        for k in range(places[0].size):
+            source_y, source_x = places[0][k] + lit.top, places[1][k] + lit.left
             line = y - source_y + half_y
             if 0 <= line < stamp.shape[0]:
                 light = plane[source_y, source_x]

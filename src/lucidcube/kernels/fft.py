@@ -13,17 +13,8 @@ import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
 
-from lucidcube.kernels.lanes import (
-    RADICES,
-    clear_rows,
-    copy_rows,
-    join_columns,
-    load_columns,
-    multiply_rows,
-    split_columns,
-    store_columns,
-    transform_pass,
-)
+from lucidcube.kernels.lanes import RADICES, join_columns, split_columns, transform_pass
+from lucidcube.kernels.panels import clear_rows, copy_rows, load_columns, multiply_rows, store_columns
 from lucidcube.kernels.vectors import APART, LANES, ROW
 
 GROUP = 2 * APART
@@ -131,14 +122,16 @@ def workspace(height: int, width: int, columns: int) -> Workspace:
     return Workspace(rows, panels[:panel], panels[apart:])
 
 
+@njit(cache=True, nogil=True)
 def blocks_of(height: int) -> int:
     """Blocks of `LANES` frequencies along y."""
     return (height // 2 + LANES) // LANES
 
 
+@njit(cache=True, nogil=True)
 def padded_length(columns: int) -> int:
     """Length of rows that can be cut into whole groups of 2 `APART` columns, which share the transforms."""
-    return -(-columns // GROUP) * GROUP
+    return (columns + GROUP - 1) // GROUP * GROUP
 
 
 def padded(plane: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -172,8 +165,15 @@ def spectrum(plane: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.
     -------
     array of float32, (blocks, width, 2, lanes)
         Twice the transform; see the module for the order.
+
+    Raises
+    ------
+    ValueError
+        If the plane is larger, or from `plan`.
     """
     height, width = shape
+    if plane.shape[0] > height or plane.shape[1] > width:
+        raise ValueError(f"a plane of {plane.shape} is larger than its transform of {shape}")
     result = _aligned(blocks_of(height) * width * ROW)
     space = workspace(height, width, plane.shape[1])
     forward_columns(padded(plane), 0, plane.shape[0], 0, plane.shape[1], plan(height), space)
@@ -210,15 +210,15 @@ def forward_columns(
     column of the group that `left` is in, to the last of that of `right` - 1.
     """
     n, step = plan.length, plane.shape[1]
-    first, last = left // GROUP * GROUP, (right + GROUP - 1) // GROUP * GROUP
-    for number in range((last - first) // (2 * LANES)):
-        x = first + _column(number)
+    first, last = left // GROUP * GROUP, padded_length(right)
+    for number in range((last - first) // ROW):
+        x = first + first_column(number)
         clear_rows(space.one, top, 0)
         clear_rows(space.one, n - bottom, bottom * ROW)
         load_columns(plane, space.one, bottom - top, top * step + x, step, top * ROW)
         panel = space.other if transform(plan, 0, space.one, space.other) else space.one
         copy_rows(panel, panel, 1, 0, n * ROW)
-        for block in range((n // 2 + LANES) // LANES):
+        for block in range(blocks_of(n)):
             split_columns(panel, space.rows, n, block * LANES, (block * (last - first) + x - first) * ROW)
 
 
@@ -241,7 +241,8 @@ def filter_rows(
     left, right : int
         The columns that are lit.
     wanted : int
-        Columns, from the first on, that `space.rows` then holds.
+        Columns, from the first on, that `space.rows` then holds, and what is in their last group; not fewer
+        than `right`.
     height : int
         Length of the transform along y.
     plan : Plan
@@ -253,12 +254,9 @@ def filter_rows(
     space : Workspace
     """
     n = plan.length
-    given = (right + GROUP - 1) // GROUP * GROUP - left // GROUP * GROUP
-    kept = (wanted + GROUP - 1) // GROUP * GROUP
-    blocks = (height // 2 + LANES) // LANES
-    for step in range(blocks):
-        # Longer rows must not overwrite shorter ones that are still to be read.
-        block = step if given >= kept else blocks - 1 - step
+    given, kept = padded_length(right) - left // GROUP * GROUP, padded_length(wanted)
+    # From the last block on: longer rows must not overwrite shorter ones that are still to be read.
+    for block in range(blocks_of(height) - 1, -1, -1):
         exchanged = _forward_row(space, block * given * ROW, left, right, plan)
         one, other = (space.other, space.one) if exchanged else (space.one, space.other)
         multiply_rows(one, transfer, n, block * n * ROW, conjugate)
@@ -276,17 +274,22 @@ def inverse_row(plan: Plan, block: int, width: int, space: Workspace) -> None:
 def inverse_columns(plan: Plan, space: Workspace, out: NDArray[np.float32]) -> None:
     """Transform what `filter_rows` or `inverse_row` made back along y, into a padded plane."""
     height, width = out.shape
-    for number in range(width // (2 * LANES)):
-        x = _column(number)
-        for block in range((plan.length // 2 + LANES) // LANES):
-            join_columns(space.rows, space.one, plan.length, block * LANES, (block * width + x) * ROW)
-        panel = space.other if transform(plan, 1, space.one, space.other) else space.one
-        store_columns(panel, out, height, x, width)
+    for number in range(width // ROW):
+        x = first_column(number)
+        store_columns(inverse_panel(x, width, plan, space), out, height, x, width)
 
 
 @njit(cache=True, nogil=True)
-def _column(number: int) -> int:
-    """The first column of a panel, counted from the first group: a group fills `APART` / `LANES` panels."""
+def inverse_panel(x: int, width: int, plan: Plan, space: Workspace) -> NDArray[np.float32]:
+    """The panel whose first column is x, of the plane of a padded width that `inverse_columns` would make."""
+    for block in range(blocks_of(plan.length)):
+        join_columns(space.rows, space.one, plan.length, block * LANES, (block * width + x) * ROW)
+    return space.other if transform(plan, 1, space.one, space.other) else space.one
+
+
+@njit(cache=True, nogil=True)
+def first_column(number: int) -> int:
+    """The first column of a panel, by its number: a group of columns fills `APART` / `LANES` panels."""
     panels = APART // LANES
     return number // panels * GROUP + number % panels * LANES
 
@@ -313,7 +316,7 @@ def _forward_rows(
     columns: int, height: int, plan: Plan, space: Workspace, result: NDArray[np.float32]
 ) -> None:
     n = plan.length
-    given = (columns + GROUP - 1) // GROUP * GROUP
-    for block in range((height // 2 + LANES) // LANES):
+    given = padded_length(columns)
+    for block in range(blocks_of(height)):
         panel = space.other if _forward_row(space, block * given * ROW, 0, columns, plan) else space.one
         copy_rows(panel, result, n, 0, block * n * ROW)

@@ -180,7 +180,7 @@ class Field(NamedTuple):
     estimated : array of bool, (field y, padded_width)
         Where `data` are estimates: the rest are valid pixels, and filled ones among valid ones.
     continuation : Continuation or None
-        Makes those estimates, for planes of the field's own width; None where all pixels are valid.
+        Makes those estimates; None where all pixels are valid.
     frame : (slice, slice)
         Where the plane lies in the field.
     knowable : array of bool, (y, x)

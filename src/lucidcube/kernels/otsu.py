@@ -149,7 +149,7 @@ def nested_otsu_inplace(values: NDArray[np.floating], size: int, levels: int, bi
             break
         low, high = _extremes(values[:size])
         width = high - low
-        if not width > 0:
+        if not (width > 0 and math.isfinite(width) and math.isfinite(bins / width)):
             break
         counts = _histogram(values[:size], low, bins / width, bins, bin_of)
         last = _two_class_split(counts)
@@ -176,7 +176,7 @@ def _extremes(values: NDArray[np.floating]) -> tuple[float, float]:
     for begin in range(0, whole, TOGETHER):
         _widen(lows, highs, values[begin : begin + TOGETHER])
     _widen(lows, highs, values[whole:])
-    return float(lows.min()), float(highs.max())
+    return np.float64(lows.min()), np.float64(highs.max())
 
 
 @njit(cache=True, nogil=True)
@@ -192,10 +192,9 @@ def _histogram(
     values: NDArray[np.floating], low: float, scale: float, bins: int, bin_of: NDArray[np.int32]
 ) -> NDArray[np.int64]:
     """Count values by equal bins from `low` on, and note the bin of each."""
-    number = values.dtype.type
-    least, factor, last = number(low), number(scale), np.int32(bins - 1)
+    last = np.int32(bins - 1)
     for i in range(values.size):
-        bin_of[i] = min(np.int32((values[i] - least) * factor), last)
+        bin_of[i] = min(np.int32((float(values[i]) - low) * scale), last)
     # Values next to each other are alike: adding to one counter again and again would wait for itself.
     # Numbers without sign spare the question whether an index counts from the end.
     counts = np.zeros(COUNTERS * bins, np.int64)

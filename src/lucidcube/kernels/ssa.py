@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lucidcube.kernels.fft import (
     Plan,
     Workspace,
+    blocks_of,
     good_length,
     inverse_columns,
     inverse_row,
@@ -19,7 +20,7 @@ from lucidcube.kernels.fft import (
     spectrum,
     workspace,
 )
-from lucidcube.kernels.lanes import multiply_by_power
+from lucidcube.kernels.panels import multiply_by_power
 from lucidcube.kernels.vectors import LANES, ROW
 
 SMOOTHING_SIGMA = 5.0
@@ -171,10 +172,11 @@ def components(
     space, whole = workspace(*shape, nx), padded(image)
     columns = np.empty((width - 1, ny), np.float32)
     along_x = np.exp(-2j * np.pi * np.outer(np.arange(width), np.arange(shape[1])) / shape[1])
+    along_x = along_x.astype(np.complex64)
     phases = _phases_about_centre(shape[0], height)
     for index in indices:
         vector = basis.vectors[index]
-        pairs = _pairs_about_centre(vector @ along_x.astype(np.complex64))
+        pairs = _pairs_about_centre(vector @ along_x)
         _filter(given, pairs, phases, plan(shape[0]), plan(shape[1]), space, whole)
         component = np.ascontiguousarray(whole[:, :nx])
         _component_rows(image, vector, 0, component[: height - 1])
@@ -282,7 +284,7 @@ def _add_products(
 
 def _phases_about_centre(length: int, height: int) -> NDArray[np.float32]:
     """Cosines and sines for the distances of a window's rows from its centre, see `multiply_by_power`."""
-    frequencies = np.arange((length // 2 + LANES) // LANES * LANES)
+    frequencies = np.arange(blocks_of(length) * LANES)
     distances = (height - 1) / 2 - np.arange((height + 1) // 2)
     angles = 2 * np.pi / length * np.multiply.outer(distances, frequencies).reshape(len(distances), -1, LANES)
     phases = np.stack([np.cos(angles), np.sin(angles)], axis=2).astype(np.float32)
@@ -311,7 +313,7 @@ def _filter(
     out: NDArray[np.float32],
 ) -> None:
     """Multiply a spectrum by the power spectrum of a window, and transform it back."""
-    width, blocks = plan_x.length, (plan_y.length // 2 + LANES) // LANES
+    width, blocks = plan_x.length, blocks_of(plan_y.length)
     count = pairs.size // (4 * width)
     for block in range(blocks):
         multiply_by_power(

@@ -8,25 +8,30 @@ over symbols: what is written once for complex numbers serves every length of ve
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, config, types
+from numba.core.codegen import get_host_cpu_features
 from numba.core.errors import TypingError
 
 FLOAT, INDEX = ir.FloatType(), ir.IntType(32)
-# Lets a product and a sum become one instruction; nothing is reordered.
-FUSED = ("contract",)
+
+
+def _features() -> set[str]:
+    """What the processor can do that numba compiles for."""
+    given = config.CPU_FEATURES
+    return set((get_host_cpu_features() if given is None else given).split(","))
 
 
 def _lanes() -> int:
-    """Numbers of four bytes in a vector register of this machine."""
-    features = llvmlite.binding.get_host_cpu_features()
-    return 16 if features.get("avx512f") else 8 if features.get("avx") else 4
+    """Numbers of four bytes in a vector register."""
+    features = _features()
+    return 16 if "+avx512f" in features else 8 if "+avx" in features else 4
 
 
 LANES = _lanes()
@@ -36,6 +41,9 @@ ROW = 2 * LANES
 APART = 16
 """Distance between the two real columns that share a complex one: a multiple of any number of lanes."""
 VECTOR = ir.VectorType(FLOAT, LANES)
+FUSED = platform.machine() != "x86_64" or "+fma" in _features()
+"""Whether a product and a sum are one instruction, rounded once. Where they are to be is written out, so that
+it is the same on all processors that can; those from before 2013 cannot."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +54,21 @@ class Vector:
     value: Any
 
     def __add__(self, other: Vector) -> Vector:
-        return Vector(self.builder, self.builder.fadd(self.value, other.value, flags=FUSED))
+        return Vector(self.builder, self.builder.fadd(self.value, other.value))
 
     def __sub__(self, other: Vector) -> Vector:
-        return Vector(self.builder, self.builder.fsub(self.value, other.value, flags=FUSED))
+        return Vector(self.builder, self.builder.fsub(self.value, other.value))
 
     def __mul__(self, other: Vector | float) -> Vector:
-        factor = other.value if isinstance(other, Vector) else constant(other)
-        return Vector(self.builder, self.builder.fmul(self.value, factor, flags=FUSED))
+        return Vector(self.builder, self.builder.fmul(self.value, _value(other)))
+
+    def times(self, factor: Vector | float, plus: Vector) -> Vector:
+        """This times a factor plus something else."""
+        if not FUSED:
+            return self * factor + plus
+        kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
+        fma = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fma.v{LANES}f32")
+        return Vector(self.builder, self.builder.call(fma, [self.value, _value(factor), plus.value]))
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,14 @@ class Complex:
     def __mul__(self, factor: Complex | float) -> Complex:
         if not isinstance(factor, Complex):
             return Complex(self.re * factor, self.im * factor)
-        return Complex(self.re * factor.re - self.im * factor.im, self.re * factor.im + self.im * factor.re)
+        return self._product(factor.re, factor.im)
+
+    def _product(self, re: Vector | float, im: Vector | float) -> Complex:
+        return Complex(self.re.times(re, self.im * im * -1.0), self.re.times(im, self.im * re))
+
+    def times(self, factor: float, plus: Complex) -> Complex:
+        """This times a factor plus something else."""
+        return Complex(self.re.times(factor, plus.re), self.im.times(factor, plus.im))
 
     def plus_i(self, other: Complex) -> Complex:
         """This plus i times the other."""
@@ -92,8 +114,7 @@ class Complex:
         if 8 * k == n:
             return Complex(self.re + self.im, self.im - self.re) * math.sqrt(0.5)
         angle = -2 * math.pi * k / n
-        cosine, sine = math.cos(angle), math.sin(angle)
-        return Complex(self.re * cosine - self.im * sine, self.re * sine + self.im * cosine)
+        return self._product(math.cos(angle), math.sin(angle))
 
 
 def short_transform(x: Sequence[Complex]) -> list[Complex]:
@@ -106,7 +127,7 @@ def short_transform(x: Sequence[Complex]) -> list[Complex]:
         return [even[0] + odd[0], even[1].minus_i(odd[1]), even[0] - odd[0], even[1].plus_i(odd[1])]
     factor = next((p for p in (4, 2, 3, 5) if n % p == 0 and n > p), None)
     if factor is not None:
-        parts = [short_transform(x[j::factor]) if n > factor else [x[j]] for j in range(factor)]
+        parts = [short_transform(x[j::factor]) for j in range(factor)]
         groups = [
             short_transform([part[k].turned(j * k, n) for j, part in enumerate(parts)])
             for k in range(n // factor)
@@ -126,12 +147,16 @@ def _odd_transform(x: Sequence[Complex]) -> list[Complex]:
         even, odd = x[0], None
         for j in pairs:
             angle = 2 * math.pi * j * k / n
-            even = even + (x[j] + x[n - j]) * math.cos(angle)
-            term = (x[j] - x[n - j]) * math.sin(angle)
-            odd = term if odd is None else odd + term
+            even = (x[j] + x[n - j]).times(math.cos(angle), even)
+            less, sine = x[j] - x[n - j], math.sin(angle)
+            odd = less * sine if odd is None else less.times(sine, odd)
         assert odd is not None
         results[k], results[n - k] = even.minus_i(odd), even.plus_i(odd)
     return results
+
+
+def _value(given: Vector | float) -> Any:
+    return given.value if isinstance(given, Vector) else constant(given)
 
 
 def constant(value: float) -> ir.Constant:
@@ -155,7 +180,8 @@ class Array:
         return Vector(self._builder, value)
 
     def store(self, vector: Vector, place: Any) -> None:
-        self._builder.store(vector.value, self._at(place)).align = 4
+        kind = vector.value.type
+        self._builder.store(vector.value, self._at(place, kind)).align = 4
 
     def everywhere(self, place: Any) -> Vector:
         """A vector that holds the number at a place in all lanes."""
@@ -164,8 +190,8 @@ class Array:
         first = self._builder.insert_element(undefined, number, ir.Constant(INDEX, 0))
         return Vector(self._builder, self._builder.shuffle_vector(first, undefined, _order([0] * LANES)))
 
-    def _at(self, place: Any) -> Any:
-        return self._builder.bitcast(self._builder.gep(self._data, [place]), VECTOR.as_pointer())
+    def _at(self, place: Any, kind: ir.Type = VECTOR) -> Any:
+        return self._builder.bitcast(self._builder.gep(self._data, [place]), kind.as_pointer())
 
 
 def _order(lanes: Sequence[int]) -> ir.Constant:
@@ -195,8 +221,8 @@ Emit = Callable[..., None]
 
 def compiled(arrays: Sequence[Any], numbers: int, emit: Emit) -> tuple[Any, Callable[..., Any]]:
     """Signature and code of a function of arrays and of so many whole numbers that returns nothing."""
-    if any(kind.dtype != types.float32 or kind.layout != "C" for kind in arrays):
-        raise TypingError("only contiguous arrays of float32 can be worked on lane by lane")
+    if any(kind.dtype not in (types.float32, types.float64) or kind.layout != "C" for kind in arrays):
+        raise TypingError("only contiguous arrays of floats can be worked on lane by lane")
     signature = types.void(*arrays, *[types.intp] * numbers)
 
     def code(context: Any, builder: ir.IRBuilder, _signature: Any, given: Sequence[Any]) -> Any:
