@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d, correlate2d
 
-from lucidcube.kernels.convolve import Convolver, Support, trim_psf
+from lucidcube.kernels.blur import Support
+from lucidcube.kernels.convolve import Convolver, trim_psf
 
 SHAPES = [
     ((20, 31), (5, 7)),

@@ -22,7 +22,8 @@ import lucidcube.kernels.vectors
 
 codegen.get_host_cpu_features = true
 
-from lucidcube.kernels.convolve import Convolver, Support
+from lucidcube.kernels.blur import Support
+from lucidcube.kernels.convolve import Convolver
 from lucidcube.kernels.ssa import components, decompose
 from lucidcube.kernels.vectors import LANES
 

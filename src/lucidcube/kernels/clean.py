@@ -8,7 +8,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lucidcube.kernels.convolve import Support
+from lucidcube.kernels.blur import Support
 from lucidcube.kernels.iteration import (
     RENEWAL_PERIOD,
     Deconvolution,

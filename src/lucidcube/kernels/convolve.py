@@ -1,28 +1,10 @@
 """Convolution of planes with a PSF: by Fourier transforms (`kernels/fft.py`), or by direct sums."""
 
-from typing import NamedTuple
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from lucidcube.kernels.fft import (
-    Plan,
-    Workspace,
-    filter_rows,
-    first_column,
-    forward_columns,
-    good_length,
-    inverse_columns,
-    inverse_panel,
-    padded,
-    padded_length,
-    plan,
-    spectrum,
-    workspace,
-)
-from lucidcube.kernels.panels import load_columns, subtract_columns
-from lucidcube.kernels.vectors import ROW
+from lucidcube.kernels.blur import Support, Transfer, filter_all, subtract_filtered, subtract_stamps
+from lucidcube.kernels.fft import good_length, padded, padded_length, plan, spectrum, workspace
 
 SIZE_STEPS = 8
 """Sizes of transform between the smallest and the largest, along each axis; see `Convolver.subtract_part`."""
@@ -30,25 +12,6 @@ TRANSFERS_KEPT = 4
 """Transforms of the PSF that are remembered, of 4 bytes for each point."""
 DIRECT_COST = 0.07
 """Cost of adding one pixel of the PSF, as a fraction of that of one point of a pair of transforms."""
-
-
-class Support(NamedTuple):
-    """
-    Where a plane is not zero.
-
-    Attributes
-    ----------
-    top, bottom, left, right : int
-        Rows top <= y < bottom and columns left <= x < right hold all such pixels.
-    pixels : int
-        Their number.
-    """
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-    pixels: int
 
 
 def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -86,23 +49,6 @@ def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.fl
         half = min(half, shape[axis] - 1)
         bounds.append(slice(centre - half, centre + half + 1))
     return np.ascontiguousarray(psf[bounds[0], bounds[1]], dtype=np.float32)
-
-
-class Transfer(NamedTuple):
-    """
-    The transform of a PSF.
-
-    Attributes
-    ----------
-    y, x : Plan
-        For the lengths of the transform.
-    factors : array of float32
-        Flat spectrum, scaled for what `fft.forward_columns` makes.
-    """
-
-    y: Plan
-    x: Plan
-    factors: NDArray[np.float32]
 
 
 class Convolver:
@@ -247,16 +193,16 @@ class Convolver:
         height = _least_of(self._heights, max(self.shape[0] - lit.top, lit.bottom) + self.reach[0])
         width = _least_of(self._widths, max(self.shape[1] - lit.left, lit.right) + self.reach[1])
         if lit.pixels * self._stamp.size * DIRECT_COST <= height * width:
-            return _subtract_stamps(plane, self._stamp, lit, self._space, residual, valid)
+            return subtract_stamps(plane, self._stamp, lit, self._space, residual, valid)
         transfer = self._transfer((height, width))
-        return _subtract_filtered(plane, lit, self.shape[1], transfer, self._space, residual, valid)
+        return subtract_filtered(plane, lit, self.shape[1], transfer, self._space, residual, valid)
 
     def _filter_all(self, plane: NDArray[np.float32], conjugate: int) -> NDArray[np.float32]:
         self._check(plane)
         result = np.empty_like(plane)
         everything = Support(0, self.shape[0], 0, self.shape[1], plane.size)
         transfer = self._transfer(self._size)
-        _filter_all(plane, everything, self.shape[1], transfer, conjugate, self._space, result)
+        filter_all(plane, everything, self.shape[1], transfer, conjugate, self._space, result)
         return result
 
     def _transfer(self, size: tuple[int, int]) -> Transfer:
@@ -289,95 +235,3 @@ def _size_ladder(size: int, reach: int, largest: int) -> list[int]:
 def _least_of(ladder: list[int], wanted: int) -> int:
     """The first length that is enough; the last one always is."""
     return next((length for length in ladder if length >= wanted), ladder[-1])
-
-
-@njit(cache=True, nogil=True)
-def _filter(
-    plane: NDArray[np.float32],
-    lit: Support,
-    width: int,
-    transfer: Transfer,
-    conjugate: int,
-    space: Workspace,
-) -> None:
-    """Convolve or correlate a plane of `width` columns up to the last step, `fft.inverse_columns`."""
-    y, x = transfer.y, transfer.x
-    forward_columns(plane, lit.top, lit.bottom, lit.left, lit.right, y, space)
-    filter_rows(lit.left, lit.right, width, y.length, x, transfer.factors, conjugate, space)
-
-
-@njit(cache=True, nogil=True)
-def _filter_all(
-    plane: NDArray[np.float32],
-    lit: Support,
-    width: int,
-    transfer: Transfer,
-    conjugate: int,
-    space: Workspace,
-    out: NDArray[np.float32],
-) -> None:
-    _filter(plane, lit, width, transfer, conjugate, space)
-    inverse_columns(transfer.y, space, out)
-
-
-@njit(cache=True, nogil=True)
-def _subtract_filtered(
-    plane: NDArray[np.float32],
-    lit: Support,
-    width: int,
-    transfer: Transfer,
-    space: Workspace,
-    residual: NDArray[np.float32],
-    valid: NDArray[np.float32],
-) -> tuple[float, float, float]:
-    _filter(plane, lit, width, transfer, 0, space)
-    height, step = residual.shape
-    extremes, squares = np.empty((2, step), np.float32), np.empty(step)
-    for number in range(step // ROW):
-        x = first_column(number)
-        panel = inverse_panel(x, step, transfer.y, space)
-        subtract_columns(panel, residual, valid, extremes, squares, height, x, step)
-    # Gathered column by column, which gives the same sum for any length of vector.
-    return float(extremes[0].max()), float(extremes[1].min()), squares.sum()
-
-
-@njit(cache=True, nogil=True)
-def _subtract_stamps(
-    plane: NDArray[np.float32],
-    stamp: NDArray[np.float32],
-    lit: Support,
-    space: Workspace,
-    residual: NDArray[np.float32],
-    valid: NDArray[np.float32],
-) -> tuple[float, float, float]:
-    total = np.zeros_like(plane)
-    _add_stamps(plane, stamp, lit, total)
-    height, step = residual.shape
-    extremes, squares = np.empty((2, step), np.float32), np.empty(step)
-    for number in range(step // ROW):
-        x = first_column(number)
-        load_columns(total, space.one, height, x, step, 0)
-        subtract_columns(space.one, residual, valid, extremes, squares, height, x, step)
-    return float(extremes[0].max()), float(extremes[1].min()), squares.sum()
-
-
-@njit(cache=True, nogil=True)
-def _add_stamps(
-    plane: NDArray[np.float32], stamp: NDArray[np.float32], lit: Support, total: NDArray[np.float32]
-) -> None:
-    """Add PSFs about the pixels of a part of a plane that are not zero."""
-    half_y, half_x = stamp.shape[0] // 2, stamp.shape[1] // 2
-    ny, nx = plane.shape
-    places = np.nonzero(plane[lit.top : lit.bottom, lit.left : lit.right])
-    # Row by row of the result, which then stays next to the processor.
-    for y in range(ny):
-        row = total[y]
-        for k in range(places[0].size):
-            source_y, source_x = places[0][k] + lit.top, places[1][k] + lit.left
-            line = y - source_y + half_y
-            if 0 <= line < stamp.shape[0]:
-                light = plane[source_y, source_x]
-                first, last = max(0, source_x - half_x), min(nx, source_x + half_x + 1)
-                part, profile = row[first:last], stamp[line, first - source_x + half_x :]
-                for x in range(part.size):
-                    part[x] += light * profile[x]
