@@ -300,14 +300,13 @@ def race_limit(plane: np.ndarray, psf: np.ndarray, rounds: int) -> Iterator[Race
     ]
     size = good_length(sides[0]), good_length(sides[1])
     noise = np.random.default_rng(0).normal(size=size).astype(np.float32)
-    space, whole = workspace(*size, size[1]), padded(noise)
+    space, whole, out = workspace(*size, size[1]), padded(noise), padded(noise)
     plans, factors = (plan(size[0]), plan(size[1])), np.ones_like(spectrum(noise, size).reshape(-1))
 
     def own() -> None:
         forward_columns(whole, 0, size[0], 0, size[1], plans[0], space)
         filter_rows(0, size[1], size[1], size[0], plans[1], factors, 0, space)
-        inverse_columns(plans[0], space, whole)
-        whole[:] = 0  # or it would grow without end
+        inverse_columns(plans[0], space, out)
 
     fast = scipy.fft.next_fast_len(sides[0], real=True), scipy.fft.next_fast_len(sides[1], real=True)
 
