@@ -18,13 +18,13 @@ from lucidcube.errors import CubeError
 from lucidcube.io.axes import Axes, find_axes
 from lucidcube.io.spectral import spectral_grid, spectral_unit
 from lucidcube.io.wcs import (
-    celestial_wcs,
     override_cards,
     reorder_axes,
     slice_cards,
     spectral_cards,
     wavelength_table,
 )
+from lucidcube.io.wcslib import celestial_wcs
 
 SHARED = Path(os.environ.get("LUCIDCUBE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 

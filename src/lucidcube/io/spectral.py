@@ -6,12 +6,12 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 from astropy import units
 from astropy.io import fits
-from astropy.wcs import WCS, WcsError
 from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
@@ -173,7 +173,8 @@ def spectral_grid(header: fits.Header, n: int, length: int, lookup: Lookup | Non
             values = np.power(10.0, _bounded(values))
     unit, cunit = _unit_of_axis(header, n, kind, values)
     if code not in ("", "LOG", "TAB") and unit.si:
-        values = _by_wcslib(header, n, offset, unit, crval, step)
+        wcslib = import_module("lucidcube.io.wcslib")
+        values = wcslib.nonlinear_positions(header, n, offset, crval * unit.scale, step * unit.scale, unit.si)
         unit = Unit(1.0, unit.si)
     values = values * unit.scale
     _check_order(values, n)
@@ -259,25 +260,3 @@ def _tabulated(header: fits.Header, n: int, place: Positions, lookup: Lookup | N
     if not len(coordinate):
         raise CubeError(f"the wavelength table {name!r} is empty")
     return np.interp(place, np.arange(1.0, len(coordinate) + 1), coordinate, left=math.nan, right=math.nan)
-
-
-def _by_wcslib(
-    header: fits.Header, n: int, offset: Positions, unit: Unit, crval: float, step: float
-) -> Positions:
-    """Positions in SI units of an axis with a non-linear algorithm."""
-    cards = fits.Header()
-    cards["CTYPE1"], cards["CUNIT1"] = text(header, f"CTYPE{n}").upper(), unit.si
-    cards["CRVAL1"], cards["CDELT1"], cards["CRPIX1"] = crval * unit.scale, step * unit.scale, 0.0
-    for keyword in ("RESTFRQ", "RESTFREQ", "RESTWAV"):
-        if keyword in header:
-            cards[keyword] = number(header, keyword, 0.0)
-    for m in range(8):
-        if f"PV{n}_{m}" in header:
-            cards[f"PV1_{m}"] = number(header, f"PV{n}_{m}", 0.0)
-    try:
-        return np.asarray(WCS(cards, naxis=1).wcs_pix2world(offset, 1)[0], float)
-    except (WcsError, ValueError):
-        raise CubeError(
-            f"CTYPE{n} = {cards['CTYPE1']} cannot be computed (is RESTFRQ or RESTWAV missing?); "
-            "give wave_start, wave_step and wave_unit"
-        ) from None

@@ -33,11 +33,11 @@ def plane_table(name: str, cube: xr.Dataset, variables: Sequence[str]) -> fits.B
         Along `wavelength`, or `wavelength` and `parameter`. One that has ``meanings`` gets a column of
         words beside that of its codes.
     """
-    axis = cube[WAVELENGTH]
+    axis, loaded = cube[WAVELENGTH], cube[list(variables)].compute()
     columns = [fits.Column("wavelength", "D", unit=_unit(axis), array=axis.values)]
     for variable in variables:
-        columns += _columns(variable, cube[variable].compute(), int(cube.attrs.get(SCALE_EXPONENT, 0)))
-    return fits.BinTableHDU.from_columns(columns, name=name)
+        columns += _columns(variable, loaded[variable], int(cube.attrs.get(SCALE_EXPONENT, 0)))
+    return _table(name, columns)
 
 
 def _columns(name: str, variable: xr.DataArray, exponent: int) -> list[fits.Column]:
@@ -55,6 +55,13 @@ def _columns(name: str, variable: xr.DataArray, exponent: int) -> list[fits.Colu
     if "meanings" in attrs:
         columns.append(_texts(f"{name}_text", [attrs["meanings"][str(int(v))] for v in values]))
     return columns
+
+
+def _table(name: str, columns: Sequence[fits.Column]) -> fits.BinTableHDU:
+    """As `BinTableHDU.from_columns`, which would import astropy.table to see that this is no such table."""
+    hdu = fits.BinTableHDU(name=name)
+    hdu.data = fits.FITS_rec.from_columns(columns)
+    return hdu
 
 
 def _unit(variable: xr.DataArray) -> str | None:
@@ -75,7 +82,7 @@ def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str
         **{f"{track}.{k}": str(v) for track, identity in inputs.items() for k, v in identity.items()},
     }
     columns = [_texts("KEY", [*rows]), _texts("VALUE", [*rows.values()])]
-    return fits.BinTableHDU.from_columns(columns, name=PROVENANCE)
+    return _table(PROVENANCE, columns)
 
 
 def read_provenance(path: str | Path) -> dict[str, str]:

@@ -1,24 +1,19 @@
-"""The WCS of a header: what slicing and reordering do to it, and its sky coordinates."""
+"""The WCS of a header: what slicing and reordering do to it."""
 
 from __future__ import annotations
 
 import re
 import string
-import warnings
 from collections.abc import Sequence
 
-import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, WcsError
 
-from lucidcube.errors import CubeError
 from lucidcube.io.axes import Axes, find_axes
-from lucidcube.io.cards import move_axis, number, shape_of, text
+from lucidcube.io.cards import move_axis, number, shape_of
 from lucidcube.io.spectral_cards import override_cards, spectral_cards, wavelength_table
 
 __all__ = [
     "Axes",
-    "celestial_wcs",
     "find_axes",
     "override_cards",
     "reorder_axes",
@@ -31,11 +26,6 @@ __all__ = [
 _SINGLE = re.compile(r"(NAXIS|CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CNAME|CRDER|CSYER|CROTA)(\d+)([A-Z]?)")
 _MATRIX = re.compile(r"(CD|PC)(\d+)_(\d+)([A-Z]?)")
 _PARAMETER = re.compile(r"(PV|PS)(\d+)_(\d+)([A-Z]?)")
-_SKY = re.compile(
-    r"RADESYS|RADECSYS|EQUINOX|EPOCH|LONPOLE|LATPOLE|DATE-OBS|MJD-OBS|DATE-AVG|MJD-AVG"
-    r"|DSUN_OBS|HGLN_OBS|HGLT_OBS|CRLN_OBS|CRLT_OBS|RSUN_REF|[AB]P?_(ORDER|\d_\d)"
-)
-_DEGREES = {"degree": "deg", "degrees": "deg", "degs": "deg", "arcseconds": "arcsec", "arcsecs": "arcsec"}
 
 
 def slice_cards(header: fits.Header, n: int, kept: range) -> fits.Header:
@@ -97,63 +87,6 @@ def reorder_axes(header: fits.Header, order: Sequence[int]) -> fits.Header:
     return result
 
 
-def celestial_wcs(header: fits.Header, axes: Axes | None = None) -> WCS:
-    """The sky coordinates of the planes of a cube.
-
-    Only what concerns the two celestial axes is read, so odd spectral units or missing distortion tables
-    do no harm. SIP polynomials are used, distortion tables are not.
-
-    Parameters
-    ----------
-    header
-        Of the cube.
-    axes
-        Numpy numbers of its axes; None to find them.
-
-    Returns
-    -------
-    astropy.wcs.WCS
-        Two axes: x, y.
-
-    Raises
-    ------
-    CubeError
-        If the header holds no sky coordinates.
-    """
-    shape = shape_of(header)
-    axes = find_axes(header, shape) if axes is None else axes
-    numbers = (len(shape) - axes.x, len(shape) - axes.y)
-    cards = fits.Header()
-    for new, old in enumerate(numbers, start=1):
-        for name in ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CDELT", "CROTA"):
-            _copy(header, f"{name}{old}", cards, f"{name}{new}")
-        for other, column in enumerate(numbers, start=1):
-            for name in ("CD", "PC"):
-                _copy(header, f"{name}{old}_{column}", cards, f"{name}{new}_{other}")
-        for m in range(40):
-            _copy(header, f"PV{old}_{m}", cards, f"PV{new}_{m}")
-        cunit = text(cards, f"CUNIT{new}").lower()
-        if cunit:
-            cards[f"CUNIT{new}"] = _DEGREES.get(cunit, cunit)
-    for name in [k for k in header if _SKY.fullmatch(k)]:
-        _copy(header, name, cards, name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what wcslib mends in dates and units
-            wcs = WCS(cards, naxis=2)
-            sky = bool(wcs.has_celestial) and wcs.pixel_n_dim == 2
-            sky = sky and bool(np.isfinite(wcs.wcs_pix2world([[1.0, 1.0]], 1)).all() or wcs.wcs.lng >= 0)
-    except (WcsError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()
-        raise CubeError(
-            f"the header's sky coordinates cannot be used: {reason[-1] if reason else error!r}"
-        ) from None
-    if not sky:
-        found = " and ".join(repr(text(cards, f"CTYPE{n}")) for n in (1, 2))
-        raise CubeError(f"the header holds no sky coordinates (CTYPE {found}): use image coordinates")
-    return wcs
-
-
 def _renumbered(keyword: str, new: dict[int, int]) -> str:
     single, pair, parameter = (p.fullmatch(keyword) for p in (_SINGLE, _MATRIX, _PARAMETER))
     if single and int(single[2]) in new:
@@ -163,9 +96,3 @@ def _renumbered(keyword: str, new: dict[int, int]) -> str:
     if parameter and int(parameter[2]) in new:
         return f"{parameter[1]}{new[int(parameter[2])]}_{parameter[3]}{parameter[4]}"
     return keyword
-
-
-def _copy(source: fits.Header, old: str, target: fits.Header, new: str) -> None:
-    if old in source and text(source, old):
-        value = source[old]
-        target[new] = number(source, old, 0.0) if old.startswith(("CR", "CD", "PC", "PV")) else value

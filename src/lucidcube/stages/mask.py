@@ -16,7 +16,6 @@ from astropy.io import fits
 from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import BADNESS, CHANNEL, HEADER, MASK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
-from lucidcube.io.wcs import celestial_wcs
 from lucidcube.kernels.mask import bad_pixel_mask, cut_by_channel
 from lucidcube.stage import Stage, parameter
 
@@ -76,13 +75,13 @@ class Mask(Stage):
         """
         if not self.const_regions and not self.dynamic_regions:
             return ()
+        # Imported when there are regions: they bring half a second of imports with them.
+        reader, wcslib = (import_module(f"lucidcube.io.{name}") for name in ("regions", "wcslib"))
         header = fits.Header.fromstring(cube.attrs.get(HEADER, ""), sep="\n")
         try:
-            wcs = celestial_wcs(header) if header else None
+            wcs = wcslib.celestial_wcs(header) if header else None
         except CubeError:
             wcs = None  # regions in image coordinates need none, the others say what they lack
-        # Imported when there are regions: astropy's package brings a third of a second of imports with it.
-        reader = import_module("lucidcube.io.regions")
         groups: tuple[RegionGroup, ...] = reader.const_regions(self.const_regions, wcs=wcs, header=header)
         if self.dynamic_regions:
             groups += (reader.dynamic_regions(self.dynamic_regions, wcs=wcs, header=header),)
