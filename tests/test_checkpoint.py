@@ -193,7 +193,7 @@ def test_made_of_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lucidcube.checkpoint._create", fail)
+    monkeypatch.setattr("lucidcube.store.create", fail)
     with pytest.raises(KeyboardInterrupt):
         Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {})
     assert not (tmp_path / "c" / MADE_OF).exists()

@@ -20,10 +20,9 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,10 @@ import dask.array as da
 import google_crc32c
 import numpy as np
 import xarray as xr
-import zarr
 
+from lucidcube import store
 from lucidcube.blocks import over_blocks
-from lucidcube.cube import CHANNEL, PLANE, WAVELENGTH, block_sizes
+from lucidcube.cube import WAVELENGTH, block_sizes
 from lucidcube.errors import UserError
 
 STORE, VOUCHED, MADE_OF = "cube.zarr", "vouched", "made-of.json"
@@ -81,7 +80,7 @@ class Checkpoint:
             if path.exists():
                 shutil.rmtree(path)
             (path / VOUCHED).mkdir(parents=True, exist_ok=True)
-            _create(path / STORE, cube, variables)
+            store.create(path / STORE, cube, variables, block_sizes(cube)[0])
             # Written last: a folder without it is one whose making was cut short.
             _replace(path / MADE_OF, json.dumps(made_of, indent=1, default=str).encode())
         except OSError as error:
@@ -93,20 +92,11 @@ class Checkpoint:
     @property
     def starts(self) -> list[int]:
         """First plane of each block."""
-        return list(range(0, self._planes, self._block))
+        leader = next(iter(self._variables().values()))
+        return list(range(0, leader.shape[0], leader.block))
 
-    @property
-    def _planes(self) -> int:
-        return int(self._leader.shape[0])
-
-    @property
-    def _block(self) -> int:
-        return int(self._leader.chunks[0])
-
-    @property
-    def _leader(self) -> zarr.Array:
-        arrays = _arrays(*_opened(self.path))
-        return next(a for name, a in arrays.items() if name not in (WAVELENGTH, CHANNEL))
+    def _variables(self) -> dict[str, store.Stored]:
+        return {n: v for n, v in store.read(self.path / STORE).items() if n not in store.COORDINATES}
 
     def missing(self, *, thorough: bool = True) -> list[int]:
         """Numbers of the blocks that are not there, whole and unharmed.
@@ -116,11 +106,11 @@ class Checkpoint:
         thorough
             Read everything and compare the sums; else compare the sizes alone.
         """
-        numbers = range(len(self.starts))
-        ndims = {n: a.ndim for n, a in _arrays(*_opened(self.path)).items() if n not in (WAVELENGTH, CHANNEL)}
+        numbers, variables = range(len(self.starts)), self._variables()
 
         def sound(number: int) -> bool:
-            return self._sound(number, {_chunk(n, number, ndim) for n, ndim in ndims.items()}, thorough)
+            chunks = {f"{name}/{store.chunk(number, v.ndim)}" for name, v in variables.items()}
+            return self._sound(number, chunks, thorough)
 
         with ThreadPoolExecutor(READERS) as pool:
             return [n for n, good in zip(numbers, pool.map(sound, numbers), strict=True) if not good]
@@ -152,34 +142,18 @@ class Checkpoint:
         dask.array.Array
             (blocks,) bytes written.
         """
-        sizes = tuple(min(self._block, self._planes - s) for s in self.starts)
+        stored = self._variables()
+        planes, block = stored[variables[0]].shape[0], stored[variables[0]].block
+        sizes = tuple(min(block, planes - first) for first in range(0, planes, block))
         if block_sizes(cube) != sizes:
             cube = cube.chunk({WAVELENGTH: sizes})
-        arrays = _arrays(*_opened(self.path))
-        dtypes = tuple((name, arrays[name].dtype.newbyteorder("<").str) for name in variables)
-        write = _Write(str(self.path), dtypes, self._block)
+        dtypes = tuple((name, stored[name].dtype.newbyteorder("<").str) for name in variables)
+        write = _Write(str(self.path), dtypes, block)
         return over_blocks(cube, write, variables, "int64")
 
     def open(self) -> xr.Dataset:
-        """
-        The variables as a lazy cube, a chunk per block; coordinates, and what has no planes, in memory.
-
-        Blocks that were vouched for are expected to be there.
-        """
-        opened = xr.open_zarr(self.path / STORE, chunks={}, consolidated=False, mask_and_scale=False)
-        cube = opened.assign_coords({CHANNEL: opened[CHANNEL].load()})
-        small = {n: v for n, v in cube.data_vars.items() if not {*PLANE} <= {*v.dims}}
-        return cube.assign(
-            {n: (v.dims, self._read(str(n), v.shape, v.dtype), v.attrs) for n, v in small.items()}
-        )
-
-    def _read(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """A variable from its chunks; by way of dask and zarr each of them would take a millisecond."""
-        files = (self.path / STORE / _chunk(name, number, len(shape)) for number in range(len(self.starts)))
-        stored = b"".join(file.read_bytes() for file in files)
-        return (
-            np.frombuffer(stored, dtype.newbyteorder("<")).reshape(-1, *shape[1:])[: shape[0]].astype(dtype)
-        )
+        """The variables as a lazy cube once nothing is missing; see `store.open_store`."""
+        return store.open_store(self.path / STORE)
 
     def nbytes(self) -> int:
         """Bytes on disk."""
@@ -188,11 +162,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Write:
-    """Write one block of every variable, then vouch for it.
-
-    A chunk is the bytes of its array, so that a plain file is all it takes; zarr would hand every chunk from
-    thread to thread.
-    """
+    """Write one block of every variable, then vouch for it."""
 
     path: str
     dtypes: tuple[tuple[str, str], ...]
@@ -217,8 +187,8 @@ class _Write:
     def _write(self, number: int, arrays: Sequence[np.ndarray]) -> None:
         folder, sums = Path(self.path), {}
         for (name, dtype), array in zip(self.dtypes, arrays, strict=True):
-            stored = _whole_chunk(np.ascontiguousarray(array, dtype=dtype), self.block)
-            chunk = _chunk(name, number, stored.ndim)
+            stored = store.whole_chunk(np.ascontiguousarray(array, dtype=dtype), self.block)
+            chunk = f"{name}/{store.chunk(number, stored.ndim)}"
             file = folder / STORE / chunk
             file.parent.mkdir(parents=True, exist_ok=True)
             _replace(file, stored.data)
@@ -226,79 +196,27 @@ class _Write:
         _replace(folder / VOUCHED / f"{number:06d}", json.dumps(sums).encode())
 
 
-def _whole_chunk(array: np.ndarray, planes: int) -> np.ndarray:
-    """An array made up to the length of a chunk, as zarr does it with the last."""
-    if len(array) == planes:
-        return array
-    stored = np.full((planes, *array.shape[1:]), _fill_value(array.dtype), array.dtype)
-    stored[: len(array)] = array
-    return stored
-
-
-def _fill_value(dtype: np.dtype) -> float:
-    return np.nan if dtype.kind == "f" else 0
-
-
-def _chunk(name: str, number: int, ndim: int) -> str:
-    return f"{name}/c/" + "/".join([str(number), *["0"] * (ndim - 1)])
-
-
 def _serves(path: Path, cube: xr.Dataset, variables: Sequence[str]) -> bool:
     """Whether the store can be opened and is made for these variables."""
-    wanted = (WAVELENGTH, CHANNEL, *variables)
-    if not all((path / STORE / name / "zarr.json").is_file() for name in wanted):
-        return False
     try:
-        arrays = _arrays.__wrapped__(*_opened(path))  # as it is now, not as it was when first opened
+        found = store.read(path / STORE)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    made_for = {name: (array.shape, np.dtype(array.dtype)) for name, array in arrays.items()}
-    return made_for == {n: (cube[n].shape, cube[n].dtype) for n in wanted}
+    made_for = {name: (stored.shape, stored.dtype) for name, stored in found.items()}
+    return made_for == {n: (cube[n].shape, cube[n].dtype) for n in (*store.COORDINATES, *variables)}
 
 
 def _mend_coordinates(path: Path, cube: xr.Dataset) -> None:
     """Write the coordinates again if they are damaged: nobody vouches for them, and they are small."""
-    for name in (WAVELENGTH, CHANNEL):
-        array, values = _arrays(*_opened(path))[name], cube[name].values
+    found = store.read(path / STORE)
+    for name in store.COORDINATES:
+        values = cube[name].values
         try:
-            sound = np.asarray(array[:]).tobytes() == values.tobytes()
-        except (OSError, ValueError):
+            sound = found[name][:].tobytes() == values.tobytes()
+        except OSError:
             sound = False
         if not sound:
-            array[:] = values
-
-
-def _create(path: Path, cube: xr.Dataset, variables: Sequence[str]) -> None:
-    block = block_sizes(cube)[0]
-    group = zarr.create_group(str(path), overwrite=True, zarr_format=3, attributes=dict(cube.attrs))
-    for name in (WAVELENGTH, CHANNEL, *variables):
-        variable = cube[name].variable
-        array = group.create_array(
-            name=name,
-            shape=variable.shape,
-            chunks=variable.shape if name in (WAVELENGTH, CHANNEL) else (block, *variable.shape[1:]),
-            dtype=variable.dtype,
-            # Noisy float32 hardly compresses, and the disk is faster than the best codec.
-            compressors=None,
-            fill_value=_fill_value(variable.dtype),
-            attributes={k: v for k, v in variable.attrs.items() if v is not None},
-            dimension_names=[str(d) for d in variable.dims],
-            chunk_key_encoding={"name": "default", "separator": "/"},
-        )
-        if name in (WAVELENGTH, CHANNEL):
-            array[:] = variable.values
-
-
-def _opened(path: Path) -> tuple[str, int]:
-    """A store and when it was made: what the arrays of this process are remembered by."""
-    return str(path / STORE), (path / STORE / "zarr.json").stat().st_mtime_ns
-
-
-@lru_cache(maxsize=16)
-def _arrays(path: str, made: int) -> Mapping[str, zarr.Array]:
-    """The arrays of a store, opened once per process."""
-    group = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
-    return dict(group.arrays())
+            found[name].write(values)
 
 
 def _sum(path: Path) -> tuple[int, int]:

@@ -48,7 +48,7 @@ def from_source(source: Any, block: int, name: str) -> xr.Variable:
     Parameters
     ----------
     source
-        Picklable, with shape and dtype float32; each slicing reads just what it says.
+        Picklable, with shape and dtype; each slicing reads just what it says.
     block
         Planes in a block.
     name
@@ -67,7 +67,7 @@ def from_source(source: Any, block: int, name: str) -> xr.Variable:
         lock=False,
         asarray=False,
         fancy=False,
-        meta=np.empty((0, 0, 0), np.float32),
+        meta=np.empty((0, 0, 0), source.dtype),
         inline_array=True,
     )
     return xr.Variable(DIMS, lazy, encoding={SOURCE_KEY: (lazy.name, source)})

@@ -1,0 +1,187 @@
+"""Zarr v3 stores of uncompressed chunks, made, written and read as the plain files that they are.
+
+A variable is a folder: a document that describes it, and a file for each run of whole planes, which holds the
+bytes of its array. So nothing is gained by taking a chunk through zarr, where it goes from thread to thread
+and takes longer than the reading; zarr and `xarray.open_zarr` read these stores as any other.
+
+References
+----------
+Zarr core specification, version 3: https://zarr-specs.readthedocs.io/en/latest/v3/core
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lucidcube.cube import CHANNEL, PLANE, WAVELENGTH
+from lucidcube.sources import from_source
+
+DOCUMENT = "zarr.json"
+COORDINATES = (WAVELENGTH, CHANNEL)
+"""Stored in a single chunk."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A variable of a store, to be sliced like NumPy: small, picklable, holds nothing open.
+
+    Attributes
+    ----------
+    folder
+        Of the variable.
+    shape
+        Of the whole.
+    block
+        Planes in a chunk.
+    dtype
+        In native byte order.
+    dims, attrs
+        Of the variable.
+    """
+
+    folder: str
+    shape: tuple[int, ...]
+    block: int
+    dtype: np.dtype[Any]
+    dims: tuple[str, ...]
+    attrs: Mapping[str, Any]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        first, *others = key if isinstance(key, tuple) else (key,)
+        start, stop, step = first.indices(self.shape[0])
+        numbers = range(start // self.block, -(-stop // self.block))
+        planes = self._planes(numbers)[start - numbers.start * self.block :]
+        return planes[(slice(0, stop - start, step), *others)]
+
+    def _planes(self, numbers: range) -> np.ndarray:
+        """Those of some chunks: the last one is made up to the length of the others."""
+        one = (self.block, *self.shape[1:])
+        made = np.empty((len(numbers), *one), self.dtype.newbyteorder("<"))
+        for number, planes in zip(numbers, made, strict=True):
+            with (Path(self.folder) / chunk(number, self.ndim)).open("rb", buffering=0) as file:
+                if file.readinto(planes.reshape(-1).view(np.uint8)) != planes.nbytes:
+                    raise OSError(f"{file.name} ends too early")
+        return made.reshape(-1, *self.shape[1:]).astype(self.dtype, copy=False)
+
+    def write(self, values: np.ndarray) -> None:
+        """Write what lies in a single chunk."""
+        file = Path(self.folder) / chunk(0, self.ndim)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(np.ascontiguousarray(values, self.dtype.newbyteorder("<")).data)
+
+
+def chunk(number: int, ndim: int) -> str:
+    """Where a chunk lies in the folder of its variable."""
+    return "/".join(["c", str(number), *["0"] * (ndim - 1)])
+
+
+def whole_chunk(array: np.ndarray, planes: int) -> np.ndarray:
+    """An array made up to the length of a chunk, as zarr does it with the last."""
+    if len(array) == planes:
+        return array
+    stored = np.full((planes, *array.shape[1:]), np.nan if array.dtype.kind == "f" else 0, array.dtype)
+    stored[: len(array)] = array
+    return stored
+
+
+def create(store: Path, cube: xr.Dataset, variables: Sequence[str], block: int) -> None:
+    """Make a store in a new folder: its coordinates, and empty variables.
+
+    Parameters
+    ----------
+    store
+        The folder.
+    cube
+        With the variables; what is lazy is not computed.
+    variables
+        Names of those to come.
+    block
+        Planes in a chunk.
+    """
+    store.mkdir(parents=True)
+    for name in (*COORDINATES, *variables):
+        variable = cube[name].variable
+        planes = len(variable) if name in COORDINATES else block
+        (store / name).mkdir()
+        (store / name / DOCUMENT).write_text(json.dumps(_document(variable, planes), indent=2))
+    # Written last: without it there is no store.
+    group = {"attributes": dict(cube.attrs), "zarr_format": 3, "node_type": "group"}
+    (store / DOCUMENT).write_text(json.dumps(group, indent=2))
+    for name in COORDINATES:
+        read(store)[name].write(cube[name].values)
+
+
+def _document(variable: xr.Variable, planes: int) -> dict[str, Any]:
+    wide = {"configuration": {"endian": "little"}} if variable.dtype.itemsize > 1 else {}
+    return {
+        "shape": list(variable.shape),
+        "data_type": variable.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [planes, *variable.shape[1:]]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "NaN" if variable.dtype.kind == "f" else 0,
+        # Noisy float32 hardly compresses, and the disk is faster than the best codec.
+        "codecs": [{"name": "bytes", **wide}],
+        "attributes": {k: v for k, v in variable.attrs.items() if v is not None},
+        "dimension_names": [str(d) for d in variable.dims],
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def read(store: Path) -> dict[str, Stored]:
+    """The variables of a store as its documents describe them.
+
+    Raises
+    ------
+    OSError, ValueError, KeyError, TypeError
+        If they are damaged, or not there.
+    """
+    json.loads((store / DOCUMENT).read_bytes())
+    found = {}
+    for path in sorted(store.glob(f"*/{DOCUMENT}")):
+        described = json.loads(path.read_bytes())
+        found[path.parent.name] = Stored(
+            str(path.parent),
+            tuple(described["shape"]),
+            int(described["chunk_grid"]["configuration"]["chunk_shape"][0]),
+            np.dtype(described["data_type"]),
+            tuple(described["dimension_names"]),
+            described["attributes"],
+        )
+    return found
+
+
+def open_store(store: Path) -> xr.Dataset:
+    """The variables as a lazy cube, a chunk per block; coordinates, and what has no planes, in memory.
+
+    All their chunks must be there.
+    """
+    variables = {name: _variable(stored) for name, stored in read(store).items()}
+    coordinates = {name: variables.pop(name) for name in COORDINATES}
+    attrs = json.loads((store / DOCUMENT).read_bytes())["attributes"]
+    return xr.Dataset(variables, coordinates, attrs)
+
+
+def _variable(stored: Stored) -> xr.Variable:
+    if not {*PLANE} <= {*stored.dims}:
+        return xr.Variable(stored.dims, stored[:], stored.attrs)
+    # Another store made in the same place has other names.
+    made = f"{stored.folder} {(Path(stored.folder) / DOCUMENT).stat().st_mtime_ns}"
+    name = f"{Path(stored.folder).name}-{hashlib.sha256(made.encode()).hexdigest()[:32]}"
+    variable = from_source(stored, stored.block, name)
+    variable.attrs = dict(stored.attrs)
+    return variable
