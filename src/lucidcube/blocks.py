@@ -221,14 +221,30 @@ def over_blocks(
         axes = ["i", *(f"{d}_{number}" for d in cube[name].dims[1:])]
         arguments += [_whole_planes(cube[name], sizes), axes]
     return da.blockwise(
-        function,
+        _Bare(function),
         "i",
         *arguments,
         adjust_chunks={"i": 1},
-        concatenate=True,
+        concatenate=False,  # which would copy the one piece that there is
         dtype=dtype,
         meta=np.empty((0,), dtype),
     )
+
+
+@dataclass(frozen=True)
+class _Bare:
+    """A function of arrays, given each in as many lists of length one as it has axes within a plane."""
+
+    function: Callable[..., np.ndarray]
+
+    def __call__(self, *nested: Any) -> np.ndarray:
+        return self.function(*map(_unnested, nested))
+
+
+def _unnested(value: Any) -> Any:
+    while isinstance(value, list):
+        (value,) = value
+    return value
 
 
 @dataclass(frozen=True)
