@@ -18,6 +18,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.array.gufunc import apply_gufunc
+from dask.base import tokenize
 
 from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, X, Y, block_sizes, describe_planes
 from lucidcube.errors import CubeError, StageError, UserError
@@ -165,31 +166,74 @@ def over_bins(
     units = str(cube[WAVELENGTH].attrs.get(UNITS, "m"))
     lazy = isinstance(cube[inputs[0]].data, da.Array)
     sources = [source_of(cube[name].variable) for name in inputs]
-    if None in sources:
-        sources = [None] * len(inputs)
-    made: dict[str, list[Any]] = {name: [] for name in inputs}
+    calls = []
     for first in range(0, len(reach), block):
         last = min(first + block, len(reach))
         lo, hi = min(r[0] for r in reach[first:last]), max(r[1] for r in reach[first:last])
         where = describe_planes(cube[CHANNEL].values[lo:hi], cube[WAVELENGTH].values[lo:hi], units)
-        bins = _Bins(stage, kernel, where, tuple(Window(s, lo, hi) for s in sources if s is not None))
-        slabs = [cube[n].data[lo:hi] for n, s in zip(inputs, sources, strict=True) if s is None]
-        table = weights(first, last, lo, hi)
-        if lazy:
-            results = _gufunc(
-                bins,
-                [("i", "j"), *[("j", "y", "x")] * len(slabs)],
-                [("i", "y", "x")] * len(inputs),
-                [da.from_array(table, chunks=-1), *(s.rechunk({0: -1, 1: -1, 2: -1}) for s in slabs)],
-                meta=tuple(np.empty((0, 0, 0), np.float32) for _ in inputs),
-                output_sizes={} if slabs else {"y": cube.sizes[Y], "x": cube.sizes[X]},
-            )
-        else:
-            results = bins(table, *slabs)
-        for name, result in zip(inputs, results, strict=True):
-            made[name].append(result)
-    join = da.concatenate if lazy else np.concatenate
-    return {name: join(parts) for name, parts in made.items()}
+        windows = () if None in sources else tuple(Window(source, lo, hi) for source in sources)
+        slabs = [] if windows else [cube[name].data[lo:hi] for name in inputs]
+        calls.append((_Bins(stage, kernel, where, windows, weights(first, last, lo, hi)), slabs))
+    if lazy and None not in sources:
+        tables = np.concatenate([call.table.reshape(-1) for call, _ in calls])
+        name = f"{stage}-{tokenize(kernel, sources, reach, block, tables)}"
+        arrays = _unfed([call for call, _ in calls], cube.sizes[Y], cube.sizes[X], len(inputs), name)
+    else:
+        parts = [_fed(call, slabs) if lazy else call(*slabs) for call, slabs in calls]
+        join = da.concatenate if lazy else np.concatenate
+        arrays = [join(pieces) for pieces in zip(*parts, strict=True)]
+    return dict(zip(inputs, arrays, strict=True))
+
+
+def _fed(call: _Bins, slabs: Sequence[da.Array]) -> Sequence[da.Array]:
+    """Blocks of output planes, lazily, from lazy slabs of input planes."""
+    return _gufunc(
+        call,
+        [("j", "y", "x")] * len(slabs),
+        [("i", "y", "x")] * len(slabs),
+        [s.rechunk({0: -1, 1: -1, 2: -1}) for s in slabs],
+        meta=tuple(np.empty((0, 0, 0), np.float32) for _ in slabs),
+        output_sizes={"i": len(call.table)},
+    )
+
+
+def _unfed(calls: Sequence[_Bins], rows: int, columns: int, count: int, name: str) -> list[da.Array]:
+    """Arrays of output planes, lazily, from calls that read their input themselves.
+
+    A few layers for all of the calls: a generalised ufunc for each would take longer than many a call.
+    """
+    boxes = np.empty(len(calls), object)
+    boxes[:] = calls
+    made = da.from_array(boxes, chunks=1, name=name).map_blocks(
+        _called, dtype=object, meta=np.empty(0, object)
+    )
+    sizes = tuple(len(call.table) for call in calls)
+    return [
+        da.blockwise(
+            _taken,
+            "iyx",
+            made,
+            "i",
+            number=number,
+            new_axes={"y": rows, "x": columns},
+            adjust_chunks={"i": sizes},
+            dtype=np.float32,
+            meta=np.empty((0, 0, 0), np.float32),
+        )
+        for number in range(count)
+    ]
+
+
+def _called(box: np.ndarray) -> np.ndarray:
+    """What the call in a box of one item returns, in another such box."""
+    made = np.empty(1, object)
+    made[0] = box[0]()
+    return made
+
+
+def _taken(box: np.ndarray, number: int) -> np.ndarray:
+    array: np.ndarray = box[0][number]
+    return array
 
 
 def over_blocks(
@@ -292,10 +336,11 @@ class _Bins:
     kernel: Callable[..., Any]
     where: str
     windows: tuple[Window, ...]
+    table: np.ndarray
 
-    def __call__(self, table: np.ndarray, *slabs: np.ndarray) -> Any:
+    def __call__(self, *slabs: np.ndarray) -> Any:
         try:
-            return tuple(self.kernel(table, *self.windows, *slabs))
+            return tuple(self.kernel(self.table, *self.windows, *slabs))
         except UserError:
             raise
         except Exception as error:

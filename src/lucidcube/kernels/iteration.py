@@ -155,10 +155,14 @@ def check_psf(psf: NDArray[np.floating]) -> None:
 
 def _offset(psf: NDArray[np.floating], level: float) -> tuple[float, float]:
     """Centroid of the pixels above a fraction of the maximum, connected to it, from the centre (y, x)."""
-    labels, _ = ndimage.label(psf > level * psf.max())
-    part = np.where(labels == labels[np.unravel_index(np.argmax(psf), psf.shape)], psf, 0)
+    bright = psf > level * psf.max()
+    rows, columns = (np.flatnonzero(bright.any(axis=axis)) for axis in (1, 0))
+    top, left = rows[0], columns[0]
+    box = psf[top : rows[-1] + 1, left : columns[-1] + 1]
+    labels, _ = ndimage.label(bright[top : rows[-1] + 1, left : columns[-1] + 1])
+    part = np.where(labels == labels[np.unravel_index(np.argmax(box), box.shape)], box, 0)
     y, x = ndimage.center_of_mass(part.astype(np.float64))
-    return y - psf.shape[0] // 2, x - psf.shape[1] // 2
+    return top + y - psf.shape[0] // 2, left + x - psf.shape[1] // 2
 
 
 class Field(NamedTuple):

@@ -35,7 +35,7 @@ def join(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
         psf = xr.Variable(DIMS, psf.data).isel({WAVELENGTH: np.zeros(target.sizes[WAVELENGTH], int)})
     else:
         _same_grid(target, star)
-    return target.assign({PSF: xr.Variable((WAVELENGTH, *PSF_PLANE), psf.data)})
+    return target.assign({PSF: xr.Variable((WAVELENGTH, *PSF_PLANE), psf.data, encoding=psf.encoding)})
 
 
 def _same_grid(target: xr.Dataset, star: xr.Dataset) -> None:

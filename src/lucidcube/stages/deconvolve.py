@@ -26,6 +26,7 @@ from lucidcube.errors import CubeError
 from lucidcube.kernels.clean import clean_modified
 from lucidcube.kernels.iteration import Deconvolution, StopReason, check_psf
 from lucidcube.kernels.lucy_richardson import lucy_richardson
+from lucidcube.sources import source_of
 from lucidcube.stage import Stage, Variant, parameter
 
 INFINITY = float("inf")
@@ -181,11 +182,13 @@ class Deconvolve(Stage):
     def check(self, cube: xr.Dataset) -> None:
         """Look at every plane of the PSF; see `Stage.check`."""
         unit, known = str(cube[WAVELENGTH].attrs.get(UNITS, "")), False
+        # Plane by plane from where they lie: by way of dask each would take longer than it is looked at.
+        planes = source_of(cube[PSF].variable) or cube[PSF].variable
         for index in range(cube.sizes[WAVELENGTH]):
-            plane = cube.isel({WAVELENGTH: slice(index, index + 1)})
-            psf = plane[PSF].values[0]
+            here = slice(index, index + 1)
+            psf = np.asarray(planes[here])[0]
             if np.isfinite(psf).any():
-                where = describe_planes(plane[CHANNEL].values, plane[WAVELENGTH].values, unit)
+                where = describe_planes(cube[CHANNEL].values[here], cube[WAVELENGTH].values[here], unit)
                 usable_psf(psf, f"deconvolve, {where}: ")
                 known = True
         if not known:
