@@ -14,7 +14,8 @@ import xarray as xr
 from hypothesis import strategies as st
 
 import lucidcube.blocks
-from lucidcube.blocks import Output, over_bins, over_blocks, over_planes, planes_per_block
+from lucidcube.bins import over_bins
+from lucidcube.blocks import Output, over_blocks, over_planes, planes_per_block
 from lucidcube.cube import DATA, DIMS, WAVELENGTH, block_sizes, from_arrays
 from lucidcube.errors import CubeError, StageError
 

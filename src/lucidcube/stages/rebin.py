@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import xarray as xr
 
-from lucidcube.blocks import over_bins, planes_per_block
+from lucidcube.bins import over_bins
+from lucidcube.blocks import planes_per_block
 from lucidcube.cube import CHANNEL, DATA, DIMS, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
 from lucidcube.errors import CubeError
 from lucidcube.kernels import rebin as kernel
