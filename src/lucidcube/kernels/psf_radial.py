@@ -192,33 +192,34 @@ def _annulus_means(
     index = np.searchsorted(edges, radius, side="right").clip(max=n_annuli - 1)
     values = np.asarray(values, dtype=np.float64)
     kept = _clip_annuli(values, radius, index, n_annuli)
-    index, radius, values = index[kept], radius[kept], values[kept]
-    index = _merged(index, radius, n_annuli)
-    counts = np.bincount(index)
-    mean_radius = np.bincount(index, weights=radius) / counts
-    mean = np.bincount(index, weights=values) / counts
+    counts = np.bincount(index, weights=kept, minlength=n_annuli)
+    number = _merged(counts, _totals(radius, index, kept, n_annuli))
+    index = number[index]
+    n_annuli = number.max() + 1
+    counts = np.bincount(number, weights=counts, minlength=n_annuli)
+    mean_radius = _totals(radius, index, kept, n_annuli) / counts
+    mean = _totals(values, index, kept, n_annuli) / counts
     annuli = _Annuli(mean_radius, mean, kept)
     if mean.size < 3:
         return annuli
-    joined = _interpolator(annuli)(radius)
-    correction = np.bincount(index, weights=joined) / counts - mean
+    joined = _joined(_interpolator(annuli), radius)
+    correction = _totals(joined, index, kept, n_annuli) / counts - mean
     return _Annuli(mean_radius, mean - correction, kept)
 
 
-def _merged(index: NDArray[np.intp], radius: NDArray[np.float64], n_annuli: int) -> NDArray[np.intp]:
-    """Return the annulus of each pixel, numbered without gaps, those of almost the same radius made one.
+def _merged(counts: NDArray[np.float64], radii: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return new numbers of annuli, without gaps: those of almost the same radius are made one.
 
     Two pixels on either side of an edge would make two annuli whose difference is noise over next to nothing.
+    `counts` and `radii` are the number of pixels in each annulus, and the sum of their radii.
     """
-    counts = np.bincount(index, minlength=n_annuli)
-    mean_radius = np.bincount(index, weights=radius, minlength=n_annuli) / np.maximum(counts, 1)
-    number = np.zeros(n_annuli, dtype=np.intp)
+    number = np.zeros(counts.size, dtype=np.intp)
     current, begun = -1, -np.inf
     for annulus in np.flatnonzero(counts):
-        if mean_radius[annulus] - begun >= _CLOSEST:
-            current, begun = current + 1, mean_radius[annulus]
+        if radii[annulus] / counts[annulus] - begun >= _CLOSEST:
+            current, begun = current + 1, radii[annulus] / counts[annulus]
         number[annulus] = current
-    return number[index]
+    return number
 
 
 def _interpolator(annuli: _Annuli) -> PchipInterpolator:
@@ -232,12 +233,17 @@ def _interpolator(annuli: _Annuli) -> PchipInterpolator:
     return PchipInterpolator(np.r_[0.0, radius], np.r_[centre, mean])
 
 
+def _joined(profile: PchipInterpolator, radius: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values of a profile; the bits are those of ``profile(radius)``, in a third of the time."""
+    return _cubic(profile.x, profile.c, radius.reshape(-1)).reshape(radius.shape)
+
+
 def _evaluate(annuli: _Annuli, radius: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the profile at any radius: power law beyond the last annulus, constant if there is one only."""
     if annuli.radius.size < 2:
         return np.full(radius.shape, annuli.mean[0])
     last, end = annuli.radius[-1], annuli.mean[-1]
-    values = np.asarray(_interpolator(annuli)(np.minimum(radius, last)))
+    values = _joined(_interpolator(annuli), np.minimum(radius, last))
     middle, before = (
         annuli.radius[-(annuli.radius.size // 4 + 2)],
         annuli.mean[-(annuli.radius.size // 4 + 2)],
@@ -292,3 +298,35 @@ def _clip_annuli(
         for k in range(members.size):
             kept[members[k]] = abs(residual[k]) <= limit
     return kept
+
+
+@njit(cache=True, nogil=True)
+def _totals(
+    values: NDArray[np.float64], index: NDArray[np.int64], kept: NDArray[np.bool_], n_annuli: int
+) -> NDArray[np.float64]:
+    """Return the sum of the values that are kept, annulus by annulus."""
+    total = np.zeros(n_annuli)
+    for k in range(values.size):
+        if kept[k]:
+            total[index[k]] += values[k]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _cubic(
+    knots: NDArray[np.float64], coefficients: NDArray[np.float64], places: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the values of a piecewise cubic; beyond the last knot its last piece goes on."""
+    values = np.empty(places.size)
+    piece = 0
+    for k in range(places.size):
+        place = places[k]
+        if not knots[piece] <= place < knots[piece + 1]:
+            piece = min(max(np.searchsorted(knots, place, side="right") - 1, 0), knots.size - 2)
+        step = place - knots[piece]
+        total, power = coefficients[3, piece], step
+        for degree in range(2, -1, -1):
+            total += coefficients[degree, piece] * power
+            power *= step
+        values[k] = total
+    return values
