@@ -130,7 +130,9 @@ def normalise_psf(
     if not total > 0.0:
         return _no_star(star, cut, spread is not None)
     moved_variance = None if spread is None else shift.variance(spread, offset_y, offset_x)[cut]
-    outliers = ndimage.shift(star.outliers.astype(np.float32), (offset_y, offset_x), order=1) > 1e-3
+    outliers = star.outliers
+    if outliers.any():
+        outliers = ndimage.shift(outliers.astype(np.float32), (offset_y, offset_x), order=1) > 1e-3
     moved_background = _move_whole_pixels(star.background_pixels, round(offset_y), round(offset_x))
     return NormalisedPSF(
         image=np.asarray(image / np.float32(total), dtype=np.float32),
@@ -179,7 +181,7 @@ def _find_star(
     # Fractions of the maximum mean nothing above a bright sky: the first pass is lifted by the median, the
     # second by the level that the first one found.
     level = median(image[finite])
-    y, x = np.indices(plane.shape, dtype=np.float32)
+    y, x = np.indices(plane.shape, dtype=np.float32, sparse=True)
     background_pixels = finite
     for final in (False, True):
         lifted = image - np.float32(level)
@@ -263,5 +265,15 @@ def _centring_offset(region: NDArray[np.bool_], image: NDArray[np.float32]) -> t
 
 def _move_whole_pixels(mask: NDArray[np.bool_], step_y: int, step_x: int) -> NDArray[np.bool_]:
     """Return the mask moved by whole pixels; False comes in from outside."""
-    moved = ndimage.shift(mask.astype(np.uint8), (step_y, step_x), order=0)
-    return np.asarray(moved > 0)
+    moved = np.zeros_like(mask)
+    to_y, from_y = _overlap(mask.shape[0], step_y)
+    to_x, from_x = _overlap(mask.shape[1], step_x)
+    moved[to_y, to_x] = mask[from_y, from_x]
+    return moved
+
+
+def _overlap(length: int, step: int) -> tuple[slice, slice]:
+    """Return where an axis moved by whole pixels lies on itself, and what comes to lie there."""
+    kept = max(length - abs(step), 0)
+    to, source = max(step, 0), max(-step, 0)
+    return slice(to, to + kept), slice(source, source + kept)

@@ -192,7 +192,7 @@ def _annulus_means(
     index = np.searchsorted(edges, radius, side="right").clip(max=n_annuli - 1)
     values = np.asarray(values, dtype=np.float64)
     kept = _clip_annuli(values, radius, index, n_annuli)
-    counts = np.bincount(index, weights=kept, minlength=n_annuli)
+    counts = _totals(np.ones(values.size), index, kept, n_annuli)
     number = _merged(counts, _totals(radius, index, kept, n_annuli))
     index = number[index]
     n_annuli = number.max() + 1

@@ -189,14 +189,16 @@ def _separable(
             shift = first_x + k + frame
             low, high = max(0, -shift), min(out_width, width - shift)
             weight = np.float32(weights_x[k])
-            for x in range(low, high):
-                rows[y, x] += weight * framed[y, x + shift]
+            row, source = rows[y, low:high], framed[y, low + shift : high + shift]
+            for x in range(row.size):
+                row[x] += weight * source[x]
     out = np.zeros((out_height, out_width), dtype=np.float32)
     for y in range(out_height):
         for k in range(weights_y.size):
-            source = y + first_y + k + frame
-            if 0 <= source < height:
+            line = y + first_y + k + frame
+            if 0 <= line < height:
                 weight = np.float32(weights_y[k])
+                row, source = out[y], rows[line]
                 for x in range(out_width):
-                    out[y, x] += weight * rows[source, x]
+                    row[x] += weight * source[x]
     return out
