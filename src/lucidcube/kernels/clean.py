@@ -116,13 +116,13 @@ def clean_modified(
     first = _take_away(step, Support(0, 0, 0, 0, 0), residual, field)
     best = _Best(give_best_result, first)
     fabs, rms = [first.fabs], [first.rms]
-    places = np.flatnonzero(field.valid).astype(np.uint32)
+    runs = _runs(field.valid)
     latest, iterations, stop = first, 0, _why_not_start(field, first)
     while stop is None and iterations < n_iter:
         positive_only = iterations < n_positive_iter
         if iterations % RENEWAL_PERIOD == 0:
             field.renew(residual)
-        level = _selection_level(residual, places, latest, threshold, positive_only)
+        level = _selection_level(residual, runs, field.valid_pixels, latest, threshold, positive_only)
         width = field.convolver.shape[1]
         lit = Support(*_select(residual, components, step, width, level, loop_gain, positive_only))
         latest = _take_away(step, lit, residual, field)
@@ -199,7 +199,7 @@ def _why_stop(
 def _variation(values: list[float]) -> float:
     """Standard deviation over mean of values that are not negative; 0 if all are 0."""
     mean = sum(values) / len(values)
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    spread = math.dist(values, [mean] * len(values)) / math.sqrt(len(values))
     return spread / mean if mean > 0 else 0.0
 
 
@@ -213,16 +213,17 @@ def _take_away(
 
 def _selection_level(
     residual: NDArray[np.float32],
-    places: NDArray[np.uint32],
+    runs: NDArray[np.int64],
+    pixels: int,
     statistics: _Statistics,
     threshold: float,
     positive_only: bool,
 ) -> float:
-    """The value that the metric of a selected pixel exceeds; `places`: of valid pixels in the flat plane."""
+    """The value that the metric of a selected pixel exceeds; for `runs` of valid pixels see `_runs`."""
     if threshold >= 0:
         return max(0.0, threshold * (statistics.highest if positive_only else statistics.fabs))
-    metric = np.empty(places.size, np.float32)
-    _gather_metric(residual, places, positive_only, metric)
+    metric = np.empty(pixels, np.float32)
+    _gather_metric(residual, runs, positive_only, metric)
     return max(0.0, nested_otsu_inplace(metric, metric.size, NESTED_LEVELS, BINS))
 
 
@@ -292,15 +293,25 @@ def _select(
     return top, bottom, columns[0], columns[-1] + 1, pixels
 
 
+def _runs(valid: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Where runs of valid pixels begin, and end, in the flat plane."""
+    edges = np.diff(np.concatenate([[False], valid.reshape(-1) > 0, [False]]).astype(np.int8))
+    return np.stack([np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)], axis=1)
+
+
 @njit(cache=True, nogil=True)
 def _gather_metric(
     residual: NDArray[np.float32],
-    places: NDArray[np.uint32],
+    runs: NDArray[np.int64],
     positive_only: bool,
     metric: NDArray[np.float32],
 ) -> None:
-    """Put the metric of pixels, given by their places in the flat plane, into a flat array."""
+    """Put the metric of the pixels in some runs of the flat plane into a flat array."""
     flat = residual.reshape(-1)
-    for k in range(places.size):
-        value = flat[places[k]]
-        metric[k] = value if positive_only else abs(value)
+    done = 0
+    for run in range(len(runs)):
+        values = flat[runs[run, 0] : runs[run, 1]]
+        part = metric[done : done + values.size]
+        for k in range(values.size):
+            part[k] = values[k] if positive_only else abs(values[k])
+        done += values.size

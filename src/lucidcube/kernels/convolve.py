@@ -209,9 +209,7 @@ class Convolver:
         """The transform of the PSF about the pixel (0, 0), from memory if it was wanted not long ago."""
         transfer = self._transfers.pop(size, None)
         if transfer is None:
-            kernel = np.zeros(size, np.float32)
-            kernel[: self._stamp.shape[0], : self._stamp.shape[1]] = self._stamp
-            kernel = np.roll(kernel, (-self.reach[0], -self.reach[1]), axis=(0, 1))
+            kernel = _about_origin(self._stamp, size)
             # Twice this transform meets twice that of the plane, and nothing scales on the way back.
             factors = spectrum(kernel, size).reshape(-1)
             factors /= np.float32(4 * kernel.size)
@@ -223,6 +221,20 @@ class Convolver:
 
     def _unpadded(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.ascontiguousarray(plane[:, : self.shape[1]])
+
+
+def _about_origin(stamp: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A stamp in a plane of zeros, its central pixel at (0, 0), what lies before it at the far ends."""
+    plane = np.zeros(size, np.float32)
+    y, x = stamp.shape[0] // 2, stamp.shape[1] // 2
+    plane[: y + 1, : x + 1] = stamp[y:, x:]
+    if y:
+        plane[-y:, : x + 1] = stamp[:y, x:]
+    if x:
+        plane[: y + 1, -x:] = stamp[y:, :x]
+    if x and y:
+        plane[-y:, -x:] = stamp[:y, :x]
+    return plane
 
 
 def _size_ladder(size: int, reach: int, largest: int) -> list[int]:

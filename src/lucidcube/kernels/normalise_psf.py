@@ -181,7 +181,8 @@ def _find_star(
     # Fractions of the maximum mean nothing above a bright sky: the first pass is lifted by the median, the
     # second by the level that the first one found.
     level = median(image[finite])
-    y, x = np.indices(plane.shape, dtype=np.float32, sparse=True)
+    y, x = np.ogrid[: plane.shape[0], : plane.shape[1]]
+    y, x = y.astype(np.float32), x.astype(np.float32)
     background_pixels = finite
     for final in (False, True):
         lifted = image - np.float32(level)
