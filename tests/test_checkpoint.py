@@ -59,7 +59,7 @@ def compute(work: da.Array) -> Any:
 
 
 def chunk(made: Checkpoint, name: str, number: int) -> Path:
-    return made.path / STORE / name / "c" / "/".join([str(number), *(["0", "0"] if name != "cut" else [])])
+    return made.path / STORE / name / ".".join(["c", str(number), *(["0", "0"] if name != "cut" else [])])
 
 
 def vouch(made: Checkpoint, number: int) -> Path:
@@ -146,8 +146,8 @@ def test_a_damaged_chunk_is_missing(written: Checkpoint, harm: Callable[[Path], 
         b"[]",
         b"3",
         b"null",
-        b'{"data/c/1/0/0": 3}',
-        b'{"data/c/1/0/0": [1, 2]}',
+        b'{"data/c.1.0.0": 3}',
+        b'{"data/c.1.0.0": [1, 2]}',
         b"{}",
     ],
     ids=repr,

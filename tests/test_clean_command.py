@@ -150,7 +150,7 @@ def test_litter_is_swept(work: Path, folder: Path) -> None:
     stray = [
         checkpoint / VOUCHED / f".000001.{HEX}",
         checkpoint / f".{MADE_OF}.{HEX}",
-        checkpoint / STORE / "badness" / "c" / "1" / "0" / f"0.{HEX}.partial",
+        checkpoint / STORE / "badness" / f".c.1.0.0.{HEX}",
         work / "scratch" / f"abc.fits.{HEX}.part",
         folder / "out" / f".sharp.fits.{HEX[:12]}.part",
     ]

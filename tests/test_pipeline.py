@@ -485,7 +485,7 @@ def test_an_interrupted_run_on_threads_goes_on(files: Path, finished: Finished, 
 
 def test_a_damaged_block_is_computed_again(again: Path, finished: Finished) -> None:
     (folder,) = finished.config.work().glob("target-artefacts-*")
-    chunk = folder / "cube.zarr" / "badness" / "c" / "3" / "0" / "0"
+    chunk = folder / "cube.zarr" / "badness" / "c.3.0.0"
     content = bytearray(chunk.read_bytes())
     content[100] ^= 1
     chunk.write_bytes(content)

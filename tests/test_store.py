@@ -60,6 +60,7 @@ def test_documents_are_those_of_zarr(tmp_path: Path, cube: xr.Dataset, folder: P
             fill_value=np.nan if variable.dtype.kind == "f" else 0,
             attributes=variable.attrs,
             dimension_names=[str(d) for d in variable.dims],
+            chunk_key_encoding={"name": "default", "separator": "."},
         )
         if name in store.COORDINATES:
             array[:] = variable.values
@@ -70,7 +71,7 @@ def test_documents_are_those_of_zarr(tmp_path: Path, cube: xr.Dataset, folder: P
     for name, path in ours.items():
         assert json.loads(path.read_text()) == json.loads(theirs[name].read_text())
     for name in store.COORDINATES:
-        assert (folder / name / "c" / "0").read_bytes() == (other / name / "c" / "0").read_bytes()
+        assert (folder / name / "c.0").read_bytes() == (other / name / "c.0").read_bytes()
 
 
 def test_what_is_read_is_what_xarray_reads(cube: xr.Dataset, folder: Path) -> None:
@@ -109,4 +110,11 @@ def test_a_chunk_that_ends_too_early(folder: Path) -> None:
 def test_a_store_without_its_document_is_none(folder: Path) -> None:
     (folder / "zarr.json").unlink()
     with pytest.raises(FileNotFoundError):
+        store.read(folder)
+
+
+def test_a_store_with_other_names_of_chunks_is_refused(folder: Path) -> None:
+    document = folder / "cut" / "zarr.json"
+    document.write_text(document.read_text().replace('"separator": "."', '"separator": "/"'))
+    with pytest.raises(ValueError, match="not a store of ours"):
         store.read(folder)

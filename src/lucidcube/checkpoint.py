@@ -190,7 +190,6 @@ class _Write:
             stored = store.whole_chunk(np.ascontiguousarray(array, dtype=dtype), self.block)
             chunk = f"{name}/{store.chunk(number, stored.ndim)}"
             file = folder / STORE / chunk
-            file.parent.mkdir(parents=True, exist_ok=True)
             _replace(file, stored.data)
             sums[chunk] = (stored.nbytes, _crc(stored))
         _replace(folder / VOUCHED / f"{number:06d}", json.dumps(sums).encode())

@@ -15,6 +15,7 @@ from lucidcube.running.worklock import locked
 
 LITTER = (
     re.compile(r"\.\d{6,}\.[0-9a-f]{32}"),
+    re.compile(r"\.c(\.\d+)+\.[0-9a-f]{32}"),
     re.compile(re.escape(f".{MADE_OF}.") + "[0-9a-f]{32}"),
     re.compile(r".+\.[0-9a-f]{32}\.(partial|part)"),
 )

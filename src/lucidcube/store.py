@@ -25,6 +25,8 @@ from lucidcube.cube import CHANNEL, PLANE, WAVELENGTH
 from lucidcube.sources import from_source
 
 DOCUMENT = "zarr.json"
+SEPARATOR = "."
+"""In the names of chunks: with zarr's usual ``/`` each of them would have folders of its own."""
 COORDINATES = (WAVELENGTH, CHANNEL)
 """Stored in a single chunk."""
 
@@ -79,13 +81,12 @@ class Stored:
     def write(self, values: np.ndarray) -> None:
         """Write what lies in a single chunk."""
         file = Path(self.folder) / chunk(0, self.ndim)
-        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(np.ascontiguousarray(values, self.dtype.newbyteorder("<")).data)
 
 
 def chunk(number: int, ndim: int) -> str:
-    """Where a chunk lies in the folder of its variable."""
-    return "/".join(["c", str(number), *["0"] * (ndim - 1)])
+    """Name of a chunk in the folder of its variable."""
+    return SEPARATOR.join(["c", str(number), *["0"] * (ndim - 1)])
 
 
 def whole_chunk(array: np.ndarray, planes: int) -> np.ndarray:
@@ -130,7 +131,7 @@ def _document(variable: xr.Variable, planes: int) -> dict[str, Any]:
         "shape": list(variable.shape),
         "data_type": variable.dtype.name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [planes, *variable.shape[1:]]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": SEPARATOR}},
         "fill_value": "NaN" if variable.dtype.kind == "f" else 0,
         # Noisy float32 hardly compresses, and the disk is faster than the best codec.
         "codecs": [{"name": "bytes", **wide}],
@@ -154,6 +155,8 @@ def read(store: Path) -> dict[str, Stored]:
     found = {}
     for path in sorted(store.glob(f"*/{DOCUMENT}")):
         described = json.loads(path.read_bytes())
+        if described["chunk_key_encoding"]["configuration"]["separator"] != SEPARATOR:
+            raise ValueError(f"{path}: not a store of ours")
         found[path.parent.name] = Stored(
             str(path.parent),
             tuple(described["shape"]),
