@@ -76,10 +76,12 @@ class Store:
         self._write()
 
     def time_write_plainly(self, side: int) -> None:
+        shutil.rmtree(self.folder / "plain", ignore_errors=True)  # as above
+        (self.folder / "plain").mkdir()
         for name in (DATA, VARIANCE):
             values: Any = self.cube[name].values
             for first in range(0, self.planes, 8):
-                (self.folder / f"{name}-{first}").write_bytes(values[first : first + 8])
+                (self.folder / "plain" / f"{name}-{first}").write_bytes(values[first : first + 8])
 
     def track_overhead_of_writing(self, side: int) -> float:
         """Time of a checkpoint over that of plain files of the same bytes."""

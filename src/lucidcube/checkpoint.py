@@ -13,7 +13,6 @@ down. Anything else - never written, half written, damaged since - is computed a
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -240,9 +239,9 @@ def _replace(path: Path, content: bytes | memoryview) -> None:
     try:
         part.write_bytes(content)
         part.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def unchanged(before: xr.Dataset, after: xr.Dataset) -> Iterable[str]:
