@@ -91,8 +91,7 @@ class Checkpoint:
     @property
     def starts(self) -> list[int]:
         """First plane of each block."""
-        leader = next(iter(self._variables().values()))
-        return list(range(0, leader.shape[0], leader.block))
+        return _starts(next(iter(self._variables().values())))
 
     def _variables(self) -> dict[str, store.Stored]:
         return {n: v for n, v in store.read(self.path / STORE).items() if n not in store.COORDINATES}
@@ -105,7 +104,8 @@ class Checkpoint:
         thorough
             Read everything and compare the sums; else compare the sizes alone.
         """
-        numbers, variables = range(len(self.starts)), self._variables()
+        variables = self._variables()
+        numbers = range(len(_starts(next(iter(variables.values())))))
 
         def sound(number: int) -> bool:
             chunks = {f"{name}/{store.chunk(number, v.ndim)}" for name, v in variables.items()}
@@ -142,12 +142,12 @@ class Checkpoint:
             (blocks,) bytes written.
         """
         stored = self._variables()
-        planes, block = stored[variables[0]].shape[0], stored[variables[0]].block
-        sizes = tuple(min(block, planes - first) for first in range(0, planes, block))
+        leader = stored[variables[0]]
+        sizes = tuple(min(leader.block, leader.shape[0] - first) for first in _starts(leader))
         if block_sizes(cube) != sizes:
             cube = cube.chunk({WAVELENGTH: sizes})
         dtypes = tuple((name, stored[name].dtype.newbyteorder("<").str) for name in variables)
-        write = _Write(str(self.path), dtypes, block)
+        write = _Write(str(self.path), dtypes, leader.block)
         return over_blocks(cube, write, variables, "int64")
 
     def open(self) -> xr.Dataset:
@@ -157,6 +157,10 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Bytes on disk."""
         return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
+
+
+def _starts(stored: store.Stored) -> list[int]:
+    return list(range(0, stored.shape[0], stored.block))
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ def _mend_coordinates(path: Path, cube: xr.Dataset) -> None:
         except OSError:
             sound = False
         if not sound:
-            found[name].write(values)
+            store.write_coordinate(path / STORE, name, values)
 
 
 def _sum(path: Path) -> tuple[int, int]:

@@ -78,11 +78,6 @@ class Stored:
                     raise OSError(f"{file.name} ends too early")
         return made.reshape(-1, *self.shape[1:]).astype(self.dtype, copy=False)
 
-    def write(self, values: np.ndarray) -> None:
-        """Write what lies in a single chunk."""
-        file = Path(self.folder) / chunk(0, self.ndim)
-        file.write_bytes(np.ascontiguousarray(values, self.dtype.newbyteorder("<")).data)
-
 
 def chunk(number: int, ndim: int) -> str:
     """Name of a chunk in the folder of its variable."""
@@ -122,7 +117,13 @@ def create(store: Path, cube: xr.Dataset, variables: Sequence[str], block: int) 
     group = {"attributes": dict(cube.attrs), "zarr_format": 3, "node_type": "group"}
     (store / DOCUMENT).write_text(json.dumps(group, indent=2))
     for name in COORDINATES:
-        read(store)[name].write(cube[name].values)
+        write_coordinate(store, name, cube[name].values)
+
+
+def write_coordinate(store: Path, name: str, values: np.ndarray) -> None:
+    """Write a coordinate, which lies in a single chunk."""
+    stored = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    (store / name / chunk(0, stored.ndim)).write_bytes(stored.data)
 
 
 def _document(variable: xr.Variable, planes: int) -> dict[str, Any]:
