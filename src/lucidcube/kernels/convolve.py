@@ -97,7 +97,7 @@ class Convolver:
         self._transfers: dict[tuple[int, int], Transfer] = {}
         self._heights = _size_ladder(shape[0], half_y, self._size[0])
         self._widths = _size_ladder(shape[1], half_x, self._size[1])
-        self._space = workspace(*self._size, shape[1])
+        self._space = workspace(*self._size, self._size[1])
 
     def convolve(self, plane: NDArray[np.floating]) -> NDArray[np.float32]:
         """Plane (y, x) convolved with the PSF: float32, of the same shape. The plane must be finite."""
@@ -211,7 +211,7 @@ class Convolver:
         if transfer is None:
             kernel = _about_origin(self._stamp, size)
             # Twice this transform meets twice that of the plane, and nothing scales on the way back.
-            factors = spectrum(kernel, size).reshape(-1)
+            factors = spectrum(kernel, size, self._space).reshape(-1)
             factors /= np.float32(4 * kernel.size)
             transfer = Transfer(plan(size[0]), plan(size[1]), factors)
         for oldest in list(self._transfers)[: 1 - TRANSFERS_KEPT]:

@@ -150,7 +150,9 @@ def _aligned(size: int) -> NDArray[np.float32]:
     return raw[begin : begin + size]
 
 
-def spectrum(plane: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
+def spectrum(
+    plane: NDArray[np.floating], shape: tuple[int, int], space: Workspace | None = None
+) -> NDArray[np.float32]:
     """
     Transform a real plane.
 
@@ -160,6 +162,8 @@ def spectrum(plane: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.
         Finite.
     shape : (int, int)
         Shape (y, x) to which it is padded by zeros at its end: good lengths.
+    space : Workspace, optional
+        For planes and transforms of at least these sizes: fresh memory costs three times the transform.
 
     Returns
     -------
@@ -175,7 +179,7 @@ def spectrum(plane: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.
     if plane.shape[0] > height or plane.shape[1] > width:
         raise ValueError(f"a plane of {plane.shape} is larger than its transform of {shape}")
     result = _aligned(blocks_of(height) * width * ROW)
-    space = workspace(height, width, plane.shape[1])
+    space = workspace(height, width, plane.shape[1]) if space is None else space
     forward_columns(padded(plane), 0, plane.shape[0], 0, plane.shape[1], plan(height), space)
     _forward_rows(plane.shape[1], height, plan(width), space, result)
     return result.reshape(-1, width, 2, LANES)
