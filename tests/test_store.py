@@ -14,6 +14,7 @@ import zarr
 
 from lucidcube import store
 from lucidcube.cube import CHANNEL, DATA, DIMS, WAVELENGTH, block_sizes, from_arrays
+from lucidcube.stages.rebin import Rebin
 
 PLANES, BLOCK = 7, 3
 VARIABLES = (DATA, "mask", "cut", "fit_value")
@@ -118,3 +119,15 @@ def test_a_store_with_other_names_of_chunks_is_refused(folder: Path) -> None:
     document.write_text(document.read_text().replace('"separator": "."', '"separator": "/"'))
     with pytest.raises(ValueError, match="not a store of ours"):
         store.read(folder)
+
+
+def test_a_plane_is_read_without_the_rest_of_its_chunk(cube: xr.Dataset, folder: Path) -> None:
+    chunk = folder / DATA / store.chunk(1, 3)
+    chunk.write_bytes(chunk.read_bytes()[: 2 * 4 * 6 * 4])
+    np.testing.assert_array_equal(store.read(folder)[DATA][4:5], cube[DATA].values[4:5])
+
+
+def test_what_is_stored_can_be_rebinned(cube: xr.Dataset, folder: Path) -> None:
+    """Straight from the chunks, which rebinning reads itself."""
+    rebin = Rebin(bin_step=2e-9, bin_width=4e-9)
+    xr.testing.assert_equal(rebin(store.open_store(folder)).compute(), rebin(cube).compute())

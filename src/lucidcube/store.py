@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,19 +65,18 @@ class Stored:
     def __getitem__(self, key: Any) -> np.ndarray:
         first, *others = key if isinstance(key, tuple) else (key,)
         start, stop, step = first.indices(self.shape[0])
-        numbers = range(start // self.block, -(-stop // self.block))
-        planes = self._planes(numbers)[start - numbers.start * self.block :]
-        return planes[(slice(0, stop - start, step), *others)]
+        planes = np.empty((max(stop - start, 0), *self.shape[1:]), self.dtype.newbyteorder("<"))
+        for number in range(start // self.block, -(-stop // self.block)):
+            begin, end = max(start, number * self.block), min(stop, (number + 1) * self.block)
+            self._fill(planes[begin - start : end - start], number, begin - number * self.block)
+        return planes.astype(self.dtype, copy=False)[(slice(None, None, step), *others)]
 
-    def _planes(self, numbers: range) -> np.ndarray:
-        """Those of some chunks: the last one is made up to the length of the others."""
-        one = (self.block, *self.shape[1:])
-        made = np.empty((len(numbers), *one), self.dtype.newbyteorder("<"))
-        for number, planes in zip(numbers, made, strict=True):
-            with (Path(self.folder) / chunk(number, self.ndim)).open("rb", buffering=0) as file:
-                if file.readinto(planes.reshape(-1).view(np.uint8)) != planes.nbytes:
-                    raise OSError(f"{file.name} ends too early")
-        return made.reshape(-1, *self.shape[1:]).astype(self.dtype, copy=False)
+    def _fill(self, planes: np.ndarray, number: int, offset: int) -> None:
+        """Read planes of one chunk, from the plane `offset` of it on."""
+        with (Path(self.folder) / chunk(number, self.ndim)).open("rb", buffering=0) as file:
+            file.seek(offset * math.prod(self.shape[1:]) * self.dtype.itemsize)
+            if file.readinto(planes.reshape(-1).view(np.uint8).data) != planes.nbytes:
+                raise OSError(f"{file.name} ends too early")
 
 
 def chunk(number: int, ndim: int) -> str:
