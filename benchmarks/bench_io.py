@@ -12,9 +12,9 @@ import numpy as np
 from astropy.io import fits
 
 from lucidcube.cube import DATA, VARIANCE
-from lucidcube.io.fits_read import open_cube
-from lucidcube.io.fits_write import ImagePlan, finish, reserve, write_planes
+from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import parse_specifier
+from lucidcube.io.writer import ImagePlan, finish, reserve, write_planes
 from lucidcube.simulate import write_scene
 
 from .bench_lift import ratio

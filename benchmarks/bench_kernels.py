@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 
-from lucidcube.kernels.artefacts import badness
-from lucidcube.kernels.clean import clean_modified
-from lucidcube.kernels.convolve import Convolver
-from lucidcube.kernels.fit_psf import fit_psf
-from lucidcube.kernels.interpolate import fill_linear
-from lucidcube.kernels.lucy_richardson import lucy_richardson
+from lucidcube.kernels.deconvolution.clean import clean_modified
+from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
+from lucidcube.kernels.fill_linear import fill_linear
+from lucidcube.kernels.fourier.convolver import Convolver
 from lucidcube.kernels.mask import bad_pixel_mask
-from lucidcube.kernels.normalise_psf import normalise_psf
+from lucidcube.kernels.psf.least_squares import fit_psf
+from lucidcube.kernels.psf.normalise import normalise_psf
 from lucidcube.kernels.rebin import bins, rebin_block, weights
+from lucidcube.kernels.ssa.artefact_score import badness
 
 from .scenes import WAVELENGTH, Planes, planes
 

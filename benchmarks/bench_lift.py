@@ -12,9 +12,9 @@ import dask
 import numpy as np
 import xarray as xr
 
-from lucidcube.blocks import Output, over_planes
-from lucidcube.checkpoint import Checkpoint
 from lucidcube.cube import DATA, VARIANCE, WAVELENGTH
+from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.run.checkpoint import Checkpoint
 
 from .scenes import cube
 

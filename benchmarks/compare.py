@@ -32,9 +32,11 @@ import scipy.fft
 from astropy.io import fits
 from threadpoolctl import threadpool_limits
 
-from lucidcube.kernels.artefacts import badness
-from lucidcube.kernels.clean import clean_modified
-from lucidcube.kernels.fft import (
+from lucidcube.kernels.deconvolution.clean import clean_modified
+from lucidcube.kernels.deconvolution.common import edge_margin
+from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
+from lucidcube.kernels.fill_linear import fill_linear
+from lucidcube.kernels.fourier.simd.fft import (
     filter_rows,
     forward_columns,
     good_length,
@@ -44,12 +46,10 @@ from lucidcube.kernels.fft import (
     spectrum,
     workspace,
 )
-from lucidcube.kernels.fit_psf import fit_psf
-from lucidcube.kernels.interpolate import fill_linear
-from lucidcube.kernels.iteration import edge_margin
-from lucidcube.kernels.lucy_richardson import lucy_richardson
 from lucidcube.kernels.mask import bad_pixel_mask
-from lucidcube.kernels.normalise_psf import normalise_psf
+from lucidcube.kernels.psf.least_squares import fit_psf
+from lucidcube.kernels.psf.normalise import normalise_psf
+from lucidcube.kernels.ssa.artefact_score import badness
 from lucidcube.simulate import Scene, write_scene
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")

@@ -10,10 +10,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from lucidcube.cube import from_arrays
-from lucidcube.kernels.artefacts import badness
-from lucidcube.kernels.interpolate import fill_linear
+from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.mask import bad_pixel_mask
-from lucidcube.kernels.normalise_psf import normalise_psf
+from lucidcube.kernels.psf.normalise import normalise_psf
+from lucidcube.kernels.ssa.artefact_score import badness
 from lucidcube.simulate import Scene
 
 WAVELENGTH = 720e-9

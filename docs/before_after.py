@@ -8,8 +8,8 @@ from astropy.io import fits
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lucidcube.config import from_plain
-from lucidcube.pipeline import run
+from lucidcube.config.schema import from_plain
+from lucidcube.run.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 
 PICTURE = Path(__file__).parent / "images" / "before-after.png"

@@ -1,6 +1,5 @@
 """What all tests share: where shared data lie, and a scheduler that refuses to work."""
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +8,10 @@ import dask
 import hypothesis
 import pytest
 
+from locations import SHARED
+
 hypothesis.settings.register_profile("lucidcube", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("lucidcube")
-
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("LUCIDCUBE_SHARED", ROOT.parent / "shared"))
 
 
 @pytest.fixture(autouse=True)

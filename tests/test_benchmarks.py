@@ -6,11 +6,11 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from locations import ROOT
+
 SMALL = {"side": 41, "blocks": 2}
 KINDS = ("time_", "peakmem_", "track_")
 

@@ -16,13 +16,13 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy import fft, integrate, signal, special
 
+from locations import ROOT
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.simulate import AdaptiveOptics, ArtefactKind, Scene, parse_size, scene_for_size, write_scene
 from lucidcube.simulate.optics import ARCSEC, RadialPsf
 from lucidcube.simulate.planet import amplitudes, disc_radius, methane_depth, sunlight
 from scenes import arrays, scene, star_cube, target_cube
 
-ROOT = Path(__file__).resolve().parents[1]
 PERFECT = AdaptiveOptics(r0=1e6, core_variance=0.0, floor=0.0)
 SMALL = (6, 31, 31)
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
-from conftest import ROOT
-from lucidcube.config import from_plain
-from lucidcube.pipeline import run
+from locations import ROOT
+from lucidcube.config.schema import from_plain
+from lucidcube.run.pipeline import run
 from lucidcube.simulate import ArtefactKind, Scene
 
 SCENE = Scene(shape=(32, 61, 61), seed=11)

@@ -1,6 +1,5 @@
 """DS9 regions against geometry done by hand, the WCS, the package's own masks, real files and random text."""
 
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -14,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from regions import PixCoord, Regions
 
+from locations import SHARED
 from lucidcube.errors import ConfigError, CubeError, UserError
 from lucidcube.io.region_file import LARGEST_FILE, load_regions
 from lucidcube.io.regions import const_regions, dynamic_regions, region_mask
 
-SHARED = Path(os.environ.get("LUCIDCUBE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 REAL = sorted((SHARED / "data").glob("*.reg"))
 SHAPE = (40, 50)
 

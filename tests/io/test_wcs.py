@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from locations import SHARED
 from lucidcube.errors import CubeError
 from lucidcube.io.axes import Axes, find_axes
 from lucidcube.io.spectral import spectral_grid, spectral_unit
@@ -25,8 +25,6 @@ from lucidcube.io.wcs import (
     wavelength_table,
 )
 from lucidcube.io.wcslib import celestial_wcs
-
-SHARED = Path(os.environ.get("LUCIDCUBE_SHARED", Path(__file__).resolve().parents[2] / "../shared"))
 
 
 def header(n: int = 8, **cards: object) -> fits.Header:

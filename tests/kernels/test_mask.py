@@ -1,7 +1,5 @@
 """Bad pixel mask against literal repeated dilation and the recorded mask; cuts against hand-made ones."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
+from locations import ORACLE
 from lucidcube.kernels.mask import bad_pixel_mask, cut_by_channel
 
-ORACLE = Path(__file__).parents[1] / "oracle" / "mask_reference.npz"
+RECORDED = ORACLE / "mask_reference.npz"
 
 
 def literally(badness: np.ndarray, cut: float, max_dilation: int | None = None) -> np.ndarray:
@@ -75,7 +74,7 @@ def test_arguments_survive_and_strided_read_only_planes_are_taken():
 
 
 def test_equals_the_recorded_mask():
-    recorded = np.load(ORACLE)
+    recorded = np.load(RECORDED)
     for badness, mask in zip(recorded["badness"], recorded["mask"], strict=True):
         assert 0.01 < mask.mean() < 0.2
         np.testing.assert_array_equal(bad_pixel_mask(badness, 3.0), mask)

@@ -10,17 +10,17 @@ import dask
 from dask.utils import parse_bytes
 from threadpoolctl import threadpool_limits
 
-from lucidcube.cluster.allocation import allocation_layout, serve
 from lucidcube.cluster.executors import Executor, Threads, WorkerLost
-from lucidcube.cluster.grants import cores
-from lucidcube.cluster.jobs import (
+from lucidcube.cluster.jobqueue import (
     WORKER_SETTINGS,
     import_class,
     job_arguments,
     job_script,
     site_settings,
 )
-from lucidcube.cluster.profiles import PROFILES, Layout, Profile, load_profile, local_layout
+from lucidcube.cluster.profile import PROFILES, Layout, Profile, load_profile, local_layout
+from lucidcube.cluster.resources import cores
+from lucidcube.cluster.slurm_runner import allocation_layout, serve
 
 __all__ = [
     "PROFILES", "Executor", "Layout", "Profile", "Threads", "WorkerLost", "cores", "executor", "job_script",
@@ -44,7 +44,7 @@ def executor(profile: Profile) -> Iterator[Executor]:
             yield Threads(local_layout(profile).threads or 1)
         return
     # Before the settings, which would take the package's own with them when they are taken back.
-    clients = importlib.import_module("lucidcube.cluster.clients")
+    clients = importlib.import_module("lucidcube.cluster.client")
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(WORKER_SETTINGS))
         yield clients.started(stack, profile)

@@ -11,7 +11,7 @@ import dask
 import dask.array as da
 from dask.optimization import cull
 
-from lucidcube.cluster.grants import cores
+from lucidcube.cluster.resources import cores
 from lucidcube.errors import StageError
 
 

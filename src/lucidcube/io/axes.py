@@ -9,7 +9,7 @@ from typing import NamedTuple
 from astropy.io import fits
 
 from lucidcube.errors import CubeError
-from lucidcube.io.cards import text
+from lucidcube.io.header_cards import text
 from lucidcube.io.spectral import is_spectral
 
 _LONGITUDE = re.compile(r"RA|LON|[A-Z]LON|[A-Z]{2}LN")

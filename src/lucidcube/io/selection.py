@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.axes import Axes, find_axes
-from lucidcube.io.layouts import Hdu
+from lucidcube.io.hdus import Hdu
 from lucidcube.io.specifier import Specifier
 from lucidcube.io.specifier_parts import AxisSlice, WaveRange
 from lucidcube.io.spectral import Lookup, SpectralGrid, spectral_grid, spectral_unit

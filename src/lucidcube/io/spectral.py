@@ -15,7 +15,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
-from lucidcube.io.cards import number, text
+from lucidcube.io.header_cards import number, text
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
 from lucidcube.io.axes import find_axes
-from lucidcube.io.cards import move_axis, number, set_card, shape_of, text
+from lucidcube.io.header_cards import move_axis, number, set_card, shape_of, text
 from lucidcube.io.spectral import (
     SI_OF_TYPE,
     TYPE_OF_SI,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from astropy.io import fits
 
 from lucidcube.io.axes import Axes, find_axes
-from lucidcube.io.cards import move_axis, number, shape_of
+from lucidcube.io.header_cards import move_axis, number, shape_of
 from lucidcube.io.spectral_cards import override_cards, spectral_cards, wavelength_table
 
 __all__ = [

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
 from lucidcube.io.axes import Axes, find_axes
-from lucidcube.io.cards import number, shape_of, text
+from lucidcube.io.header_cards import number, shape_of, text
 
 _SKY = re.compile(
     r"RADESYS|RADECSYS|EQUINOX|EPOCH|LONPOLE|LATPOLE|DATE-OBS|MJD-OBS|DATE-AVG|MJD-AVG"

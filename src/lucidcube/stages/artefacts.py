@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 from pydantic import AfterValidator, model_validator
 
-from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import BADNESS, DATA, UNITS, WAVELENGTH
-from lucidcube.kernels.artefacts import badness, component_range, object_fraction
-from lucidcube.stage import Stage, parameter
+from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
+from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.stages.base import Stage, parameter
 
 LOOKS_LIKE_A_STAR = 0.05
 """Fraction of the field below which an object is so small that the method was not made for it."""

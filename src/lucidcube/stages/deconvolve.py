@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 from pydantic import Field, model_validator
 
-from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import (
     CHANNEL,
     DATA,
@@ -23,11 +22,12 @@ from lucidcube.cube import (
     describe_planes,
 )
 from lucidcube.errors import CubeError
-from lucidcube.kernels.clean import clean_modified
-from lucidcube.kernels.iteration import Deconvolution, StopReason, check_psf
-from lucidcube.kernels.lucy_richardson import lucy_richardson
-from lucidcube.sources import source_of
-from lucidcube.stage import Stage, Variant, parameter
+from lucidcube.kernels.deconvolution.clean import clean_modified
+from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason, check_psf
+from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
+from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.lift.lazy_arrays import source_of
+from lucidcube.stages.base import Stage, Variant, parameter
 
 INFINITY = float("inf")
 LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
@@ -82,7 +82,7 @@ class CleanModified(Variant):
     )
 
     def deconvolve(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
-        """Deconvolve a plane; see `lucidcube.kernels.clean`."""
+        """Deconvolve a plane; see `lucidcube.kernels.deconvolution.clean`."""
         return clean_modified(plane, psf, **given, **self.model_dump(exclude={"method"}))
 
     def scaled(self, scale: float) -> Self:
@@ -128,7 +128,7 @@ class LucyRichardson(Variant):
         return self
 
     def deconvolve(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
-        """Deconvolve a plane; see `lucidcube.kernels.lucy_richardson`."""
+        """Deconvolve a plane; see `lucidcube.kernels.deconvolution.lucy_richardson`."""
         return lucy_richardson(plane, psf, **given, **self.model_dump(exclude={"method"}))
 
     def scaled(self, scale: float) -> Self:

@@ -11,13 +11,13 @@ import numpy as np
 import xarray as xr
 from pydantic import Field, create_model, model_validator
 
-from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import CHANNEL, DATA, PARAMETER, UNITS, VARIANCE, WAVELENGTH, X, Y
 from lucidcube.errors import CubeError
-from lucidcube.kernels.fit_psf import FitResult, FitStatus, fit_psf
-from lucidcube.kernels.psf_models import MODELS, ModelSpec, ParameterOverride
-from lucidcube.kernels.psf_profile import Optics
-from lucidcube.stage import Parameters, Stage, Variant, parameter
+from lucidcube.kernels.psf.least_squares import FitResult, FitStatus, fit_psf
+from lucidcube.kernels.psf.models import MODELS, ModelSpec, ParameterOverride
+from lucidcube.kernels.psf.optical_psf import Optics
+from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.stages.base import Parameters, Stage, Variant, parameter
 
 SPEED_OF_LIGHT = 299792458.0
 PHYSICAL = ("turbulence", "muse_ao")
@@ -93,7 +93,7 @@ class LeastSquares(Variant):
     max_evaluations: int = parameter(200, unit="", ge=1, text="most evaluations of the model")
 
     def fit(self, plane: np.ndarray, channel: int, **settings: Any) -> FitResult:
-        """Fit a plane; see `lucidcube.kernels.fit_psf`."""
+        """Fit a plane; see `lucidcube.kernels.psf.least_squares`."""
         return fit_psf(plane, method=self.method, max_evaluations=self.max_evaluations, **settings)
 
 
@@ -104,7 +104,7 @@ class Minimize(Variant):
     max_evaluations: int = parameter(200, unit="", ge=1, text="most evaluations of the model")
 
     def fit(self, plane: np.ndarray, channel: int, **settings: Any) -> FitResult:
-        """Fit a plane; see `lucidcube.kernels.fit_psf`."""
+        """Fit a plane; see `lucidcube.kernels.psf.least_squares`."""
         return fit_psf(plane, method=self.method, max_evaluations=self.max_evaluations, **settings)
 
 
@@ -122,9 +122,9 @@ class UltraNest(Variant):
         return self
 
     def fit(self, plane: np.ndarray, channel: int, **settings: Any) -> FitResult:
-        """Fit a plane; see `lucidcube.kernels.fit_psf_nested`."""
+        """Fit a plane; see `lucidcube.kernels.psf.nested_sampling`."""
         # Imported when it is used: the sampler brings half a second of imports with it.
-        nested = import_module("lucidcube.kernels.fit_psf_nested")
+        nested = import_module("lucidcube.kernels.psf.nested_sampling")
         result: FitResult = nested.fit_psf_nested(
             plane, live_points=self.live_points, max_calls=self.max_calls, seed=channel, **settings
         )

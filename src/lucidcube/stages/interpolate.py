@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 from pydantic import Field
 
-from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import DATA, FILLED, MASK, RESIDUAL, UNITS, VARIANCE
-from lucidcube.kernels.interpolate import fill_linear
-from lucidcube.kernels.interpolate_ssa import fill_ssa, fill_ssa_deviation
-from lucidcube.stage import Stage, Variant, parameter
+from lucidcube.kernels.fill_linear import fill_linear
+from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
+from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.stages.base import Stage, Variant, parameter
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

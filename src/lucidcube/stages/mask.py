@@ -13,11 +13,11 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
-from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import BADNESS, CHANNEL, HEADER, MASK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
 from lucidcube.kernels.mask import bad_pixel_mask, cut_by_channel
-from lucidcube.stage import Stage, parameter
+from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.stages.base import Stage, parameter
 
 if TYPE_CHECKING:
     from lucidcube.io.regions import RegionGroup

@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 from pydantic import field_validator
 
-from lucidcube.blocks import Output, over_planes
 from lucidcube.cube import DATA, UNITS, VARIANCE, X, Y
-from lucidcube.kernels.normalise_psf import normalise_psf
-from lucidcube.stage import Stage, parameter
+from lucidcube.kernels.psf.normalise import normalise_psf
+from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.stages.base import Stage, parameter
 
 MASKS = ("outlier", "background", "star_region")
 NUMBERS = ("offset_y", "offset_x", "background_level", "total")

@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import xarray as xr
 
-from lucidcube.bins import over_bins
-from lucidcube.blocks import planes_per_block
 from lucidcube.cube import CHANNEL, DATA, DIMS, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
 from lucidcube.errors import CubeError
 from lucidcube.kernels import rebin as kernel
-from lucidcube.sources import reads_itself
-from lucidcube.stage import SpectralWidth, Stage, parameter
+from lucidcube.lift.blocks import planes_per_block
+from lucidcube.lift.lazy_arrays import reads_itself
+from lucidcube.lift.spectral_bins import over_bins
+from lucidcube.stages.base import SpectralWidth, Stage, parameter
 
 PRESETS = {"spex": (1e-9, 2e-9)}
 

@@ -1,0 +1,263 @@
+"""What is in a FITS file, and which of its arrays are the data and their variance."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from astropy.io import fits
+
+from lucidcube.errors import CubeError
+from lucidcube.io.header_cards import number, shape_of, text
+from lucidcube.io.plane_reader import Encoding, Meaning
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_NAMES = ("SCI", "DATA", "FLUX")
+_VARIANCE_NAMES: dict[str, Meaning] = {
+    "STAT": "variance",
+    "VARIANCE": "variance",
+    "VAR": "variance",
+    "ERR": "error",
+    "ERROR": "error",
+    "IVAR": "weight",
+}
+_HDUCLAS3: dict[str, Meaning] = {"MSE": "variance", "RMSE": "error", "INVMSE": "weight"}
+_DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+_MALFORMED = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    fits.VerifyError,
+)
+"""What astropy raises on headers that are not FITS (seen by flipping bytes)."""
+
+
+class Hdu(NamedTuple):
+    """One HDU of a file.
+
+    Attributes
+    ----------
+    number, name, version
+        Its place in the file, EXTNAME (``PRIMARY`` for the first where there is none) and EXTVER.
+    kind
+        ``image`` for an array that can be read by position; ``tiled`` for a compressed one.
+    header
+        As astropy shows it (that of the image for a tiled one).
+    shape
+        Of the array in numpy order; empty if there is none.
+    offset
+        Bytes before the data.
+    """
+
+    number: int
+    name: str
+    version: int
+    kind: Literal["image", "tiled", "other"]
+    header: fits.Header
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def bitpix(self) -> int:
+        """BITPIX of the array."""
+        return int(number(self.header, "BITPIX", 0))
+
+    @property
+    def encoding(self) -> Encoding:
+        """Of the numbers; BLANK is for integers only, whatever the header says."""
+        dtype = _DTYPES[self.bitpix]
+        blank = text(self.header, "BLANK") if self.bitpix > 0 else ""
+        return Encoding(
+            dtype,
+            number(self.header, "BSCALE", 1.0),
+            number(self.header, "BZERO", 0.0),
+            int(number(self.header, "BLANK", 0)) if blank else None,
+        )
+
+    def describe(self) -> str:
+        """Name and shape in words."""
+        shape = " x ".join(map(str, self.shape)) if self.shape else "no array"
+        return f"{self.name or self.number} ({shape})"
+
+
+def list_hdus(path: Path, name: str) -> list[Hdu]:
+    """Read the headers of a file, and only those.
+
+    Parameters
+    ----------
+    path
+        Of an uncompressed FITS file.
+    name
+        As the user calls it, for messages.
+
+    Raises
+    ------
+    CubeError
+        If it is not FITS, or its end is missing.
+    """
+    with open(path, "rb") as start:
+        if not start.read(9).startswith(b"SIMPLE  ="):
+            raise CubeError(f"{name} is no FITS file: it does not begin with SIMPLE")
+    try:
+        with warnings.catch_warnings(record=True) as caught, open(path, "rb") as raw:
+            warnings.simplefilter("always")
+            with fits.open(raw, mode="readonly", memmap=False, lazy_load_hdus=False) as file:
+                hdus = [_hdu(i, hdu, caught) for i, hdu in enumerate(file)]
+                last = file[-1].fileinfo()
+    except _MALFORMED as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CubeError(f"{name} cannot be read as FITS: {reason[0]}") from None
+    for warning in caught:
+        _log.info("%s: %s", name, str(warning.message).splitlines()[0])
+    for hdu in hdus:
+        _check_complete(hdu, path, name)
+    with open(path, "rb") as rest:
+        rest.seek(int(last["datLoc"]) + int(last["datSpan"]))
+        if rest.read(8) == b"XTENSION":  # astropy leaves it out
+            raise CubeError(f"{name}: the header of extension {len(hdus)} is cut short or damaged")
+    return hdus
+
+
+def choose(hdus: Sequence[Hdu], ext: str | int | None, name: str) -> Hdu:
+    """The HDU that the user names, or the default one.
+
+    Parameters
+    ----------
+    hdus
+        Of the file.
+    ext
+        Name (any case; ``SCI,2`` for a version) or number; None for the first of `DEFAULT_NAMES`, then the
+        first with an image.
+    name
+        Of the file, for messages.
+
+    Raises
+    ------
+    CubeError
+        If there is none, or no array in it; it lists what there is and the nearest name.
+    """
+    there = ", ".join(hdu.describe() for hdu in hdus)
+    images = [hdu for hdu in hdus if hdu.kind != "other" and len(hdu.shape) > 1]
+    if ext is None:
+        named = [hdu for wanted in DEFAULT_NAMES for hdu in images if hdu.name == wanted]
+        if not named and not images:
+            raise CubeError(f"{name} holds no image: it has {there}")
+        return (named or images)[0]
+    if isinstance(ext, int):
+        found = [hdu for hdu in hdus if hdu.number == ext]
+    else:
+        label, _, version = ext.upper().partition(",")
+        found = [h for h in hdus if h.name == label.strip() and version.strip() in ("", str(h.version))]
+    if not found:
+        near = difflib.get_close_matches(str(ext).upper(), [hdu.name for hdu in hdus], 1)
+        hint = f"; did you mean {name}{{{near[0]}}}?" if near else ""
+        raise CubeError(f"{name} has no extension {ext}: it has {there}{hint}")
+    if found[0].kind == "other" or not found[0].shape:
+        advice = f"; type for example {name}{{{images[0].name or images[0].number}}}" if images else ""
+        raise CubeError(f"{name}{{{ext}}} is no image: the file has {there}{advice}")
+    return found[0]
+
+
+def variance_of(hdus: Sequence[Hdu], data: Hdu) -> tuple[Hdu, Meaning] | None:
+    """The HDU with the variance of the data: by the data's ERRDATA card, else by its name.
+
+    Only the default array of a file has one by name: nobody knows whose the errors are otherwise.
+    """
+    fitting = [h for h in hdus if h.kind != "other" and h.shape == data.shape and h.number != data.number]
+    named = text(data.header, "ERRDATA").upper()
+    for hdu in fitting:
+        meaning = _HDUCLAS3.get(text(hdu.header, "HDUCLAS3").upper(), _VARIANCE_NAMES.get(hdu.name))
+        if named and hdu.name == named and meaning is not None:
+            return hdu, meaning
+    if choose(hdus, None, "") != data:
+        return None
+    for hdu in fitting:
+        if hdu.name in _VARIANCE_NAMES and hdu.version == data.version:
+            return hdu, _VARIANCE_NAMES[hdu.name]
+    return None
+
+
+def wavelength_column(path: Path, hdus: Sequence[Hdu], name: str, version: int, column: str) -> np.ndarray:
+    """A vector in the first row of a binary table, or a whole column of scalars.
+
+    Raises
+    ------
+    CubeError
+        If it is not there.
+    """
+    numbers = [hdu.number for hdu in hdus if (hdu.name, hdu.version) == (name.upper(), version)]
+    try:
+        with open(path, "rb") as raw, fits.open(raw, mode="readonly", memmap=False) as file:
+            values = np.asarray(file[numbers[0]].data[column], np.float64)
+    except _MALFORMED:
+        raise CubeError(
+            f"the header refers to column {column!r} of a table {name!r}, which cannot be read"
+        ) from None
+    return values[0].ravel() if values.ndim > 1 else values
+
+
+def _hdu(
+    i: int,
+    hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU | fits.BinTableHDU,
+    caught: Sequence[warnings.WarningMessage],
+) -> Hdu:
+    tiled = isinstance(hdu, fits.CompImageHDU)
+    image = isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU) and not isinstance(hdu, fits.GroupsHDU)
+    header = _legible(hdu.header, caught)
+    shape = shape_of(header) if tiled or image else ()
+    if image and (int(number(header, "GCOUNT", 1)), int(number(header, "PCOUNT", 0))) != (1, 0):
+        image = False
+    if (tiled or image) and int(number(header, "BITPIX", 0)) not in _DTYPES:
+        raise CubeError(f"BITPIX is {text(header, 'BITPIX')}")
+    return Hdu(
+        i,
+        str(hdu.name).upper(),
+        int(hdu.ver),
+        "tiled" if tiled else "image" if image else "other",
+        header,
+        () if any(n < 1 for n in shape) else shape,
+        int(hdu.fileinfo()["datLoc"]),
+    )
+
+
+def _legible(header: fits.Header, caught: Sequence[warnings.WarningMessage]) -> fits.Header:
+    """A header that can be written: astropy mends what it can, and what it cannot becomes a comment.
+
+    `caught` is where the warnings go; the values of cards that cause one are looked at twice.
+    """
+    result = fits.Header()
+    for card in header.cards:
+        before = len(caught)
+        try:
+            image = str(card)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                again = fits.Card.fromstring(image)
+                if again.keyword and len(caught) > before:  # an odd keyword warns when it is looked at
+                    str(again.value)
+                    str(again)
+                    card = again
+        except (ValueError, fits.VerifyError, Warning):
+            card = fits.Card("COMMENT", "an illegible card stood here")
+        result.append(card, end=True)
+    return result
+
+
+def _check_complete(hdu: Hdu, path: Path, name: str) -> None:
+    if hdu.kind == "image" and hdu.shape:
+        there, needed = path.stat().st_size, hdu.offset + math.prod(hdu.shape) * abs(hdu.bitpix) // 8
+        if there < needed:
+            raise CubeError(
+                f"{name} is cut short: extension {hdu.describe()} ends at byte {needed}, the file at {there}"
+            )

@@ -1,0 +1,1 @@
+"""Deconvolution of one plane."""

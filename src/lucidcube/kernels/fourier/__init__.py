@@ -1,0 +1,1 @@
+"""Convolution of planes with a PSF."""

@@ -1,0 +1,1 @@
+"""Vectorised Fourier transforms of real planes of float32; see README.md in this folder."""

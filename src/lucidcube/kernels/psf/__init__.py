@@ -1,0 +1,1 @@
+"""Point spread functions: preparing a star and fitting models to it."""

@@ -1,0 +1,280 @@
+"""Preparation of a star as a point spread function: outliers, sky, centring, unit sum."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from lucidcube.kernels.psf.background import BackgroundModel, background_level, robust_sigma, star_wing
+from lucidcube.kernels.psf.gaussian_core import fit_core
+from lucidcube.kernels.psf.median import median
+from lucidcube.kernels.psf.subpixel_shift import Shift
+
+DETECTED = 5.0
+"""Standard deviations of the noise by which the mean of 3 x 3 pixels must exceed the sky to be a star."""
+_N_CENTRINGS = 3
+_CENTRED = 2e-3  # pixels
+
+
+class NormalisedPSF(NamedTuple):
+    """One prepared plane of the star; everything is on the output grid."""
+
+    image: NDArray[np.float32]
+    """Star (y, x), both odd: no sky, unit sum, its centre of mass the central pixel. NaN = missing; all
+    NaN where there is no star."""
+    variance: NDArray[np.float32] | None
+    """Variance of `image`; None if none was given. The noise of the sky level is not included."""
+    outlier_mask: NDArray[np.uint8]
+    """1 where the pixel is missing because of an outlier."""
+    background_mask: NDArray[np.uint8]
+    """1 where the sky was measured (moved by whole pixels)."""
+    region_mask: NDArray[np.uint8]
+    """1 in the region of interest, whose centre of mass is the central pixel."""
+    offset_y: float
+    """Pixels by which the star was moved up; NaN without a star."""
+    offset_x: float
+    """Pixels by which the star was moved to larger x; NaN without a star."""
+    background: float
+    """Sky level that was subtracted, in the units of the input."""
+    total: float
+    """Sum of the sky-subtracted, centred, trimmed plane that was divided out; NaN without a star."""
+
+
+class _Star(NamedTuple):
+    """A star found in a plane, still on the input grid."""
+
+    image: NDArray[np.float32]
+    outliers: NDArray[np.bool_]
+    background_pixels: NDArray[np.bool_]
+    level: float
+    noise: float
+
+
+def normalise_psf(
+    plane: NDArray[np.floating],
+    *,
+    variance: NDArray[np.floating] | None = None,
+    n_sigma: float = 5.0,
+    background_threshold: float = 1e-3,
+    background_noise_model: BackgroundModel = "gennorm",
+    n_largest_regions: int = 1,
+    threshold: float = 1e-2,
+    trim_to_shape: tuple[int, int] | None = None,
+) -> NormalisedPSF:
+    """Prepare one plane of an isolated star as a point spread function.
+
+    In this order: odd shape (a last row or column is dropped); pixels further than `n_sigma` standard
+    deviations from the mean become missing, except their largest connected group, the star itself; the
+    sky level is measured outside the star and subtracted; the star is moved so that the centre of mass
+    of the region of interest is the central pixel; the frame is trimmed; the plane is divided by its sum.
+
+    Parameters
+    ----------
+    plane
+        Star (y, x); NaN = no data.
+    variance
+        Its variance, same shape; NaN where unknown.
+    n_sigma
+        Limit for outliers; also how far a star must stand out of the noise (mean of 3 x 3 pixels).
+    background_threshold
+        The sky is measured outside the largest connected region above this fraction of the maximum.
+    background_noise_model
+        Distribution whose location is the sky level; see `background_level`.
+    n_largest_regions
+        Number of connected regions, largest first, that make the region of interest.
+    threshold
+        Limit of the region of interest, as a fraction of the maximum.
+    trim_to_shape
+        Odd (y, x) to which the centred plane is cut, if it is larger.
+
+    Returns
+    -------
+    NormalisedPSF
+        A plane without a star (constant, pure noise, fewer than three pixels above `threshold`, no
+        positive sum) gives an image of NaN.
+
+    Raises
+    ------
+    ValueError
+        If `trim_to_shape` is not odd and positive, or the variance has another shape.
+    """
+    if trim_to_shape is not None and any(n < 1 or n % 2 == 0 for n in trim_to_shape):
+        raise ValueError(f"trim_to_shape must be odd along y and x, not {trim_to_shape}")
+    if variance is not None and variance.shape != plane.shape:
+        raise ValueError(f"the variance has shape {variance.shape}, the plane {plane.shape}")
+    plane = np.ascontiguousarray(plane, dtype=np.float32)  # sums depend on the order in memory
+    odd = tuple(slice(0, n - 1 + n % 2) for n in plane.shape)
+    cut = _trim(tuple(n - 1 + n % 2 for n in plane.shape), trim_to_shape)
+    star = _find_star(plane[odd], n_sigma, background_threshold, background_noise_model)
+    spread = None if variance is None else np.where(np.isnan(star.image), np.nan, variance[odd])
+    region = _largest_regions(star.image, threshold, n_largest_regions)
+    if not _is_star(star, region):
+        return _no_star(star, cut, spread is not None)
+
+    offset_y, offset_x = _centring_offset(region, star.image)
+    shift = Shift(star.image, fit_core(star.image))
+    shifted = shift.image(offset_y, offset_x)
+    for _ in range(_N_CENTRINGS):
+        region = _largest_regions(shifted, threshold, n_largest_regions)
+        if not region.any():
+            return _no_star(star, cut, spread is not None)
+        step_y, step_x = _centring_offset(region, shifted)
+        if max(abs(step_y), abs(step_x)) < _CENTRED:
+            break
+        offset_y, offset_x = offset_y + step_y, offset_x + step_x
+        shifted = shift.image(offset_y, offset_x)
+
+    image = shifted[cut]
+    total = float(np.nansum(image, dtype=np.float64))
+    if not total > 0.0:
+        return _no_star(star, cut, spread is not None)
+    moved_variance = None if spread is None else shift.variance(spread, offset_y, offset_x)[cut]
+    outliers = star.outliers
+    if outliers.any():
+        outliers = ndimage.shift(outliers.astype(np.float32), (offset_y, offset_x), order=1) > 1e-3
+    moved_background = _move_whole_pixels(star.background_pixels, round(offset_y), round(offset_x))
+    return NormalisedPSF(
+        image=np.asarray(image / np.float32(total), dtype=np.float32),
+        variance=None if moved_variance is None else moved_variance / np.float32(total) ** 2,
+        outlier_mask=(outliers[cut] & np.isnan(image)).astype(np.uint8),
+        background_mask=(moved_background[cut] & np.isfinite(image)).astype(np.uint8),
+        region_mask=region[cut].astype(np.uint8),
+        offset_y=offset_y,
+        offset_x=offset_x,
+        background=star.level,
+        total=total,
+    )
+
+
+def outlier_pixels(plane: NDArray[np.floating], n_sigma: float) -> NDArray[np.bool_]:
+    """Return the pixels beyond `n_sigma` standard deviations of the mean, but for their largest group.
+
+    Parameters
+    ----------
+    plane
+        Plane (y, x); NaN is no outlier.
+    n_sigma
+        Limit in standard deviations of all finite pixels.
+
+    Returns
+    -------
+    ndarray of bool
+    """
+    finite = plane[np.isfinite(plane)].astype(np.float64)
+    if finite.size == 0:
+        return np.zeros(plane.shape, dtype=np.bool_)
+    limit = n_sigma * float(finite.std())
+    far = np.abs(plane - finite.mean()) > limit
+    return np.asarray(far & ~_largest_groups(far, 1))
+
+
+def _find_star(
+    plane: NDArray[np.floating], n_sigma: float, background_threshold: float, model: BackgroundModel
+) -> _Star:
+    """Remove outliers and the sky."""
+    outliers = outlier_pixels(plane, n_sigma)
+    image = np.where(outliers, np.nan, plane).astype(np.float32)
+    finite = np.isfinite(image)
+    if not finite.any():
+        return _Star(image, outliers, np.zeros(plane.shape, dtype=np.bool_), 0.0, 0.0)
+    # Fractions of the maximum mean nothing above a bright sky: the first pass is lifted by the median, the
+    # second by the level that the first one found.
+    level = median(image[finite])
+    y, x = np.ogrid[: plane.shape[0], : plane.shape[1]]
+    y, x = y.astype(np.float32), x.astype(np.float32)
+    background_pixels = finite
+    for final in (False, True):
+        lifted = image - np.float32(level)
+        star = _largest_regions(lifted, background_threshold, 1)
+        background_pixels = finite & ~star
+        if not star.any() or not background_pixels.any():
+            break
+        centre_y, centre_x = ndimage.center_of_mass(np.where(star, lifted, 0.0))
+        radius = np.maximum(np.hypot(y - centre_y, x - centre_x)[background_pixels], np.float32(0.5))
+        values = image[background_pixels]
+        if final:
+            level = background_level(values, radius, model)
+        else:
+            level = median(values - star_wing(values, radius))
+    if model == "none":
+        level = 0.0
+    return _Star(image - np.float32(level), outliers, background_pixels, level, _pixel_noise(image))
+
+
+def _pixel_noise(image: NDArray[np.float32]) -> float:
+    """Return the noise per pixel from differences of neighbours, which a smooth wing hardly touches."""
+    difference = image[:, 1:] - image[:, :-1]
+    return robust_sigma(difference[np.isfinite(difference)]) / float(np.sqrt(2.0))
+
+
+def _is_star(star: _Star, region: NDArray[np.bool_]) -> bool:
+    """Tell whether the region holds more than a hot pixel or a fluctuation of the noise."""
+    if np.count_nonzero(region) < 3:
+        return False
+    smooth = ndimage.uniform_filter(np.where(region, star.image, 0.0), 3, mode="constant")
+    return float(smooth.max()) > DETECTED * star.noise / 3.0
+
+
+def _no_star(star: _Star, cut: tuple[slice, ...], with_variance: bool) -> NormalisedPSF:
+    """Return the documented outcome for a plane without a star."""
+    empty = np.full(star.image.shape, np.nan, dtype=np.float32)[cut]
+    return NormalisedPSF(
+        image=empty,
+        variance=empty.copy() if with_variance else None,
+        outlier_mask=star.outliers[cut].astype(np.uint8),
+        background_mask=star.background_pixels[cut].astype(np.uint8),
+        region_mask=np.zeros(empty.shape, dtype=np.uint8),
+        offset_y=float("nan"),
+        offset_x=float("nan"),
+        background=star.level,
+        total=float("nan"),
+    )
+
+
+def _trim(shape: tuple[int, ...], trim_to_shape: tuple[int, int] | None) -> tuple[slice, ...]:
+    """Return the slices that cut an odd shape about its centre."""
+    sizes = shape if trim_to_shape is None else tuple(map(min, shape, trim_to_shape))
+    return tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(shape, sizes, strict=True))
+
+
+def _largest_groups(mask: NDArray[np.bool_], n_groups: int) -> NDArray[np.bool_]:
+    """Return the `n_groups` largest 4-connected groups; of equal ones the first in memory order."""
+    labels, n_found = ndimage.label(mask)
+    if n_found <= n_groups:
+        return mask
+    sizes = np.bincount(labels.ravel())[1:]
+    keep = np.zeros(n_found + 1, dtype=np.bool_)
+    keep[1 + np.argsort(-sizes, kind="stable")[:n_groups]] = True
+    return np.asarray(keep[labels])
+
+
+def _largest_regions(image: NDArray[np.float32], threshold: float, n_regions: int) -> NDArray[np.bool_]:
+    """Return the largest groups of pixels above `threshold` times the maximum (none if that is <= 0)."""
+    maximum = float(np.nanmax(image)) if np.isfinite(image).any() else 0.0
+    if not maximum > 0.0:
+        return np.zeros(image.shape, dtype=np.bool_)
+    return _largest_groups(image > threshold * maximum, n_regions)
+
+
+def _centring_offset(region: NDArray[np.bool_], image: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the shift that brings the centre of mass of the region to the central pixel."""
+    weights = np.where(region, image, 0.0).astype(np.float64)
+    centre_y, centre_x = ndimage.center_of_mass(weights)
+    return (image.shape[0] - 1) / 2 - float(centre_y), (image.shape[1] - 1) / 2 - float(centre_x)
+
+
+def _move_whole_pixels(mask: NDArray[np.bool_], step_y: int, step_x: int) -> NDArray[np.bool_]:
+    """Return the mask moved by whole pixels; False comes in from outside."""
+    moved = np.zeros_like(mask)
+    to_y, from_y = _overlap(mask.shape[0], step_y)
+    to_x, from_x = _overlap(mask.shape[1], step_x)
+    moved[to_y, to_x] = mask[from_y, from_x]
+    return moved
+
+
+def _overlap(length: int, step: int) -> tuple[slice, slice]:
+    """Return where an axis moved by whole pixels lies on itself, and what comes to lie there."""
+    kept = max(length - abs(step), 0)
+    to, source = max(step, 0), max(-step, 0)
+    return slice(to, to + kept), slice(source, source + kept)

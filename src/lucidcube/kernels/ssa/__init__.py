@@ -1,0 +1,1 @@
+"""Singular spectrum analysis of planes: decomposition, artefact score, filling."""

@@ -1,0 +1,357 @@
+"""Two-dimensional singular spectrum analysis (SSA) of a plane (Golyandina & Usevich, arXiv:1309.5050)."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.ndimage
+from numba import njit
+from numpy.typing import NDArray
+
+from lucidcube.kernels.fourier.simd.fft import (
+    Plan,
+    Workspace,
+    blocks_of,
+    good_length,
+    inverse_columns,
+    inverse_row,
+    padded,
+    plan,
+    spectrum,
+    workspace,
+)
+from lucidcube.kernels.fourier.simd.panels import multiply_by_power
+from lucidcube.kernels.fourier.simd.vectors import LANES, ROW
+
+SMOOTHING_SIGMA = 5.0
+SMOOTHING_REACH = 20
+LEAST_WEIGHT = 1e-6
+"""A mean needs this fraction of the Gaussian's weight on pixels that are not missing."""
+
+
+class Basis(NamedTuple):
+    """
+    The eigenvectors of the lag-covariance matrix of a plane.
+
+    Attributes
+    ----------
+    eigenvalues : array of float64, shape (n,)
+        Of X X^T, in falling order, with X the trajectory matrix and n = wy * wx; not negative. Their sum is
+        the sum of squares of X.
+    vectors : array of float32, shape (n, wy, wx)
+        The unit eigenvectors, each as an image of the size of the window. The sign is arbitrary and so is the
+        choice among vectors of equal eigenvalue.
+    """
+
+    eigenvalues: NDArray[np.float64]
+    vectors: NDArray[np.float32]
+
+    @property
+    def rank(self) -> int:
+        """Number of eigenvalues that float32 data can tell from zero, relative to the largest."""
+        smallest = np.finfo(np.float32).eps ** 2 * self.eigenvalues[0]
+        return int(np.count_nonzero(self.eigenvalues > smallest))
+
+
+def fill_smooth(plane: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """
+    Replace missing pixels by the Gaussian-weighted mean (sigma 5 pixels) of those that are not missing.
+
+    Parameters
+    ----------
+    plane : array of float32, shape (y, x)
+        May be anything where `missing`.
+    missing : array of bool, shape (y, x)
+
+    Returns
+    -------
+    array of float32, shape (y, x)
+        A copy; other pixels keep their bits. A pixel beyond the reach of the Gaussian (20 pixels) takes the
+        value of the nearest pixel within. A plane without a single valid pixel becomes zero.
+    """
+    filled = np.where(missing, np.float32(0), plane)
+    if not missing.any() or missing.all():
+        return filled
+    steps = np.arange(SMOOTHING_REACH + 1) / SMOOTHING_SIGMA
+    reached = _smooth_over(filled, missing, np.exp(-0.5 * steps**2).astype(np.float32))
+    if not reached.all():
+        nearest = scipy.ndimage.distance_transform_edt(~reached, return_distances=False, return_indices=True)
+        filled = filled[tuple(nearest)]
+    return filled
+
+
+def window_shape(shape: tuple[int, ...], window: int) -> tuple[int, int]:
+    """
+    The window as used: at most half of each side of the plane, rounded up.
+
+    A longer window brings nothing new, because windows of w and of N + 1 - w pixels have the same components.
+
+    Raises
+    ------
+    ValueError
+        If `window` is less than 1.
+    """
+    if window < 1:
+        raise ValueError(f"window must be at least 1 pixel, got {window}")
+    return min(window, (shape[0] + 1) // 2), min(window, (shape[1] + 1) // 2)
+
+
+def decompose(plane: NDArray[np.float32], window: int = 10) -> Basis:
+    """
+    Eigenvectors of the lag-covariance matrix, in order of falling eigenvalue.
+
+    Parameters
+    ----------
+    plane : array of float32, shape (y, x)
+        Without NaN.
+    window : int
+        Side of the window, in pixels; see `window_shape` for small planes.
+
+    Returns
+    -------
+    Basis
+
+    Raises
+    ------
+    ValueError
+        If `window` is less than 1.
+
+    Notes
+    -----
+    The trajectory matrix is never built: all products of pixels at one displacement share their sums. These
+    are taken in float64, because the smallest eigenvalues are many orders below the largest.
+    """
+    height, width = window_shape(plane.shape, window)
+    eigenvalues, vectors = np.linalg.eigh(_gram(np.ascontiguousarray(plane, dtype=np.float64), height, width))
+    ordered = np.ascontiguousarray(vectors.T[::-1], dtype=np.float32)
+    return Basis(np.maximum(eigenvalues[::-1], 0.0), ordered.reshape(-1, height, width))
+
+
+def components(
+    plane: NDArray[np.float32], basis: Basis, indices: Iterable[int]
+) -> Iterator[NDArray[np.float32]]:
+    """
+    The SSA components of a plane, one after the other.
+
+    Component k is the quasi-Hankel average of u_k u_k^T X: each pixel is the mean over the windows that hold
+    it. All components together sum to the plane.
+
+    Parameters
+    ----------
+    plane : array of float32, shape (y, x)
+        Without NaN.
+    basis : Basis
+        From `decompose` of the same plane.
+    indices : iterable of int
+        Which components, and in which order; 0 is the strongest.
+
+    Yields
+    ------
+    array of float32, shape (y, x)
+
+    Notes
+    -----
+    Away from the edges a pixel is in every position of the window once, so that a component is the plane
+    filtered by the autocorrelation of u_k: a product with |U_k|^2 in Fourier space, in which wrap-around does
+    not reach these pixels. The margins, which fewer windows hold, are summed directly.
+    """
+    height, width = basis.vectors.shape[1:]
+    ny, nx = plane.shape
+    image = np.ascontiguousarray(plane, dtype=np.float32)
+    if ny < 2 * height or nx < 2 * width:
+        for index in indices:
+            component = np.empty_like(image)
+            _component_rows(image, basis.vectors[index], 0, component)
+            yield component
+        return
+    transposed = np.ascontiguousarray(image.T)
+    shape = good_length(ny), good_length(nx)
+    given = spectrum(image, shape).reshape(-1)
+    # Twice the transform, which nothing scales on the way back; a mean over the places in the window.
+    given /= np.float32(2 * shape[0] * shape[1] * height * width)
+    space, whole = workspace(*shape, nx), padded(image)
+    columns = np.empty((width - 1, ny), np.float32)
+    along_x = np.exp(-2j * np.pi * np.outer(np.arange(width), np.arange(shape[1])) / shape[1])
+    along_x = along_x.astype(np.complex64)
+    phases = _phases_about_centre(shape[0], height)
+    for index in indices:
+        vector = basis.vectors[index]
+        pairs = _pairs_about_centre(vector @ along_x)
+        _filter(given, pairs, phases, plan(shape[0]), plan(shape[1]), space, whole)
+        component = np.ascontiguousarray(whole[:, :nx])
+        _component_rows(image, vector, 0, component[: height - 1])
+        _component_rows(image, vector, ny - height + 1, component[ny - height + 1 :])
+        _component_rows(transposed, vector.T, 0, columns)
+        component[:, : width - 1] = columns.T
+        _component_rows(transposed, vector.T, nx - width + 1, columns)
+        component[:, nx - width + 1 :] = columns.T
+        yield component
+
+
+# NaN never comes here, so that sums may be reordered: that lets the compiler use vector instructions.
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _smooth_over(
+    plane: NDArray[np.float32], missing: NDArray[np.bool_], profile: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """
+    Replace missing pixels, which hold zero, by the weighted mean about them; edges are mirrored.
+
+    Returns False where the mean had too little weight; those pixels are left alone. Only rows that miss
+    something are smoothed, along y as a whole and then along x at the missing pixels.
+    """
+    ny, nx = plane.shape
+    reach = profile.size - 1
+    smooth = np.empty(plane.shape, np.float32)
+    reached = np.ones(plane.shape, np.bool_)
+    total, share = np.empty(nx + 2 * reach, np.float32), np.empty(nx + 2 * reach, np.float32)
+    whole = (2 * profile.sum() - profile[0]) ** 2
+    for y in range(ny):
+        if not missing[y].any():
+            continue
+        total[:] = 0
+        share[:] = 0
+        for step in range(-reach, reach + 1):
+            row = mirrored_index(y + step, ny)
+            factor = profile[abs(step)]
+            for x in range(nx):
+                total[reach + x] += factor * plane[row, x]
+                share[reach + x] += np.float32(0) if missing[row, x] else factor
+        for x in range(reach):
+            left, right = reach + mirrored_index(x - reach, nx), reach + mirrored_index(nx + x, nx)
+            total[x], share[x] = total[left], share[left]
+            total[reach + nx + x], share[reach + nx + x] = total[right], share[right]
+        for x in range(nx):
+            if missing[y, x]:
+                mean, weight = 0.0, 0.0
+                for step in range(2 * reach + 1):
+                    mean += profile[abs(step - reach)] * total[x + step]
+                    weight += profile[abs(step - reach)] * share[x + step]
+                reached[y, x] = weight > LEAST_WEIGHT * whole
+                smooth[y, x] = mean / weight if reached[y, x] else 0.0
+    for y in range(ny):
+        for x in range(nx):
+            if missing[y, x]:
+                plane[y, x] = smooth[y, x]
+    return reached
+
+
+@njit(cache=True, nogil=True)
+def mirrored_index(index: int, size: int) -> int:
+    """Where an index falls within 0..size - 1 when the plane is mirrored at its edges."""
+    index %= 2 * size
+    return min(index, 2 * size - 1 - index)
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _gram(image: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
+    """X X^T: element (o, p) is the sum of I(r + o) I(r + p) over the windows, which begin at the pixels r."""
+    ny, nx = image.shape
+    rows, columns = ny - height + 1, nx - width + 1
+    gram = np.empty((height * width, height * width))
+    down = np.empty(nx)
+    for dy in range(height):
+        for dx in range(1 - width, width):
+            # `down` holds the sums over y of I(y, x) I(y + dy, x + dx) for the rows of one offset in y; those
+            # of the next offset differ by one row that leaves and one that enters. The same again along x.
+            low, high = max(0, -dx), min(width, width - dx)
+            size = columns + high - low - 1
+            down[:size] = 0.0
+            for y in range(rows):
+                _add_products(image, y, low, dy, dx, 1.0, down[:size])
+            for offset_y in range(height - dy):
+                if offset_y > 0:
+                    _add_products(image, offset_y - 1, low, dy, dx, -1.0, down[:size])
+                    _add_products(image, offset_y - 1 + rows, low, dy, dx, 1.0, down[:size])
+                total = down[:columns].sum()
+                for offset_x in range(low, high):
+                    if offset_x > low:
+                        total += down[offset_x - low - 1 + columns] - down[offset_x - low - 1]
+                    one, other = offset_y * width + offset_x, (offset_y + dy) * width + offset_x + dx
+                    gram[one, other] = total
+                    gram[other, one] = total
+    return gram
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _add_products(
+    image: NDArray[np.float64], y: int, x: int, dy: int, dx: int, sign: float, sums: NDArray[np.float64]
+) -> None:
+    """Add sign * I(y, x + k) I(y + dy, x + dx + k) to sums[k]."""
+    left, right = image[y, x:], image[y + dy, x + dx :]
+    for k in range(sums.size):
+        sums[k] += sign * left[k] * right[k]
+
+
+def _phases_about_centre(length: int, height: int) -> NDArray[np.float32]:
+    """Cosines and sines for the distances of a window's rows from its centre, see `multiply_by_power`."""
+    frequencies = np.arange(blocks_of(length) * LANES)
+    distances = (height - 1) / 2 - np.arange((height + 1) // 2)
+    angles = 2 * np.pi / length * np.multiply.outer(distances, frequencies).reshape(len(distances), -1, LANES)
+    phases = np.stack([np.cos(angles), np.sin(angles)], axis=2).astype(np.float32)
+    return np.ascontiguousarray(phases.transpose(1, 0, 2, 3)).reshape(-1)
+
+
+def _pairs_about_centre(rows: NDArray[np.complexfloating]) -> NDArray[np.float32]:
+    """Sums and differences of rows at equal distances from the centre, see `multiply_by_power`."""
+    height = len(rows)
+    upper, lower = rows[: (height + 1) // 2], rows[::-1][: (height + 1) // 2]
+    sums, differences = upper + lower, upper - lower
+    if height % 2:
+        sums[-1] = upper[-1]
+    parts = [sums.real, sums.imag, differences.real, differences.imag]
+    return np.stack(parts, axis=-1).astype(np.float32).reshape(-1)
+
+
+@njit(cache=True, nogil=True)
+def _filter(
+    given: NDArray[np.float32],
+    pairs: NDArray[np.float32],
+    phases: NDArray[np.float32],
+    plan_y: Plan,
+    plan_x: Plan,
+    space: Workspace,
+    out: NDArray[np.float32],
+) -> None:
+    """Multiply a spectrum by the power spectrum of a window, and transform it back."""
+    width, blocks = plan_x.length, blocks_of(plan_y.length)
+    count = pairs.size // (4 * width)
+    for block in range(blocks):
+        multiply_by_power(
+            given, space.one, pairs, phases, width, count, block * width * ROW, block * count * ROW
+        )
+        inverse_row(plan_x, block, out.shape[1], space)
+    inverse_columns(plan_y, space, out)
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _component_rows(
+    image: NDArray[np.float32], vector: NDArray[np.float32], first: int, out: NDArray[np.float32]
+) -> None:
+    """Rows first, first + 1, ... of the component of `vector`, as many as `out` has, by direct summation."""
+    height, width = vector.shape
+    ny, nx = image.shape
+    rows, columns = ny - height + 1, nx - width + 1
+    top, bottom = max(0, first - height + 1), min(rows, first + out.shape[0])
+    scores = np.zeros((bottom - top, columns), np.float32)
+    for row in range(bottom - top):
+        score = scores[row]
+        for y in range(height):
+            for x in range(width):
+                weight = vector[y, x]
+                pixels = image[top + row + y, x : x + columns]
+                for k in range(columns):
+                    score[k] += weight * pixels[k]
+    for line in range(out.shape[0]):
+        total = out[line]
+        total[:] = 0
+        start, stop = max(top, first + line - height + 1), min(bottom, first + line + 1)
+        for row in range(start, stop):
+            score = scores[row - top]
+            for x in range(width):
+                weight = vector[first + line - row, x]
+                part = total[x : x + columns]
+                for k in range(columns):
+                    part[k] += weight * score[k]
+        for x in range(nx):
+            holding = min(x + 1, width, nx - x, columns) * (stop - start)
+            total[x] /= np.float32(holding)

@@ -1,0 +1,1 @@
+"""The lift: kernels of planes become lazy maps over blocks of a cube."""

@@ -1,0 +1,1 @@
+"""Pictures of a deconvolution while it runs."""

@@ -1,0 +1,237 @@
+"""The picture of a deconvolution: six panels, drawn with matplotlib, which is optional."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lucidcube.kernels.deconvolution.common import Deconvolution, IterationState
+from lucidcube.stages.deconvolve import Deconvolve
+
+try:
+    import matplotlib
+    from matplotlib.colors import AsinhNorm, BoundaryNorm, ListedColormap
+except ImportError:
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+BLUE, RED, PALE, GREY, INK = "#0072B2", "#D55E00", "#A6CFE8", "#8C8C8C", "#222222"
+TITLE = {"loc": "left", "fontsize": 11, "color": INK}
+BINS = 90
+
+
+class ShownPlane(NamedTuple):
+    """One plane of a joined cube, in memory, with what the labels say of it."""
+
+    data: NDArray[np.float32]
+    psf: NDArray[np.float32]
+    variance: NDArray[np.float32] | None
+    filled: NDArray[np.generic] | None
+    name: str
+    units: str
+
+
+class Picture:
+    """The figure: six panels whose artists are made once and then given new data."""
+
+    def __init__(self, figure: Any, plane: ShownPlane, stage: Deconvolve) -> None:
+        self.figure, self._plane, self._stage = figure, plane, stage
+        self._missing = np.isnan(plane.data)
+        self._valid = ~self._missing if plane.filled is None else ~self._missing & ~plane.filled.astype(bool)
+        self._touched = np.zeros(plane.data.shape, bool)
+        self._state: IterationState | None = None
+        self._make_artists()
+
+    def note(self, state: IterationState) -> None:
+        """Keep up with an iteration that need not be drawn."""
+        self._touched |= state.selected
+        self._state = state._replace(selected=state.selected.copy())
+
+    def draw(self) -> None:
+        """Bring the artists up to the last iteration noted."""
+        if self._state is not None:
+            self._show(self._state)
+            most = self._stage.method.n_iter
+            self._subtitle.set_text(f"iteration {self._state.iteration} of at most {most}")
+
+    def finish(self, result: Deconvolution) -> None:
+        """Show what the kernel returned, which may be an earlier iterate than the last."""
+        nothing = np.zeros(self._missing.shape, bool)
+        blank = IterationState(
+            0, result.components, result.residual, nothing, math.nan, (result.fabs,), (result.rms,)
+        )
+        state = (self._state or blank)._replace(components=result.components, residual=result.residual)
+        self._show(state)
+        share = f"{result.flux_out / result.flux_in:.1%}" if result.flux_in else "none"
+        self._subtitle.set_text(
+            f"result after {result.iterations} iterations: {result.stop_reason.text}. "
+            f"The components hold {share} of the flux"
+        )
+
+    def _make_artists(self) -> None:
+        grid = self.figure.add_gridspec(
+            2, 3, left=0.055, right=0.94, bottom=0.07, top=0.865, wspace=0.4, hspace=0.27
+        )
+        axes = [self.figure.add_subplot(grid[place // 3, place % 3]) for place in range(6)]
+        for ax in axes:
+            ax.tick_params(labelsize=9, colors=INK, direction="out")
+        method = self._stage.method
+        changed = {k: v for k, v in method.model_dump().items() if v != type(method).model_fields[k].default}
+        settings = ", ".join([method.method, *(f"{k} {_short(v)}" for k, v in changed.items())])
+        self.figure.text(0.014, 0.952, f"{self._plane.name}   ·   {settings}", fontsize=14, color=INK)
+        self._subtitle = self.figure.text(0.014, 0.92, "", fontsize=11, color=INK)
+        self._make_images(axes[:4])
+        self._make_histogram(axes[4])
+        self._make_statistics(axes[5])
+
+    def _make_images(self, axes: list[Any]) -> None:
+        present = self._plane.data[~self._missing]
+        bottom, top = min(0.0, _percentile(present, 0.5)), _percentile(present, 99.8)
+        top = top if top > bottom else bottom + 1
+        bright, nothing = _colours("inferno"), np.full(self._missing.shape, np.nan, np.float32)
+        self._flux_top = top
+        for ax, title, values in ((axes[0], "input", self._plane.data), (axes[1], "components", nothing)):
+            norm = AsinhNorm(linear_width=0.1 * (top - bottom), vmin=bottom, vmax=top)
+            image = self._image(ax, title, values, self._plane.units, cmap=bright, norm=norm)
+            _set_flux_ticks(image)
+        self._components = image
+        self._residual = self._image(
+            axes[2], "residual", nothing, self._plane.units, cmap=_colours("RdBu_r"), vmin=-1, vmax=1
+        )
+        steps = ListedColormap(["#F4F4F4", PALE, RED]).with_extremes(bad=GREY)
+        self._selected = self._image(
+            axes[3], "selected pixels", nothing, "", cmap=steps, norm=BoundaryNorm([0, 1, 2, 3], 3)
+        )
+        bar = self._selected.colorbar
+        bar.set_ticks([0.5, 1.5, 2.5], labels=["never", "before", "now"])
+        bar.ax.tick_params(length=0, which="both")
+
+    def _image(self, ax: Any, title: str, values: NDArray[Any], unit: str, **looks: Any) -> Any:
+        image = ax.imshow(values, origin="lower", interpolation="antialiased", **looks)
+        ax.set_anchor("NW")
+        ax.set_title(title, **TITLE)
+        ax.set_xlabel("x (pixel)", fontsize=9, color=INK)
+        ax.set_ylabel("y (pixel)", fontsize=9, color=INK)
+        bar = self.figure.colorbar(image, cax=ax.inset_axes((1.03, 0, 0.045, 1)))
+        bar.ax.tick_params(labelsize=8, colors=INK)
+        ax.set_title(unit, loc="right", fontsize=8.5, color=INK)
+        return image
+
+    def _make_histogram(self, ax: Any) -> None:
+        self._histogram = ax
+        ax.set(xscale="log", yscale="log")
+        edges = np.geomspace(0.1, 1, BINS + 1)
+        self._all = ax.stairs(np.ones(BINS), edges, fill=True, color=PALE, label="valid pixels")
+        self._now = ax.stairs(np.ones(BINS), edges, fill=True, color=RED, label="selected")
+        self._threshold = ax.axvline(1, color=INK, lw=1.4, ls="--", label="threshold")
+        _label_curves(ax, "metric", f"|residual|{_in_brackets(self._plane.units)}", "pixels")
+
+    def _make_statistics(self, ax: Any) -> None:
+        self._statistics = ax
+        ax.set_yscale("log")
+        (self._fabs,) = ax.plot([], [], color=RED, lw=1.8, label="fabs (largest)")
+        (self._rms,) = ax.plot([], [], color=BLUE, lw=1.8, label="rms")
+        self._noise_level = self._noise()
+        if self._noise_level > 0:
+            ax.axhline(self._noise_level, color=INK, lw=1.2, ls=":", label="noise")
+        _label_curves(ax, "statistics", "iteration", f"|residual|{_in_brackets(self._plane.units)}")
+
+    def _noise(self) -> float:
+        """Root mean variance of the valid pixels; NaN where it is unknown."""
+        if self._plane.variance is None:
+            return math.nan
+        known = self._plane.variance[self._valid & (self._plane.variance > 0)]
+        return float(np.sqrt(known.mean(dtype=np.float64))) if known.size else math.nan
+
+    def _show(self, state: IterationState) -> None:
+        residual = np.where(self._missing, np.nan, state.residual)
+        self._residual.set_data(residual)
+        valid = np.abs(residual[self._valid])
+        reach = _percentile(valid, 99.5) or 1.0
+        self._residual.set_clim(-reach, reach)
+        self._components.set_data(state.components)
+        known = state.components[np.isfinite(state.components)]
+        self._components.norm.vmax = max(self._flux_top, _percentile(known, 99.8))
+        _set_flux_ticks(self._components)
+        steps = np.where(state.selected, 2.0, np.where(self._touched, 1.0, 0.0))
+        self._selected.set_data(np.where(self._missing, np.nan, steps + 0.5))
+        self._selected.axes.set_title(f"selected pixels: {np.count_nonzero(state.selected)}", **TITLE)
+        self._show_histogram(state, np.abs(residual))
+        self._show_statistics(state)
+
+    def _show_histogram(self, state: IterationState, metric: NDArray[np.float32]) -> None:
+        top = max([s for s in state.fabs if s > 0], default=1.0)
+        latest = state.rms[-1] if state.rms[-1] > 0 else top
+        edges = np.geomspace(min(1e-4 * top, 0.03 * latest), 1.5 * top, BINS + 1)
+        everything, _ = np.histogram(metric[self._valid], edges)
+        chosen, _ = np.histogram(metric[self._valid & state.selected], edges)
+        self._all.set_data(everything, edges)
+        self._now.set_data(chosen, edges)
+        self._histogram.set_xlim(edges[0], edges[-1])
+        self._histogram.set_ylim(0.7, 3 * max(10, everything.max()))
+        level = state.threshold
+        self._threshold.set_visible(math.isfinite(level) and level > 0)
+        if self._threshold.get_visible():
+            self._threshold.set_xdata([level, level])
+
+    def _show_statistics(self, state: IterationState) -> None:
+        for line, values in ((self._fabs, state.fabs), (self._rms, state.rms)):
+            line.set_data(np.arange(len(values)), values)
+        self._statistics.set_xlim(0, max(10, 1.03 * state.iteration))
+        seen = np.array([*state.fabs, *state.rms, self._noise_level])
+        seen = seen[seen > 0]
+        if seen.size:
+            self._statistics.set_ylim(seen.min() / 1.6, seen.max() * 1.6)
+
+
+def _label_curves(ax: Any, title: str, x: str, y: str) -> None:
+    ax.set_title(title, **TITLE)
+    ax.set_xlabel(x, fontsize=9, color=INK)
+    ax.set_ylabel(y, fontsize=9, color=INK)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(
+        fontsize=8.5,
+        frameon=False,
+        labelcolor=INK,
+        loc="lower right",
+        bbox_to_anchor=(1.02, 0.985),
+        ncols=3,
+        columnspacing=1.1,
+        handlelength=1.4,
+        handletextpad=0.5,
+        borderaxespad=0,
+    )
+
+
+def _set_flux_ticks(image: Any) -> None:
+    """Zero and round numbers, not too close to each other on the stretched scale."""
+    low, top = image.norm.linear_width / 10, image.norm.vmax
+    if not low < top:
+        return
+    decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(top)) + 1)
+    ticks = [0.0]
+    for tick in np.outer(decades, (1, 2, 5)).ravel():
+        if tick <= top and image.norm(tick) - image.norm(ticks[-1]) > 0.09:
+            ticks.append(float(tick))
+    image.colorbar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    image.colorbar.ax.minorticks_off()
+
+
+def _in_brackets(unit: str) -> str:
+    return f" ({unit})" if unit else ""
+
+
+def _colours(name: str) -> Any:
+    return matplotlib.colormaps[name].with_extremes(bad=GREY)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _percentile(values: NDArray[Any], percent: float) -> float:
+    return float(np.percentile(values, percent)) if values.size else 0.0

@@ -1,0 +1,303 @@
+"""The live plot: watch the deconvolution of one plane, in a window or as PNG frames.
+
+Needs matplotlib, which is optional; nothing else imports this module unless a plot is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy import units
+from numpy.typing import NDArray
+
+from lucidcube.cube import CHANNEL, DATA, FILLED, PSF, UNITS, VARIANCE, WAVELENGTH, require
+from lucidcube.errors import CubeError, UserError
+from lucidcube.kernels.deconvolution.common import IterationState
+from lucidcube.plotting.figure import Picture, ShownPlane
+from lucidcube.stages.deconvolve import Deconvolve, usable_psf
+
+try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+except ImportError:
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+FRAMES = 30
+"""About this many frames are written of a deconvolution that uses all its iterations."""
+FOLDER = "lucidcube-plot"
+"""Where frames go that were not asked for by a folder."""
+DRAWING_SHARE = 0.2
+"""Of the time, in a window."""
+
+SIZE, DPI = (13.6, 8.8), 100
+SHOWN_UNITS = {"m": ("um", "µm"), "Hz": ("GHz", "GHz"), "m/s": ("km/s", "km/s")}
+
+
+def watch_plane(
+    cube: xr.Dataset,
+    stage: Deconvolve,
+    *,
+    wavelength: float | str | None = None,
+    folder: str | Path | None = None,
+    every: int | None = None,
+) -> list[Path]:
+    """Deconvolve one plane and draw what happens.
+
+    On a display with an interactive backend of matplotlib this is a window, drawn as often as it costs
+    no more than a fifth of the time; it stays until it is closed. Otherwise, or with a `folder`, frames
+    ``frame-00001.png``, ... are written; the last one shows the result.
+
+    Parameters
+    ----------
+    cube
+        With `data` and `psf`, and `variance` and `filled` if there are; NumPy or dask. Only one plane is
+        computed (a few, where the middle of the cube is empty).
+    stage
+        Says how to deconvolve.
+    wavelength
+        The nearest plane is taken: a number in the unit of the cube's axis (m, Hz or m/s), or text with a
+        unit, such as ``"0.72um"``. Default: the plane with data that is nearest to the middle.
+    folder
+        For the frames; made if need be, and freed of the frames of an earlier plot. Default: a window, or
+        `FOLDER` where there can be none.
+    every
+        Draw every so many iterations. Default: in a window as time allows; frames at iterations in
+        geometric progression, because most happens at the start.
+
+    Returns
+    -------
+    list of Path
+        The frames; empty for a window.
+
+    Raises
+    ------
+    UserError
+        If matplotlib is not installed, the wavelength cannot be understood or lies outside the cube,
+        the plane has no data, or its PSF is not fit for use.
+    """
+    if not AVAILABLE:
+        raise UserError("the live plot needs matplotlib: pip install 'lucidcube[plot]'")
+    if every is not None and every < 1:
+        raise UserError(f"the plot can be drawn every 1, 2, ... iterations, not every {every}")
+    plane = _load(cube, stage, wavelength)
+    figure = _window() if folder is None else None
+    picture = Picture(figure or _page(), plane, stage)
+    view: _Window | _Frames
+    if figure is not None:
+        view = _Window(picture, every)
+    else:
+        view = _Frames(picture, _folder(folder or FOLDER), _iterations(stage.method.n_iter, every))
+    result = stage.method.deconvolve(
+        plane.data, plane.psf, variance=plane.variance, filled=plane.filled, observer=view
+    )
+    picture.finish(result)
+    return view.close()
+
+
+def _load(cube: xr.Dataset, stage: Deconvolve, wavelength: float | str | None) -> ShownPlane:
+    require(cube, stage.requires, "the live plot")
+    index = _middle(cube) if wavelength is None else _nearest(cube[WAVELENGTH], wavelength)
+    chosen = cube.isel({WAVELENGTH: slice(index, index + 1)})
+    where = _where(chosen)
+    names = [name for name in (DATA, PSF, VARIANCE, FILLED) if name in cube.variables]
+    loaded = chosen[names].isel({WAVELENGTH: 0}).compute()
+    arrays = {name: _finite_or_nan(loaded[name].values) for name in names}
+    if np.isnan(arrays[DATA]).all():
+        raise CubeError(f"{where} has no data to plot; choose another wavelength")
+    if np.isnan(arrays[PSF]).all():
+        raise CubeError(f"{where} has no PSF; choose another wavelength")
+    return ShownPlane(
+        arrays[DATA],
+        usable_psf(arrays[PSF], f"{where}: "),
+        arrays.get(VARIANCE),
+        arrays.get(FILLED),
+        where,
+        _pretty_unit(str(cube[DATA].attrs.get(UNITS, ""))),
+    )
+
+
+def _where(chosen: xr.Dataset) -> str:
+    """As ``plane 5 at 0.72 µm``; an image may have no wavelength."""
+    plane, wavelength = f"plane {chosen[CHANNEL].item()}", chosen[WAVELENGTH].item()
+    if math.isnan(wavelength):
+        return plane
+    return f"{plane} at {_spoken(wavelength, _axis_unit(chosen[WAVELENGTH]), 1)}"
+
+
+def _middle(cube: xr.Dataset) -> int:
+    """The plane with data that is nearest to the middle of the cube."""
+    count = cube.sizes[WAVELENGTH]
+    for index in sorted(range(count), key=lambda i: abs(2 * i - count + 1)):
+        if np.isfinite(cube[DATA].isel({WAVELENGTH: index}).to_numpy()).any():
+            return index
+    raise CubeError("no plane of the cube has data to plot")
+
+
+def _nearest(axis: xr.DataArray, wanted: float | str) -> int:
+    """The plane nearest to a wavelength that may lie half a channel outside of the cube."""
+    unit = _axis_unit(axis)
+    value = _in_unit(wanted, unit) if isinstance(wanted, str) else float(wanted)
+    positions = axis.to_numpy()
+    if np.isnan(positions).any():
+        raise UserError(f"wavelength {wanted} cannot be looked up: the planes have no wavelengths")
+    half = abs(positions[-1] - positions[0]) / max(1, 2 * (positions.size - 1))
+    low, high = float(positions.min()), float(positions.max())
+    slack = half + 1e-6 * abs(high)
+    if not low - slack <= value <= high + slack:
+        asked = wanted if isinstance(wanted, str) else f"{wanted:g} {unit}"
+        raise UserError(
+            f"wavelength {asked} is outside the cube's range, {_spoken(low, unit)} to {_spoken(high, unit)}"
+        )
+    return int(np.argmin(np.abs(positions - value)))
+
+
+def _in_unit(text: str, unit: str) -> float:
+    try:
+        quantity = units.Quantity(text)
+        if quantity.unit == units.dimensionless_unscaled:
+            return float(quantity.value)
+        return float(quantity.to_value(unit, equivalencies=units.spectral()))
+    except (TypeError, ValueError) as error:
+        example = _spoken(7.2e-7 if unit == "m" else 1e5, unit).replace(" ", "")
+        raise UserError(f"{text!r} is no place on this cube's spectral axis, such as {example!r}") from error
+
+
+def _axis_unit(axis: xr.DataArray) -> str:
+    return str(axis.attrs.get(UNITS, "m"))
+
+
+def _spoken(value: float, unit: str, style: int = 0) -> str:
+    """As ``0.72 um`` (style 0, which can be typed) or ``0.72 µm`` (1)."""
+    shown = SHOWN_UNITS.get(unit, (unit, unit))
+    return f"{(value * units.Unit(unit)).to_value(shown[0]):.6g} {shown[style]}"
+
+
+def _pretty_unit(text: str) -> str:
+    """``10**(-20)*erg/s/cm**2`` as people write it; what astropy cannot read stays as it is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", units.UnitsWarning)
+        unit = units.Unit(text, parse_strict="silent")
+    return str(unit.to_string("unicode")).removeprefix("1×")
+
+
+def _finite_or_nan(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind != "f":
+        return values
+    return np.where(np.isinf(values), values.dtype.type(np.nan), values)
+
+
+class _Frames:
+    """An observer that writes a PNG after some of the iterations, and a last one."""
+
+    def __init__(self, picture: Picture, folder: Path, iterations: set[int] | range) -> None:
+        self._picture, self._folder, self._iterations = picture, folder, iterations
+        self._paths: list[Path] = []
+
+    def __call__(self, state: IterationState) -> None:
+        self._picture.note(state)
+        if state.iteration in self._iterations:
+            self._picture.draw()
+            self._write()
+
+    def close(self) -> list[Path]:
+        """Write the last frame."""
+        self._write()
+        return self._paths
+
+    def _write(self) -> None:
+        path = self._folder / f"frame-{len(self._paths) + 1:05d}.png"
+        self._picture.figure.canvas.print_png(path)
+        self._paths.append(path)
+
+
+class _Window:
+    """An observer that draws in a window, as often as time allows or at every so many iterations."""
+
+    def __init__(self, picture: Picture, every: int | None) -> None:
+        self._picture, self._every = picture, every
+        self._canvas = picture.figure.canvas
+        self._closed, self._waiting, self._next = False, False, 0.0
+        self._canvas.mpl_connect("close_event", self._on_close)
+        picture.figure.show()
+        # The first drawing loads fonts and is slow; it must not count for how often to draw.
+        self._refresh()
+
+    def __call__(self, state: IterationState) -> None:
+        self._picture.note(state)
+        now = time.perf_counter()
+        due = now >= self._next if self._every is None else state.iteration % self._every == 0
+        if due and not self._closed:
+            self._picture.draw()
+            self._refresh()
+            cost = time.perf_counter() - now
+            self._next = now + cost / DRAWING_SHARE
+
+    def close(self) -> list[Path]:
+        """Show the result until the window is closed."""
+        if not self._closed:
+            self._refresh()
+        if not self._closed:
+            self._waiting = True
+            self._canvas.start_event_loop()
+        return []
+
+    def _refresh(self) -> None:
+        self._canvas.draw()
+        self._canvas.flush_events()
+
+    def _on_close(self, event: Any) -> None:
+        self._closed = True
+        if self._waiting:
+            self._canvas.stop_event_loop()
+
+
+def _page() -> Any:
+    """A figure of our own, unknown to pyplot."""
+    figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _window() -> Any | None:
+    """A figure in a window, or None where there can be none."""
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        return None
+    # Importing pyplot may look for a display, so it is left until there should be one.
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=SIZE, dpi=DPI, facecolor="white")
+    if figure.canvas.required_interactive_framework is None:
+        pyplot.close(figure)
+        return None
+    return figure
+
+
+def _folder(folder: str | Path) -> Path:
+    """Made, and without the frames of an earlier plot, which would pass for the end of this one."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the frames cannot be written to {path}: {error.strerror}") from error
+    for old in path.glob("frame-" + "[0-9]" * 5 + ".png"):
+        old.unlink()
+    return path
+
+
+def _iterations(count: int, every: int | None) -> set[int] | range:
+    """The iterations after which a frame is written."""
+    if every is not None:
+        return range(every, count + 1, every)
+    return {round(i) for i in np.geomspace(1, max(1, count), FRAMES)}

@@ -1,0 +1,1 @@
+"""The run: check, plan and compute tracks, segment by segment, and write the products."""

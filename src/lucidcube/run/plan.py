@@ -1,0 +1,139 @@
+"""What a run will need, known before it starts: blocks, bytes and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import xarray as xr
+
+from lucidcube.cube import block_sizes
+from lucidcube.errors import ConfigError
+from lucidcube.lift import blocks
+from lucidcube.stages.base import Stage
+
+BASELINE = 305 << 20
+"""Memory of a process that has imported everything and done nothing (measured: 300 to 310 MiB)."""
+
+
+class Step(NamedTuple):
+    """One stage of a plan.
+
+    Attributes
+    ----------
+    track, stage
+        Names.
+    shape
+        (wavelength, y, x) of the stage's product.
+    block, blocks
+        Planes in a block, and number of blocks: each is a task.
+    read, written
+        Bytes of the variables that the stage uses, and of those that it makes.
+    working
+        Bytes alive while one block is worked on.
+    checkpoint
+        Whether the product is kept.
+    """
+
+    track: str
+    stage: str
+    shape: tuple[int, ...]
+    block: int
+    blocks: int
+    read: int
+    written: int
+    working: int
+    checkpoint: bool
+
+
+def step(track: str, stage: Stage, before: xr.Dataset, after: xr.Dataset, *, checkpoint: bool) -> Step:
+    """Plan one stage.
+
+    Parameters
+    ----------
+    track, stage
+        Where it stands, and what.
+    before, after
+        The lazy cubes around it.
+    checkpoint
+        Whether its product is kept.
+
+    Returns
+    -------
+    Step
+        Numbers; nothing is computed.
+    """
+    sizes = block_sizes(after)
+    made = [after[v] for v in stage.produces if v in after.variables]
+    used = [before[v] for v in (*stage.requires, *stage.optional) if v in before.variables]
+    return Step(
+        track=track,
+        stage=stage.name,
+        shape=tuple(after[stage.produces[0]].shape),
+        block=max(sizes),
+        blocks=len(sizes),
+        read=sum(v.nbytes for v in used),
+        written=sum(v.nbytes for v in made),
+        working=stage.working_bytes(before, after),
+        checkpoint=checkpoint,
+    )
+
+
+def peak_memory(steps: Sequence[Step], threads: int) -> int:
+    """Largest resident memory of a worker process with this many threads, predicted, in bytes."""
+    return BASELINE + threads * max((s.working for s in steps), default=0)
+
+
+class Fit(NamedTuple):
+    """A plan that fits.
+
+    Attributes
+    ----------
+    steps
+        The stages.
+    block_bytes
+        The size of blocks to aim for; see `lucidcube.lift.blocks.blocks_of`.
+    """
+
+    steps: list[Step]
+    block_bytes: int
+
+
+def fit(build: Callable[[], list[Step]], threads: int, memory: int) -> Fit:
+    """Make blocks smaller until a worker holds them.
+
+    Parameters
+    ----------
+    build
+        Plans all stages with blocks of the size aimed for.
+    threads
+        Blocks that a worker process computes at a time.
+    memory
+        What it may use, in bytes.
+
+    Raises
+    ------
+    ConfigError
+        If not even blocks of one plane fit, naming the stage and the setting to change.
+    """
+    block_bytes = blocks.BLOCK_BYTES
+    while True:
+        with blocks.blocks_of(block_bytes):
+            steps = build()
+        if peak_memory(steps, threads) <= memory:
+            return Fit(steps, block_bytes)
+        if all(s.block == 1 for s in steps):
+            break
+        block_bytes //= 2
+    worst = max(steps, key=lambda s: s.working)
+    alone = peak_memory(steps, 1)
+    remedy = "give the profile more memory" if alone > memory else "give the profile fewer workers or threads"
+    raise ConfigError(
+        f"profile: {worst.stage} of the {worst.track} needs {_mebibytes(worst.working)} for one plane of "
+        f"{worst.shape[-2]} x {worst.shape[-1]} pixels, in each of {threads} threads "
+        f"({_mebibytes(peak_memory(steps, threads))} in all); a worker has {_mebibytes(memory)}: {remedy}"
+    )
+
+
+def _mebibytes(nbytes: int) -> str:
+    return f"{nbytes / (1 << 20):.0f} MiB"

@@ -1,0 +1,298 @@
+"""Which HDUs make up a product, and writing them block by block."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+
+from lucidcube.cube import (
+    BADNESS,
+    BITPIX,
+    DATA,
+    DIMS,
+    FILLED,
+    HISTORY,
+    MASK,
+    PSF,
+    RESIDUAL,
+    SCALE_EXPONENT,
+    UNITS,
+    VARIABLES,
+    VARIANCE,
+    WAVELENGTH,
+)
+from lucidcube.io.headers import cube_header, provenance_cards, psf_header, spectral_axis, with_primary
+from lucidcube.io.tables import plane_table, provenance_table
+from lucidcube.io.wcs import wavelength_table
+from lucidcube.io.writer import ImagePlan, Layout, abandon, finish, reserve, stored_dtype, write_planes
+from lucidcube.lift.blocks import over_blocks
+from lucidcube.stages.base import Stage
+
+VARIANCE_NAME = "STAT"
+"""As ESO names it: variances, and never standard deviations, which `ERR` may mean."""
+
+LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
+FIT = ("fit_value", "fit_error", "reduced_chi2", "fit_status")
+STAR = ("offset_y", "offset_x", "background_level", "total")
+TABLES = {
+    "DECONVOLUTION LOG": LOG,
+    "FITTED MODEL PARAMS": FIT,
+    "NORMALISATION": STAR,
+    "CUT BY CHANNEL": ("cut",),
+}
+OF_PRODUCT = {
+    "log": ("DECONVOLUTION LOG",),
+    "fit": ("FITTED MODEL PARAMS", "NORMALISATION"),
+    "mask": ("CUT BY CHANNEL",),
+}
+"""Tables by the product that a user asks for."""
+
+PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "deconvolved": (DATA,),
+    "residual": (RESIDUAL,),
+    "psf": (),
+    "log": LOG,
+    "fit": (*FIT, *STAR),
+    "filled": (FILLED,),
+    "mask": (MASK, "cut"),
+    "badness": (BADNESS,),
+    "variance": (VARIANCE,),
+    "provenance": (),
+}
+"""What each product that a user can ask for needs to be kept."""
+
+Compute = Callable[[Any, Sequence[int]], Iterator[tuple[int, Any]]]
+"""Computes the blocks of a lazy array of one item per block."""
+
+
+class Image(NamedTuple):
+    """An image HDU.
+
+    Attributes
+    ----------
+    cube, variable
+        Where its planes come from.
+    label
+        EXTNAME.
+    is_psf
+        Whether its pixels are no place on the sky.
+    """
+
+    cube: xr.Dataset
+    variable: str
+    label: str
+    is_psf: bool = False
+
+
+@dataclass(frozen=True)
+class Product:
+    """A FITS file to be written.
+
+    Attributes
+    ----------
+    images
+        In order; the first becomes the primary HDU.
+    tables
+        After the images.
+    cubes, inputs, config
+        The last cube of each track, the identity of each input, and the config: provenance.
+    """
+
+    images: Sequence[Image]
+    tables: Sequence[fits.BinTableHDU]
+    cubes: Mapping[str, xr.Dataset | None]
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_product(
+    cube: xr.Dataset,
+    star: xr.Dataset | None,
+    products: Sequence[str],
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Mapping[str, Any]],
+) -> Product:
+    """What a run writes.
+
+    Parameters
+    ----------
+    cube, star
+        The target and the star after their last stages; the star's data are the PSF.
+    products
+        Names in `PRODUCT_VARIABLES`; one that needs what is not there is left out.
+    config, inputs
+        Plain data from which the run can be repeated.
+    """
+    images: list[Image] = []
+    tables: list[fits.BinTableHDU] = []
+    for product in products:
+        variable = next(iter(PRODUCT_VARIABLES[product]), "")
+        if product == "psf" and star is not None:
+            images.append(Image(star, DATA, "PSF", is_psf=True))
+        elif variable in cube and VARIABLES[variable].dims == DIMS:
+            images.append(Image(cube, variable, _label(cube, variable)))
+        source = star if product == "fit" else cube
+        tables += _tables(source, OF_PRODUCT.get(product, ())) if source is not None else []
+    if "provenance" in products:
+        tables.append(provenance_table(config, inputs))
+    return Product(images, [*tables, *_grid(cube)], {"target": cube, "star": star}, inputs, config)
+
+
+def stage_product(
+    stage: Stage, cube: xr.Dataset, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]]
+) -> Product:
+    """What a single stage writes: all that it made, and the variance that goes along."""
+    made = [v for v in stage.produces if v in cube]
+    beside = [v for v in (VARIANCE, FILLED) if v in cube and DATA in made]
+    names = [v for v in dict.fromkeys([*made, *beside]) if VARIABLES[v].dims == DIMS]
+    images = [Image(cube, v, _label(cube, v)) for v in names]
+    if PSF in stage.requires:
+        images.append(Image(cube, PSF, "PSF", is_psf=True))
+    tables = [*_tables(cube[made], TABLES), provenance_table(config, inputs)]
+    return Product(images, [*tables, *_grid(cube)], {"target": cube}, inputs, config)
+
+
+def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU]:
+    """Those of the named tables for which the cube has something."""
+    for name in names:
+        present = [v for v in TABLES[name] if v in cube]
+        if present:
+            yield plane_table(name, cube, present)
+
+
+def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, gather: bool = False) -> None:
+    """Write a product block by block; the file appears whole, or not at all.
+
+    Parameters
+    ----------
+    path
+        Of the file; its folder is made.
+    product
+        What goes into it.
+    overwrite
+        Whether to replace a file of this name.
+    compute
+        Computes blocks, anywhere and in any order.
+    gather
+        Send the planes here and write them from this process alone, for file systems that do not bear
+        several machines writing to one file (NFS); otherwise who computes a block writes it.
+
+    Raises
+    ------
+    UserError
+        If the file is there or cannot be written.
+    """
+    plans = [_plan(image) for image in product.images]
+    first = with_primary(plans[0].header, product.images[0].cube)
+    first.update(provenance_cards(product.cubes, product.inputs))
+    plans[0] = replace(plans[0], header=first)
+    layout = reserve(path, [*plans, *product.tables], overwrite=overwrite)
+    try:
+        sums = dict.fromkeys(range(len(plans)), 0)
+        for cube in {id(i.cube): i.cube for i in product.images}.values():
+            here = [n for n, image in enumerate(product.images) if image.cube is cube]
+            names = [product.images[n].variable for n in here]
+            put = _Write(layout, tuple(here))
+            work = over_blocks(_in_blocks(cube, names), _send if gather else put, names, "object")
+            for _, parts in compute(work, range(work.shape[0])):
+                for number, part in zip(here, put(*parts)[0] if gather else parts, strict=True):
+                    sums[number] += int(part)
+        finish(layout, sums)
+    except BaseException:
+        abandon(layout)
+        raise
+
+
+def sweep_parts(path: Path) -> None:
+    """Remove the temporary files of this product that a killed run left; there must be no other run now."""
+    for part in parts(path):
+        part.unlink(missing_ok=True)
+
+
+def parts(path: Path) -> list[Path]:
+    """The temporary files of a product that lie beside it; see `lucidcube.io.writer.reserve`."""
+    path = path.expanduser().absolute()
+    named = re.compile(re.escape(f".{path.name[:200]}.") + r"[0-9a-f]{12}\.part")
+    if not path.parent.is_dir():
+        return []
+    return sorted(p for p in path.parent.iterdir() if named.fullmatch(p.name))
+
+
+@dataclass(frozen=True)
+class _Write:
+    """Write one block of each variable into the file; gives their parts of the data sums."""
+
+    layout: Layout
+    hdus: tuple[int, ...]
+
+    def __call__(self, position: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
+        sums = np.empty(1, object)
+        sums[0] = tuple(
+            write_planes(self.layout, hdu, int(position[0]), array)
+            for hdu, array in zip(self.hdus, arrays, strict=True)
+        )
+        return sums
+
+
+def _send(*block: np.ndarray) -> np.ndarray:
+    """A block as it is: positions and planes, to be written by whoever gets it."""
+    sent = np.empty(1, object)
+    sent[0] = block
+    return sent
+
+
+def _label(cube: xr.Dataset, variable: str) -> str:
+    """EXTNAME of a variable."""
+    if variable == DATA:
+        stages = [h["stage"] for h in cube.attrs.get(HISTORY, [])]
+        return "DECONVOLVED" if "deconvolve" in stages else "DATA"
+    if variable == VARIANCE:
+        return VARIANCE_NAME
+    return variable.upper()
+
+
+def _grid(cube: xr.Dataset) -> Iterator[fits.BinTableHDU]:
+    """The table of wavelengths that a header with a -TAB axis refers to."""
+    axis = spectral_axis(cube)
+    table = wavelength_table(cube_header(cube), cube[WAVELENGTH].values, axis=axis) if axis else None
+    if table is not None:
+        yield table
+
+
+def _in_blocks(cube: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+    wanted = cube[list(dict.fromkeys(names))]
+    return wanted if any(v.chunks for v in wanted.variables.values()) else wanted.chunk({WAVELENGTH: -1})
+
+
+def _plan(image: Image) -> ImagePlan:
+    cube, variable = image.cube, image.variable
+    sides = cube[variable].shape[-2:]
+    header = psf_header(cube, (sides[0], sides[1])) if image.is_psf else cube_header(cube)
+    if "ERRDATA" in header:
+        header["ERRDATA"] = VARIANCE_NAME
+    unit = str(cube[variable].attrs.get(UNITS, ""))
+    if unit:
+        header["BUNIT"] = unit
+    else:
+        header.remove("BUNIT", ignore_missing=True)
+    shape = cube[variable].shape if image.is_psf else _shape(header, cube[variable].shape)
+    exponent = int(cube.attrs.get(SCALE_EXPONENT, 0)) * VARIABLES[variable].flux_power
+    whole = cube[variable].dtype.kind != "f"
+    dtype = str(cube[variable].dtype) if whole else stored_dtype(int(cube.attrs.get(BITPIX, -32)))
+    if exponent and variable == VARIANCE:
+        dtype = "float64"  # the variance of fluxes near 1e-20 is beyond float32
+    return ImagePlan(image.label, header, shape, dtype, exponent)
+
+
+def _shape(header: fits.Header, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The cube's, with the axes of length one that the input had; an image stays an image."""
+    there = [int(header.get(f"NAXIS{n}", 1)) for n in range(int(header.get("NAXIS", 0)), 0, -1)]
+    return tuple(there) if math.prod(there) == math.prod(shape) and len(there) >= 2 else shape

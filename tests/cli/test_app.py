@@ -1,0 +1,397 @@
+"""The command line: what it prints, how it exits, and that a mistake is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from astropy.io import fits
+
+from lucidcube import __version__
+from lucidcube.cli.app import main
+from lucidcube.run.pipeline import Watch
+from lucidcube.simulate import Scene, write_scene
+from lucidcube.stages.base import REGISTRY
+
+SCENE = Scene(shape=(4, 25, 25), seed=3, wavelength_step=0.5e-9)
+
+
+class Spoken(NamedTuple):
+    """How the program ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.err.splitlines()
+
+
+Say = Callable[..., Spoken]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Runs a command line."""
+
+    def spoken(*arguments: object) -> Spoken:
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as done:
+            code = done.code if isinstance(done.code, int) else 0 if done.code is None else 1
+        out, err = capsys.readouterr()
+        return Spoken(code, out, err)
+
+    return spoken
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with target.fits, star.fits, truth.fits and a config run.yaml."""
+    write_scene(SCENE, tmp_path, truth=True)
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """run.yaml: a small job; `changes` replace whole parts of it, None leaves a part out."""
+    values: dict[str, Any] = {
+        "target": {"input": "target.fits", "stages": ["artefacts", "mask", "interpolate"]},
+        "star": {"input": "star.fits", "stages": ["normalise_psf", "fit_psf"]},
+        "deconvolve": {"n_iter": 5},
+        "output": {"path": "out/sharp.fits"},
+        "profile": "synchronous",
+    }
+    values |= changes
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
+    return path
+
+
+def mistake(spoken: Spoken, *parts: str, problems: int = 1) -> None:
+    """Exit code 2, a line for each problem that has the parts, no traceback, nothing half written."""
+    assert spoken.code == 2, spoken
+    assert "Traceback" not in spoken.err
+    assert len(spoken.lines) == problems, spoken.err
+    assert all(line.startswith("lucidcube: ") for line in spoken.lines)
+    for part in parts:
+        assert re.search(part, spoken.err), (part, spoken.err)
+    assert not leftovers(Path.cwd())
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if "part" in p.suffix or (p.name.startswith(".") and p.is_file())]
+
+
+# What works
+
+
+def test_run(say: Say, folder: Path) -> None:
+    spoken = say("run", "run.yaml")
+    assert (spoken.code, spoken.out) == (0, "out/sharp.fits\n")
+    assert "deconvolve" in spoken.err
+    assert fits.getdata("out/sharp.fits").shape == SCENE.shape
+    assert not leftovers(folder)
+    again = say("run", "run.yaml", "--quiet")
+    assert again == (0, "out/sharp.fits\n", "")
+
+
+def test_run_with_overrides(say: Say, folder: Path) -> None:
+    (folder / "more.yaml").write_text("output: {path: more.fits}")
+    spoken = say("run", "run.yaml", "more.yaml", "--set", "deconvolve.n_iter=2", "--set", "target.mask.cut=[[0, 9]]", "--profile", "laptop", "--quiet")  # fmt: skip
+    assert spoken == (0, "more.fits\n", "")
+    with fits.open("more.fits") as hdus:
+        rows = dict(zip(hdus["PROVENANCE"].data["KEY"], hdus["PROVENANCE"].data["VALUE"], strict=True))
+    config = yaml.safe_load(rows["config"])
+    assert config["deconvolve"]["n_iter"] == 2
+    assert config["target"]["stages"][1]["mask"]["cut"] == [[0, 9]]
+    assert config["profile"] == "laptop"
+
+
+def test_plan(say: Say, folder: Path) -> None:
+    spoken = say("plan", "run.yaml")
+    assert spoken.code == 0
+    for word in (
+        *("artefacts", "mask", "interpolate", "normalise_psf", "fit_psf", "deconvolve"),
+        "predicted peak",
+    ):
+        assert word in spoken.out, f"{word} cannot be read in the plan"
+    assert sorted(p.name for p in folder.iterdir()) == ["run.yaml", "star.fits", "target.fits", "truth.fits"]
+
+
+def test_plan_as_json(say: Say, folder: Path) -> None:
+    plan = json.loads(say("plan", "run.yaml", "--json").out)
+    assert [s["stage"] for s in plan["steps"]] == [
+        "artefacts", "mask", "interpolate", "normalise_psf", "fit_psf", "deconvolve",
+    ]  # fmt: skip
+    assert plan["inputs"]["target"]["shape"] == [*SCENE.shape]
+    assert plan["peak_memory_bytes"] > plan["scratch_bytes"] > 0
+
+
+def test_stages(say: Say, folder: Path) -> None:
+    listed = say("stages").out
+    for name in REGISTRY:
+        assert name in listed
+        explained = say("stages", name)
+        assert explained.code == 0
+        assert all(parameter in explained.out for parameter in REGISTRY[name].settings())
+    assert say("stages", "--markdown").out.startswith("# Stages")
+    mistake(say("stages", "rebinn"), "no stage 'rebinn'; did you mean 'rebin'")
+
+
+def test_config_commands(say: Say, folder: Path) -> None:
+    assert say("config", "check", "run.yaml") == (0, "nothing wrong\n", "")
+    template = say("config", "template").out
+    assert {*yaml.safe_load(template)} == {"target", "star", "deconvolve", "output", "checkpoints", "profile"}
+    assert json.loads(say("config", "schema").out)["required"] == ["target"]
+    assert not (folder / "out").exists()
+
+
+def test_info(say: Say, folder: Path) -> None:
+    spoken = say("info", "target.fits{DATA}[:, 2:20, :]")
+    assert spoken.code == 0
+    for part in ("4 of 18 x 25", "7.165e-07", "AWAV", "variance    yes", "missing"):
+        assert part in spoken.out
+    assert "2 of 25 x 25" in say("info", "target.fits", "--slice", "1:3").out
+
+
+def test_version_and_help(say: Say) -> None:
+    assert say("--version").out.strip() == __version__
+    for arguments in (["--help"], ["run", "--help"], ["config", "--help"]):
+        spoken = say(*arguments)
+        assert (spoken.code, spoken.err) == (0, "")
+        assert "lucidcube" in spoken.out
+
+
+# Mistakes in the command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "give a config file"),
+        (["plan"], "give a config file"),
+        (["config", "check"], "give a config file"),
+        (["rum", "run.yaml"], "rum"),
+        (["run", "run.yaml", "--sett", "a=b"], "sett"),
+        (["run", "run.yaml", "--set", "deconvolve.n_iter"], "write it as key=value"),
+        (["run", "run.yaml", "--set", "target.msk.cut=3"], "no stage 'msk'; did you mean 'mask'"),
+        (["run", "run.yaml", "--profile", "latpop"], "did you mean 'laptop'"),
+        (["run", "ran.yaml"], r"ran\.yaml: there is no such config file; did you mean run\.yaml"),
+        (["info"], "cube"),
+        (["info", "nowhere.fits"], "no file nowhere.fits"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_wrong_command(say: Say, folder: Path, arguments: list[str], said: str) -> None:
+    mistake(say(*arguments), said)
+
+
+def test_no_arguments_show_the_help(say: Say) -> None:
+    spoken = say()
+    assert spoken.code in (0, 2)
+    assert "run" in spoken.out + spoken.err
+    assert "Traceback" not in spoken.err
+
+
+# Mistakes in the config
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"deconvolve": {"n_itr": 3}}, r"run\.yaml: deconvolve\.n_itr: unknown key; did you mean 'n_iter'"),
+        ({"deconvolve": {"n_iter": "many"}}, r"deconvolve\.n_iter: .*integer"),
+        ({"deconvolve": {"n_iter": -1}}, r"deconvolve\.n_iter: .*greater than or equal to 0"),
+        ({"deconvolve": {"method": "cleen"}}, r"deconvolve\.method: must be one of clean_modified"),
+        ({"target": {"input": "target.fits", "stages": ["maks"]}}, "no stage 'maks'; did you mean 'mask'"),
+        ({"star": None}, "deconvolve: needs a PSF"),
+        ({"output": {"path": "a.fits", "products": ["residul"]}}, "output.products.*residul"),
+        ({"outptu": {}}, "outptu: unknown key; did you mean 'output'"),
+    ],
+    ids=["key", "type", "range", "method", "stage", "star", "product", "top"],
+)
+@pytest.mark.parametrize("command", [["run"], ["config", "check"]], ids=" ".join)
+def test_a_wrong_config(
+    say: Say, folder: Path, command: list[str], changes: dict[str, Any], said: str
+) -> None:
+    write(folder, **changes)
+    mistake(say(*command, "run.yaml"), said)
+
+
+def test_all_mistakes_at_once(say: Say, folder: Path) -> None:
+    write(folder, deconvolve={"n_itr": 3}, target={"input": "target.fits", "stages": ["maks"]})
+    mistake(say("run", "run.yaml"), "n_itr", "maks", problems=2)
+    write(folder, target={"input": "targt.fits"}, star={"input": "star.fits{DAT}", "stages": ["fit_psf"]})
+    mistake(say("run", "run.yaml"), r"target\.input: .*targt", r"star\.input: .*DAT", problems=2)
+
+
+# Mistakes in the files
+
+
+def test_the_order_of_stages(say: Say, folder: Path) -> None:
+    write(folder, target={"input": "target.fits", "stages": ["mask", "artefacts", "interpolate"]})
+    mistake(say("run", "run.yaml"), r"target\.stages: mask needs 'badness', which artefacts makes: move artefacts before it")  # fmt: skip
+    write(folder, target={"input": "target.fits", "stages": ["mask", "interpolate"]})
+    mistake(say("run", "run.yaml"), "mask needs 'badness': put artefacts before it")
+
+
+def test_files_that_cannot_be_read(say: Say, folder: Path) -> None:
+    (folder / "text.fits").write_text("this is not a FITS file at all, but a sentence.\n" * 100)
+    (folder / "empty.fits").write_bytes(b"")
+    whole = (folder / "target.fits").read_bytes()
+    (folder / "short.fits").write_bytes(whole[: len(whole) // 3])
+    fits.HDUList(
+        [fits.PrimaryHDU(), fits.BinTableHDU.from_columns([fits.Column("A", "J", array=[1])])]
+    ).writeto("table.fits")
+    for name, said in (
+        ("targt.fits", r"target\.input: there is no file targt\.fits; did you mean target\.fits"),
+        ("gone/target.fits", "no folder gone"),
+        ("target.fits{DTA}", r"DTA.*DATA"),
+        ("target.fits{7}", "7"),
+        ("text.fits", r"text\.fits"),
+        ("empty.fits", "is no FITS file"),
+        ("short.fits", r"short\.fits"),
+        ("table.fits", r"table\.fits"),
+        (".", "folder|directory"),
+        ("target.fits[99:]", "leaves nothing"),
+        ("target.fits(0,0,1)", "axes|axis"),
+    ):
+        write(folder, target={"input": name, "stages": ["interpolate"]})
+        mistake(say("run", "run.yaml"), said)
+        mistake(say("info", name), said.removeprefix(r"target\.input: "))
+
+
+def test_wavelengths_that_differ(say: Say, folder: Path) -> None:
+    write(folder, star={"input": "star.fits", "stages": ["normalise_psf", "fit_psf"], "slice": "1:"})
+    spoken = say("run", "run.yaml")
+    mistake(spoken, "give both inputs the range that they share, wave: '")
+    wave = spoken.err.split("wave: '")[1].split("'")[0]
+    write(
+        folder,
+        target={"input": "target.fits", "stages": ["interpolate"], "wave": wave},
+        star={"input": "star.fits", "stages": ["normalise_psf", "fit_psf"], "wave": wave},
+    )
+    assert say("run", "run.yaml", "--quiet").code == 0
+    with fits.open("star.fits", mode="update") as hdus:
+        hdus["DATA"].header["CRVAL3"] += 2.0
+    write(folder)
+    mistake(say("run", "run.yaml"), "wavelengths of the target.*and of the star.*differ by up to 2e-10 m")
+
+
+def psf(folder: Path, planes: np.ndarray) -> None:
+    with fits.open(folder / "truth.fits") as hdus:
+        fits.writeto(folder / "psf.fits", planes.astype(np.float32), hdus["PSF"].header, overwrite=True)
+    write(folder, target={"input": "target.fits", "stages": ["interpolate"]}, star={"input": "psf.fits"})
+
+
+def test_psfs_that_are_none(say: Say, folder: Path) -> None:
+    good = fits.getdata("truth.fits", "PSF")
+    psf(folder, good)
+    assert say("run", "run.yaml", "--quiet").code == 0
+    (folder / "out" / "sharp.fits").unlink()
+    for planes, said in (
+        (good[:, 1:, 1:], "odd"),
+        (good * 4.35, "unit sum.*4.35"),
+        (np.roll(good, 3, axis=2), "centred"),
+        (np.full_like(good, np.nan), "NaN"),
+    ):
+        psf(folder, planes)
+        mistake(say("run", "run.yaml", "--quiet"), said, "deconvolve")
+        assert not (folder / "out" / "sharp.fits").exists()
+
+
+def test_a_star_of_nan(say: Say, folder: Path) -> None:
+    with fits.open("star.fits", mode="update") as hdus:
+        hdus["DATA"].data[:] = np.nan
+    mistake(say("run", "run.yaml", "--quiet"), "star|PSF", "NaN|no data")
+
+
+def test_bins_finer_than_the_input(say: Say, folder: Path) -> None:
+    write(folder, target={"input": "target.fits", "stages": [{"rebin": {"bin_step": "0.2 nm"}}]})
+    mistake(say("run", "run.yaml"), "bin_step 2e-10 m is smaller than the step of the input, 5e-10 m")
+
+
+def test_a_product_that_is_there(say: Say, folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "sharp.fits").write_text("precious")
+    write(folder, output={"path": "out/sharp.fits", "overwrite": False})
+    mistake(say("run", "run.yaml", "--quiet"), "exists")
+    assert (folder / "out" / "sharp.fits").read_text() == "precious"
+    assert say("config", "check", "run.yaml").code == 2
+
+
+def test_an_output_that_cannot_be_written(say: Say, folder: Path) -> None:
+    (folder / "file").write_text("in the way")
+    for output, said in (("file/sharp.fits", "file"), ("out", "out")):
+        (folder / "out").mkdir(exist_ok=True)
+        write(folder, output={"path": output}, checkpoints={"dir": "work"})
+        mistake(say("run", "run.yaml", "--quiet"), said)
+    write(folder, checkpoints={"dir": "file/work"})
+    mistake(say("run", "run.yaml", "--quiet"), r"set checkpoints\.dir")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(say: Say, folder: Path) -> None:
+    (folder / "out").mkdir(mode=0o500)
+    write(folder, checkpoints={"dir": "work"})
+    mistake(say("run", "run.yaml", "--quiet"), "[Pp]ermission")
+
+
+# What goes wrong on the way
+
+
+def test_a_stage_that_fails(say: Say, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError("no way")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lucidcube.stages.interpolate.fill_linear", fail)
+        spoken = say("run", "run.yaml", "--quiet")
+    assert spoken.code == 1
+    *failed, last = spoken.lines
+    assert len(failed) == SCENE.shape[0] - 1, "a plane without data cannot fail"
+    for line in failed:
+        said = r"lucidcube: stage interpolate failed on plane \d \(7\.1.*e-07 m\): ZeroDivisionError: no way"
+        assert re.fullmatch(said, line)
+    assert last == (
+        "lucidcube: blocks that failed: 3; what was done is kept, the same command goes on: "
+        "lucidcube run run.yaml --quiet"
+    )
+    assert not (folder / "out" / "sharp.fits").exists()
+    assert not leftovers(folder)
+    assert say("run", "run.yaml", "--quiet").code == 0
+
+
+@pytest.mark.parametrize("after", [2, 11, 20])
+def test_an_interruption(say: Say, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    left = [after]
+
+    def block(self: Watch, number: int) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Watch, "block", block)
+        patched.setattr("lucidcube.lift.blocks.BLOCK_BYTES", 4 * 25 * 25)
+        spoken = say("run", "run.yaml", "--quiet")
+    if left[0] > 0:
+        pytest.fail(f"the run had only {after - left[0]} blocks")
+    assert spoken.code == 130
+    assert spoken.lines == [
+        "lucidcube: interrupted; what was done is kept, the same command goes on: lucidcube run run.yaml --quiet"
+    ]
+    assert not (folder / "out" / "sharp.fits").exists()
+    assert not leftovers(folder)
+    assert say("run", "run.yaml", "--quiet").code == 0

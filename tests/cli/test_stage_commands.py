@@ -1,0 +1,198 @@
+"""Every stage as a command on FITS files."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from lucidcube.cli.app import main
+from lucidcube.config.schema import from_plain
+from lucidcube.run.pipeline import run
+from lucidcube.simulate import Scene, write_scene
+from lucidcube.stages.base import REGISTRY
+
+CHAIN = [
+    ["rebin", "target.fits"],
+    ["artefacts", "target_rebin.fits"],
+    ["mask", "target_rebin_artefactmap.fits", "--max-dilation", "2", "--cut", "[[0, 2.5]]"],
+    ["interpolate", "target_rebin.fits", "target_rebin_artefactmap_bpmask.fits"],
+    ["rebin", "star.fits"],
+    ["normalise_psf", "star_rebin.fits"],
+    ["fit_psf", "star_rebin_normalised.fits"],
+    [
+        "deconvolve",
+        "target_rebin_interp.fits",
+        "star_rebin_normalised_modelled_radial.fits",
+        "--n-iter",
+        "60",
+    ],
+]
+PRODUCT = "target_rebin_interp_deconv.fits"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated target and star, all products of the chain of commands, and that of the run."""
+    made = tmp_path_factory.mktemp("chain")
+    write_scene(Scene(shape=(21, 35, 37), seed=5), made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        for command in CHAIN:
+            main(command)
+        run(
+            from_plain(
+                {
+                    "target": {
+                        "input": "target.fits",
+                        "stages": [
+                            "rebin",
+                            "artefacts",
+                            {"mask": {"cut": [[0, 2.5]], "max_dilation": 2}},
+                            "interpolate",
+                        ],
+                    },
+                    "star": {"input": "star.fits", "stages": ["rebin", "normalise_psf", "fit_psf"]},
+                    "deconvolve": {"n_iter": 60},
+                    "output": {"path": "run.fits"},
+                }
+            )
+        )
+    return made
+
+
+@pytest.fixture
+def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith("lucidcube: ")]
+    assert len(lines) == 1, said
+    assert "Traceback" not in said
+    return lines[0]
+
+
+def test_the_chain_gives_the_numbers_of_the_run(folder: Path) -> None:
+    with fits.open(folder / PRODUCT) as chain, fits.open(folder / "run.fits") as whole:
+        for name in ("DECONVOLVED", "RESIDUAL", "STAT", "FILLED", "PSF"):
+            np.testing.assert_array_equal(chain[name].data, whole[name].data, err_msg=name)
+        # The wavelength went through a header in Angstrom: one bit may be lost.
+        log, expected = chain["DECONVOLUTION LOG"].data, whole["DECONVOLUTION LOG"].data
+        np.testing.assert_allclose(log["wavelength"], expected["wavelength"], rtol=1e-15)
+        for column in log.names[1:]:
+            np.testing.assert_array_equal(log[column], expected[column], err_msg=column)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "tables"),
+    [
+        ("target_rebin", ["DATA", "STAT"], []),
+        ("target_rebin_artefactmap", ["BADNESS"], []),
+        ("target_rebin_artefactmap_bpmask", ["MASK"], ["CUT BY CHANNEL"]),
+        ("target_rebin_interp", ["DATA", "RESIDUAL", "FILLED", "STAT"], []),
+        (
+            "star_rebin_normalised",
+            ["DATA", "STAT", "OUTLIER", "BACKGROUND", "STAR_REGION"],
+            ["NORMALISATION"],
+        ),
+        ("star_rebin_normalised_modelled_radial", ["DATA"], ["FITTED MODEL PARAMS"]),
+        (
+            "target_rebin_interp_deconv",
+            ["DECONVOLVED", "RESIDUAL", "STAT", "FILLED", "PSF"],
+            ["DECONVOLUTION LOG"],
+        ),
+    ],
+)
+def test_what_each_command_writes(folder: Path, name: str, images: list[str], tables: list[str]) -> None:
+    with fits.open(folder / f"{name}.fits", checksum=True) as hdus:
+        hdus.verify("exception")
+        assert [h.name for h in hdus] == [*images, *tables, "PROVENANCE"]
+        assert all(h.data.shape[0] == 6 for h in hdus[: len(images)])
+        assert hdus[0].header["OBJECT"] == fits.getheader(folder / f"{name.split('_')[0]}.fits")["OBJECT"]
+
+
+@pytest.mark.skipif(shutil.which("fitsverify") is None, reason="fitsverify is not installed")
+def test_fitsverify_finds_nothing(folder: Path) -> None:
+    products = [folder / "run.fits", *folder.glob("*_*.fits")]
+    assert len(products) == 9
+    for product in products:
+        done = subprocess.run(["fitsverify", str(product)], capture_output=True, text=True, check=False)
+        assert "0 warning(s) and 0 error(s)" in done.stdout, done.stdout
+
+
+def test_the_psf_is_centred_in_its_header(folder: Path) -> None:
+    for name in ("run.fits", PRODUCT):
+        with fits.open(folder / name) as hdus:
+            header, shape = hdus["PSF"].header, hdus["PSF"].data.shape
+            assert (header["CRPIX1"], header["CRPIX2"]) == ((shape[2] + 1) / 2, (shape[1] + 1) / 2)
+            assert header["CTYPE3"] == hdus[0].header["CTYPE3"]
+
+
+def test_every_stage_has_a_command_with_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, cls in REGISTRY.items():
+        main([name, "--help"])
+        said = capsys.readouterr().out
+        for key, members in cls.choices().items():
+            for parameter in {p for m in members.values() for p in m.model_fields} - {key}:
+                assert f"--{parameter.replace('_', '-').lower()}" in said.lower(), f"{name} {parameter}"
+
+
+def test_a_template_names_the_product(
+    there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["rebin", "target.fits", "-o", f"{tmp_path}/{{stem}}-new{{tag}}{{suffix}}", "--bin-step", "2nm"])
+    path = tmp_path / "target-new_rebin.fits"
+    assert capsys.readouterr().out.strip() == str(path)
+    assert fits.getheader(path)["CD3_3"] == pytest.approx(20)
+
+
+def test_reading_options(there: Path, tmp_path: Path) -> None:
+    main(
+        ["interpolate", "target.fits", "--slice", "3:7,2:-2", "--ext", "DATA", "-o", f"{tmp_path}/part.fits"]
+    )
+    with fits.open(tmp_path / "part.fits") as part, fits.open("target.fits") as whole:
+        assert part[0].data.shape == (4, 31, 37)
+        known = part["FILLED"].data == 0
+        np.testing.assert_array_equal(part[0].data[known], whole["DATA"].data[3:7, 2:-2][known])
+        assert part[0].header["CRPIX2"] == whole["DATA"].header["CRPIX2"] - 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["rebin", "target.fits"], "exists"),
+        (["rebin", "targt.fits"], "did you mean target.fits"),
+        (["rebin"], "takes 1 to 1 files"),
+        (["deconvolve", "target_rebin.fits"], "takes 2 to 2 files"),
+        (["rebin", "target.fits", "--bin-step", "1 kg"], "neither a wavelength"),
+        (["rebin", "target.fits", "--operation", "men"], "did you mean 'mean'"),
+        (["rebin", "target.fits", "-o", "{stm}.fits"], "no field {stm}"),
+        (["rebin", "target.fits", "-o", "{stem"], "--output"),
+        (["rebin", "target.fits", "--bin-stp", "1nm"], "bin-stp"),
+        (["mask", "target_rebin_artefactmap.fits", "--cut", "[["], "not YAML"),
+        (
+            ["interpolate", "target.fits", "target_rebin_artefactmap_bpmask.fits", "-o", "x.fits"],
+            "must be the same",
+        ),
+        (
+            ["deconvolve", "target.fits", "star_rebin_normalised_modelled_radial.fits", "-o", "x.fits"],
+            "wavelengths",
+        ),
+        (["deconvolve", "target_rebin.fits", "star_rebin.fits", "-o", "x.fits"], "PSF must"),
+    ],
+)
+def test_mistakes(
+    there: Path, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(p.name for p in there.iterdir())
+    assert expected in fails(arguments, capsys)
+    assert sorted(p.name for p in there.iterdir()) == before

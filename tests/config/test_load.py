@@ -1,0 +1,214 @@
+"""The config: what it means, and what is said of a wrong one."""
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+import yaml
+from hypothesis import strategies as st
+
+from locations import ROOT
+from lucidcube.config.describe import schema, stage_text, stages_markdown, template
+from lucidcube.config.schema import Config, from_plain, load
+from lucidcube.errors import ConfigError
+from lucidcube.stages.base import REGISTRY
+
+GOOD = """
+target:
+  input: target.fits{DATA}
+  stages: [rebin, artefacts, mask: {cut: [[0, 2.5], [10, 3.5]]}, interpolate]
+star:
+  input: star.fits
+  stages:
+    - rebin: {bin_step: 2 nm}
+    - normalise_psf
+    - fit_psf
+deconvolve: {method: lucy_richardson, n_iter: 20}
+output: {path: out.fits}
+"""
+
+
+def written(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def problems(folder: Path, text: str, *sets: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load([written(folder, text)], sets)
+    return [p.split("run.yaml: ", 1)[1] if "run.yaml: " in p else p for p in caught.value.problems]
+
+
+def test_stages_are_made(tmp_path: Path) -> None:
+    config = load([written(tmp_path, GOOD)])
+    assert [s.name for s in config.target.stages] == ["rebin", "artefacts", "mask", "interpolate"]
+    assert config.target.stages[2].flat()["cut"] == [[0, 2.5], [10, 3.5]]
+    assert config.star is not None
+    assert config.star.stages[0].flat()["bin_step"] == pytest.approx(2e-9)
+    assert config.deconvolve is not None
+    assert config.deconvolve.flat()["method"] == "lucy_richardson"
+    assert config.deconvolve.flat()["n_iter"] == 20
+
+
+def test_plain_data_and_back(tmp_path: Path) -> None:
+    config = load([written(tmp_path, GOOD)])
+    text = yaml.safe_dump(config.plain())
+    assert from_plain(yaml.safe_load(text)) == config
+
+
+def test_later_files_and_overrides_win(tmp_path: Path) -> None:
+    first = written(tmp_path, GOOD)
+    second = written(tmp_path, "deconvolve: {n_iter: 7}\noutput: {path: other.fits}\n", "more.yaml")
+    sets = [
+        "deconvolve.strength=0.5",
+        "target.mask.max_dilation=2",
+        "target.rebin.bin_step=3nm",
+        "profile=synchronous",
+    ]
+    config = load([first, second], sets)
+    assert config.deconvolve is not None
+    assert (config.deconvolve.flat()["n_iter"], config.deconvolve.flat()["strength"]) == (7, 0.5)
+    assert config.output.path == "other.fits"
+    assert config.target.stages[2].flat()["max_dilation"] == 2
+    assert config.target.stages[2].flat()["cut"] == [[0, 2.5], [10, 3.5]]
+    assert config.target.stages[0].flat()["bin_step"] == pytest.approx(3e-9)
+    assert config.profile == "synchronous"
+
+
+def test_a_repeated_stage_is_addressed_by_number(tmp_path: Path) -> None:
+    text = "target: {input: a.fits, stages: [rebin, rebin]}"
+    config = load([written(tmp_path, text)], ["target.rebin[1].bin_step=4 nm"])
+    assert [s.flat()["bin_step"] for s in config.target.stages] == [None, pytest.approx(4e-9)]
+    assert "say which, as rebin[0]" in problems(tmp_path, text, "target.rebin.bin_step=4 nm")[0]
+    assert "only 2 stages" in problems(tmp_path, text, "target.rebin[2].bin_step=4 nm")[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("deconvolve:", "deconvole:", "deconvole: unknown key; did you mean 'deconvolve'?"),
+        ("n_iter: 20", "n_itr: 20", "deconvolve.n_itr: unknown key; did you mean 'n_iter'?"),
+        ("n_iter: 20", "loop_gain: 0.1", "deconvolve.loop_gain: unknown key"),
+        ("n_iter: 20", "n_iter: many", "deconvolve.n_iter: input should be a valid integer"),
+        (
+            "n_iter: 20",
+            "n_iter: -1",
+            "deconvolve.n_iter: input should be greater than or equal to 0 (not -1)",
+        ),
+        ("lucy_richardson", "lucy", "deconvolve.method: must be one of clean_modified, lucy_richardson"),
+        (
+            "normalise_psf",
+            "normalize_psf",
+            "star.normalize_psf: there is no stage 'normalize_psf'; did you mean 'normalise_psf'?",
+        ),
+        ("bin_step: 2 nm", "bin_step: 2 kg", "star.rebin.bin_step: '2 kg' is neither a wavelength"),
+        ("bin_step: 2 nm", "bin_step: -2e-9", "star.rebin.bin_step: input should be greater than 0"),
+        ("[[0, 2.5], [10, 3.5]]", "3", "target.mask.cut"),
+        ("input: star.fits", "", "star.input: must be given"),
+        ("path: out.fits", "pth: out.fits", "output.pth: unknown key; did you mean 'path'?"),
+        ("input: star.fits", "input: star.fits[", "star.input"),
+        ("{method: lucy_richardson, n_iter: 20}", "3", "deconvolve"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    found = problems(tmp_path, GOOD.replace(old, new))
+    assert any(p.startswith(expected) for p in found), found
+    assert all("\n" not in p for p in found)
+
+
+def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
+    text = (
+        GOOD.replace("n_iter: 20", "n_itr: 20")
+        .replace("interpolate]", "interpolat]")
+        .replace("path:", "pth:")
+    )
+    found = problems(tmp_path, text, "target.msk.cut=3", "nonsense")
+    assert len(found) == 5, found
+
+
+def test_a_deconvolution_needs_a_star(tmp_path: Path) -> None:
+    assert "needs a PSF" in problems(tmp_path, "target: {input: a.fits}\ndeconvolve: {}")[0]
+
+
+def test_a_wrong_profile_or_checkpoint(tmp_path: Path) -> None:
+    found = problems(tmp_path, GOOD + "profile: laptp\ncheckpoints: {after: [rebinn]}")
+    assert any("did you mean 'laptop'?" in p for p in found)
+    assert any("there is no stage 'rebinn'; did you mean 'rebin'?" in p for p in found)
+
+
+def test_files_that_are_no_config(tmp_path: Path) -> None:
+    written(tmp_path, GOOD, "good.yaml")
+    with pytest.raises(ConfigError, match="did you mean .*good.yaml"):
+        load([tmp_path / "god.yaml"])
+    for text in ("[1, 2]", "a: [", "!!python/object/apply:os.getcwd []", "x: \x00", "12"):
+        with pytest.raises(ConfigError):
+            load([written(tmp_path, text)])
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        load([tmp_path / "binary.yaml"])
+
+
+YAML_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats()
+    | st.sampled_from(["rebin", "target", "mask", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from([*Config.model_fields, *REGISTRY, "stages", "input", "method"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@hypothesis.given(
+    values=st.dictionaries(st.sampled_from([*Config.model_fields, "z"]), YAML_VALUES, max_size=6)
+)
+@hypothesis.settings(max_examples=150)
+def test_anything_gives_a_config_or_a_config_error(values: dict) -> None:
+    try:
+        config = from_plain(values)
+    except ConfigError as error:
+        assert error.problems
+        assert all(p and "\n" not in p for p in error.problems)
+    else:
+        assert isinstance(config, Config)
+
+
+def test_the_committed_template_is_fresh_and_valid() -> None:
+    path = ROOT / "configs" / "full.yaml"
+    assert path.read_text() == template(), "run: lucidcube config template > configs/full.yaml"
+    assert load([path]).deconvolve == REGISTRY["deconvolve"]()
+
+
+def test_the_committed_page_of_stages_is_fresh() -> None:
+    path = ROOT / "docs" / "stages.md"
+    assert path.read_text() == stages_markdown(), "run: lucidcube stages --markdown > docs/stages.md"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_committed_configs_load(path: Path) -> None:
+    assert load([path]).target.stages
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_help_names_every_parameter(name: str) -> None:
+    text = stage_text(REGISTRY[name])
+    for parameter in REGISTRY[name].settings():
+        assert parameter in text
+
+
+def test_the_schema_knows_every_stage_and_parameter() -> None:
+    made = schema()
+    for name, cls in REGISTRY.items():
+        if name == "deconvolve":
+            known = made["properties"]["deconvolve"]["properties"]
+        else:
+            items = made["properties"]["target"]["properties"]["stages"]["items"]["anyOf"][1:]
+            known = next(i["properties"][name]["properties"] for i in items if name in i["properties"])
+        assert {*cls.settings()} <= {*known}

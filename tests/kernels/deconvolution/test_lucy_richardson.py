@@ -1,0 +1,254 @@
+"""Lucy-Richardson: scikit-image's, each option, truth, holes and edges, and the reference program's result."""
+
+import numpy as np
+import pytest
+from skimage.restoration import richardson_lucy
+
+from disc_scene import ODD_PLANES, SIGMA, border, error, holes, moffat, planet, rim
+from locations import ORACLE
+from lucidcube.kernels.deconvolution.common import StopReason
+from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
+from lucidcube.kernels.fourier.convolver import Convolver
+
+RECORDED = ORACLE / "deconv_reference.npz"
+TEXTBOOK = {"strength": 1.0, "nudge_factor": 0.0, "pad_observation": False}
+
+
+@pytest.mark.parametrize("n_iter", [1, 5, 40])
+def test_is_the_textbook_algorithm(n_iter):
+    plane, psf, _, _ = planet()
+    plane = plane + np.float32(100)
+    ours = lucy_richardson(plane, psf, n_iter=n_iter, **TEXTBOOK)
+    theirs = richardson_lucy(plane.astype(float), psf.astype(float), num_iter=n_iter, clip=False)
+    np.testing.assert_allclose(ours.components, theirs, rtol=1e-4, atol=1e-4 * theirs.max())
+
+
+def test_textbook_conserves_flux():
+    plane, psf, _, _ = planet()
+    result = lucy_richardson(np.maximum(plane, 0), psf, n_iter=20, **TEXTBOOK)
+    assert result.flux_out == pytest.approx(result.flux_in, rel=0.01)
+
+
+def by_definition(plane, psf, n_iter, change=lambda c, residual: c, nudge_factor=1e-2, strength=0.1):
+    """The loop of the method page without padding, in float64 but for the convolutions; `change` acts on c."""
+    convolver = Convolver(psf, plane.shape)
+    nudge, estimate = nudge_factor * plane.max(), np.full(plane.shape, plane.mean(dtype=float))
+    for _ in range(n_iter):
+        blurred = convolver.convolve(estimate).astype(float)
+        raw = convolver.correlate((plane + nudge) / (blurred + nudge)).astype(float)
+        correction = change(1 + strength * (raw - 1), plane - blurred)
+        estimate = estimate * correction
+    return estimate
+
+
+def held(level):
+    return lambda c, residual: np.where(np.abs(residual) < level(np.abs(residual)), 1, c)
+
+
+VARIANTS = {
+    "default": ({}, lambda c, residual: c),
+    "clipped": ({"cf_lclip": 0.97, "cf_uclip": 1.05}, lambda c, residual: np.clip(c, 0.97, 1.05)),
+    "absolute threshold": ({"threshold": 30.0}, held(lambda size: 30)),
+    "fractional threshold": ({"threshold": -0.25}, held(lambda size: 0.25 * size.max())),
+    "statistical threshold": ({"threshold": 0.0}, held(lambda size: size.mean() + size.std())),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_follows_its_definition(name):
+    plane, psf, _, _ = planet()
+    options, change = VARIANTS[name]
+    ours = lucy_richardson(plane, psf, n_iter=15, pad_observation=False, **options)
+    expected = by_definition(plane, psf, 15, change)
+    np.testing.assert_allclose(ours.components, expected, rtol=1e-3, atol=1e-4 * expected.max())
+    if options:
+        plain = lucy_richardson(plane, psf, n_iter=15, pad_observation=False)
+        assert np.abs(ours.components - plain.components).max() > 0.01 * plain.components.max()
+
+
+def test_nudge_and_strength():
+    plane, psf, _, _ = planet()
+    ours = lucy_richardson(plane, psf, n_iter=10, nudge_factor=0.2, strength=0.6, pad_observation=False)
+    expected = by_definition(plane, psf, 10, nudge_factor=0.2, strength=0.6)
+    np.testing.assert_allclose(ours.components, expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+def test_agrees_with_the_reference_program():
+    oracle = np.load(RECORDED)
+    ours = lucy_richardson(oracle["plane"], oracle["psf"])
+    # The edge is handled differently (estimates of little weight, not the plane's own convolution).
+    assert error(ours.components, oracle["lucy_richardson"], oracle["disc"]) < 0.003
+    assert error(ours.components, oracle["lucy_richardson"], np.ones_like(oracle["disc"])) < 0.008
+    unpadded = lucy_richardson(oracle["plane"], oracle["psf"], pad_observation=False)
+    assert error(unpadded.components, oracle["lucy_richardson"], oracle["disc"]) > 0.01
+
+
+def test_restores_the_truth():
+    plane, psf, truth, disc = planet()
+    gentle = lucy_richardson(plane, psf)
+    assert error(gentle.components, truth, disc) < 0.03 < 0.06 < error(plane, truth, disc)
+    full = lucy_richardson(plane, psf, strength=1.0, variance=np.full(plane.shape, SIGMA**2))
+    assert error(full.components, truth, disc) < 0.01
+    assert full.chi2 < 3
+    assert full.flux_out == pytest.approx(truth.sum(), rel=0.02)
+    assert np.isnan(gentle.chi2)
+
+
+@pytest.mark.parametrize("strength", [0.1, 1.0])
+class TestMissingData:
+    def test_holes_leave_no_trace(self, strength):
+        plane, psf, truth, disc = planet()
+        holed = holes(plane)
+        hole = np.isnan(holed)
+        result = lucy_richardson(holed, psf, strength=strength)
+        whole = lucy_richardson(plane, psf, strength=strength)
+        assert error(result.components, truth, disc & ~hole) < 1.2 * error(whole.components, truth, disc)
+        assert error(result.components, truth, disc & border(holed)) < 0.02
+        assert error(result.components, truth, hole) < 0.12
+        assert result.components[hole].sum() == pytest.approx(truth[hole].sum(), rel=0.05)
+
+    def test_a_rim_does_not_ring(self, strength):
+        plane, psf, truth, disc = planet()
+        cut = rim(plane)
+        result = lucy_richardson(cut, psf, strength=strength)
+        assert error(result.components, truth, disc & border(cut)) < 0.04
+        assert error(np.nan_to_num(cut), truth, disc & border(cut)) > 0.1
+        assert np.isnan(result.components[0]).all()
+
+    def test_the_edge_of_the_frame_does_not_ring(self, strength):
+        plane, psf, truth, disc = (array[:, 26:] if array.shape[1] == 64 else array for array in planet())
+        near = disc & border(plane)
+        padded = lucy_richardson(plane, psf, strength=strength)
+        unpadded = lucy_richardson(plane, psf, strength=strength, pad_observation=False)
+        assert error(padded.components, truth, near) < 0.05
+        assert error(unpadded.components, truth, near) > 3 * error(padded.components, truth, near)
+
+    def test_filled_pixels_carry_no_weight(self, strength):
+        plane, psf, truth, disc = planet()
+        behind = np.isnan(rim(plane))
+        wrong = np.where(behind, np.float32(0), plane)
+        variance = np.full(plane.shape, SIGMA**2)
+        result = lucy_richardson(wrong, psf, filled=behind, strength=strength, variance=variance)
+        trusting = lucy_richardson(wrong, psf, strength=strength)
+        near = disc & border(rim(plane))
+        assert error(result.components, truth, near) < 0.05 < error(trusting.components, truth, near)
+        left = result.residual[~behind].astype(float)
+        assert result.fabs == pytest.approx(np.abs(left).max())
+        assert result.rms == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-5)
+        assert result.chi2 == pytest.approx(np.mean(left**2) / SIGMA**2, rel=1e-5)
+
+
+class TestStops:
+    @pytest.mark.parametrize("n_iter", [0, 7])
+    def test_all_iterations(self, n_iter):
+        plane, psf, _, _ = planet()
+        result = lucy_richardson(plane, psf, n_iter=n_iter)
+        assert (result.stop_reason, result.iterations) == (StopReason.N_ITER, n_iter)
+
+    def test_correction_limit(self):
+        plane, psf, _, _ = planet()
+        result = lucy_richardson(plane, psf, cf_limit=1.5, cf_uclip=1.1, strength=1.0)
+        assert result.stop_reason is StopReason.CORRECTION_LIMIT
+        assert result.iterations == 1
+
+    @pytest.mark.parametrize("value", [0.0, -2.0])
+    def test_nothing_to_do(self, value):
+        plane = np.full((9, 9), value, np.float32)
+        result = lucy_richardson(plane, moffat(5))
+        assert (result.stop_reason, result.iterations) == (StopReason.NOTHING_TO_DO, 0)
+        np.testing.assert_array_equal(result.residual, plane)
+
+    def test_no_data(self):
+        plane = np.full((9, 9), np.nan, np.float32)
+        result = lucy_richardson(plane, moffat(5))
+        assert (result.stop_reason, result.iterations) == (StopReason.ALL_NAN, 0)
+        assert np.isnan(result.components).all()
+        assert np.isnan(result.residual).all()
+
+
+def test_negative_corrections():
+    plane, psf, _, _ = planet()
+    plane = plane.copy()
+    plane[10:20, 10:20] = -3000
+    options = {"n_iter": 3, "strength": 1.0, "nudge_factor": 1e-3}
+    fixed = lucy_richardson(plane, psf, **options)
+    assert 0 < fixed.components.min() < 1e-3
+    assert lucy_richardson(plane, psf, cf_negative_fix=False, **options).components.min() < -1
+
+
+def test_the_offset_lifts_and_lowers():
+    plane, psf, truth, disc = planet()
+    low = plane - np.float32(400)
+    lifted = lucy_richardson(low, psf, offset_obs=True, strength=1.0)
+    assert error(lifted.components + 400, truth, disc) < 0.03
+    positive = plane + np.float32(100)
+    one = lucy_richardson(positive, psf, offset_obs=True)
+    np.testing.assert_array_equal(one.components, lucy_richardson(positive, psf).components)
+
+
+def test_the_products_give_back_the_input():
+    plane, psf, _, _ = planet()
+    for observed in (plane, holes(plane), rim(plane), plane[:, 30:]):
+        for options in ({}, {"offset_obs": True}, {"pad_observation": False}):
+            result = lucy_richardson(observed, psf, n_iter=20, **options)
+            model = Convolver(psf, observed.shape).convolve(np.nan_to_num(result.components))
+            there = np.isfinite(observed)
+            np.testing.assert_allclose(
+                (model + result.residual)[there], observed[there], atol=1e-6 * plane.max()
+            )
+            np.testing.assert_array_equal(np.isnan(result.residual), ~there)
+
+
+def test_the_scale_of_the_data_does_not_matter():
+    plane, psf, _, _ = planet()
+    scale = np.float32(1e-16)
+    variance = np.full(plane.shape, SIGMA**2, np.float32)
+    one = lucy_richardson(plane, psf, variance=variance)
+    other = lucy_richardson(plane * scale, psf, variance=variance * scale**2)
+    np.testing.assert_allclose(other.components / scale, one.components, rtol=1e-3)
+    assert other.chi2 == pytest.approx(one.chi2, rel=1e-3)
+
+
+def test_the_observer_sees_each_iteration():
+    plane, psf, _, _ = planet()
+    states = []
+
+    def keep(state):
+        states.append(state._replace(components=state.components.copy(), residual=state.residual.copy()))
+
+    watched = lucy_richardson(plane, psf, n_iter=5, threshold=-0.5, pad_observation=False, observer=keep)
+    alone = lucy_richardson(plane, psf, n_iter=5, threshold=-0.5, pad_observation=False)
+    np.testing.assert_array_equal(watched.components, alone.components)
+    assert [state.iteration for state in states] == [1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(states[-1].components, alone.components)
+    np.testing.assert_allclose(states[-1].residual, alone.residual, atol=1e-3)
+    assert len(states[-1].fabs) == len(states[-1].rms) == 6
+    assert states[-1].fabs[-1] == pytest.approx(alone.fabs, rel=1e-5)
+    assert states[1].threshold == pytest.approx(0.5 * states[1].fabs[1], rel=1e-5)
+    assert 0 < states[0].selected.mean() < 1
+
+
+@pytest.mark.parametrize("name", ODD_PLANES)
+@pytest.mark.parametrize(
+    "options",
+    [{}, TEXTBOOK, {"cf_negative_fix": False, "strength": 1.0}, {"offset_obs": True}, {"threshold": 0.0}],
+)
+def test_odd_planes_pass(name, options):
+    plane = ODD_PLANES[name].copy()
+    plane.flags.writeable = False
+    result = lucy_richardson(plane, moffat(5), n_iter=20, **options)
+    assert result.components.shape == result.residual.shape == plane.shape
+    assert result.components.dtype == result.residual.dtype == np.float32
+    assert np.isfinite(result.components[np.isfinite(plane)]).all()
+    assert np.isfinite(result.rms)
+
+
+def test_views_and_read_only_inputs_give_the_same_bits():
+    plane, psf, _, _ = planet()
+    wide = np.zeros((128, 128), np.float32)
+    wide[::2, ::2] = plane
+    wide.flags.writeable = psf.flags.writeable = False
+    one = lucy_richardson(wide[::2, ::2], psf, n_iter=10)
+    other = lucy_richardson(plane, psf, n_iter=10)
+    np.testing.assert_array_equal(one.components, other.components)
+    np.testing.assert_array_equal(one.residual, other.residual)

@@ -1,0 +1,365 @@
+"""Checkpoints: what is trusted, what is not, and what a key is made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import hypothesis
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import strategies as st
+
+import lucidcube.stages  # noqa: F401  registers the stages
+from lucidcube.cube import DATA, DIMS, MASK, WAVELENGTH, from_arrays
+from lucidcube.errors import UserError
+from lucidcube.run.checkpoint import MADE_OF, STORE, VOUCHED, Checkpoint, _Write, fingerprint, unchanged
+from lucidcube.stages.base import REGISTRY
+
+PLANES, BLOCK = 7, 2
+BLOCKS = 4
+NAMES = (DATA, "mask", "cut")
+
+
+def cube() -> xr.Dataset:
+    """Seven planes in blocks of two, the last of one; the third block is all NaN."""
+    rng = np.random.default_rng(3)
+    data = rng.normal(size=(PLANES, 5, 6)).astype(np.float32)
+    data[4:6] = np.nan
+    made = from_arrays(
+        da.from_array(data, chunks=(BLOCK, 5, 6)), 1e-6 + 1e-9 * np.arange(PLANES), units="adu"
+    )
+    mask = (rng.random(data.shape) < 0.5).astype(np.uint8)
+    mask[4:6] = 0
+    return made.assign(
+        mask=(DIMS, da.from_array(mask, chunks=(BLOCK, 5, 6))),
+        cut=(WAVELENGTH, np.arange(PLANES, dtype=np.float64), {"units": "sigma"}),
+    )
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Checkpoint:
+    """A checkpoint with all its blocks."""
+    made = Checkpoint.prepare(tmp_path / "target-test-0", cube(), NAMES, {"why": "test"})
+    compute(made.writes(cube(), NAMES))
+    return made
+
+
+def compute(work: da.Array) -> Any:
+    return dask.compute(work, scheduler="synchronous")[0]
+
+
+def chunk(made: Checkpoint, name: str, number: int) -> Path:
+    return made.path / STORE / name / ".".join(["c", str(number), *(["0", "0"] if name != "cut" else [])])
+
+
+def vouch(made: Checkpoint, number: int) -> Path:
+    return made.path / VOUCHED / f"{number:06d}"
+
+
+def same(made: Checkpoint) -> None:
+    opened = made.open().compute(scheduler="synchronous")
+    for name in NAMES:
+        np.testing.assert_array_equal(opened[name].values, cube()[name].values)
+        assert opened[name].dtype == cube()[name].dtype
+
+
+def test_all_is_missing_before_and_nothing_after(tmp_path: Path) -> None:
+    made = Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {})
+    assert made.starts == [0, 2, 4, 6]
+    assert made.missing() == [0, 1, 2, 3]
+    work = made.writes(cube(), NAMES)
+    assert work.shape == (BLOCKS,)
+    assert compute(work.blocks[1]).tolist() == [2 * 30 * 5 + 2 * 8]
+    assert made.missing() == [0, 2, 3]
+    compute(work)
+    assert made.missing() == []
+    same(made)
+
+
+def test_what_was_written_can_be_read_by_anyone(written: Checkpoint) -> None:
+    opened = xr.open_zarr(written.path / STORE, consolidated=False)
+    assert opened[DATA].dims == DIMS
+    assert opened[DATA].attrs["units"] == "adu"
+    assert opened["cut"].attrs["units"] == "sigma"
+    assert opened[DATA].chunks[0] == (2, 2, 2, 1)
+    np.testing.assert_array_equal(opened[WAVELENGTH], cube()[WAVELENGTH])
+
+
+def test_a_block_of_nan_is_written_and_vouched_for(written: Checkpoint) -> None:
+    assert chunk(written, DATA, 2).exists()
+    assert chunk(written, "mask", 2).exists()
+    assert 2 not in written.missing()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def swap_halves(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[len(content) // 2 :] + content[: len(content) // 2])
+
+
+HARM: dict[str, Callable[[Path], object]] = {
+    "truncated": truncate,
+    "longer": lambda p: p.write_bytes(p.read_bytes() + b"\0"),
+    "flipped": flip,
+    "swapped": swap_halves,
+    "empty": lambda p: p.write_bytes(b""),
+    "missing": lambda p: p.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM.keys())
+def test_a_damaged_chunk_is_missing(written: Checkpoint, harm: Callable[[Path], object], name: str) -> None:
+    harm(chunk(written, name, 1))
+    assert written.missing() == [1]
+    compute(written.writes(cube(), NAMES).blocks[1])
+    assert written.missing() == []
+    same(written)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"3",
+        b"null",
+        b'{"data/c.1.0.0": 3}',
+        b'{"data/c.1.0.0": [1, 2]}',
+        b"{}",
+    ],
+    ids=repr,
+)
+def test_a_damaged_vouch_is_no_vouch(written: Checkpoint, content: bytes | None) -> None:
+    if content is None:
+        vouch(written, 1).unlink()
+    else:
+        vouch(written, 1).write_bytes(content)
+    assert written.missing() == [1]
+
+
+def test_a_vouch_for_one_variable_is_not_enough(written: Checkpoint) -> None:
+    sums = json.loads(vouch(written, 1).read_text())
+    assert len(sums) == len(NAMES)
+    sums.pop(next(key for key in sums if key.startswith("mask")))
+    vouch(written, 1).write_text(json.dumps(sums))
+    assert written.missing() == [1]
+
+
+def test_the_vouch_of_another_block_is_no_vouch(written: Checkpoint) -> None:
+    vouch(written, 1).write_bytes(vouch(written, 0).read_bytes())
+    assert written.missing() == [1]
+
+
+def test_stray_files_do_no_harm(written: Checkpoint) -> None:
+    (written.path / VOUCHED / ".000001.99").write_bytes(b"{")
+    (written.path / VOUCHED / "000099").write_bytes(b"{}")
+    (written.path / VOUCHED / "notes.txt").write_text("mine")
+    chunk(written, DATA, 1).with_name(".0.abcdef").write_bytes(b"half")
+    assert written.missing() == []
+    same(written)
+
+
+def test_a_folder_whose_making_was_cut_short_is_made_again(written: Checkpoint) -> None:
+    (written.path / MADE_OF).unlink()
+    again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
+    assert again.missing() == [0, 1, 2, 3]
+    assert json.loads((written.path / MADE_OF).read_text()) == {"why": "test"}
+
+
+def test_made_of_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lucidcube.run.store.create", fail)
+    with pytest.raises(KeyboardInterrupt):
+        Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {})
+    assert not (tmp_path / "c" / MADE_OF).exists()
+
+
+def test_a_finished_store_is_left_alone(written: Checkpoint) -> None:
+    before = {p: p.stat().st_mtime_ns for p in written.path.rglob("*")}
+    again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
+    assert again.missing() == []
+    assert {p: p.stat().st_mtime_ns for p in written.path.rglob("*")} == before
+
+
+def test_a_store_with_other_variables_does_not_serve(written: Checkpoint) -> None:
+    more = (*NAMES, "badness")
+    wider = cube().assign(badness=cube()[DATA] * 2)
+    again = Checkpoint.prepare(written.path, wider, more, {"why": "test"})
+    compute(again.writes(wider, more))
+    assert again.missing() == []
+    assert "badness" in again.open()
+
+
+def test_a_lost_store_is_made_again(written: Checkpoint) -> None:
+    (written.path / STORE / DATA / "zarr.json").unlink()
+    again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
+    assert again.missing() == [0, 1, 2, 3]
+    compute(again.writes(cube(), NAMES))
+    same(again)
+
+
+def test_blocks_of_the_store_rule(written: Checkpoint) -> None:
+    other = cube().chunk({WAVELENGTH: 3})
+    for number in range(BLOCKS):
+        vouch(written, number).unlink()
+    compute(written.writes(other, NAMES))
+    assert written.missing() == []
+    same(written)
+
+
+def test_chunks_are_what_zarr_itself_would_write(written: Checkpoint, tmp_path: Path) -> None:
+    """Byte for byte, the last and shorter one included."""
+    other = Checkpoint.prepare(tmp_path / "other", cube(), NAMES, {"why": "test"})
+    group = zarr.open_group(other.path / STORE, mode="r+", use_consolidated=False)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for name in NAMES:
+            group[name].with_config({"write_empty_chunks": True})[:] = cube()[name].values
+            for number in range(BLOCKS):
+                assert chunk(other, name, number).read_bytes() == chunk(written, name, number).read_bytes()
+
+
+def test_numbers_of_the_other_byte_order(written: Checkpoint) -> None:
+    write = _Write(str(written.path), ((DATA, "<f4"),), BLOCK)
+    before = chunk(written, DATA, 0).read_bytes()
+    write(np.array([0, 1]), cube()[DATA].values[:2].astype(">f4"))
+    assert chunk(written, DATA, 0).read_bytes() == before
+
+
+def test_a_wrong_run_of_planes_is_refused(written: Checkpoint) -> None:
+    write = _Write(str(written.path), ((DATA, "<f4"),), BLOCK)
+    for positions in ([1, 2], [0, 1, 2]):
+        with pytest.raises(ValueError, match="not a block"):
+            write(np.array(positions), np.zeros((len(positions), 5, 6), np.float32))
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"set checkpoints\.dir"):
+        Checkpoint.prepare(tmp_path / "file" / "c", cube(), NAMES, {})
+
+
+def test_nbytes_counts_the_folder(written: Checkpoint) -> None:
+    assert written.nbytes() > PLANES * 30 * 5
+
+
+# Keys
+
+
+def test_a_key_is_the_same_in_every_process() -> None:
+    ingredients = [stage().fingerprint() for stage in REGISTRY.values()]
+    code = (
+        "import lucidcube.stages\n"
+        "from lucidcube.run.checkpoint import fingerprint\n"
+        "from lucidcube.stages.base import REGISTRY\n"
+        "print(fingerprint([s().fingerprint() for s in REGISTRY.values()], {'b': 1, 'a': {'z', }}))"
+    )
+    # The hash seed of this process is a random one already.
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == fingerprint(ingredients, {"a": {"z"}, "b": 1})
+
+
+def variations() -> list[Any]:
+    """Each parameter of each stage at another value than its default."""
+    found = []
+    for name, cls in REGISTRY.items():
+        usual = cls().flat()
+        for key, value in usual.items():
+            for other in candidates(value):
+                try:
+                    changed = cls.model_validate({key: other})
+                except ValueError:
+                    continue
+                if changed.flat().get(key) != value:
+                    found.append(pytest.param(cls(), changed, id=f"{name}.{key}"))
+                    break
+    return found
+
+
+def candidates(value: Any) -> list[Any]:
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, (int, float)):
+        return [value * 2 + 1, value / 2 + 1, value - 0.1, 0.5 * value, 0.01]
+    words = ["rectangle", "sum", "box", "norm", "lucy_richardson", "gaussian", "minimize", "ssa"]
+    return [*words, [[0, 9.0]], [7, 7], 3, 3e-9, {"start": 0.25}]
+
+
+@pytest.mark.parametrize(("usual", "changed"), variations())
+def test_every_parameter_changes_the_key(usual: Any, changed: Any) -> None:
+    assert fingerprint(usual.fingerprint()) != fingerprint(changed.fingerprint())
+
+
+def test_the_variations_are_many() -> None:
+    stages = {p.id.split(".")[0] for p in variations()}
+    assert stages >= {"rebin", "artefacts", "mask", "normalise_psf", "fit_psf", "deconvolve"}
+    assert len(variations()) > 25
+
+
+def test_the_version_of_a_stage_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = REGISTRY["mask"]()
+    before = fingerprint(stage.fingerprint())
+    monkeypatch.setattr(REGISTRY["mask"], "version", 99)
+    assert fingerprint(stage.fingerprint()) != before
+
+
+def test_what_came_before_changes_the_key() -> None:
+    stage = REGISTRY["mask"]().fingerprint()
+    assert fingerprint("a", stage) != fingerprint("b", stage)
+    assert fingerprint(fingerprint("a"), stage) == fingerprint(fingerprint("a"), stage)
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@hypothesis.given(a=PLAIN, b=PLAIN)
+def test_equal_ingredients_equal_keys(a: Any, b: Any) -> None:
+    equal = json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+    assert (fingerprint(a) == fingerprint(b)) == equal
+    assert len(fingerprint(a)) == 16
+
+
+# What a segment only passed on
+
+
+def test_what_was_passed_on_is_recognised() -> None:
+    before = cube()
+    after = before.assign({DATA: before[DATA] + 1, "new": before[DATA]})
+    assert {*unchanged(before, after)} == {"mask", "cut"}
+    assert {*unchanged(before, before.copy())} == {DATA, MASK, "cut"}
+    renamed = before.assign({"mask": before["mask"].astype("uint8") * 1})
+    assert "mask" not in {*unchanged(before, renamed)}

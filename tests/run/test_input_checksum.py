@@ -1,0 +1,61 @@
+"""What a fingerprint begins with."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lucidcube.config.schema import Track
+from lucidcube.run import input_checksum as module
+from lucidcube.run.input_checksum import REMEMBERED, identity
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.fits"
+    path.write_bytes(b"one")
+    return path
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    read: list[Path] = []
+    real = module.file_identity
+    monkeypatch.setattr(module, "file_identity", lambda path: (read.append(path), real(path))[1])
+    return read
+
+
+def test_the_content_the_part_and_the_reading_count(file: Path, tmp_path: Path) -> None:
+    first = identity(Track(input=str(file)))
+    assert first["size"] == 3
+    assert first["sha256"].startswith("7692c3ad3540bb80")
+    assert identity(Track(input=f"{file}[2:]")) != first
+    assert identity(Track(input=str(file), wave_start=1.0)) != first
+    (tmp_path / "sub").mkdir()
+    copy = tmp_path / "sub" / "a.fits"
+    copy.write_bytes(b"one")
+    assert identity(Track(input=str(copy))) == first
+    copy.write_bytes(b"two")
+    assert identity(Track(input=str(copy))) != first
+
+
+def test_a_file_is_read_once(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = counted(monkeypatch)
+    first = identity(Track(input=str(file)), tmp_path)
+    assert identity(Track(input=str(file)), tmp_path) == first
+    assert len(read) == 1
+
+
+def test_a_changed_file_is_read_again(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = identity(Track(input=str(file)), tmp_path)
+    file.write_bytes(b"two")
+    os.utime(file, ns=(1, 1))
+    assert identity(Track(input=str(file)), tmp_path)["sha256"] != first["sha256"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"x": 1}'])
+def test_a_damaged_memory_is_no_harm(file: Path, tmp_path: Path, content: str) -> None:
+    expected = identity(Track(input=str(file)))
+    (tmp_path / REMEMBERED).write_text(content)
+    assert identity(Track(input=str(file)), tmp_path) == expected
+    assert str(file) in json.loads((tmp_path / REMEMBERED).read_text())

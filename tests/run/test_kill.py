@@ -1,0 +1,314 @@
+"""Runs that are killed at random moments, as whole programs: the last run's product is that of one that was not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+import yaml
+
+from lucidcube.run.checkpoint import Checkpoint
+from lucidcube.simulate import Scene, write_scene
+
+KILLS = 20
+SCENE = Scene(shape=(8, 25, 25), seed=7, wavelength_step=0.5e-9)
+BLOCKS = 5 * 8
+"""In all segments, without the products."""
+
+NURSERY = """
+import json, os, signal, sys
+from lucidcube import io
+from lucidcube.cli import app as cli
+from lucidcube.run import pipeline
+import lucidcube.run.worker
+import lucidcube.cli.console, lucidcube.cli.stage_commands
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        os.chdir(order["folder"])
+        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1); os.dup2(log, 2)
+        try:
+            cli.main(order["arguments"])
+        except SystemExit as done:
+            os._exit(done.code or 0)
+        os._exit(0)
+    print(child, flush=True)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+"""A program that has imported everything, and then runs command lines, each in a process of its own."""
+
+
+class Running:
+    """A run in a process of its own."""
+
+    def __init__(self, nursery: subprocess.Popen[str], pid: int) -> None:
+        self.nursery, self.pid = nursery, pid
+
+    def ends(self) -> int:
+        """Its exit code, or the signal that killed it as a negative number."""
+        assert self.nursery.stdout is not None
+        return int(self.nursery.stdout.readline())
+
+
+class Nursery(NamedTuple):
+    """Starts runs quickly."""
+
+    process: subprocess.Popen[str]
+
+    def start(self, folder: Path, *arguments: str) -> Running:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        order = {"folder": str(folder), "arguments": ["run", "run.yaml", *arguments]}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return Running(self.process, int(self.process.stdout.readline()))
+
+    def run(self, folder: Path, *arguments: str) -> int:
+        return self.start(folder, *arguments).ends()
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", NURSERY],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    yield Nursery(process)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    process.wait(30)
+    process.stdout.close()
+
+
+class Undisturbed(NamedTuple):
+    """The bytes of the product of a run that nobody disturbed, and how long that took."""
+
+    files: Path
+    product: bytes
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_scene(SCENE, folder)
+    job(folder, folder)
+    began = time.monotonic()
+    assert nursery.run(folder) == 0, (folder / "log.txt").read_text()
+    return Undisturbed(folder, (folder / "out.fits").read_bytes(), time.monotonic() - began)
+
+
+def job(files: Path, folder: Path) -> None:
+    """Write run.yaml; the profile is in a file, because it is part of the product's provenance."""
+    folder.mkdir(exist_ok=True)
+    values: dict[str, Any] = {
+        "target": {"input": f"{files}/target.fits", "stages": ["artefacts", "mask", "interpolate"]},
+        "star": {"input": f"{files}/star.fits", "stages": ["normalise_psf", "fit_psf"]},
+        "deconvolve": {"n_iter": 30},
+        "output": {"path": "out.fits"},
+        "checkpoints": {"after": ["artefacts", "interpolate", "normalise_psf", "fit_psf", "deconvolve"]},
+        "profile": "profile.yaml",
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(values))
+    (folder / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
+
+
+def vouched(folder: Path) -> int:
+    kept = [Checkpoint(p) for p in (folder / "out.work").glob("*-*-*") if (p / "made-of.json").exists()]
+    return sum(len(c.starts) - len(c.missing()) for c in kept)
+
+
+def goes_on(folder: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
+    """The same run again makes the same product, of what is there and just what is missing."""
+    there = vouched(folder)
+    (folder / "log.txt").unlink(missing_ok=True)
+    assert nursery.run(folder) == 0, (folder / "log.txt").read_text()
+    assert f"{there} reused" in (folder / "log.txt").read_text()
+    assert (folder / "out.fits").read_bytes() == undisturbed.product
+    assert vouched(folder) == BLOCKS
+    assert not [p.name for p in folder.iterdir() if p.name.endswith(".part")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_kill_at_random_moments(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
+    rng, kills, finished = random.Random(4), 0, 0
+    moments: list[int] = []
+    while kills < KILLS:
+        folder = tmp_path / f"{finished}"
+        job(undisturbed.files, folder)
+        running = nursery.start(folder)
+        time.sleep(rng.uniform(0.05, 0.6 * undisturbed.seconds))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(running.pid, signal.SIGKILL)
+        code = running.ends()
+        assert code in (0, -signal.SIGKILL), (folder / "log.txt").read_text()
+        if code:
+            kills += 1
+            moments.append(vouched(folder))
+        if code == 0 or kills == KILLS:
+            goes_on(folder, nursery, undisturbed)
+            finished += 1
+    assert len({*moments}) > 4, f"always killed at the same moment: {moments}"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_signals_end_a_run_in_good_order(
+    tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed, number: signal.Signals, code: int
+) -> None:
+    job(undisturbed.files, tmp_path)
+    running = nursery.start(tmp_path)
+    wait_for(lambda: any((tmp_path / "out.work").glob("*-*-*/vouched/0*")))
+    os.killpg(running.pid, number)
+    assert running.ends() == code
+    said = (tmp_path / "log.txt").read_text().splitlines()
+    assert said[-1].endswith("what was done is kept, the same command goes on: lucidcube run run.yaml")
+    assert "Traceback" not in "".join(said)
+    assert sorted(os.listdir(tmp_path)) == ["log.txt", "out.work", "profile.yaml", "run.yaml"]
+    done = next(line for line in said if "blocks:" in line)
+    assert f" {vouched(tmp_path)} done" in done, "what was begun is finished"
+    goes_on(tmp_path, nursery, undisturbed)
+
+
+def test_two_runs_at_once(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
+    job(undisturbed.files, tmp_path)
+    running = nursery.start(tmp_path)
+    wait_for(lambda: any((tmp_path / "out.work").glob("*-*-*/vouched/0*")))
+    os.kill(running.pid, signal.SIGSTOP)
+    try:
+        second = subprocess.run(
+            [sys.executable, "-c", "from lucidcube.cli.app import main; main()", "run", "run.yaml"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.kill(running.pid, signal.SIGCONT)
+    assert second.returncode == 2
+    assert f"in use by another run (process {running.pid} on " in second.stderr
+    assert running.ends() == 0
+    assert (tmp_path / "out.fits").read_bytes() == undisturbed.product
+
+
+# A cluster on this machine
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """Processes of the cluster's workers."""
+    below = psutil.Process(pid).children(recursive=True)
+    return [p for p in below if "spawn_main" in " ".join(p.cmdline()) and p.is_running()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("victim", ["worker", "client", "SIGINT"])
+def test_kill_on_a_cluster(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed, victim: str) -> None:
+    job(undisturbed.files, tmp_path)
+    (tmp_path / "profile.yaml").write_text("kind: processes\nworkers: 2\n")
+    running = nursery.start(tmp_path)
+    wait_for(lambda: any((tmp_path / "out.work").glob("*-*-*/vouched/0*")))
+    workers = workers_of(running.pid)
+    assert len(workers) >= 2
+    if victim == "worker":
+        workers[0].kill()
+        assert running.ends() == 0, (tmp_path / "log.txt").read_text()
+        assert "in the largest worker" in (tmp_path / "log.txt").read_text()
+        assert (tmp_path / "out.fits").read_bytes() == undisturbed.product
+        return
+    if victim == "client":
+        os.kill(running.pid, signal.SIGKILL)
+        assert running.ends() == -signal.SIGKILL
+        psutil.wait_procs(workers, timeout=30)
+    else:
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+        assert running.ends() == 130, (tmp_path / "log.txt").read_text()
+        assert not [p for p in workers if p.is_running()]
+        (done,) = (x for x in (tmp_path / "log.txt").read_text().splitlines() if "blocks:" in x)
+        assert f" {vouched(tmp_path)} done" in done, "what was begun is finished"
+    (tmp_path / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
+    goes_on(tmp_path, nursery, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_kill_of_a_scheduler(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
+    job(undisturbed.files, tmp_path)
+    common = ["--no-nanny", "--no-dashboard", "--nthreads", "2"]
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: str) -> subprocess.Popen[bytes]:
+            with (tmp_path / "log.txt").open("ab") as log:
+                made = stack.enter_context(
+                    subprocess.Popen([sys.executable, "-m", *arguments], stdout=log, stderr=log, cwd=tmp_path)
+                )
+            stack.callback(made.kill)
+            return made
+
+        scheduler = start(
+            "distributed.cli.dask_scheduler", "--port", "0", "--scheduler-file", "where", "--no-dashboard"
+        )
+        wait_for((tmp_path / "where").exists)
+        start(
+            "distributed.cli.dask_worker",
+            "--scheduler-file",
+            "where",
+            *common,
+        )
+        address = json.loads((tmp_path / "where").read_text())["address"]
+        (tmp_path / "profile.yaml").write_text(f"kind: address\naddress: {address}\n")
+        running = nursery.start(tmp_path)
+        wait_for(lambda: any((tmp_path / "out.work").glob("*-*-*/vouched/0*")))
+        scheduler.kill()
+        assert running.ends() == 1
+    said = (tmp_path / "log.txt").read_text()
+    assert "the dask scheduler is gone" in said
+    assert "what was done is kept" in said
+    assert not (tmp_path / "out.fits").exists()
+    (tmp_path / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
+    goes_on(tmp_path, nursery, undisturbed)
+
+
+# A disk that is full
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_disk_that_is_really_full(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
+    job(undisturbed.files, tmp_path)
+    work = tmp_path / "out.work"
+    work.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(work)], capture_output=True
+    ).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        assert nursery.run(tmp_path) == 2
+        said = (tmp_path / "log.txt").read_text()
+        assert "No space left on device" in said
+        assert "Traceback" not in said
+        assert 0 < vouched(tmp_path) < BLOCKS
+        subprocess.run(["mount", "-o", "remount,size=50m", str(work)], check=True)
+        goes_on(tmp_path, nursery, undisturbed)
+    finally:
+        subprocess.run(["umount", "--lazy", str(work)], check=True)
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.005)

@@ -1,0 +1,110 @@
+"""Memory is known beforehand and kept: what is predicted is measured, and a cap is not exceeded."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lucidcube.stages  # noqa: F401
+from locations import TESTS
+from lucidcube.run.plan import BASELINE
+from lucidcube.simulate import Scene, write_scene
+from lucidcube.stages.base import REGISTRY
+
+PROBE = TESTS / "memory_probe.py"
+WORK = [
+    ("rebin", {}),
+    ("artefacts", {}),
+    ("mask", {}),
+    ("interpolate", {}),
+    ("normalise_psf", {}),
+    ("fit_psf", {}),
+    ("deconvolve", {"n_iter": 2}),
+    ("deconvolve", {"n_iter": 2, "method": "lucy_richardson"}),
+]
+
+
+def python(arguments: list[str], cap: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, perhaps with a hard limit on its data segment."""
+
+    def limit() -> None:
+        if cap is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
+
+    return subprocess.run(
+        [sys.executable, *arguments],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+    )
+
+
+def test_every_stage_is_probed() -> None:
+    assert {name for name, _ in WORK} == {*REGISTRY}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), WORK, ids=lambda v: v if isinstance(v, str) else v.get("method", "")
+)
+def test_the_predicted_peak_is_the_measured_one(name: str, options: dict, tmp_path: Path) -> None:
+    files = []
+    if name == "rebin":
+        for folder, shape in (("small", (16, 33, 33)), ("large", (400, 341, 341))):
+            scene = Scene(shape=shape, seed=1, star_shape=(21, 21))
+            files.append(str(write_scene(scene, tmp_path / folder).target))
+    done = python([str(PROBE), name, "801", "4", json.dumps(options), *files])
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    predicted = BASELINE + measured["working"]
+    assert predicted == pytest.approx(measured["peak"], rel=0.25), measured
+    # The baseline must not hide a stage's own part.
+    own = measured["peak"] - measured["before"]
+    assert measured["working"] == pytest.approx(own, rel=0.5, abs=16 << 20), measured
+
+
+CAP = 560 << 20
+"""Imports alone take more than half of it; much less, and libraries hang instead of failing."""
+
+LOAD_ALL = """
+import sys
+from lucidcube.io.reader import open_cube
+cube = open_cube(sys.argv[1])
+print(cube["data"].load().sum().item(), cube["variance"].load().sum().item())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(resource, "RLIMIT_DATA") or sys.platform != "linux", reason="needs RLIMIT_DATA"
+)
+def test_a_cube_larger_than_the_cap_goes_through(tmp_path: Path) -> None:
+    paths = write_scene(Scene(shape=(1700, 341, 341), seed=2, star_shape=(41, 41)), tmp_path)
+    assert paths.target.stat().st_size > 2.5 * CAP
+    control = python(["-c", LOAD_ALL, str(paths.target)], CAP)
+    assert control.returncode != 0
+    assert "MemoryError" in control.stderr, "the control was meant to run out of memory"
+    config = {
+        "target": {
+            "input": str(paths.target),
+            "stages": [{"rebin": {"bin_step": "10 nm"}}, "artefacts", "mask", "interpolate"],
+        },
+        "star": {
+            "input": str(paths.star),
+            "stages": [{"rebin": {"bin_step": "10 nm"}}, "normalise_psf", "fit_psf"],
+        },
+        "deconvolve": {"n_iter": 5},
+        "output": {"path": str(tmp_path / "sharp.fits")},
+        "profile": "synchronous",
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    done = python(["-m", "lucidcube", "run", str(tmp_path / "run.yaml"), "--quiet"], CAP)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sharp.fits").exists()

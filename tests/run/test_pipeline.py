@@ -1,0 +1,777 @@
+"""The whole job: what it makes, what it reuses, and that nothing but the config decides the numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.wcs import WCS
+from scipy.signal import convolve
+
+import lucidcube.lift.blocks
+import lucidcube.run.products
+from lucidcube.config.schema import Config, from_plain
+from lucidcube.errors import ConfigError, UserError
+from lucidcube.run.checkpoint import Checkpoint
+from lucidcube.run.pipeline import Watch, check, run, segments
+from lucidcube.simulate import Scene, write_scene
+
+SCENE = Scene(shape=(8, 31, 31), seed=11, wavelength_step=0.5e-9)
+TARGET_STAGES = ["rebin", "artefacts", "mask", "interpolate"]
+STAR_STAGES = ["rebin", "normalise_psf", "fit_psf"]
+PLANES = 4
+"""After rebinning."""
+BLOCKS = 6 * PLANES
+"""In all segments: three of the target, two of the star, and the deconvolution."""
+ALL_PRODUCTS = [
+    "deconvolved", "residual", "psf", "log", "fit", "filled", "mask", "badness", "variance", "provenance",
+]  # fmt: skip
+
+
+class Recorder(Watch):
+    """Writes down what a run tells."""
+
+    def __init__(self, interrupt_after: int | None = None) -> None:
+        self.messages: list[str] = []
+        self.segments: list[tuple[str, int, int]] = []
+        self.blocks = 0
+        self.left = interrupt_after
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def segment(self, label: str, blocks: int, reused: int) -> None:
+        self.segments.append((label, blocks, reused))
+
+    def block(self, number: int) -> None:
+        self.blocks += 1
+        if self.left is not None:
+            self.left -= 1
+            if self.left <= 0:
+                raise KeyboardInterrupt
+
+    def computed(self) -> dict[str, int]:
+        """Blocks computed in each segment, the writing of the products left out."""
+        return {label: n - reused for label, n, reused in self.segments if label != "products"}
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with target.fits, star.fits and truth.fits."""
+    folder = tmp_path_factory.mktemp("files")
+    write_scene(SCENE, folder, truth=True)
+    return folder
+
+
+def config(files: Path, out: Path, **changes: Any) -> Config:
+    """The usual job with few iterations; `changes` replace whole parts of it, None leaves a part out."""
+    values: dict[str, Any] = {
+        "target": {"input": f"{files}/target.fits", "stages": TARGET_STAGES},
+        "star": {"input": f"{files}/star.fits", "stages": STAR_STAGES},
+        "deconvolve": {"n_iter": 40, "loop_gain": 0.2},
+        "output": {"path": str(out), "products": ALL_PRODUCTS},
+        "profile": "synchronous",
+    }
+    values |= changes
+    return from_plain({k: v for k, v in values.items() if v is not None})
+
+
+class Finished(NamedTuple):
+    """A run that was done, and where its relative paths begin; nobody may change what lies there."""
+
+    config: Config
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.config.output.path
+
+
+@pytest.fixture(scope="session")
+def finished(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    # The path of the product is part of its provenance: it is relative, so that bytes can be compared.
+    made = Finished(config(files, Path("out.fits")), tmp_path_factory.mktemp("finished"))
+    with contextlib.chdir(made.folder):
+        run(made.config)
+    return made
+
+
+@pytest.fixture
+def again(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a copy of the finished run, checkpoints and all."""
+    shutil.copytree(finished.folder, tmp_path / "again")
+    monkeypatch.chdir(tmp_path / "again")
+    return tmp_path / "again"
+
+
+def numbers(path: Path) -> dict[str, Any]:
+    """Every image and table of a product by name; the provenance, which names folders, is left out."""
+    with fits.open(path) as hdus:
+        return {h.name: np.array(h.data) for h in hdus if h.name != "PROVENANCE"}
+
+
+def same_numbers(a: Path, b: Path) -> None:
+    one, other = numbers(a), numbers(b)
+    assert [*one] == [*other]
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype, name
+        assert array.tobytes() == other[name].tobytes(), name
+
+
+def write_cube(path: Path, data: np.ndarray, cards: dict[str, Any] | None = None, **more: np.ndarray) -> Path:
+    """A FITS file with DATA and other extensions, on the wavelengths of the scene."""
+    grid = {"CTYPE3": "AWAV", "CUNIT3": "m", "CRPIX3": 1.0, "CRVAL3": SCENE.first_wavelength, "CDELT3": 5e-10}
+    header = fits.Header(cards or {})
+    if data.ndim == 3:
+        header.update(grid)
+    hdus = [fits.PrimaryHDU(), *(fits.ImageHDU(a, header, name=n) for n, a in {"DATA": data, **more}.items())]
+    fits.HDUList(hdus).writeto(path, overwrite=True)
+    return path
+
+
+def planes(files: Path, name: str = "target.fits", hdu: str = "DATA") -> np.ndarray:
+    with fits.open(files / name) as hdus:
+        return hdus[hdu].data.astype(np.float32)
+
+
+# What comes out
+
+
+def test_products_and_their_hdus(finished: Finished) -> None:
+    with fits.open(finished.path, checksum=True) as hdus:
+        assert {h.name for h in hdus} == {
+            "DECONVOLVED", "RESIDUAL", "FILLED", "MASK", "BADNESS", "STAT", "PSF",
+            "DECONVOLUTION LOG", "FITTED MODEL PARAMS", "NORMALISATION", "CUT BY CHANNEL", "PROVENANCE",
+        }  # fmt: skip
+        assert hdus[0].name == "DECONVOLVED"
+        for hdu in hdus:
+            hdu.verify("exception")
+            if isinstance(hdu, fits.BinTableHDU):
+                continue
+            assert hdu.shape == (PLANES, 31, 31), hdu.name
+            assert hdu.header["BITPIX"] == (8 if hdu.name in ("FILLED", "MASK") else -32)
+        units = {n: hdus[n].header.get("BUNIT", "") for n in ("DECONVOLVED", "RESIDUAL", "STAT", "MASK")}
+        flux = "10**(-20)*erg/s/cm**2/Angstrom"
+        assert units == {"DECONVOLVED": flux, "RESIDUAL": flux, "STAT": f"({flux})**2", "MASK": ""}
+
+
+def test_components_and_residual_make_up_the_input(finished: Finished, files: Path, tmp_path: Path) -> None:
+    filled = config(files, tmp_path / "filled.fits", deconvolve=None)
+    run(filled)
+    data, made = numbers(Path(filled.output.path))["DATA"], numbers(finished.path)
+    assert np.isfinite(data).mean() > 0.8
+    for d, x, r, p in zip(data, made["DECONVOLVED"], made["RESIDUAL"], made["PSF"], strict=True):
+        assert p.sum(dtype=float) == pytest.approx(1, abs=1e-5)
+        blurred = convolve(np.nan_to_num(x).astype(float), p.astype(float), mode="same", method="fft")
+        known = np.isfinite(d)
+        np.testing.assert_array_equal(known, np.isfinite(r))
+        error = np.abs(blurred + r - d)[known].max()
+        assert error < 1e-5 * np.abs(d[known]).max()
+    assert np.abs(made["RESIDUAL"][np.isfinite(data)]).sum() < 0.7 * np.abs(data[np.isfinite(data)]).sum()
+
+
+def test_the_variance_is_that_of_the_rebinned_input(finished: Finished, files: Path) -> None:
+    made = numbers(finished.path)
+    variance = planes(files, hdu="STAT").astype(float)
+    wavelengths = SCENE.wavelengths
+    for j, centre in enumerate(wavelengths[0] + 1e-9 * np.arange(PLANES)):
+        weight = np.clip(1 - np.abs(wavelengths - centre) / 2e-9, 0, None)[:, None, None]
+        weight = np.where(np.isfinite(variance), weight, 0)
+        expected = (weight**2 * np.nan_to_num(variance)).sum(0) / weight.sum(0).clip(1e-30) ** 2
+        measured = made["FILLED"][j] == 0
+        np.testing.assert_allclose(made["STAT"][j][measured], expected[measured], rtol=1e-4)
+        assert np.isnan(made["STAT"][j][~measured]).all()
+
+
+def test_the_log_has_a_row_for_each_plane(finished: Finished) -> None:
+    made = numbers(finished.path)
+    with fits.open(finished.path) as hdus:
+        log, fitted = hdus["DECONVOLUTION LOG"].data, hdus["FITTED MODEL PARAMS"].data
+        star = hdus["NORMALISATION"].data
+        np.testing.assert_allclose(log["wavelength"], SCENE.first_wavelength + 1e-9 * np.arange(PLANES))
+        np.testing.assert_allclose(fitted["wavelength"], log["wavelength"])
+        assert [c.lower() for c in log.columns.names] == [
+            "wavelength", "iterations", "stop_reason", "stop_reason_text",
+            "fabs", "rms", "flux_in", "flux_out", "chi2",
+        ]  # fmt: skip
+        np.testing.assert_array_equal(log["iterations"], 40)
+        assert set(log["stop_reason_text"]) == {"all iterations done"}
+        np.testing.assert_allclose(
+            log["flux_out"], np.nansum(made["DECONVOLVED"], axis=(1, 2), dtype=float), rtol=1e-4
+        )
+        assert (log["chi2"] > 0).all()
+        assert {"x", "y", "x_error", "reduced_chi2", "fit_status_text"} <= {*fitted.columns.names}
+        assert {"offset_y", "offset_x", "background_level", "total"} <= {*star.columns.names}
+        assert (star["total"] > 1e6).all()
+
+
+def test_the_run_can_be_repeated_from_its_provenance(finished: Finished) -> None:
+    with fits.open(finished.path) as hdus:
+        rows = dict(zip(hdus["PROVENANCE"].data["KEY"], hdus["PROVENANCE"].data["VALUE"], strict=True))
+        assert from_plain(yaml.safe_load(rows["config"])) == finished.config
+        assert len(rows["target.sha256"]) == 64
+        assert hdus[0].header["HIERARCH LUCIDCUBE TARGET SHA256"] == rows["target.sha256"][:32]
+
+
+def test_a_plane_without_data_goes_through(files: Path, tmp_path: Path) -> None:
+    assert np.isnan(planes(files)[SCENE.empty_plane]).all()
+    made = config(
+        files,
+        tmp_path / "out.fits",
+        target={"input": f"{files}/target.fits", "stages": TARGET_STAGES[1:]},
+        star={"input": f"{files}/star.fits", "stages": STAR_STAGES[1:]},
+    )
+    run(made)
+    with fits.open(made.output.path) as hdus:
+        log = hdus["DECONVOLUTION LOG"].data
+        assert log["stop_reason_text"][SCENE.empty_plane].startswith("no data")
+        assert log["iterations"][SCENE.empty_plane] == 0
+        others = np.delete(np.arange(SCENE.shape[0]), SCENE.empty_plane)
+        assert {*log["stop_reason_text"][others]} == {"all iterations done"}
+        for name in ("DECONVOLVED", "RESIDUAL", "BADNESS", "STAT"):
+            assert np.isnan(hdus[name].data[SCENE.empty_plane]).all(), name
+            assert np.isfinite(hdus[name].data[others]).any(axis=(1, 2)).all(), name
+        assert not hdus["MASK"].data[SCENE.empty_plane].any()
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [["normalise_psf", "fit_psf"], ["interpolate", {"normalise_psf": {"n_sigma": 1e9}}]],
+    ids=["fitted", "normalised"],
+)
+def test_a_plane_of_the_star_without_data_spoils_only_itself(
+    files: Path, tmp_path: Path, stages: list[Any]
+) -> None:
+    with fits.open(files / "star.fits") as hdus:
+        hdus["DATA"].data[2] = np.nan
+        hdus.writeto(tmp_path / "star.fits")
+    made = config(
+        files,
+        tmp_path / "out.fits",
+        target={"input": f"{files}/target.fits", "stages": ["interpolate"]},
+        star={"input": f"{tmp_path}/star.fits", "stages": stages},
+    )
+    run(made)
+    with fits.open(made.output.path) as hdus:
+        log = hdus["DECONVOLUTION LOG"].data
+        assert np.isnan(hdus["DECONVOLVED"].data[2]).all()
+        assert log["stop_reason_text"][2] != log["stop_reason_text"][3]
+        assert np.isfinite(hdus["DECONVOLVED"].data[[1, 3]]).any(axis=(1, 2)).all()
+
+
+# Where it is
+
+
+LINE, LINE_WIDTH = 719.4e-9, 0.7e-9
+"""An emission line between two channels."""
+
+
+def test_the_moon_and_the_line_are_where_they_were(tmp_path: Path) -> None:
+    scene = Scene(shape=(12, 41, 41), seed=11, wavelength_step=0.5e-9)
+    paths = write_scene(scene, tmp_path)
+    with fits.open(paths.target, mode="update") as hdus:
+        shape = np.exp(-(((scene.wavelengths - LINE) / LINE_WIDTH) ** 2) / 2)
+        hdus["DATA"].data *= (1 + 3 * shape).astype(np.float32)[:, None, None]
+    made = config(
+        tmp_path,
+        tmp_path / "out.fits",
+        target={"input": f"{paths.target}", "stages": ["rebin", "interpolate"], "slice": ":,2:,3:-1"},
+        deconvolve={"method": "lucy_richardson", "strength": 1.0},
+    )
+    run(made)
+    with fits.open(made.output.path) as hdus:
+        sharp, header = hdus[0].data, hdus[0].header
+    assert sharp.shape == (6, 39, 37)
+    wcs = WCS(header)
+    sky = SkyCoord(scene.moon.right_ascension, scene.moon.declination, unit="deg", frame="fk5")
+    x, y = (float(c) for c in wcs.celestial.world_to_pixel(sky))
+    assert (round(x), round(y)) == (scene.moon.x - 3, scene.moon.y - 2)
+    top, left = round(y) - 2, round(x) - 2
+    window = np.nansum(sharp, axis=0)[top : top + 5, left : left + 5]
+    weight = np.clip(window - np.median(window), 0, None)
+    rows, columns = np.indices(window.shape)
+    centre = (weight * rows).sum() / weight.sum() + top, (weight * columns).sum() / weight.sum() + left
+    assert np.hypot(centre[0] - y, centre[1] - x) < 0.5
+    assert window[2, 2] == window.max()
+    spectrum = np.nansum(sharp, axis=(1, 2), dtype=float)
+    wavelength = wcs.spectral.pixel_to_world(np.arange(spectrum.size)).to_value("m")
+    np.testing.assert_allclose(wavelength, scene.first_wavelength + 1e-9 * np.arange(6), rtol=1e-9)
+    level = np.interp(wavelength, wavelength[[0, -1]], spectrum[[0, -1]])
+    excess = np.clip(spectrum - level, 0, None)
+    assert excess.max() > 0.5 * level.max()
+    assert (wavelength * excess).sum() / excess.sum() == pytest.approx(LINE, abs=0.5e-9)
+
+
+def test_the_header_survives_card_for_card(files: Path, tmp_path: Path) -> None:
+    with fits.open(files / "target.fits") as hdus:
+        header = hdus["DATA"].header
+        header["OBSERVER"] = ("Galle", "who looked first")
+        header["EMPTY"] = None
+        header["HIERARCH ESO OBS TARG NAME"] = ("Neptune", "hierarchical")
+        header["LONGTEXT"] = "a text that does not fit on a card and so goes on and on " * 3
+        header.add_comment("a comment")
+        header.add_comment("another one")
+        header.add_history("reduced")
+        hdus[0].header["OBSERVAT"] = ("Berlin", "in the primary header alone")
+        hdus.writeto(tmp_path / "target.fits")
+        wanted = [str(c) for c in fits.Header.fromstring(header.tostring()).cards]
+    made = config(files, tmp_path / "out.fits", target={"input": f"{tmp_path}/target.fits", "stages": ["rebin", "interpolate"]})  # fmt: skip
+    run(made)
+    result = fits.getheader(made.output.path)
+    cards = [str(c) for c in result.cards]
+    changed = ("XTENSION", "NAXIS3", "CD3_3 ", "EXTNAME", "PCOUNT", "GCOUNT")
+    missing = [c for c in wanted if c not in cards and not c.startswith(changed)]
+    assert not missing
+    kept = [c for c in cards if c in wanted]
+    assert kept == [c for c in wanted if c in cards], "the order changed"
+    assert result["CD3_3"] == pytest.approx(10.0)
+    assert result["OBSERVAT"] == "Berlin"
+
+
+@pytest.mark.parametrize(("dtype", "bitpix"), [(">f8", -64), (">f4", -32), (">i4", -32)])
+def test_the_product_is_stored_as_the_input(files: Path, tmp_path: Path, dtype: str, bitpix: int) -> None:
+    write_cube(tmp_path / "target.fits", np.nan_to_num(planes(files)[:4]).astype(dtype))
+    made = config(
+        files, tmp_path / "out.fits",
+        target={"input": f"{tmp_path}/target.fits", "stages": ["interpolate"]},
+        star={"input": f"{files}/truth.fits", "ext": "PSF", "slice": ":4"},
+    )  # fmt: skip
+    run(made)
+    with fits.open(made.output.path) as hdus:
+        stored = {n: hdus[n].header["BITPIX"] for n in ("DECONVOLVED", "RESIDUAL")}
+        assert stored == {"DECONVOLVED": bitpix, "RESIDUAL": bitpix}
+
+
+@pytest.mark.parametrize("variance", [True, False], ids=["variance", "no-variance"])
+def test_tiny_fluxes_come_out_in_their_units(files: Path, tmp_path: Path, variance: bool) -> None:
+    unit = 2.0**-66  # an exact power of two, about 1e-20: then everything must scale exactly
+    data, stat = planes(files)[:4], planes(files, hdu="STAT")[:4]
+    results = []
+    for name, scale in (("large", 1.0), ("tiny", unit)):
+        extra = {"STAT": (stat * np.float64(scale) ** 2).astype(">f8")} if variance else {}
+        write_cube(tmp_path / f"{name}.fits", (data * np.float64(scale)).astype(">f8"), **extra)
+        made = config(
+            files, tmp_path / f"{name}.out.fits",
+            target={"input": f"{tmp_path}/{name}.fits", "stages": ["artefacts", "mask", "interpolate"]},
+            star={"input": f"{files}/truth.fits", "ext": "PSF", "slice": ":4"},
+            deconvolve={"n_iter": 40} | ({} if variance else {"noise_std": 60.0 * scale}),
+        )  # fmt: skip
+        run(made)
+        with fits.open(made.output.path) as hdus:
+            results.append({h.name: np.array(h.data) for h in hdus if h.name != "PROVENANCE"})
+    large, tiny = results
+    assert np.nanmax(tiny["DECONVOLVED"]) > 0
+    for name in ("DECONVOLVED", "RESIDUAL"):
+        np.testing.assert_allclose(tiny[name], large[name] * unit, rtol=1e-6, atol=0)
+    if variance:
+        np.testing.assert_allclose(tiny["STAT"], large["STAT"] * unit**2, rtol=1e-6, atol=0)
+    np.testing.assert_array_equal(tiny["MASK"], large["MASK"])
+    log, expected = tiny["DECONVOLUTION LOG"], large["DECONVOLUTION LOG"]
+    for name in ("fabs", "rms", "flux_in", "flux_out"):
+        np.testing.assert_allclose(log[name], expected[name] * unit, rtol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(log["iterations"], expected["iterations"])
+    # Without a variance noise_std stands in for it, and scales with the data.
+    np.testing.assert_allclose(log["chi2"], expected["chi2"], rtol=1e-6)
+    assert np.isfinite(log["chi2"]).any()
+
+
+# What is reused
+
+
+def test_a_second_run_computes_nothing(again: Path, finished: Finished) -> None:
+    watch = Recorder()
+    done = run(finished.config, watch)
+    assert [*watch.computed()] == [
+        "target: rebin", "target: artefacts", "target: mask, interpolate",
+        "star: rebin", "star: normalise_psf, fit_psf", "deconvolve: deconvolve",
+    ]  # fmt: skip
+    assert set(watch.computed().values()) == {0}
+    assert done.reused == BLOCKS
+    assert (again / "out.fits").read_bytes() == finished.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "recomputed"),
+    [
+        ({"deconvolve": {"n_iter": 41}}, ["deconvolve: deconvolve"]),
+        (
+            {"target": ["rebin", "artefacts", {"mask": {"cut": [[0, 4.0]]}}, "interpolate"]},
+            ["target: mask, interpolate", "deconvolve: deconvolve"],
+        ),
+        (
+            {"target": ["rebin", {"artefacts": {"window": 6}}, "mask", "interpolate"]},
+            ["target: artefacts", "target: mask, interpolate", "deconvolve: deconvolve"],
+        ),
+        (
+            {"star": ["rebin", {"normalise_psf": {"n_sigma": 6}}, "fit_psf"]},
+            ["star: normalise_psf, fit_psf", "deconvolve: deconvolve"],
+        ),
+    ],
+    ids=["deconvolve", "mask", "artefacts", "normalise_psf"],
+)
+def test_a_change_recomputes_from_there_on(
+    again: Path, files: Path, changes: dict[str, Any], recomputed: list[str]
+) -> None:
+    tracks = {k: {"input": f"{files}/{k}.fits", "stages": v} for k, v in changes.items() if k != "deconvolve"}
+    watch = Recorder()
+    run(config(files, Path("out.fits"), **{**changes, **tracks}), watch)
+    assert [label for label, n in watch.computed().items() if n] == recomputed
+    assert {n for n in watch.computed().values() if n} == {PLANES}
+
+
+def test_another_input_recomputes_its_track(again: Path, files: Path) -> None:
+    with fits.open(files / "target.fits") as hdus:
+        hdus["DATA"].data[1, 15, 15] += 1
+        hdus.writeto("target.fits")
+    watch = Recorder()
+    run(config(files, Path("out.fits"), target={"input": "target.fits", "stages": TARGET_STAGES}), watch)
+    assert [label for label, n in watch.computed().items() if not n] == [
+        "star: rebin", "star: normalise_psf, fit_psf",
+    ]  # fmt: skip
+
+
+def test_more_products_can_be_asked_for_later(files: Path, tmp_path: Path) -> None:
+    def products(*names: str) -> Config:
+        return config(
+            files, tmp_path / "out.fits", output={"path": f"{tmp_path}/out.fits", "products": names}
+        )
+
+    run(products("deconvolved"))
+    run(products(*ALL_PRODUCTS))
+    fresh = config(files, tmp_path / "fresh" / "out.fits")
+    run(fresh)
+    same_numbers(tmp_path / "out.fits", Path(fresh.output.path))
+
+
+def test_a_deconvolution_can_be_asked_for_later(files: Path, finished: Finished, tmp_path: Path) -> None:
+    first = {"path": f"{tmp_path}/out.fits", "products": ["deconvolved"]}
+    run(config(files, tmp_path, deconvolve=None, output=first))
+    made = config(files, tmp_path / "out.fits")
+    run(made)
+    same_numbers(Path(made.output.path), finished.path)
+
+
+@pytest.mark.parametrize("after", [7, BLOCKS + 2], ids=["at-work", "while-writing"])
+def test_an_interrupted_run_goes_on(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(finished.config, Recorder(interrupt_after=after))
+    assert [p.name for p in tmp_path.iterdir()] == ["out.work"]
+    watch = Recorder()
+    run(finished.config, watch)
+    assert sum(watch.computed().values()) == BLOCKS - min(after, BLOCKS)
+    assert Path("out.fits").read_bytes() == finished.path.read_bytes()
+
+
+def test_an_interrupted_run_on_threads_goes_on(files: Path, finished: Finished, tmp_path: Path) -> None:
+    config_ = config(files, tmp_path / "out.fits", profile="laptop")
+    with pytest.raises(KeyboardInterrupt):
+        run(config_, Recorder(interrupt_after=7))
+    watch = Recorder()
+    run(config_, watch)
+    assert 0 < sum(watch.computed().values()) <= BLOCKS - 7
+    same_numbers(tmp_path / "out.fits", finished.path)
+
+
+def test_a_damaged_block_is_computed_again(again: Path, finished: Finished) -> None:
+    (folder,) = finished.config.work().glob("target-artefacts-*")
+    chunk = folder / "cube.zarr" / "badness" / "c.3.0.0"
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 1
+    chunk.write_bytes(content)
+    watch = Recorder()
+    run(finished.config, watch)
+    assert {label: n for label, n in watch.computed().items() if n} == {"target: artefacts": 1}
+    assert Path("out.fits").read_bytes() == finished.path.read_bytes()
+
+
+# Where it runs
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("profile", ["laptop", "processes"])
+def test_every_profile_makes_the_same_product(
+    files: Path, finished: Finished, tmp_path: Path, profile: str
+) -> None:
+    config_ = config(files, tmp_path / "out.fits", profile=profile)
+    run(config_)
+    same_numbers(Path(config_.output.path), finished.path)
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_a_product_that_is_gathered_is_the_same(
+    files: Path, finished: Finished, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers: list[int] = []
+    real = lucidcube.run.products.write_planes
+    monkeypatch.setattr(
+        lucidcube.run.products, "write_planes", lambda *a: (writers.append(os.getpid()), real(*a))[1]
+    )
+    (tmp_path / "nfs.yaml").write_text(f"kind: {kind}\nworkers: 2\nproduct: gather\n")
+    config_ = config(files, tmp_path / "out.fits", profile=str(tmp_path / "nfs.yaml"))
+    run(config_)
+    assert len(writers) > 4, "the planes were written elsewhere"
+    same_numbers(Path(config_.output.path), finished.path)
+    with fits.open(config_.output.path, checksum=True) as hdus:
+        hdus.verify("exception")
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_blocks_of_any_size_make_the_same_product(
+    files: Path, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int
+) -> None:
+    monkeypatch.setattr(lucidcube.lift.blocks, "MIN_BLOCKS", least)
+    watch, config_ = Recorder(), config(files, tmp_path / "out.fits")
+    run(config_, watch)
+    assert {n for _, n, _ in watch.segments} == {least}
+    same_numbers(Path(config_.output.path), finished.path)
+
+
+def test_checkpoints_do_not_matter(files: Path, finished: Finished, tmp_path: Path) -> None:
+    config_ = config(files, tmp_path / "out.fits", checkpoints={"after": [], "dir": f"{tmp_path}/else"})
+    watch = Recorder()
+    run(config_, watch)
+    assert [*watch.computed()] == [
+        f"target: {', '.join(TARGET_STAGES)}", f"star: {', '.join(STAR_STAGES)}", "deconvolve: deconvolve",
+    ]  # fmt: skip
+    same_numbers(Path(config_.output.path), finished.path)
+
+
+def test_checking_computes_nothing(files: Path, tmp_path: Path, nothing_computes: None) -> None:
+    checked = check(config(files, tmp_path / "out.fits"))
+    assert [s.stage for s in checked.steps] == [*TARGET_STAGES, *STAR_STAGES, "deconvolve"]
+    assert {s.shape for s in checked.steps} == {(PLANES, 31, 31)}
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_cube_is_cut_into_blocks_without_rebin(files: Path, tmp_path: Path) -> None:
+    target = {"input": f"{files}/target.fits", "stages": ["interpolate"]}
+    (step, *_) = check(config(files, tmp_path / "out.fits", target=target, star=None, deconvolve=None)).steps
+    assert step.blocks > 1, "one block: nothing for the second core, and nothing to resume"
+
+
+# What may come in
+
+
+def test_an_image_and_a_ready_made_psf(files: Path, tmp_path: Path) -> None:
+    image, psf = planes(files)[0], planes(files, "truth.fits", "PSF")[0]
+    write_cube(tmp_path / "image.fits", image)
+    write_cube(tmp_path / "psf.fits", psf)
+    made = config(
+        files, tmp_path / "out.fits",
+        target={"input": f"{tmp_path}/image.fits", "stages": ["artefacts", "mask", "interpolate"]},
+        star={"input": f"{tmp_path}/psf.fits"},
+    )  # fmt: skip
+    run(made)
+    with fits.open(made.output.path) as hdus:
+        assert hdus[0].data.squeeze().shape == image.shape
+        assert hdus["DECONVOLUTION LOG"].data["iterations"] == [40]
+        np.testing.assert_array_equal(hdus["PSF"].data.squeeze(), psf)
+        assert hdus[0].data.shape == image.shape, "an image went in, a cube came out"
+
+
+def test_one_psf_image_serves_all_planes(files: Path, tmp_path: Path) -> None:
+    psf = planes(files, "truth.fits", "PSF")[3]
+    write_cube(tmp_path / "image.fits", psf)
+    write_cube(tmp_path / "cube.fits", np.repeat(psf[None], SCENE.shape[0], axis=0))
+    results = []
+    for name in ("image", "cube"):
+        made = config(
+            files, tmp_path / f"{name}.out.fits",
+            target={"input": f"{files}/target.fits", "stages": ["interpolate"]},
+            star={"input": f"{tmp_path}/{name}.fits"},
+        )  # fmt: skip
+        run(made)
+        results.append(numbers(Path(made.output.path)))
+    for name in ("DECONVOLVED", "RESIDUAL"):
+        np.testing.assert_array_equal(results[0][name], results[1][name])
+    assert len({plane.tobytes() for plane in results[0]["DECONVOLVED"]}) == SCENE.shape[0]
+
+
+def test_a_psf_of_another_size(files: Path, tmp_path: Path) -> None:
+    psf = planes(files, "truth.fits", "PSF")[:, 7:24, 7:24]
+    write_cube(tmp_path / "psf.fits", psf / psf.sum(axis=(1, 2), keepdims=True))
+    made = config(
+        files, tmp_path / "out.fits",
+        target={"input": f"{files}/target.fits", "stages": ["interpolate"]},
+        star={"input": f"{tmp_path}/psf.fits"},
+    )  # fmt: skip
+    run(made)
+    assert numbers(Path(made.output.path))["PSF"].shape == (8, 17, 17)
+
+
+def test_no_deconvolution(files: Path, tmp_path: Path) -> None:
+    made = config(files, tmp_path / "out.fits", star=None, deconvolve=None)
+    run(made)
+    with fits.open(made.output.path) as hdus:
+        assert hdus[0].name == "DATA"
+        assert "DECONVOLUTION LOG" not in hdus
+        assert "PSF" not in hdus
+
+
+def test_no_stages_at_all(files: Path, tmp_path: Path) -> None:
+    made = config(
+        files, tmp_path / "out.fits", star=None, deconvolve=None, target={"input": f"{files}/target.fits"}
+    )
+    run(made)
+    with fits.open(made.output.path) as hdus:
+        np.testing.assert_array_equal(hdus[0].data, planes(files))
+        np.testing.assert_array_equal(hdus["STAT"].data, planes(files, hdu="STAT"))
+
+
+@pytest.mark.parametrize("stages", [["artefacts"], ["artefacts", "mask"], ["rebin", "artefacts", "mask"]])
+def test_stages_whose_product_nobody_asked_for(files: Path, tmp_path: Path, stages: list[str]) -> None:
+    made = config(
+        files, tmp_path / "out.fits", star=None, deconvolve=None,
+        target={"input": f"{files}/target.fits", "stages": stages},
+        output={"path": f"{tmp_path}/out.fits", "products": ["deconvolved"]},
+    )  # fmt: skip
+    run(made)
+    assert fits.getdata(made.output.path).shape == (PLANES if "rebin" in stages else 8, 31, 31)
+
+
+def test_rebinning_an_image_changes_nothing(files: Path, tmp_path: Path) -> None:
+    image = np.nan_to_num(planes(files)[0])
+    write_cube(tmp_path / "image.fits", image)
+    made = config(
+        files, tmp_path / "out.fits", star=None, deconvolve=None,
+        target={"input": f"{tmp_path}/image.fits", "stages": ["rebin"]},
+    )  # fmt: skip
+    run(made)
+    np.testing.assert_array_equal(fits.getdata(made.output.path).squeeze(), image)
+
+
+def test_a_repeated_stage(files: Path, tmp_path: Path) -> None:
+    twice = ["rebin", {"rebin": {"bin_step": "2 nm"}}, "artefacts", "mask", "interpolate", "interpolate"]
+    star = ["rebin", {"rebin": {"bin_step": "2 nm"}}, "normalise_psf", "fit_psf"]
+    made = config(
+        files, tmp_path / "out.fits",
+        target={"input": f"{files}/target.fits", "stages": twice},
+        star={"input": f"{files}/star.fits", "stages": star},
+    )  # fmt: skip
+    watch = Recorder()
+    run(made, watch)
+    assert [s[0] for s in watch.segments[:4]] == [
+        "target: rebin", "target: rebin", "target: artefacts", "target: mask, interpolate",
+    ]  # fmt: skip
+    with fits.open(made.output.path) as hdus:
+        assert hdus[0].data.shape == (2, 31, 31)
+        assert hdus["FILLED"].data.any(), "the second interpolation forgot what the first had filled"
+
+
+@pytest.mark.parametrize("stages", [[], ["rebin"]])
+def test_axes_of_length_one_come_back(files: Path, tmp_path: Path, stages: list[str]) -> None:
+    data = np.nan_to_num(planes(files))[None]
+    header = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CTYPE3": "WAVE", "CTYPE4": "STOKES"})
+    header.update({"CUNIT3": "m", "CRPIX3": 1.0, "CRVAL3": SCENE.first_wavelength, "CDELT3": 5e-10})
+    fits.writeto(tmp_path / "cube.fits", data, header)
+    made = config(
+        files, tmp_path / "out.fits", star=None, deconvolve=None,
+        target={"input": f"{tmp_path}/cube.fits", "stages": stages},
+    )  # fmt: skip
+    run(made)
+    result = fits.getheader(made.output.path)
+    assert [result[f"NAXIS{n}"] for n in range(1, result["NAXIS"] + 1)] == [
+        31,
+        31,
+        PLANES if stages else 8,
+        1,
+    ]
+    assert result["CTYPE4"] == "STOKES"
+
+
+def test_the_last_segment_is_kept_whatever_is_asked(files: Path, tmp_path: Path) -> None:
+    stages = config(files, tmp_path / "out.fits").target.stages
+    cut = [[s.name for s in part.stages] for part in segments("target", stages, ("artefacts",))]
+    assert cut == [["rebin", "artefacts"], ["mask", "interpolate"]]
+    assert [len(part.stages) for part in segments("target", stages, ())] == [4]
+    assert not [*segments("target", (), ("rebin",))]
+
+
+# What is refused
+
+
+def test_the_input_is_never_overwritten(files: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "target.fits"
+    shutil.copy(files / "target.fits", copy)
+    before = copy.read_bytes()
+    with pytest.raises(UserError, match="input"):
+        run(
+            config(
+                files,
+                copy,
+                star=None,
+                deconvolve=None,
+                target={"input": str(copy), "stages": ["interpolate"]},
+            )
+        )
+    assert copy.read_bytes() == before
+
+
+def test_an_existing_product_is_noticed_before_any_work(files: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.fits"
+    out.write_bytes(b"precious")
+    watch = Recorder()
+    with pytest.raises(UserError, match="exists"):
+        run(config(files, out, output={"path": str(out), "overwrite": False}), watch)
+    assert out.read_bytes() == b"precious"
+    assert not watch.blocks, "all the work was done before the refusal"
+
+
+def test_a_wrong_psf_is_noticed_before_any_work(files: Path, tmp_path: Path) -> None:
+    psf = planes(files, "truth.fits", "PSF")
+    write_cube(tmp_path / "even.fits", psf[:, 1:, 1:])
+    target = {"input": f"{files}/target.fits", "stages": ["interpolate"]}
+    with pytest.raises(ConfigError, match="odd"):
+        check(config(files, tmp_path / "out.fits", target=target, star={"input": f"{tmp_path}/even.fits"}))
+
+
+def test_grids_that_differ_are_refused(files: Path, tmp_path: Path) -> None:
+    star = {"input": f"{files}/star.fits", "stages": STAR_STAGES, "slice": "2:"}
+    with pytest.raises(ConfigError, match="give both inputs the range that they share") as caught:
+        check(config(files, tmp_path / "out.fits", star=star))
+    wave = str(caught.value).split("wave: '")[1].split("'")[0]
+    checked = check(
+        config(
+            files, tmp_path / "out.fits",
+            target={"input": f"{files}/target.fits", "stages": TARGET_STAGES, "wave": wave},
+            star={"input": f"{files}/star.fits", "stages": STAR_STAGES, "wave": wave},
+        )
+    )  # fmt: skip
+    assert checked.steps[-1].stage == "deconvolve"
+
+
+def test_what_it_says_of_a_star_as_a_target(files: Path, tmp_path: Path) -> None:
+    y, x = np.mgrid[:61, :61]
+    star = np.exp(-((y - 30) ** 2 + (x - 30) ** 2) / 4.0) * 1e4 + np.random.default_rng(1).normal(
+        0, 1, (61, 61)
+    )
+    write_cube(tmp_path / "star.fits", star.astype(np.float32))
+    watch = Recorder()
+    run(
+        config(
+            files, tmp_path / "out.fits", star=None, deconvolve=None,
+            target={"input": f"{tmp_path}/star.fits", "stages": ["artefacts"]},
+        ),
+        watch,
+    )  # fmt: skip
+    assert any("like a star" in m for m in watch.messages)
+
+
+def test_nothing_is_left_beside_the_product(finished: Finished) -> None:
+    strays = [p for p in finished.folder.rglob("*") if p.name.startswith(".") or "part" in p.suffix]
+    assert not strays
+    assert sorted(p.name for p in finished.folder.iterdir()) == ["out.fits", "out.work"]
+    for part in (finished.folder / "out.work").glob("*/"):
+        assert not Checkpoint(part).missing()

@@ -1,0 +1,101 @@
+"""The plan: blocks that fit, refusals, and graphs that stay small however long the cube is."""
+
+import warnings
+
+import cloudpickle
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+
+from lucidcube.cube import DATA, VARIANCE, from_arrays
+from lucidcube.errors import ConfigError
+from lucidcube.lift import blocks
+from lucidcube.lift.blocks import blocks_of, over_blocks, planes_per_block
+from lucidcube.run.graphs import SegmentGraph
+from lucidcube.run.plan import BASELINE, fit, peak_memory, step
+from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
+
+SIDE = 512
+
+
+def lazy(planes: int, side: int = SIDE, size: int | None = None) -> xr.Dataset:
+    size = size or planes_per_block(planes, side * side)
+    data = da.zeros((planes, side, side), chunks=(size, side, side), dtype=np.float32)
+    return from_arrays(data, 7e-7 + 2.5e-10 * np.arange(planes), variance=data + 1)
+
+
+def build():
+    cube = lazy(400)
+    return [step("target", Artefacts(), cube, Artefacts()(cube), checkpoint=True)]
+
+
+def test_a_plan_that_fits_is_left_alone() -> None:
+    found = fit(build, 2, 64 << 30)
+    assert found.block_bytes == blocks.BLOCK_BYTES
+    assert found.steps[0].block == blocks.BLOCK_BYTES // (4 * SIDE**2)
+
+
+def test_blocks_shrink_until_they_fit() -> None:
+    usual = peak_memory(build(), 1)
+    found = fit(build, 1, usual - (4 << 20))
+    assert found.steps[0].block < build()[0].block
+    assert peak_memory(found.steps, 1) <= usual - (4 << 20)
+
+
+@pytest.mark.parametrize(
+    ("threads", "memory", "remedy"),
+    [(1, 350 << 20, "more memory"), (8, 600 << 20, "fewer workers or threads")],
+)
+def test_what_cannot_fit_is_refused_with_the_setting_to_change(
+    threads: int, memory: int, remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=remedy) as caught:
+        fit(build, threads, memory)
+    (problem,) = caught.value.problems
+    assert problem.startswith("profile: artefacts of the target needs")
+    assert "512 x 512" in problem
+
+
+def test_blocks_of_ends_with_its_context() -> None:
+    before = planes_per_block(10_000, 1000)
+    with blocks_of(8000):
+        assert planes_per_block(10_000, 1000) == 2
+    assert planes_per_block(10_000, 1000) == before
+
+
+def test_numbers_of_a_step() -> None:
+    cube = lazy(160)
+    made = Rebin()(cube)
+    planned = step("target", Rebin(), cube, made, checkpoint=True)
+    assert planned.shape == (40, SIDE, SIDE)
+    assert planned.blocks == -(-40 // planned.block)
+    assert planned.read == 2 * 160 * SIDE**2 * 4
+    assert planned.written == 2 * 40 * SIDE**2 * 4
+    assert planned.working > 0
+    assert BASELINE < peak_memory([planned], 1) < peak_memory([planned], 2)
+
+
+def segment(planes: int) -> da.Array:
+    cube = lazy(planes, 8, size=8)
+    for stage in (Artefacts(window=2), Mask(), Interpolate()):
+        cube = stage(cube)
+    return over_blocks(cube, _count, [DATA, VARIANCE, "filled", "mask", "badness"], "int64")
+
+
+def _count(position: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
+    return np.array([len(position)])
+
+
+def test_the_graph_of_a_block_does_not_grow_with_the_cube() -> None:
+    sizes = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for planes in (800, 37_000):
+            graph = SegmentGraph(segment(planes))
+            block = graph.block(7)
+            sizes.append((len(block.graph), len(cloudpickle.dumps(block))))
+            assert block.compute() > 0
+    (tasks, nbytes), (many_tasks, many_nbytes) = sizes
+    assert tasks == many_tasks < 40
+    assert many_nbytes < 1.05 * nbytes < 20_000

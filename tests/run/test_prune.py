@@ -1,0 +1,214 @@
+"""`lucidcube clean`: what it lists, what it removes, and all that it leaves alone."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lucidcube.cli.app import main
+from lucidcube.config.schema import load
+from lucidcube.run.checkpoint import MADE_OF, STORE, VOUCHED
+from lucidcube.run.input_checksum import REMEMBERED
+from lucidcube.run.lock import locked
+from lucidcube.run.pipeline import checkpoints, run
+from lucidcube.run.prune import find, litter
+from lucidcube.simulate import Scene, write_scene
+
+SCENE = Scene(shape=(4, 25, 25), seed=3, wavelength_step=0.5e-9)
+HEX = "0123456789abcdef" * 2
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where run.yaml has been run, and before it with another n_iter."""
+    folder = tmp_path_factory.mktemp("made")
+    write_scene(SCENE, folder)
+    values: dict[str, Any] = {
+        "target": {"input": "target.fits", "stages": ["rebin", "artefacts", "mask", "interpolate"]},
+        "star": {"input": "star.fits", "stages": ["normalise_psf", "rebin", "fit_psf"]},
+        "output": {"path": "out/sharp.fits"},
+        "profile": "synchronous",
+    }
+    with contextlib.chdir(folder):
+        for values["deconvolve"] in ({"n_iter": 2}, {"n_iter": 3}):
+            Path("run.yaml").write_text(yaml.safe_dump(values))
+            run(load(["run.yaml"]))
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as the current folder."""
+    shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def work(folder: Path) -> Path:
+    return folder / "out" / "sharp.work"
+
+
+def cleaned(*arguments: str) -> int:
+    try:
+        main(["clean", *arguments])
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+def contents(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def test_the_names_are_those_that_a_run_uses(work: Path) -> None:
+    names = checkpoints(load(["run.yaml"]))
+    found = find(work, names)
+    assert len(names) == 6
+    assert {e.path.name for e in found if e.current} == {*names}
+    assert [(e.track, e.stage) for e in found if not e.current] == [("deconvolve", "deconvolve")]
+    for entry in found:
+        assert (entry.blocks, entry.missing) == (2, 0)
+        assert entry.nbytes == sum(p.stat().st_size for p in entry.path.rglob("*") if p.is_file())
+        assert 0 <= entry.age < 100
+
+
+def test_listing_changes_nothing(work: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(folder)
+    assert cleaned("run.yaml") == 0
+    said = capsys.readouterr().out
+    assert said.count(" current") == 6
+    assert said.count(" stale") == 1
+    assert "--remove frees" in said
+    assert cleaned("out/sharp.work") == 0
+    said = capsys.readouterr().out
+    assert "stale" not in said
+    assert "7 checkpoints" in said
+    assert contents(folder) == before
+
+
+def test_stale_checkpoints_are_removed(work: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cleaned("run.yaml", "--remove") == 0
+    assert capsys.readouterr().out == "removed 1 of 7 checkpoints and 0 temporary files\n"
+    assert {p.name for p in work.iterdir()} == {*checkpoints(load(["run.yaml"])), REMEMBERED}
+    before = contents(folder)
+    assert cleaned("run.yaml", "--remove") == 0
+    assert contents(folder) == before
+
+
+def test_overrides_count(work: Path) -> None:
+    assert cleaned("run.yaml", "--set", "deconvolve.n_iter=2", "--remove") == 0
+    kept = {p.name for p in work.glob("deconvolve-*")}
+    assert kept == {
+        n for n in checkpoints(load(["run.yaml"], ["deconvolve.n_iter=2"])) if n.startswith("dec")
+    }
+
+
+def test_a_folder_does_not_say_what_is_stale(work: Path) -> None:
+    before = contents(work)
+    assert cleaned("out/sharp.work", "--remove") == 0
+    assert contents(work) == before
+    assert cleaned("out/sharp.work", "--remove", "--all") == 0
+    assert contents(work) == {REMEMBERED}
+
+
+def test_what_is_no_checkpoint_stays(work: Path, folder: Path) -> None:
+    victim, linked, unsigned, *_ = sorted(work.glob("*-*-*"))
+    (victim / "notes.txt").write_text("mine")
+    (folder / "elsewhere").mkdir()
+    linked.rename(folder / "elsewhere" / linked.name)
+    linked.symlink_to(folder / "elsewhere" / linked.name)
+    (unsigned / MADE_OF).unlink()
+    (work / "target-rebin").mkdir()
+    (work / "Target-rebin-0123456789abcdef").mkdir()
+    (work / "Target-rebin-0123456789abcdef" / MADE_OF).write_text("{}")
+    (work / "target-rebin-0123456789abcdef").write_text("a file of this name")
+    (work / "results.fits").write_text("mine")
+    (work / "results.part").write_text("mine")
+    (work / ".hidden").write_text("mine")
+    elsewhere, beside = contents(folder / "elsewhere"), contents(unsigned)
+    assert cleaned(str(work), "--remove", "--all") == 0
+    assert {p.name for p in work.iterdir()} == {
+        victim.name, linked.name, unsigned.name, "target-rebin", "Target-rebin-0123456789abcdef",
+        "target-rebin-0123456789abcdef", "results.fits", "results.part", ".hidden", REMEMBERED,
+    }  # fmt: skip
+    assert contents(victim) == {"notes.txt"}
+    assert contents(folder / "elsewhere") == elsewhere
+    assert contents(unsigned) == beside
+    assert (work / "Target-rebin-0123456789abcdef" / MADE_OF).exists()
+
+
+def test_litter_is_swept(work: Path, folder: Path) -> None:
+    checkpoint = next(work.glob("target-artefacts-*"))
+    (work / "scratch").mkdir()
+    stray = [
+        checkpoint / VOUCHED / f".000001.{HEX}",
+        checkpoint / f".{MADE_OF}.{HEX}",
+        checkpoint / STORE / "badness" / f".c.1.0.0.{HEX}",
+        work / "scratch" / f"abc.fits.{HEX}.part",
+        folder / "out" / f".sharp.fits.{HEX[:12]}.part",
+    ]
+    others = [
+        folder / "out" / f".other.fits.{HEX[:12]}.part",
+        folder / "out" / ".sharp.fits.swp",
+        work / f"mine.{HEX}.part",
+        work / "scratch" / "abc.fits",
+    ]
+    for path in [*stray, *others]:
+        path.write_text("half")
+    assert {*litter(work)} == {*stray[:-1]}
+    assert cleaned("run.yaml", "--remove") == 0
+    assert not [p for p in stray if p.exists()]
+    assert all(p.exists() for p in others)
+    assert not next(e for e in find(work) if e.path == checkpoint).missing
+
+
+def test_a_checkpoint_that_is_not_whole(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = next(work.glob("target-artefacts-*"))
+    (checkpoint / VOUCHED / "000001").unlink()
+    (next(work.glob("deconvolve-*")) / STORE / "zarr.json").unlink()
+    entries = find(work)
+    assert {e.missing for e in entries if e.path == checkpoint} == {1}
+    assert cleaned("out/sharp.work") == 0
+    said = capsys.readouterr().out
+    assert "1 of 2" in said
+    assert "unreadable" in said
+
+
+def hold(work: Path, ready: Any, release: Any) -> None:
+    with locked(work):
+        ready.set()
+        release.wait(30)
+
+
+def test_nothing_is_removed_under_a_run(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(work, ready, release))
+    other.start()
+    try:
+        assert ready.wait(30)
+        before = contents(work)
+        assert cleaned("run.yaml", "--remove", "--all") == 2
+        assert f"process {other.pid}" in capsys.readouterr().err
+        assert contents(work) == before
+        assert cleaned("run.yaml") == 0
+    finally:
+        release.set()
+        other.join(30)
+    assert cleaned("run.yaml", "--remove", "--all") == 0
+    assert contents(work) == {REMEMBERED}
+
+
+def test_there_is_nothing_to_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cleaned(str(tmp_path)) == 0
+    assert cleaned(str(tmp_path), "--remove") == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert cleaned(str(tmp_path / "run.yaml")) == 2
+    assert "there is no such config file" in capsys.readouterr().err

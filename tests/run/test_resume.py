@@ -1,0 +1,505 @@
+"""Whatever stops a run, the same run goes on: what was done is kept, and the product is the same."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dask.array as da
+import numpy as np
+import pytest
+from rich.console import Console
+
+import lucidcube.stages.interpolate
+from lucidcube.cli.console import LOG_INTERVAL, Progress, duration, summary
+from lucidcube.cluster import Threads
+from lucidcube.cluster.executors import WorkerLost
+from lucidcube.config.schema import Config, from_plain
+from lucidcube.errors import StageError, UserError
+from lucidcube.run import attempts, checkpoint
+from lucidcube.run.checkpoint import STORE, VOUCHED, Checkpoint
+from lucidcube.run.failures import BlocksFailed, Failure
+from lucidcube.run.lock import LOCK, locked
+from lucidcube.run.monitor import Done, Watch
+from lucidcube.run.pipeline import run
+from lucidcube.run.signals import Stop, Stopped, signals
+from lucidcube.simulate import Scene, write_scene
+
+SCENE = Scene(shape=(6, 25, 25), seed=5, wavelength_step=0.5e-9)
+PLANES = 6
+BLOCKS = 5 * PLANES
+"""Without products: two segments of the target, two of the star, and the deconvolution."""
+
+
+class Recorder(Watch):
+    """Writes down what a run tells; calls `act` after a number of blocks."""
+
+    def __init__(self, after: int = 0, act: Callable[[], None] = lambda: None) -> None:
+        self.messages: list[str] = []
+        self.segments: list[tuple[str, int, int]] = []
+        self.after, self.act, self.blocks = after, act, 0
+        self.done: Done | None = None
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def segment(self, label: str, blocks: int, reused: int) -> None:
+        self.segments.append((label, blocks, reused))
+
+    def block(self, number: int) -> None:
+        self.blocks += 1
+        if self.blocks == self.after:
+            self.act()
+
+    def finished(self, done: Done) -> None:
+        self.done = done
+
+    def computed(self) -> dict[str, int]:
+        return {label: n - reused for label, n, reused in self.segments if label != "products" and n > reused}
+
+
+class Undisturbed(NamedTuple):
+    """A config with relative paths, and the bytes of its product."""
+
+    files: Path
+    product: bytes
+
+
+def config(files: Path, **changes: Any) -> Config:
+    values: dict[str, Any] = {
+        "target": {"input": f"{files}/target.fits", "stages": ["artefacts", "mask", "interpolate"]},
+        "star": {"input": f"{files}/star.fits", "stages": ["normalise_psf", "fit_psf"]},
+        "deconvolve": {"n_iter": 5},
+        "output": {"path": "out.fits"},
+        "checkpoints": {"after": ["artefacts", "interpolate", "normalise_psf", "fit_psf", "deconvolve"]},
+    }
+    return from_plain(values | changes)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_scene(SCENE, folder)
+    with contextlib.chdir(folder):
+        run(config(folder))
+    return Undisturbed(folder, (folder / "out.fits").read_bytes())
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def goes_on(undisturbed: Undisturbed, blocks: int | None = None) -> Recorder:
+    """The same run again: it computes just the blocks that are missing, and makes the same product."""
+    missing = BLOCKS - sum(
+        len(c.starts) - len(c.missing()) for c in map(Checkpoint, Path("out.work").glob("*-*-*"))
+    )
+    assert blocks is None or missing == blocks
+    watch = Recorder()
+    run(config(undisturbed.files), watch)
+    assert sum(watch.computed().values()) == missing
+    assert Path("out.fits").read_bytes() == undisturbed.product
+    assert sorted(os.listdir()) == ["out.fits", "out.work"]
+    assert not (Path("out.work") / LOCK).exists()
+    return watch
+
+
+# Failures
+
+
+class Failing:
+    """A kernel that fails on the planes whose sum is given, so many times."""
+
+    def __init__(self, kernel: Callable[..., Any], times: float, every: int = 1) -> None:
+        self.kernel, self.times, self.every = kernel, times, every
+        self.calls = 0
+        self.failed: dict[bytes, int] = {}
+        self.lock = threading.Lock()
+
+    def __call__(self, data: np.ndarray, *args: Any, **kwargs: Any) -> Any:
+        key = data.tobytes()
+        with self.lock:
+            self.calls += 1
+            chosen = key in self.failed or len(self.failed) < self.every
+            if chosen and self.failed.setdefault(key, 0) < self.times:
+                self.failed[key] += 1
+                raise ZeroDivisionError("no way")
+        return self.kernel(data, *args, **kwargs)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float, int], Failing]]:
+    def patch(times: float, every: int = 1) -> Failing:
+        made = Failing(lucidcube.stages.interpolate.fill_linear, times, every)
+        monkeypatch.setattr("lucidcube.stages.interpolate.fill_linear", made)
+        return made
+
+    yield patch
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("profile", ["synchronous", "laptop"])
+def test_a_block_that_fails_once_is_done_in_the_end(
+    undisturbed: Undisturbed, failing: Callable[..., Failing], profile: str
+) -> None:
+    kernel = failing(times=1, every=2)
+    watch = Recorder()
+    done = run(config(undisturbed.files, profile=profile), watch)
+    assert [*kernel.failed.values()] == [1, 1]
+    products = sum(n for label, n, _ in watch.segments if label == "products")
+    assert (done.computed, done.failed) == (BLOCKS + products, 0)
+    assert products == watch.blocks - BLOCKS
+
+
+@pytest.mark.parametrize("profile", ["synchronous", "laptop"])
+def test_a_block_that_fails_twice_costs_no_other(
+    undisturbed: Undisturbed, failing: Callable[..., Failing], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, profile: str
+) -> None:  # fmt: skip
+    kernel = failing(times=np.inf, every=1)
+    watch = Recorder()
+    with pytest.raises(BlocksFailed) as caught:
+        run(config(undisturbed.files, profile=profile), watch)
+    assert [*kernel.failed.values()] == [2], "tried again just once"
+    (failure,) = caught.value.failures
+    assert failure.label == "target: mask, interpolate"
+    assert (failure.error.stage, failure.error.cause) == ("interpolate", "ZeroDivisionError: no way")
+    assert failure.error.where.startswith(f"plane {failure.block} (7.1")
+    assert [*watch.computed()] == [
+        "target: artefacts", "target: mask, interpolate", "star: normalise_psf", "star: fit_psf",
+    ], "the star does not need the target, the deconvolution needs both"  # fmt: skip
+    assert any("target: what comes after" in m for m in watch.messages)
+    assert watch.done is not None
+    assert (watch.done.computed, watch.done.failed) == (4 * PLANES - 1, 1)
+    assert not Path("out.fits").exists()
+    monkeypatch.setattr("lucidcube.stages.interpolate.fill_linear", kernel.kernel)
+    again = goes_on(undisturbed, blocks=1 + PLANES)
+    assert again.computed() == {"target: mask, interpolate": 1, "deconvolve: deconvolve": PLANES}
+
+
+class Losing(Threads):
+    """Loses its workers to one block, every time."""
+
+    def compute(self, work: Any, blocks: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        for block in blocks:
+            if block == 4:
+                raise WorkerLost(block, "4 workers died on it")
+            yield block, next(super().compute(work, [block]))[1]
+
+
+def test_a_block_that_kills_workers_costs_no_other() -> None:
+    noted: dict[int, attempts.Outcome] = {}
+
+    def unexpected(block: int, cause: str) -> StageError:
+        return StageError("s", f"plane {block}", cause)
+
+    work = da.arange(10, chunks=1) * 3
+    done = attempts.attempt(Losing(1), work, range(1, 9), unexpected, Stop(), noted.__setitem__)
+    assert sorted(done) == [(n, 3 * n) for n in (1, 2, 3, 5, 6, 7, 8)]
+    assert sorted(noted) == [*range(1, 9)]
+    assert str(noted[4].error) == "stage s failed on plane 4: 4 workers died on it"
+
+
+def test_a_mistake_of_the_user_is_not_tried_again(
+    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        raise UserError("the PSF is upside down")
+
+    monkeypatch.setattr("lucidcube.stages.interpolate.fill_linear", refuse)
+    with pytest.raises(UserError, match="upside down"):
+        run(config(undisturbed.files, profile="synchronous"))
+    assert len(calls) == 1
+
+
+def test_the_message_of_many_failures_is_short() -> None:
+    failures = [Failure("s", n, StageError("mask", f"plane {n}", "no")) for n in range(500)]
+    lines = str(BlocksFailed(failures)).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "and 480 more blocks"
+
+
+def test_a_block_is_a_single_task() -> None:
+    work = da.arange(100, chunks=1)
+    for number in range(3):
+        work = work + number
+    tasks = attempts.Tasks(work, Stop())
+    for block in (99, 0, 50, 31, 32):
+        part = tasks.blocks[block]
+        assert len(dict(part.__dask_graph__())) <= 2
+        outcome = part.compute(scheduler="synchronous")[0]
+        assert (outcome.item, outcome.error, outcome.process) == (block + 3, None, os.getpid())
+        assert 1 << 20 < outcome.peak < 1 << 40
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("after", [2, 9, BLOCKS + 2])
+def test_blocks_in_flight_are_finished(undisturbed: Undisturbed, number: signal.Signals, after: int) -> None:
+    watch = Recorder(after, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped) as caught, signals() as stop:
+        run(config(undisturbed.files), watch, stop=stop)
+    assert caught.value.signal == number
+    assert watch.blocks >= after
+    assert watch.done is not None
+    kept = [Checkpoint(p) for p in Path("out.work").glob("*-*-*")]
+    vouched = sum(len(c.starts) - len(c.missing()) for c in kept)
+    assert vouched == min(watch.done.computed, BLOCKS), "every block that was begun is vouched for"
+    assert watch.done.computed <= after + Threads().workers + 1
+    goes_on(undisturbed, BLOCKS - vouched)
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    def twice(stop: Stop) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught, signals() as stop, stop.finishing():
+        twice(stop)
+    assert not isinstance(caught.value, Stopped)
+
+
+def test_a_signal_between_segments_stops_at_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped), signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# A full disk
+
+
+@pytest.mark.parametrize("number", [3, 17, BLOCKS - 1])
+def test_a_full_disk_while_blocks_are_written(
+    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    put, count = checkpoint._replace, [0]
+
+    def full(path: Path, content: Any) -> None:
+        if path.name.startswith("c."):
+            count[0] += 1
+            if count[0] >= number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        put(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_replace", full)
+        with pytest.raises(
+            UserError, match=r"No space left on device; what was done is kept.*checkpoints\.dir"
+        ):
+            run(config(undisturbed.files))
+    goes_on(undisturbed)
+
+
+def test_a_full_disk_while_the_product_is_written(
+    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lucidcube.io.writer._put", full)
+        with pytest.raises(UserError, match="No space left on device; nothing was left behind"):
+            run(config(undisturbed.files))
+    assert os.listdir() == ["out.work"]
+    goes_on(undisturbed, 0)
+
+
+# Damage
+
+
+def harm(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "deleted":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 3] ^= 4
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
+def test_damage_anywhere_is_mended(undisturbed: Undisturbed, how: str) -> None:
+    run(config(undisturbed.files))
+    rng = np.random.default_rng(1)
+    files = sorted(p for p in Path("out.work").rglob("*") if p.is_file())
+    chosen = {*rng.choice(len(files), 12, replace=False)}
+    kinds = {(f.parent.name if f.name.startswith("0000") else f.name) for f in files}
+    assert VOUCHED in kinds
+    for number in chosen:
+        harm(files[number], how)
+    run(config(undisturbed.files))
+    assert Path("out.fits").read_bytes() == undisturbed.product
+    goes_on(undisturbed, 0)
+
+
+@pytest.mark.parametrize("name", ["wavelength", "channel"])
+@pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
+def test_damaged_coordinates_are_mended(undisturbed: Undisturbed, how: str, name: str) -> None:
+    run(config(undisturbed.files))
+    for path in Path("out.work").glob(f"*/{STORE}/{name}/c.0"):
+        harm(path, how)
+    goes_on(undisturbed, 0)
+    for path in Path("out.work").glob("*-*-*"):
+        assert np.isfinite(Checkpoint(path).open()["wavelength"]).all()
+
+
+def test_what_a_killed_run_left_beside_the_product_goes(undisturbed: Undisturbed) -> None:
+    Path(".out.fits.0123456789ab.part").write_bytes(b"half")
+    Path(".other.fits.0123456789ab.part").write_bytes(b"half")
+    run(config(undisturbed.files))
+    assert sorted(os.listdir()) == [".other.fits.0123456789ab.part", "out.fits", "out.work"]
+
+
+# Two at once
+
+
+def test_a_second_run_is_told(undisturbed: Undisturbed) -> None:
+    work = Path("out.work")
+    with locked(work):
+        before = (work / LOCK).read_bytes()
+        said = rf"in use by another run \(process {os.getpid()} on {socket.gethostname()}, since 20\d\d-"
+        with pytest.raises(UserError, match=said):
+            run(config(undisturbed.files))
+        assert (work / LOCK).read_bytes() == before
+        assert [p.name for p in work.iterdir()] == [LOCK]
+    goes_on(undisturbed, BLOCKS)
+
+
+def test_a_lock_left_by_a_killed_run_is_no_obstacle(undisturbed: Undisturbed) -> None:
+    Path("out.work").mkdir()
+    for content in ('{"pid": 1, "host": "elsewhere", "since": "2020-01-01"}', "", "{", "[]"):
+        (Path("out.work") / LOCK).write_text(content)
+        with locked(Path("out.work")):
+            pass
+    (Path("out.work") / LOCK).write_text(content)
+    goes_on(undisturbed, BLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "free"),
+    [
+        ({}, False),
+        ({"host": "elsewhere"}, False),
+        ({"started": 1.0}, True),
+        ({"pid": 2**22 + 1}, True),
+        ({"pid": None}, True),
+    ],
+)
+def test_without_locks_the_record_decides(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], free: bool
+) -> None:
+    def unsupported(*args: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    work = Path("work")
+    with locked(work):
+        record = json.loads((work / LOCK).read_text())
+    work.joinpath(LOCK).write_text(json.dumps(record | changes))
+    if free:
+        with locked(work):
+            pass
+    else:
+        with pytest.raises(UserError, match=f"on {changes.get('host', socket.gethostname())}"), locked(work):
+            pass
+
+
+def test_many_want_the_lock_and_one_at_a_time_has_it() -> None:
+    inside, most, had = [0], [0], [0]
+    count = threading.Lock()
+
+    def want() -> None:
+        for _ in range(200):
+            try:
+                with locked(Path("work")):
+                    with count:
+                        inside[0] += 1
+                        most[0] = max(most[0], inside[0])
+                    with count:
+                        inside[0] -= 1
+                    had[0] += 1
+            except UserError:
+                continue
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
+    assert had[0] > 10
+
+
+# What is told
+
+
+def test_the_summary_counts(undisturbed: Undisturbed) -> None:
+    watch = Recorder()
+    done = run(config(undisturbed.files), watch)
+    assert watch.done is done
+    products = sum(n for label, n, _ in watch.segments if label == "products")
+    assert (done.computed, done.reused, done.failed) == (BLOCKS + products, 0, 0)
+    assert done.product_bytes == len(undisturbed.product)
+    assert 1 << 26 < done.memory < 1 << 36
+    assert done.worker_memory == 0, "there were no other processes"
+    text = summary(done)
+    assert f"{done.computed} done, 0 reused, 0 failed" in text
+    assert done.nbytes > 0
+    assert run(config(undisturbed.files)).reused == BLOCKS
+
+
+def test_lines_in_a_batch_log(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    progress = Progress(Console(stderr=True, highlight=False, force_terminal=False), lambda: now[0])
+    with progress:
+        progress.segment("target: rebin", 1100, 100)
+        for number in range(1000):
+            now[0] += 0.25
+            progress.block(number)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "target: rebin: 1000 blocks (100 of 1100 blocks reused)"
+    assert len(lines) == 1 + int(250 / LOG_INTERVAL)
+    assert lines[1] == "target: rebin: 220 of 1100 blocks, 4.0 blocks/s, 3:40 left"
+
+
+def test_a_bar_on_a_terminal() -> None:
+    screen = io.StringIO()
+    now = [0.0]
+    progress = Progress(Console(file=screen, force_terminal=True, width=120), lambda: now[0])
+    with progress:
+        progress.segment("target: rebin", 4, 1)
+        for number in range(3):
+            now[0] += 4
+            progress.block(number)
+    assert "target: rebin" in screen.getvalue()
+    assert "4/4" in screen.getvalue()
+    assert "4.0 s/block" in screen.getvalue()
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0.04, 59.9, 60, 245, 3723)] == [
+        "0.0 s",
+        "59.9 s",
+        "1:00",
+        "4:05",
+        "1:02:03",
+    ]
