@@ -7,7 +7,8 @@ subclass and no accessor: any xarray code works on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,3 +189,15 @@ def describe_planes(channel: np.ndarray, wavelength: np.ndarray, units: str) -> 
     if len(channel) == 1:
         return f"plane {channel[0]} ({wavelength[0]:.6g} {units})"
     return f"planes {channel[0]} to {channel[-1]} ({wavelength[0]:.6g} to {wavelength[-1]:.6g} {units})"
+
+
+def describe_blocks(cube: xr.Dataset) -> Callable[[int], str]:
+    """Return a function that describes the planes of a block, given its number; see `describe_planes`."""
+    ends = [*accumulate(block_sizes(cube))]
+    units = str(cube[WAVELENGTH].attrs.get(UNITS, "m"))
+
+    def describe(block: int) -> str:
+        planes = slice(ends[block - 1] if block else 0, ends[block])
+        return describe_planes(cube[CHANNEL].values[planes], cube[WAVELENGTH].values[planes], units)
+
+    return describe

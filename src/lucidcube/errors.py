@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 class UserError(Exception):
@@ -49,3 +50,44 @@ class StageError(Exception):
 
     def __str__(self) -> str:
         return f"stage {self.stage} failed on {self.where}: {self.cause}"
+
+
+class Failure(NamedTuple):
+    """A block that failed in every attempt.
+
+    Attributes
+    ----------
+    label
+        Label of the segment.
+    block
+        Number of the block.
+    error
+        What went wrong: stage, planes, cause.
+    """
+
+    label: str
+    block: int
+    error: StageError
+
+
+class BlocksFailed(Exception):
+    """Some blocks failed; all the others were computed.
+
+    Parameters
+    ----------
+    failures
+        At least one.
+    """
+
+    listed = 20
+    """Number of failures that the message lists."""
+
+    def __init__(self, failures: Sequence[Failure]) -> None:
+        super().__init__(failures)
+        self.failures = tuple(failures)
+
+    def __str__(self) -> str:
+        lines = [str(f.error) for f in self.failures[: self.listed]]
+        if len(self.failures) > self.listed:
+            lines.append(f"and {len(self.failures) - self.listed} more blocks")
+        return "\n".join(lines)

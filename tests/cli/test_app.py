@@ -16,7 +16,7 @@ from astropy.io import fits
 
 from lucidcube import __version__
 from lucidcube.cli.app import main
-from lucidcube.run.pipeline import Watch
+from lucidcube.run.monitor import Monitor
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages.base import REGISTRY
 
@@ -377,13 +377,13 @@ def test_a_stage_that_fails(say: Say, folder: Path, monkeypatch: pytest.MonkeyPa
 def test_an_interruption(say: Say, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     left = [after]
 
-    def block(self: Watch, number: int) -> None:
+    def block(self: Monitor, number: int) -> None:
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Watch, "block", block)
+        patched.setattr(Monitor, "block", block)
         patched.setattr("lucidcube.lift.blocks.BLOCK_BYTES", 4 * 25 * 25)
         spoken = say("run", "run.yaml", "--quiet")
     if left[0] > 0:

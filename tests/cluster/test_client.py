@@ -1,87 +1,37 @@
-"""Where a run executes: profiles, and executors that compute a few blocks at a time."""
+"""Where a run executes: profiles and the workers that they start."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import dask
-import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info
 
-from lucidcube.cluster import PROFILES, Executor, Profile, Threads, WorkerLost, cores, executor, load_profile
-from lucidcube.cluster.client import Distributed
-from lucidcube.cube import DATA, from_arrays
-from lucidcube.errors import ConfigError, StageError
-from lucidcube.lift.blocks import over_blocks
-
-BLOCKS = 12
-
-
-class Tally:
-    """How many blocks were at work at once, in this process."""
-
-    lock: ClassVar = threading.Lock()
-    now: ClassVar[int] = 0
-    most: ClassVar[int] = 0
-    started: ClassVar[int] = 0
+from lucidcube.cluster import PROFILES, LocalWorkers, Profile, Workers, cores, load_profile, start_workers
+from lucidcube.errors import ConfigError
 
 
 def number(position: np.ndarray, data: np.ndarray) -> np.ndarray:
     return np.array([int(position[0]) * 10])
 
 
-def slowly(position: np.ndarray, data: np.ndarray) -> np.ndarray:
-    with Tally.lock:
-        Tally.started += 1
-        Tally.now += 1
-        Tally.most = max(Tally.most, Tally.now)
-    time.sleep(0.01)
-    with Tally.lock:
-        Tally.now -= 1
-    return np.array([int(position[0])])
-
-
-def failing(position: np.ndarray, data: np.ndarray) -> np.ndarray:
-    if position[0] == 5:
-        raise StageError("sharpen", "plane 5", "no way")
-    return np.array([1])
-
-
-def work(function: Any) -> da.Array:
-    planes = da.zeros((BLOCKS, 3, 3), chunks=(1, 3, 3), dtype="float32")
-    return over_blocks(from_arrays(planes, np.arange(1.0, BLOCKS + 1)), function, [DATA], "int64")
-
-
-def surroundings(block: np.ndarray) -> np.ndarray:
-    """Where a block is computed: environment and limits of the worker."""
-    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
+def environment() -> str:
+    """Environment and limits of a worker process."""
+    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
     memory = [dask.config.get(f"distributed.worker.memory.{n}") for n in ("spill", "pause", "terminate")]
-    found = [*(os.environ.get(name) for name in names), *memory]
-    return np.array([";".join(map(str, found))], dtype=object)
+    return ";".join(map(str, [*(os.environ.get(name) for name in names), *memory]))
 
 
-def deadly(block: np.ndarray) -> np.ndarray:
-    os._exit(1)
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    Tally.now = Tally.most = Tally.started = 0
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    """A cluster inside this process: quick to start, and its threads can be watched."""
+    """A cluster inside this process."""
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as made,
@@ -89,88 +39,34 @@ def client() -> Iterator[Client]:
         yield made
 
 
-@pytest.fixture(params=["synchronous", "threads", "distributed"])
-def workers(request: pytest.FixtureRequest) -> Executor:
-    if request.param == "distributed":
-        return Distributed(request.getfixturevalue("client"))
-    return Threads(1 if request.param == "synchronous" else 3)
+def results(workers: Workers, *numbers: int) -> list[int]:
+    futures = [workers.submit("test", n, lambda n=n: 10 * n) for n in numbers]
+    return [workers.result(future) for future in futures]
 
 
-def test_threads_do_without_distributed_and_leave_its_settings_whole() -> None:
-    program = """
+TWICE = """
 import sys
+import warnings
 import dask.array as da
-from lucidcube.cluster import executor, load_profile
+from lucidcube.cluster import load_profile, start_workers
 
 if __name__ == "__main__":
-    with executor(load_profile("laptop")) as workers:
+    with start_workers(load_profile("laptop")) as workers:
         assert da.ones(3).sum().compute() == 3
-        list(workers.compute(da.ones(3, chunks=1), [0, 1, 2]))
+        assert workers.result(workers.submit("one", 0, abs, -1)) == 1
     assert "distributed" not in sys.modules
-    with executor(load_profile("processes")) as workers:
-        print(sorted(workers.compute(da.ones(3, chunks=1), [0, 1, 2])))
+    for _ in range(2):
+        with start_workers(load_profile("processes")) as workers:
+            print(workers.result(workers.submit("one", 0, abs, -7)))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+
+
+def test_two_runs_in_one_process_and_no_complaints() -> None:
+    """Threads do without distributed; worker processes can be started again; they end quietly."""
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("np.float64(1.0)") == 3
-
-
-def test_every_block_comes_once(workers: Executor) -> None:
-    assert sorted(workers.compute(work(number), range(BLOCKS))) == [(i, i * 10) for i in range(BLOCKS)]
-
-
-def test_only_the_blocks_that_were_asked_for(workers: Executor) -> None:
-    assert sorted(workers.compute(work(slowly), [7, 2, 11])) == [(2, 2), (7, 7), (11, 11)]
-    assert Tally.started == 3
-
-
-def test_nothing_to_do(workers: Executor) -> None:
-    assert [*workers.compute(work(slowly), [])] == []
-    assert not Tally.started
-
-
-def test_no_more_at_once_than_there_are_workers(workers: Executor) -> None:
-    for _ in workers.compute(work(slowly), range(BLOCKS)):
-        pass
-    assert Tally.most <= workers.workers
-    assert Tally.started == BLOCKS
-
-
-def test_blocks_are_not_begun_long_before_they_are_wanted(workers: Executor) -> None:
-    results = workers.compute(work(slowly), range(BLOCKS))
-    next(results)
-    time.sleep(0.15)
-    assert Tally.started <= 2 * workers.workers + 2
-    assert len([*results]) == BLOCKS - 1
-
-
-@pytest.mark.timeout(30)
-def test_a_failure_comes_out_and_nothing_hangs(workers: Executor) -> None:
-    done = []
-    with pytest.raises(StageError) as caught:
-        done.extend(workers.compute(work(failing), range(BLOCKS)))
-    assert str(caught.value) == "stage sharpen failed on plane 5: no way"
-    assert sorted(workers.compute(work(number), range(3))) == [(0, 0), (1, 10), (2, 20)]
-
-
-@pytest.mark.timeout(30)
-def test_leaving_early_stops_the_rest(workers: Executor) -> None:
-    results = workers.compute(work(slowly), range(BLOCKS))
-    next(results)
-    results.close()  # type: ignore[attr-defined]
-    time.sleep(0.1)
-    assert Tally.started < BLOCKS
-    assert not Tally.now
-
-
-def test_futures_are_given_back(client: Client) -> None:
-    before = {*client.futures}
-    for _ in Distributed(client).compute(work(number), range(BLOCKS)):
-        pass
-    deadline = time.monotonic() + 5
-    while {*client.futures} - before and time.monotonic() < deadline:
-        time.sleep(0.01)  # they are given back by another thread
-    assert {*client.futures} <= before
+    assert done.stdout.split() == ["7", "7"]
+    assert done.stderr == ""
 
 
 # Profiles
@@ -223,17 +119,18 @@ def test_workers_by_profile() -> None:
         (Profile(workers=5), 5),
         (Profile(kind="synchronous", workers=5), 1),
     ):
-        with executor(profile) as made:
-            assert made.workers == count
-            assert sorted(made.compute(work(number), [1, 2])) == [(1, 10), (2, 20)]
+        with start_workers(profile) as made:
+            assert isinstance(made, LocalWorkers)
+            assert made.threads == count
+            assert results(made, 1, 2) == [10, 20]
 
 
 @pytest.mark.timeout(30)
 def test_a_running_scheduler(client: Client) -> None:
     address = client.scheduler_info()["address"]
-    with executor(Profile(kind="address", address=address)) as made:
-        assert made.workers == 2
-        assert sorted(made.compute(work(number), [1, 2])) == [(1, 10), (2, 20)]
+    with start_workers(Profile(kind="address", address=address)) as made:
+        assert made.window == 4
+        assert results(made, 1, 2) == [10, 20]
     assert client.nthreads(), "the scheduler was shut down with the run"
 
 
@@ -242,58 +139,20 @@ def test_a_scheduler_that_is_not_there() -> None:
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(ConfigError, match="tcp://127"),
-        executor(Profile(kind="address", address="tcp://127.0.0.1:9")),
+        start_workers(Profile(kind="address", address="tcp://127.0.0.1:9")),
     ):
         pass
 
 
 def test_one_level_of_parallelism() -> None:
-    with executor(Profile(workers=2)):
+    with start_workers(Profile(workers=2)):
         assert all(pool["num_threads"] == 1 for pool in threadpool_info())
 
 
 @pytest.mark.timeout(120)
-def test_worker_processes() -> None:
-    """Pinned, limited, on no disk; and when they die of a block, that block and the limit are named."""
-    lazy = da.zeros(3, chunks=1)
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        executor(Profile(kind="processes", workers=1, memory="700MiB")) as made,
-    ):
-        ((_, found),) = made.compute(
-            lazy.map_blocks(surroundings, dtype=object, meta=np.array([], object)), [0]
-        )
-        assert found == "1;1;65536;False;False;0.95"
-        with pytest.raises(WorkerLost) as caught:
-            [*made.compute(lazy.map_blocks(deadly, dtype="f8", meta=np.array([])), [2])]
-    assert caught.value.block == 2
-    assert "block 2" in str(caught.value)
-    assert "700.00 MiB" in str(caught.value)
-
-
-def late(block: np.ndarray) -> np.ndarray:
-    raise TimeoutError("the disk sleeps")
-
-
-@pytest.mark.timeout(30)
-def test_a_block_that_timed_out_by_itself(workers: Executor) -> None:
-    with pytest.raises(TimeoutError, match="the disk sleeps"):
-        list(workers.compute(da.zeros(3, chunks=1).map_blocks(late, dtype="f8", meta=np.array([])), [1]))
-
-
-@pytest.mark.timeout(60)
-def test_no_workers_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucidcube.cluster.client.LOOK", 0.1)
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
-        made = Distributed(client, patience=0.3, reason=lambda: "the queue is closed")
-        results = made.compute(work(slowly), range(BLOCKS))
-        next(results)
-        cluster.scale(0)
-        with pytest.raises(WorkerLost, match="no workers left: the queue is closed"):
-            list(results)
+def test_worker_processes_are_pinned_and_limited() -> None:
+    with start_workers(Profile(kind="processes", workers=1, memory="700MiB")) as made:
+        assert made.result(made.submit("test", 0, environment)) == "1;1;False;False;0.95"
 
 
 @pytest.mark.timeout(60)
@@ -302,6 +161,6 @@ def test_a_scheduler_without_workers() -> None:
         address = cluster.scheduler_address
         with (
             pytest.raises(ConfigError, match="no worker within 1s: the scheduler at"),
-            executor(Profile(kind="address", address=address, wait="1s")),
+            start_workers(Profile(kind="address", address=address, wait="1s")),
         ):
             pass

@@ -19,10 +19,11 @@ import yaml
 from astropy.io import fits
 
 from locations import ROOT
-from lucidcube.cluster import executor, load_profile
+from lucidcube.cluster import load_profile, start_workers
 from lucidcube.config.schema import from_plain
 from lucidcube.errors import ConfigError
-from lucidcube.run.pipeline import Watch, run
+from lucidcube.run.monitor import Monitor
+from lucidcube.run.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(280)]
@@ -102,7 +103,7 @@ def queued() -> list[str]:
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
 
 
-class Canceller(Watch):
+class Canceller(Monitor):
     """Cancels a job that is at work, half-way."""
 
     def __init__(self) -> None:
@@ -135,15 +136,15 @@ def test_a_lost_job_is_replaced(slurm: Path, processes: int) -> None:
     with (
         contextlib.chdir(slurm),
         dask.config.set({"distributed.deploy.lost-worker-timeout": "2s"}),
-        executor(made) as workers,
+        start_workers(made) as workers,
     ):
         first, ends = queued(), time.monotonic() + 60
-        workers.tend()  # type: ignore[attr-defined]
+        workers.check()  # type: ignore[attr-defined]
         subprocess.run(["scancel", *first], check=True)
         while workers.client.nthreads() and time.monotonic() < ends:  # type: ignore[attr-defined]
             time.sleep(0.1)
         while not workers.client.nthreads() and time.monotonic() < ends:  # type: ignore[attr-defined]
-            workers.tend()  # type: ignore[attr-defined]
+            workers.check()  # type: ignore[attr-defined]
             time.sleep(0.5)
         assert queued()
         assert not {*queued()} & {*first}
@@ -151,7 +152,7 @@ def test_a_lost_job_is_replaced(slurm: Path, processes: int) -> None:
 
 def test_a_job_that_the_queue_refuses(slurm: Path) -> None:
     made = load_profile(profile(slurm, kind="slurm", **JOB | {"queue": "nowhere"}))
-    with pytest.raises(ConfigError, match="refuses the job: .*invalid partition"), executor(made):
+    with pytest.raises(ConfigError, match="refuses the job: .*invalid partition"), start_workers(made):
         pass
 
 
@@ -161,7 +162,7 @@ def test_why_no_worker_came(slurm: Path) -> None:
     with (
         contextlib.chdir(slurm),
         pytest.raises(ConfigError, match="within 3s: .*PENDING BeginTime"),
-        executor(made),
+        start_workers(made),
     ):
         pass
 
@@ -172,7 +173,7 @@ def test_jobs_that_end_at_once(slurm: Path) -> None:
     with (
         contextlib.chdir(slurm),
         pytest.raises(ConfigError, match="ended before a worker came"),
-        executor(made),
+        start_workers(made),
     ):
         pass
 

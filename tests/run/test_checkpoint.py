@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +24,11 @@ from hypothesis import strategies as st
 import lucidcube.stages  # noqa: F401  registers the stages
 from lucidcube.cube import DATA, DIMS, MASK, WAVELENGTH, from_arrays
 from lucidcube.errors import UserError
-from lucidcube.run.checkpoint import MADE_OF, STORE, VOUCHED, Checkpoint, _Write, fingerprint, unchanged
+from lucidcube.lift.blocks import over_blocks
+from lucidcube.lift.lazy_arrays import source_of
+from lucidcube.run import checkpoint
+from lucidcube.run.checkpoint import CHECKSUMS, COMPLETE, STORE, Checkpoint, fingerprint
+from lucidcube.run.segments import _unchanged
 from lucidcube.stages.base import REGISTRY
 
 PLANES, BLOCK = 7, 2
@@ -50,7 +56,7 @@ def cube() -> xr.Dataset:
 def written(tmp_path: Path) -> Checkpoint:
     """A checkpoint with all its blocks."""
     made = Checkpoint.prepare(tmp_path / "target-test-0", cube(), NAMES, {"why": "test"})
-    compute(made.writes(cube(), NAMES))
+    compute(made.write(cube(), NAMES))
     return made
 
 
@@ -62,8 +68,8 @@ def chunk(made: Checkpoint, name: str, number: int) -> Path:
     return made.path / STORE / name / ".".join(["c", str(number), *(["0", "0"] if name != "cut" else [])])
 
 
-def vouch(made: Checkpoint, number: int) -> Path:
-    return made.path / VOUCHED / f"{number:06d}"
+def record(made: Checkpoint, number: int) -> Path:
+    return made.path / CHECKSUMS / f"{number:06d}"
 
 
 def same(made: Checkpoint) -> None:
@@ -75,9 +81,9 @@ def same(made: Checkpoint) -> None:
 
 def test_all_is_missing_before_and_nothing_after(tmp_path: Path) -> None:
     made = Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {})
-    assert made.starts == [0, 2, 4, 6]
+    assert made.blocks == 4
     assert made.missing() == [0, 1, 2, 3]
-    work = made.writes(cube(), NAMES)
+    work = made.write(cube(), NAMES)
     assert work.shape == (BLOCKS,)
     assert compute(work.blocks[1]).tolist() == [2 * 30 * 5 + 2 * 8]
     assert made.missing() == [0, 2, 3]
@@ -95,7 +101,7 @@ def test_what_was_written_can_be_read_by_anyone(written: Checkpoint) -> None:
     np.testing.assert_array_equal(opened[WAVELENGTH], cube()[WAVELENGTH])
 
 
-def test_a_block_of_nan_is_written_and_vouched_for(written: Checkpoint) -> None:
+def test_a_block_of_nan_is_written_and_recorded(written: Checkpoint) -> None:
     assert chunk(written, DATA, 2).exists()
     assert chunk(written, "mask", 2).exists()
     assert 2 not in written.missing()
@@ -131,7 +137,7 @@ HARM: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_chunk_is_missing(written: Checkpoint, harm: Callable[[Path], object], name: str) -> None:
     harm(chunk(written, name, 1))
     assert written.missing() == [1]
-    compute(written.writes(cube(), NAMES).blocks[1])
+    compute(written.write(cube(), NAMES).blocks[1])
     assert written.missing() == []
     same(written)
 
@@ -146,57 +152,57 @@ def test_a_damaged_chunk_is_missing(written: Checkpoint, harm: Callable[[Path], 
         b"[]",
         b"3",
         b"null",
-        b'{"data/c.1.0.0": 3}',
-        b'{"data/c.1.0.0": [1, 2]}',
+        b'{"block": 1, "data": 3}',
+        b'{"block": 1, "data": [1, 2]}',
         b"{}",
     ],
     ids=repr,
 )
-def test_a_damaged_vouch_is_no_vouch(written: Checkpoint, content: bytes | None) -> None:
+def test_a_damaged_vouch_is_no_record(written: Checkpoint, content: bytes | None) -> None:
     if content is None:
-        vouch(written, 1).unlink()
+        record(written, 1).unlink()
     else:
-        vouch(written, 1).write_bytes(content)
+        record(written, 1).write_bytes(content)
     assert written.missing() == [1]
 
 
-def test_a_vouch_for_one_variable_is_not_enough(written: Checkpoint) -> None:
-    sums = json.loads(vouch(written, 1).read_text())
-    assert len(sums) == len(NAMES)
-    sums.pop(next(key for key in sums if key.startswith("mask")))
-    vouch(written, 1).write_text(json.dumps(sums))
+def test_a_record_of_some_variables_is_not_enough(written: Checkpoint) -> None:
+    sums = json.loads(record(written, 1).read_text())
+    assert {*sums} == {"block", *NAMES}
+    sums.pop("mask")
+    record(written, 1).write_text(json.dumps(sums))
     assert written.missing() == [1]
 
 
-def test_the_vouch_of_another_block_is_no_vouch(written: Checkpoint) -> None:
-    vouch(written, 1).write_bytes(vouch(written, 0).read_bytes())
+def test_the_vouch_of_another_block_is_no_record(written: Checkpoint) -> None:
+    record(written, 1).write_bytes(record(written, 0).read_bytes())
     assert written.missing() == [1]
 
 
 def test_stray_files_do_no_harm(written: Checkpoint) -> None:
-    (written.path / VOUCHED / ".000001.99").write_bytes(b"{")
-    (written.path / VOUCHED / "000099").write_bytes(b"{}")
-    (written.path / VOUCHED / "notes.txt").write_text("mine")
+    (written.path / CHECKSUMS / ".000001.99").write_bytes(b"{")
+    (written.path / CHECKSUMS / "000099").write_bytes(b"{}")
+    (written.path / CHECKSUMS / "notes.txt").write_text("mine")
     chunk(written, DATA, 1).with_name(".0.abcdef").write_bytes(b"half")
     assert written.missing() == []
     same(written)
 
 
 def test_a_folder_whose_making_was_cut_short_is_made_again(written: Checkpoint) -> None:
-    (written.path / MADE_OF).unlink()
+    (written.path / COMPLETE).unlink()
     again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
     assert again.missing() == [0, 1, 2, 3]
-    assert json.loads((written.path / MADE_OF).read_text()) == {"why": "test"}
+    assert json.loads((written.path / COMPLETE).read_text())["ingredients"] == {"why": "test"}
 
 
-def test_made_of_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_completing_file_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lucidcube.run.store.create", fail)
+    monkeypatch.setattr("lucidcube.run.checkpoint._create", fail)
     with pytest.raises(KeyboardInterrupt):
         Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {})
-    assert not (tmp_path / "c" / MADE_OF).exists()
+    assert not (tmp_path / "c" / COMPLETE).exists()
 
 
 def test_a_finished_store_is_left_alone(written: Checkpoint) -> None:
@@ -210,7 +216,7 @@ def test_a_store_with_other_variables_does_not_serve(written: Checkpoint) -> Non
     more = (*NAMES, "badness")
     wider = cube().assign(badness=cube()[DATA] * 2)
     again = Checkpoint.prepare(written.path, wider, more, {"why": "test"})
-    compute(again.writes(wider, more))
+    compute(again.write(wider, more))
     assert again.missing() == []
     assert "badness" in again.open()
 
@@ -219,42 +225,84 @@ def test_a_lost_store_is_made_again(written: Checkpoint) -> None:
     (written.path / STORE / DATA / "zarr.json").unlink()
     again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
     assert again.missing() == [0, 1, 2, 3]
-    compute(again.writes(cube(), NAMES))
+    compute(again.write(cube(), NAMES))
     same(again)
 
 
 def test_blocks_of_the_store_rule(written: Checkpoint) -> None:
     other = cube().chunk({WAVELENGTH: 3})
     for number in range(BLOCKS):
-        vouch(written, number).unlink()
-    compute(written.writes(other, NAMES))
+        record(written, number).unlink()
+    compute(written.write(other, NAMES))
     assert written.missing() == []
     same(written)
 
 
-def test_chunks_are_what_zarr_itself_would_write(written: Checkpoint, tmp_path: Path) -> None:
-    """Byte for byte, the last and shorter one included."""
-    other = Checkpoint.prepare(tmp_path / "other", cube(), NAMES, {"why": "test"})
-    group = zarr.open_group(other.path / STORE, mode="r+", use_consolidated=False)
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        for name in NAMES:
-            group[name].with_config({"write_empty_chunks": True})[:] = cube()[name].values
-            for number in range(BLOCKS):
-                assert chunk(other, name, number).read_bytes() == chunk(written, name, number).read_bytes()
+@pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])
+def test_codecs(tmp_path: Path, codec: str) -> None:
+    made = Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {}, codec)
+    compute(made.write(cube(), NAMES))
+    assert made.missing() == []
+    same(made)
+    # A store keeps its codec; the blocks of another codec would be the same arrays.
+    flip(chunk(made, DATA, 0))
+    assert made.missing() == [0]
+    again = Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {}, "none")
+    compute(again.write(cube(), NAMES).blocks[0])
+    assert again.missing() == []
+    same(again)
+    xr.testing.assert_equal(xr.open_zarr(made.path / STORE, consolidated=False)[DATA].compute(), cube()[DATA])
 
 
-def test_numbers_of_the_other_byte_order(written: Checkpoint) -> None:
-    write = _Write(str(written.path), ((DATA, "<f4"),), BLOCK)
-    before = chunk(written, DATA, 0).read_bytes()
-    write(np.array([0, 1]), cube()[DATA].values[:2].astype(">f4"))
-    assert chunk(written, DATA, 0).read_bytes() == before
+def test_attributes_and_coordinates_that_differ_are_written_again(written: Checkpoint) -> None:
+    group = zarr.open_group(written.path / STORE, mode="r+")
+    group.attrs["header"] = "of another cube"
+    group[DATA].attrs["units"] = "Jy"
+    group[WAVELENGTH][2] = 5.0
+    again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
+    assert again.missing() == []
+    opened = again.open()
+    assert opened.attrs == cube().attrs
+    assert opened[DATA].attrs == {"units": "adu"}
+    np.testing.assert_array_equal(opened[WAVELENGTH], cube()[WAVELENGTH])
+
+
+@pytest.mark.parametrize(
+    "key", [slice(0, 2), slice(2, 3), slice(3, 4), slice(1, 5), slice(6, 7), slice(0, 7)]
+)
+def test_any_run_of_planes_can_be_read(written: Checkpoint, key: slice) -> None:
+    source = source_of(written.open()[DATA].variable)
+    for _ in range(2):
+        np.testing.assert_array_equal(source[key], cube()[DATA].values[key])
+    again = pickle.loads(pickle.dumps(source))  # noqa: S301
+    np.testing.assert_array_equal(again[key, 1:3], cube()[DATA].values[key, 1:3])
+
+
+def test_planes_of_a_chunk_are_read_once(written: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(written.open()[DATA].variable)
+    source[2:3]
+    chunk(written, DATA, 1).unlink()
+    np.testing.assert_array_equal(source[3:4], cube()[DATA].values[3:4])
+
+
+def test_another_store_in_the_same_place_has_other_names(written: Checkpoint) -> None:
+    before = written.open()[DATA].data.name
+    assert written.open()[DATA].data.name == before
+    shutil.rmtree(written.path)
+    again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
+    compute(again.write(cube(), NAMES))
+    assert again.open()[DATA].data.name != before
 
 
 def test_a_wrong_run_of_planes_is_refused(written: Checkpoint) -> None:
-    write = _Write(str(written.path), ((DATA, "<f4"),), BLOCK)
-    for positions in ([1, 2], [0, 1, 2]):
+    for sizes in ((1, 2, 2, 2), (3, 3, 1)):
+        work = over_blocks(cube().chunk({WAVELENGTH: sizes}), _writer(written), NAMES, "int64")
         with pytest.raises(ValueError, match="not a block"):
-            write(np.array(positions), np.zeros((len(positions), 5, 6), np.float32))
+            compute(work)
+
+
+def _writer(written: Checkpoint) -> Any:
+    return checkpoint._Write(str(written.path), written._arrays(), BLOCK)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -359,7 +407,7 @@ def test_equal_ingredients_equal_keys(a: Any, b: Any) -> None:
 def test_what_was_passed_on_is_recognised() -> None:
     before = cube()
     after = before.assign({DATA: before[DATA] + 1, "new": before[DATA]})
-    assert {*unchanged(before, after)} == {"mask", "cut"}
-    assert {*unchanged(before, before.copy())} == {DATA, MASK, "cut"}
+    assert {*_unchanged(before, after)} == {"mask", "cut"}
+    assert {*_unchanged(before, before.copy())} == {DATA, MASK, "cut"}
     renamed = before.assign({"mask": before["mask"].astype("uint8") * 1})
-    assert "mask" not in {*unchanged(before, renamed)}
+    assert "mask" not in {*_unchanged(before, renamed)}

@@ -8,7 +8,7 @@ import pytest
 
 from lucidcube.config.schema import Track
 from lucidcube.run import input_checksum as module
-from lucidcube.run.input_checksum import REMEMBERED, identity
+from lucidcube.run.input_checksum import CACHE, input_identity
 
 
 @pytest.fixture
@@ -26,36 +26,36 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_the_content_the_part_and_the_reading_count(file: Path, tmp_path: Path) -> None:
-    first = identity(Track(input=str(file)))
+    first = input_identity(Track(input=str(file)))
     assert first["size"] == 3
     assert first["sha256"].startswith("7692c3ad3540bb80")
-    assert identity(Track(input=f"{file}[2:]")) != first
-    assert identity(Track(input=str(file), wave_start=1.0)) != first
+    assert input_identity(Track(input=f"{file}[2:]")) != first
+    assert input_identity(Track(input=str(file), wave_start=1.0)) != first
     (tmp_path / "sub").mkdir()
     copy = tmp_path / "sub" / "a.fits"
     copy.write_bytes(b"one")
-    assert identity(Track(input=str(copy))) == first
+    assert input_identity(Track(input=str(copy))) == first
     copy.write_bytes(b"two")
-    assert identity(Track(input=str(copy))) != first
+    assert input_identity(Track(input=str(copy))) != first
 
 
 def test_a_file_is_read_once(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = counted(monkeypatch)
-    first = identity(Track(input=str(file)), tmp_path)
-    assert identity(Track(input=str(file)), tmp_path) == first
+    first = input_identity(Track(input=str(file)), tmp_path)
+    assert input_identity(Track(input=str(file)), tmp_path) == first
     assert len(read) == 1
 
 
 def test_a_changed_file_is_read_again(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = identity(Track(input=str(file)), tmp_path)
+    first = input_identity(Track(input=str(file)), tmp_path)
     file.write_bytes(b"two")
     os.utime(file, ns=(1, 1))
-    assert identity(Track(input=str(file)), tmp_path)["sha256"] != first["sha256"]
+    assert input_identity(Track(input=str(file)), tmp_path)["sha256"] != first["sha256"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"x": 1}'])
 def test_a_damaged_memory_is_no_harm(file: Path, tmp_path: Path, content: str) -> None:
-    expected = identity(Track(input=str(file)))
-    (tmp_path / REMEMBERED).write_text(content)
-    assert identity(Track(input=str(file)), tmp_path) == expected
-    assert str(file) in json.loads((tmp_path / REMEMBERED).read_text())
+    expected = input_identity(Track(input=str(file)))
+    (tmp_path / CACHE).write_text(content)
+    assert input_identity(Track(input=str(file)), tmp_path) == expected
+    assert str(file) in json.loads((tmp_path / CACHE).read_text())

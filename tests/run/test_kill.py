@@ -31,7 +31,7 @@ import json, os, signal, sys
 from lucidcube import io
 from lucidcube.cli import app as cli
 from lucidcube.run import pipeline
-import lucidcube.run.worker
+import lucidcube.run.compute
 import lucidcube.cli.console, lucidcube.cli.stage_commands
 for line in sys.stdin:
     order = json.loads(line)
@@ -130,19 +130,19 @@ def job(files: Path, folder: Path) -> None:
     (folder / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
 
 
-def vouched(folder: Path) -> int:
-    kept = [Checkpoint(p) for p in (folder / "out.work").glob("*-*-*") if (p / "made-of.json").exists()]
-    return sum(len(c.starts) - len(c.missing()) for c in kept)
+def recorded(folder: Path) -> int:
+    kept = [Checkpoint(p) for p in (folder / "target.work").glob("*-*-*") if (p / "checkpoint.json").exists()]
+    return sum(c.blocks - len(c.missing()) for c in kept)
 
 
 def goes_on(folder: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
     """The same run again makes the same product, of what is there and just what is missing."""
-    there = vouched(folder)
+    there = recorded(folder)
     (folder / "log.txt").unlink(missing_ok=True)
     assert nursery.run(folder) == 0, (folder / "log.txt").read_text()
     assert f"{there} reused" in (folder / "log.txt").read_text()
     assert (folder / "out.fits").read_bytes() == undisturbed.product
-    assert vouched(folder) == BLOCKS
+    assert recorded(folder) == BLOCKS
     assert not [p.name for p in folder.iterdir() if p.name.endswith(".part")]
 
 
@@ -162,7 +162,7 @@ def test_kill_at_random_moments(tmp_path: Path, nursery: Nursery, undisturbed: U
         assert code in (0, -signal.SIGKILL), (folder / "log.txt").read_text()
         if code:
             kills += 1
-            moments.append(vouched(folder))
+            moments.append(recorded(folder))
         if code == 0 or kills == KILLS:
             goes_on(folder, nursery, undisturbed)
             finished += 1
@@ -175,22 +175,22 @@ def test_signals_end_a_run_in_good_order(
 ) -> None:
     job(undisturbed.files, tmp_path)
     running = nursery.start(tmp_path)
-    wait_for(lambda: any((tmp_path / "out.work").glob("*-*-*/vouched/0*")))
+    wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
     os.killpg(running.pid, number)
     assert running.ends() == code
     said = (tmp_path / "log.txt").read_text().splitlines()
     assert said[-1].endswith("what was done is kept, the same command goes on: lucidcube run run.yaml")
     assert "Traceback" not in "".join(said)
-    assert sorted(os.listdir(tmp_path)) == ["log.txt", "out.work", "profile.yaml", "run.yaml"]
+    assert sorted(os.listdir(tmp_path)) == ["log.txt", "target.work", "profile.yaml", "run.yaml"]
     done = next(line for line in said if "blocks:" in line)
-    assert f" {vouched(tmp_path)} done" in done, "what was begun is finished"
+    assert f" {recorded(tmp_path)} done" in done, "what was begun is finished"
     goes_on(tmp_path, nursery, undisturbed)
 
 
 def test_two_runs_at_once(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
     job(undisturbed.files, tmp_path)
     running = nursery.start(tmp_path)
-    wait_for(lambda: any((tmp_path / "out.work").glob("*-*-*/vouched/0*")))
+    wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
     os.kill(running.pid, signal.SIGSTOP)
     try:
         second = subprocess.run(
@@ -221,7 +221,7 @@ def test_kill_on_a_cluster(tmp_path: Path, nursery: Nursery, undisturbed: Undist
     job(undisturbed.files, tmp_path)
     (tmp_path / "profile.yaml").write_text("kind: processes\nworkers: 2\n")
     running = nursery.start(tmp_path)
-    wait_for(lambda: any((tmp_path / "out.work").glob("*-*-*/vouched/0*")))
+    wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
     workers = workers_of(running.pid)
     assert len(workers) >= 2
     if victim == "worker":
@@ -239,7 +239,7 @@ def test_kill_on_a_cluster(tmp_path: Path, nursery: Nursery, undisturbed: Undist
         assert running.ends() == 130, (tmp_path / "log.txt").read_text()
         assert not [p for p in workers if p.is_running()]
         (done,) = (x for x in (tmp_path / "log.txt").read_text().splitlines() if "blocks:" in x)
-        assert f" {vouched(tmp_path)} done" in done, "what was begun is finished"
+        assert f" {recorded(tmp_path)} done" in done, "what was begun is finished"
     (tmp_path / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
     goes_on(tmp_path, nursery, undisturbed)
 
@@ -272,7 +272,7 @@ def test_kill_of_a_scheduler(tmp_path: Path, nursery: Nursery, undisturbed: Undi
         address = json.loads((tmp_path / "where").read_text())["address"]
         (tmp_path / "profile.yaml").write_text(f"kind: address\naddress: {address}\n")
         running = nursery.start(tmp_path)
-        wait_for(lambda: any((tmp_path / "out.work").glob("*-*-*/vouched/0*")))
+        wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
         scheduler.kill()
         assert running.ends() == 1
     said = (tmp_path / "log.txt").read_text()
@@ -289,7 +289,7 @@ def test_kill_of_a_scheduler(tmp_path: Path, nursery: Nursery, undisturbed: Undi
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_a_disk_that_is_really_full(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
     job(undisturbed.files, tmp_path)
-    work = tmp_path / "out.work"
+    work = tmp_path / "target.work"
     work.mkdir()
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(work)], capture_output=True
@@ -300,7 +300,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path, nursery: Nursery, undisturbe
         said = (tmp_path / "log.txt").read_text()
         assert "No space left on device" in said
         assert "Traceback" not in said
-        assert 0 < vouched(tmp_path) < BLOCKS
+        assert 0 < recorded(tmp_path) < BLOCKS
         subprocess.run(["mount", "-o", "remount,size=50m", str(work)], check=True)
         goes_on(tmp_path, nursery, undisturbed)
     finally:

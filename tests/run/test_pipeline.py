@@ -21,7 +21,9 @@ import lucidcube.run.products
 from lucidcube.config.schema import Config, from_plain
 from lucidcube.errors import ConfigError, UserError
 from lucidcube.run.checkpoint import Checkpoint
-from lucidcube.run.pipeline import Watch, check, run, segments
+from lucidcube.run.monitor import Monitor
+from lucidcube.run.pipeline import check, run
+from lucidcube.run.segments import cut
 from lucidcube.simulate import Scene, write_scene
 
 SCENE = Scene(shape=(8, 31, 31), seed=11, wavelength_step=0.5e-9)
@@ -36,7 +38,7 @@ ALL_PRODUCTS = [
 ]  # fmt: skip
 
 
-class Recorder(Watch):
+class Recorder(Monitor):
     """Writes down what a run tells."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:
@@ -60,7 +62,7 @@ class Recorder(Watch):
 
     def computed(self) -> dict[str, int]:
         """Blocks computed in each segment, the writing of the products left out."""
-        return {label: n - reused for label, n, reused in self.segments if label != "products"}
+        return {label: n - reused for label, n, reused in self.segments if label != "product"}
 
 
 @pytest.fixture(scope="session")
@@ -387,13 +389,13 @@ def test_tiny_fluxes_come_out_in_their_units(files: Path, tmp_path: Path, varian
 
 
 def test_a_second_run_computes_nothing(again: Path, finished: Finished) -> None:
-    watch = Recorder()
-    done = run(finished.config, watch)
-    assert [*watch.computed()] == [
-        "target: rebin", "target: artefacts", "target: mask, interpolate",
-        "star: rebin", "star: normalise_psf, fit_psf", "deconvolve: deconvolve",
+    monitor = Recorder()
+    done = run(finished.config, monitor)
+    assert [*monitor.computed()] == [
+        "star: rebin", "star: normalise_psf, fit_psf",
+        "target: rebin", "target: artefacts", "target: mask, interpolate", "target: deconvolve",
     ]  # fmt: skip
-    assert set(watch.computed().values()) == {0}
+    assert set(monitor.computed().values()) == {0}
     assert done.reused == BLOCKS
     assert (again / "out.fits").read_bytes() == finished.path.read_bytes()
 
@@ -401,18 +403,18 @@ def test_a_second_run_computes_nothing(again: Path, finished: Finished) -> None:
 @pytest.mark.parametrize(
     ("changes", "recomputed"),
     [
-        ({"deconvolve": {"n_iter": 41}}, ["deconvolve: deconvolve"]),
+        ({"deconvolve": {"n_iter": 41}}, ["target: deconvolve"]),
         (
             {"target": ["rebin", "artefacts", {"mask": {"cut": [[0, 4.0]]}}, "interpolate"]},
-            ["target: mask, interpolate", "deconvolve: deconvolve"],
+            ["target: mask, interpolate", "target: deconvolve"],
         ),
         (
             {"target": ["rebin", {"artefacts": {"window": 6}}, "mask", "interpolate"]},
-            ["target: artefacts", "target: mask, interpolate", "deconvolve: deconvolve"],
+            ["target: artefacts", "target: mask, interpolate", "target: deconvolve"],
         ),
         (
             {"star": ["rebin", {"normalise_psf": {"n_sigma": 6}}, "fit_psf"]},
-            ["star: normalise_psf, fit_psf", "deconvolve: deconvolve"],
+            ["star: normalise_psf, fit_psf", "target: deconvolve"],
         ),
     ],
     ids=["deconvolve", "mask", "artefacts", "normalise_psf"],
@@ -421,19 +423,19 @@ def test_a_change_recomputes_from_there_on(
     again: Path, files: Path, changes: dict[str, Any], recomputed: list[str]
 ) -> None:
     tracks = {k: {"input": f"{files}/{k}.fits", "stages": v} for k, v in changes.items() if k != "deconvolve"}
-    watch = Recorder()
-    run(config(files, Path("out.fits"), **{**changes, **tracks}), watch)
-    assert [label for label, n in watch.computed().items() if n] == recomputed
-    assert {n for n in watch.computed().values() if n} == {PLANES}
+    monitor = Recorder()
+    run(config(files, Path("out.fits"), **{**changes, **tracks}), monitor)
+    assert [label for label, n in monitor.computed().items() if n] == recomputed
+    assert {n for n in monitor.computed().values() if n} == {PLANES}
 
 
 def test_another_input_recomputes_its_track(again: Path, files: Path) -> None:
     with fits.open(files / "target.fits") as hdus:
         hdus["DATA"].data[1, 15, 15] += 1
         hdus.writeto("target.fits")
-    watch = Recorder()
-    run(config(files, Path("out.fits"), target={"input": "target.fits", "stages": TARGET_STAGES}), watch)
-    assert [label for label, n in watch.computed().items() if not n] == [
+    monitor = Recorder()
+    run(config(files, Path("out.fits"), target={"input": "target.fits", "stages": TARGET_STAGES}), monitor)
+    assert [label for label, n in monitor.computed().items() if not n] == [
         "star: rebin", "star: normalise_psf, fit_psf",
     ]  # fmt: skip
 
@@ -466,10 +468,10 @@ def test_an_interrupted_run_goes_on(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(finished.config, Recorder(interrupt_after=after))
-    assert [p.name for p in tmp_path.iterdir()] == ["out.work"]
-    watch = Recorder()
-    run(finished.config, watch)
-    assert sum(watch.computed().values()) == BLOCKS - min(after, BLOCKS)
+    assert [p.name for p in tmp_path.iterdir()] == ["target.work"]
+    monitor = Recorder()
+    run(finished.config, monitor)
+    assert sum(monitor.computed().values()) == BLOCKS - min(after, BLOCKS)
     assert Path("out.fits").read_bytes() == finished.path.read_bytes()
 
 
@@ -477,9 +479,9 @@ def test_an_interrupted_run_on_threads_goes_on(files: Path, finished: Finished, 
     config_ = config(files, tmp_path / "out.fits", profile="laptop")
     with pytest.raises(KeyboardInterrupt):
         run(config_, Recorder(interrupt_after=7))
-    watch = Recorder()
-    run(config_, watch)
-    assert 0 < sum(watch.computed().values()) <= BLOCKS - 7
+    monitor = Recorder()
+    run(config_, monitor)
+    assert 0 < sum(monitor.computed().values()) <= BLOCKS - 7
     same_numbers(tmp_path / "out.fits", finished.path)
 
 
@@ -489,9 +491,9 @@ def test_a_damaged_block_is_computed_again(again: Path, finished: Finished) -> N
     content = bytearray(chunk.read_bytes())
     content[100] ^= 1
     chunk.write_bytes(content)
-    watch = Recorder()
-    run(finished.config, watch)
-    assert {label: n for label, n in watch.computed().items() if n} == {"target: artefacts": 1}
+    monitor = Recorder()
+    run(finished.config, monitor)
+    assert {label: n for label, n in monitor.computed().items() if n} == {"target: artefacts": 1}
     assert Path("out.fits").read_bytes() == finished.path.read_bytes()
 
 
@@ -532,25 +534,25 @@ def test_blocks_of_any_size_make_the_same_product(
     files: Path, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int
 ) -> None:
     monkeypatch.setattr(lucidcube.lift.blocks, "MIN_BLOCKS", least)
-    watch, config_ = Recorder(), config(files, tmp_path / "out.fits")
-    run(config_, watch)
-    assert {n for _, n, _ in watch.segments} == {least}
+    monitor, config_ = Recorder(), config(files, tmp_path / "out.fits")
+    run(config_, monitor)
+    assert {n for _, n, _ in monitor.segments} == {least}
     same_numbers(Path(config_.output.path), finished.path)
 
 
 def test_checkpoints_do_not_matter(files: Path, finished: Finished, tmp_path: Path) -> None:
     config_ = config(files, tmp_path / "out.fits", checkpoints={"after": [], "dir": f"{tmp_path}/else"})
-    watch = Recorder()
-    run(config_, watch)
-    assert [*watch.computed()] == [
-        f"target: {', '.join(TARGET_STAGES)}", f"star: {', '.join(STAR_STAGES)}", "deconvolve: deconvolve",
+    monitor = Recorder()
+    run(config_, monitor)
+    assert [*monitor.computed()] == [
+        f"star: {', '.join(STAR_STAGES)}", f"target: {', '.join([*TARGET_STAGES, 'deconvolve'])}",
     ]  # fmt: skip
     same_numbers(Path(config_.output.path), finished.path)
 
 
 def test_checking_computes_nothing(files: Path, tmp_path: Path, nothing_computes: None) -> None:
     checked = check(config(files, tmp_path / "out.fits"))
-    assert [s.stage for s in checked.steps] == [*TARGET_STAGES, *STAR_STAGES, "deconvolve"]
+    assert [s.stage for s in checked.steps] == [*STAR_STAGES, *TARGET_STAGES, "deconvolve"]
     assert {s.shape for s in checked.steps} == {(PLANES, 31, 31)}
     assert not [*tmp_path.iterdir()]
 
@@ -660,9 +662,9 @@ def test_a_repeated_stage(files: Path, tmp_path: Path) -> None:
         target={"input": f"{files}/target.fits", "stages": twice},
         star={"input": f"{files}/star.fits", "stages": star},
     )  # fmt: skip
-    watch = Recorder()
-    run(made, watch)
-    assert [s[0] for s in watch.segments[:4]] == [
+    monitor = Recorder()
+    run(made, monitor)
+    assert [s[0] for s in monitor.segments if s[0].startswith("target")][:4] == [
         "target: rebin", "target: rebin", "target: artefacts", "target: mask, interpolate",
     ]  # fmt: skip
     with fits.open(made.output.path) as hdus:
@@ -693,10 +695,10 @@ def test_axes_of_length_one_come_back(files: Path, tmp_path: Path, stages: list[
 
 def test_the_last_segment_is_kept_whatever_is_asked(files: Path, tmp_path: Path) -> None:
     stages = config(files, tmp_path / "out.fits").target.stages
-    cut = [[s.name for s in part.stages] for part in segments("target", stages, ("artefacts",))]
-    assert cut == [["rebin", "artefacts"], ["mask", "interpolate"]]
-    assert [len(part.stages) for part in segments("target", stages, ())] == [4]
-    assert not [*segments("target", (), ("rebin",))]
+    names = [[stage.name for stage in part] for part in cut(stages, ("artefacts",))]
+    assert names == [["rebin", "artefacts"], ["mask", "interpolate"]]
+    assert [len(part) for part in cut(stages, ())] == [4]
+    assert not [*cut((), ("rebin",))]
 
 
 # What is refused
@@ -722,11 +724,11 @@ def test_the_input_is_never_overwritten(files: Path, tmp_path: Path) -> None:
 def test_an_existing_product_is_noticed_before_any_work(files: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.fits"
     out.write_bytes(b"precious")
-    watch = Recorder()
+    monitor = Recorder()
     with pytest.raises(UserError, match="exists"):
-        run(config(files, out, output={"path": str(out), "overwrite": False}), watch)
+        run(config(files, out, output={"path": str(out), "overwrite": False}), monitor)
     assert out.read_bytes() == b"precious"
-    assert not watch.blocks, "all the work was done before the refusal"
+    assert not monitor.blocks, "all the work was done before the refusal"
 
 
 def test_a_wrong_psf_is_noticed_before_any_work(files: Path, tmp_path: Path) -> None:
@@ -758,20 +760,20 @@ def test_what_it_says_of_a_star_as_a_target(files: Path, tmp_path: Path) -> None
         0, 1, (61, 61)
     )
     write_cube(tmp_path / "star.fits", star.astype(np.float32))
-    watch = Recorder()
+    monitor = Recorder()
     run(
         config(
             files, tmp_path / "out.fits", star=None, deconvolve=None,
             target={"input": f"{tmp_path}/star.fits", "stages": ["artefacts"]},
         ),
-        watch,
+        monitor,
     )  # fmt: skip
-    assert any("like a star" in m for m in watch.messages)
+    assert any("like a star" in m for m in monitor.messages)
 
 
 def test_nothing_is_left_beside_the_product(finished: Finished) -> None:
     strays = [p for p in finished.folder.rglob("*") if p.name.startswith(".") or "part" in p.suffix]
     assert not strays
-    assert sorted(p.name for p in finished.folder.iterdir()) == ["out.fits", "out.work"]
-    for part in (finished.folder / "out.work").glob("*/"):
+    assert sorted(p.name for p in finished.folder.iterdir()) == ["out.fits", "target.work"]
+    for part in (finished.folder / "target.work").glob("*/"):
         assert not Checkpoint(part).missing()

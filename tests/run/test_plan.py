@@ -12,8 +12,8 @@ from lucidcube.cube import DATA, VARIANCE, from_arrays
 from lucidcube.errors import ConfigError
 from lucidcube.lift import blocks
 from lucidcube.lift.blocks import blocks_of, over_blocks, planes_per_block
-from lucidcube.run.graphs import SegmentGraph
-from lucidcube.run.plan import BASELINE, fit, peak_memory, step
+from lucidcube.run.compute import SegmentGraph, compute_block
+from lucidcube.run.plan import BASELINE, fit_memory, peak_memory, plan_stage
 from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
 
 SIDE = 512
@@ -27,20 +27,20 @@ def lazy(planes: int, side: int = SIDE, size: int | None = None) -> xr.Dataset:
 
 def build():
     cube = lazy(400)
-    return [step("target", Artefacts(), cube, Artefacts()(cube), checkpoint=True)]
+    return [plan_stage("target", Artefacts(), cube, Artefacts()(cube), checkpoint=True)]
 
 
 def test_a_plan_that_fits_is_left_alone() -> None:
-    found = fit(build, 2, 64 << 30)
-    assert found.block_bytes == blocks.BLOCK_BYTES
-    assert found.steps[0].block == blocks.BLOCK_BYTES // (4 * SIDE**2)
+    steps, block_bytes = fit_memory(build, 2, 64 << 30)
+    assert block_bytes == blocks.BLOCK_BYTES
+    assert steps[0].block == blocks.BLOCK_BYTES // (4 * SIDE**2)
 
 
 def test_blocks_shrink_until_they_fit() -> None:
     usual = peak_memory(build(), 1)
-    found = fit(build, 1, usual - (4 << 20))
-    assert found.steps[0].block < build()[0].block
-    assert peak_memory(found.steps, 1) <= usual - (4 << 20)
+    steps, _ = fit_memory(build, 1, usual - (4 << 20))
+    assert steps[0].block < build()[0].block
+    assert peak_memory(steps, 1) <= usual - (4 << 20)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_cannot_fit_is_refused_with_the_setting_to_change(
     threads: int, memory: int, remedy: str
 ) -> None:
     with pytest.raises(ConfigError, match=remedy) as caught:
-        fit(build, threads, memory)
+        fit_memory(build, threads, memory)
     (problem,) = caught.value.problems
     assert problem.startswith("profile: artefacts of the target needs")
     assert "512 x 512" in problem
@@ -67,7 +67,7 @@ def test_blocks_of_ends_with_its_context() -> None:
 def test_numbers_of_a_step() -> None:
     cube = lazy(160)
     made = Rebin()(cube)
-    planned = step("target", Rebin(), cube, made, checkpoint=True)
+    planned = plan_stage("target", Rebin(), cube, made, checkpoint=True)
     assert planned.shape == (40, SIDE, SIDE)
     assert planned.blocks == -(-40 // planned.block)
     assert planned.read == 2 * 160 * SIDE**2 * 4
@@ -95,7 +95,7 @@ def test_the_graph_of_a_block_does_not_grow_with_the_cube() -> None:
             graph = SegmentGraph(segment(planes))
             block = graph.block(7)
             sizes.append((len(block.graph), len(cloudpickle.dumps(block))))
-            assert block.compute() > 0
+            assert compute_block(block, False)[0] > 0
     (tasks, nbytes), (many_tasks, many_nbytes) = sizes
     assert tasks == many_tasks < 40
     assert many_nbytes < 1.05 * nbytes < 20_000

@@ -13,11 +13,11 @@ import yaml
 
 from lucidcube.cli.app import main
 from lucidcube.config.schema import load
-from lucidcube.run.checkpoint import MADE_OF, STORE, VOUCHED
-from lucidcube.run.input_checksum import REMEMBERED
-from lucidcube.run.lock import locked
+from lucidcube.run.checkpoint import CHECKSUMS, COMPLETE, STORE
+from lucidcube.run.input_checksum import CACHE
+from lucidcube.run.lock import LOCK, locked
 from lucidcube.run.pipeline import checkpoints, run
-from lucidcube.run.prune import find, litter
+from lucidcube.run.prune import find, stale_files
 from lucidcube.simulate import Scene, write_scene
 
 SCENE = Scene(shape=(4, 25, 25), seed=3, wavelength_step=0.5e-9)
@@ -52,7 +52,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def work(folder: Path) -> Path:
-    return folder / "out" / "sharp.work"
+    return folder / "out" / "target.work"
 
 
 def cleaned(*arguments: str) -> int:
@@ -72,7 +72,7 @@ def test_the_names_are_those_that_a_run_uses(work: Path) -> None:
     found = find(work, names)
     assert len(names) == 6
     assert {e.path.name for e in found if e.current} == {*names}
-    assert [(e.track, e.stage) for e in found if not e.current] == [("deconvolve", "deconvolve")]
+    assert [(e.track, e.stage) for e in found if not e.current] == [("target", "deconvolve")]
     for entry in found:
         assert (entry.blocks, entry.missing) == (2, 0)
         assert entry.nbytes == sum(p.stat().st_size for p in entry.path.rglob("*") if p.is_file())
@@ -86,7 +86,7 @@ def test_listing_changes_nothing(work: Path, folder: Path, capsys: pytest.Captur
     assert said.count(" current") == 6
     assert said.count(" stale") == 1
     assert "--remove frees" in said
-    assert cleaned("out/sharp.work") == 0
+    assert cleaned("out/target.work") == 0
     said = capsys.readouterr().out
     assert "stale" not in said
     assert "7 checkpoints" in said
@@ -96,7 +96,7 @@ def test_listing_changes_nothing(work: Path, folder: Path, capsys: pytest.Captur
 def test_stale_checkpoints_are_removed(work: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cleaned("run.yaml", "--remove") == 0
     assert capsys.readouterr().out == "removed 1 of 7 checkpoints and 0 temporary files\n"
-    assert {p.name for p in work.iterdir()} == {*checkpoints(load(["run.yaml"])), REMEMBERED}
+    assert {p.name for p in work.iterdir()} == {*checkpoints(load(["run.yaml"])), CACHE, LOCK}
     before = contents(folder)
     assert cleaned("run.yaml", "--remove") == 0
     assert contents(folder) == before
@@ -104,18 +104,18 @@ def test_stale_checkpoints_are_removed(work: Path, folder: Path, capsys: pytest.
 
 def test_overrides_count(work: Path) -> None:
     assert cleaned("run.yaml", "--set", "deconvolve.n_iter=2", "--remove") == 0
-    kept = {p.name for p in work.glob("deconvolve-*")}
+    kept = {p.name for p in work.glob("target-deconvolve-*")}
     assert kept == {
-        n for n in checkpoints(load(["run.yaml"], ["deconvolve.n_iter=2"])) if n.startswith("dec")
+        n for n in checkpoints(load(["run.yaml"], ["deconvolve.n_iter=2"])) if n.startswith("target-dec")
     }
 
 
 def test_a_folder_does_not_say_what_is_stale(work: Path) -> None:
     before = contents(work)
-    assert cleaned("out/sharp.work", "--remove") == 0
+    assert cleaned("out/target.work", "--remove") == 0
     assert contents(work) == before
-    assert cleaned("out/sharp.work", "--remove", "--all") == 0
-    assert contents(work) == {REMEMBERED}
+    assert cleaned("out/target.work", "--remove", "--all") == 0
+    assert contents(work) == {CACHE, LOCK}
 
 
 def test_what_is_no_checkpoint_stays(work: Path, folder: Path) -> None:
@@ -124,10 +124,10 @@ def test_what_is_no_checkpoint_stays(work: Path, folder: Path) -> None:
     (folder / "elsewhere").mkdir()
     linked.rename(folder / "elsewhere" / linked.name)
     linked.symlink_to(folder / "elsewhere" / linked.name)
-    (unsigned / MADE_OF).unlink()
+    (unsigned / COMPLETE).unlink()
     (work / "target-rebin").mkdir()
     (work / "Target-rebin-0123456789abcdef").mkdir()
-    (work / "Target-rebin-0123456789abcdef" / MADE_OF).write_text("{}")
+    (work / "Target-rebin-0123456789abcdef" / COMPLETE).write_text("{}")
     (work / "target-rebin-0123456789abcdef").write_text("a file of this name")
     (work / "results.fits").write_text("mine")
     (work / "results.part").write_text("mine")
@@ -136,21 +136,21 @@ def test_what_is_no_checkpoint_stays(work: Path, folder: Path) -> None:
     assert cleaned(str(work), "--remove", "--all") == 0
     assert {p.name for p in work.iterdir()} == {
         victim.name, linked.name, unsigned.name, "target-rebin", "Target-rebin-0123456789abcdef",
-        "target-rebin-0123456789abcdef", "results.fits", "results.part", ".hidden", REMEMBERED,
+        "target-rebin-0123456789abcdef", "results.fits", "results.part", ".hidden", CACHE, LOCK,
     }  # fmt: skip
     assert contents(victim) == {"notes.txt"}
     assert contents(folder / "elsewhere") == elsewhere
     assert contents(unsigned) == beside
-    assert (work / "Target-rebin-0123456789abcdef" / MADE_OF).exists()
+    assert (work / "Target-rebin-0123456789abcdef" / COMPLETE).exists()
 
 
-def test_litter_is_swept(work: Path, folder: Path) -> None:
+def test_temporary_files_are_removed(work: Path, folder: Path) -> None:
     checkpoint = next(work.glob("target-artefacts-*"))
     (work / "scratch").mkdir()
     stray = [
-        checkpoint / VOUCHED / f".000001.{HEX}",
-        checkpoint / f".{MADE_OF}.{HEX}",
-        checkpoint / STORE / "badness" / f".c.1.0.0.{HEX}",
+        checkpoint / CHECKSUMS / f".000001.{HEX}.partial",
+        checkpoint / f".{COMPLETE}.{HEX}.partial",
+        checkpoint / STORE / "badness" / f"c.1.0.0.{HEX}.partial",
         work / "scratch" / f"abc.fits.{HEX}.part",
         folder / "out" / f".sharp.fits.{HEX[:12]}.part",
     ]
@@ -162,7 +162,7 @@ def test_litter_is_swept(work: Path, folder: Path) -> None:
     ]
     for path in [*stray, *others]:
         path.write_text("half")
-    assert {*litter(work)} == {*stray[:-1]}
+    assert {*stale_files(work)} == {*stray[:-1]}
     assert cleaned("run.yaml", "--remove") == 0
     assert not [p for p in stray if p.exists()]
     assert all(p.exists() for p in others)
@@ -171,11 +171,11 @@ def test_litter_is_swept(work: Path, folder: Path) -> None:
 
 def test_a_checkpoint_that_is_not_whole(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = next(work.glob("target-artefacts-*"))
-    (checkpoint / VOUCHED / "000001").unlink()
-    (next(work.glob("deconvolve-*")) / STORE / "zarr.json").unlink()
+    (checkpoint / CHECKSUMS / "000001").unlink()
+    (next(work.glob("target-deconvolve-*")) / STORE / "zarr.json").unlink()
     entries = find(work)
     assert {e.missing for e in entries if e.path == checkpoint} == {1}
-    assert cleaned("out/sharp.work") == 0
+    assert cleaned("out/target.work") == 0
     said = capsys.readouterr().out
     assert "1 of 2" in said
     assert "unreadable" in said
@@ -203,7 +203,7 @@ def test_nothing_is_removed_under_a_run(work: Path, capsys: pytest.CaptureFixtur
         release.set()
         other.join(30)
     assert cleaned("run.yaml", "--remove", "--all") == 0
-    assert contents(work) == {REMEMBERED}
+    assert contents(work) == {CACHE, LOCK}
 
 
 def test_there_is_nothing_to_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,35 +1,31 @@
-"""Whatever stops a run, the same run goes on: what was done is kept, and the product is the same."""
+"""A run that was stopped in any way continues: finished blocks are kept and the product is the same."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import io
-import json
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from rich.console import Console
 
 import lucidcube.stages.interpolate
 from lucidcube.cli.console import LOG_INTERVAL, Progress, duration, summary
-from lucidcube.cluster import Threads
-from lucidcube.cluster.executors import WorkerLost
+from lucidcube.cluster import cores
 from lucidcube.config.schema import Config, from_plain
-from lucidcube.errors import StageError, UserError
-from lucidcube.run import attempts, checkpoint
-from lucidcube.run.checkpoint import STORE, VOUCHED, Checkpoint
-from lucidcube.run.failures import BlocksFailed, Failure
-from lucidcube.run.lock import LOCK, locked
-from lucidcube.run.monitor import Done, Watch
+from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
+from lucidcube.run.checkpoint import CHECKSUMS, STORE, Checkpoint
+from lucidcube.run.lock import HOLDER, LOCK, locked
+from lucidcube.run.monitor import Monitor, Summary
 from lucidcube.run.pipeline import run
 from lucidcube.run.signals import Stop, Stopped, signals
 from lucidcube.simulate import Scene, write_scene
@@ -40,14 +36,14 @@ BLOCKS = 5 * PLANES
 """Without products: two segments of the target, two of the star, and the deconvolution."""
 
 
-class Recorder(Watch):
-    """Writes down what a run tells; calls `act` after a number of blocks."""
+class Recorder(Monitor):
+    """Records the events of a run; calls `act` after a number of blocks."""
 
     def __init__(self, after: int = 0, act: Callable[[], None] = lambda: None) -> None:
         self.messages: list[str] = []
         self.segments: list[tuple[str, int, int]] = []
         self.after, self.act, self.blocks = after, act, 0
-        self.done: Done | None = None
+        self.done: Summary | None = None
 
     def message(self, text: str) -> None:
         self.messages.append(text)
@@ -60,11 +56,11 @@ class Recorder(Watch):
         if self.blocks == self.after:
             self.act()
 
-    def finished(self, done: Done) -> None:
+    def finished(self, done: Summary) -> None:
         self.done = done
 
     def computed(self) -> dict[str, int]:
-        return {label: n - reused for label, n, reused in self.segments if label != "products" and n > reused}
+        return {label: n - reused for label, n, reused in self.segments if label != "product" and n > reused}
 
 
 class Undisturbed(NamedTuple):
@@ -103,16 +99,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def goes_on(undisturbed: Undisturbed, blocks: int | None = None) -> Recorder:
     """The same run again: it computes just the blocks that are missing, and makes the same product."""
     missing = BLOCKS - sum(
-        len(c.starts) - len(c.missing()) for c in map(Checkpoint, Path("out.work").glob("*-*-*"))
+        c.blocks - len(c.missing()) for c in map(Checkpoint, Path("target.work").glob("*-*-*"))
     )
     assert blocks is None or missing == blocks
-    watch = Recorder()
-    run(config(undisturbed.files), watch)
-    assert sum(watch.computed().values()) == missing
+    monitor = Recorder()
+    run(config(undisturbed.files), monitor)
+    assert sum(monitor.computed().values()) == missing
     assert Path("out.fits").read_bytes() == undisturbed.product
-    assert sorted(os.listdir()) == ["out.fits", "out.work"]
-    assert not (Path("out.work") / LOCK).exists()
-    return watch
+    assert sorted(os.listdir()) == ["out.fits", "target.work"]
+    assert not (Path("target.work") / HOLDER).exists()
+    return monitor
 
 
 # Failures
@@ -150,16 +146,16 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float, int], 
 
 
 @pytest.mark.parametrize("profile", ["synchronous", "laptop"])
-def test_a_block_that_fails_once_is_done_in_the_end(
+def test_a_block_that_fails_once_is_retried(
     undisturbed: Undisturbed, failing: Callable[..., Failing], profile: str
 ) -> None:
     kernel = failing(times=1, every=2)
-    watch = Recorder()
-    done = run(config(undisturbed.files, profile=profile), watch)
+    monitor = Recorder()
+    done = run(config(undisturbed.files, profile=profile), monitor)
     assert [*kernel.failed.values()] == [1, 1]
-    products = sum(n for label, n, _ in watch.segments if label == "products")
+    products = sum(n for label, n, _ in monitor.segments if label == "product")
     assert (done.computed, done.failed) == (BLOCKS + products, 0)
-    assert products == watch.blocks - BLOCKS
+    assert products == monitor.blocks - BLOCKS
 
 
 @pytest.mark.parametrize("profile", ["synchronous", "laptop"])
@@ -168,50 +164,27 @@ def test_a_block_that_fails_twice_costs_no_other(
     tmp_path: Path, profile: str
 ) -> None:  # fmt: skip
     kernel = failing(times=np.inf, every=1)
-    watch = Recorder()
+    monitor = Recorder()
     with pytest.raises(BlocksFailed) as caught:
-        run(config(undisturbed.files, profile=profile), watch)
-    assert [*kernel.failed.values()] == [2], "tried again just once"
+        run(config(undisturbed.files, profile=profile), monitor)
+    assert [*kernel.failed.values()] == [2], "it is retried just once"
     (failure,) = caught.value.failures
     assert failure.label == "target: mask, interpolate"
     assert (failure.error.stage, failure.error.cause) == ("interpolate", "ZeroDivisionError: no way")
     assert failure.error.where.startswith(f"plane {failure.block} (7.1")
-    assert [*watch.computed()] == [
-        "target: artefacts", "target: mask, interpolate", "star: normalise_psf", "star: fit_psf",
-    ], "the star does not need the target, the deconvolution needs both"  # fmt: skip
-    assert any("target: what comes after" in m for m in watch.messages)
-    assert watch.done is not None
-    assert (watch.done.computed, watch.done.failed) == (4 * PLANES - 1, 1)
+    assert [*monitor.computed()] == [
+        "star: normalise_psf", "star: fit_psf", "target: artefacts", "target: mask, interpolate",
+    ], "the deconvolution needs both"  # fmt: skip
+    assert any("target: the stages after" in m for m in monitor.messages)
+    assert monitor.done is not None
+    assert (monitor.done.computed, monitor.done.failed) == (4 * PLANES - 1, 1)
     assert not Path("out.fits").exists()
     monkeypatch.setattr("lucidcube.stages.interpolate.fill_linear", kernel.kernel)
     again = goes_on(undisturbed, blocks=1 + PLANES)
-    assert again.computed() == {"target: mask, interpolate": 1, "deconvolve: deconvolve": PLANES}
+    assert again.computed() == {"target: mask, interpolate": 1, "target: deconvolve": PLANES}
 
 
-class Losing(Threads):
-    """Loses its workers to one block, every time."""
-
-    def compute(self, work: Any, blocks: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        for block in blocks:
-            if block == 4:
-                raise WorkerLost(block, "4 workers died on it")
-            yield block, next(super().compute(work, [block]))[1]
-
-
-def test_a_block_that_kills_workers_costs_no_other() -> None:
-    noted: dict[int, attempts.Outcome] = {}
-
-    def unexpected(block: int, cause: str) -> StageError:
-        return StageError("s", f"plane {block}", cause)
-
-    work = da.arange(10, chunks=1) * 3
-    done = attempts.attempt(Losing(1), work, range(1, 9), unexpected, Stop(), noted.__setitem__)
-    assert sorted(done) == [(n, 3 * n) for n in (1, 2, 3, 5, 6, 7, 8)]
-    assert sorted(noted) == [*range(1, 9)]
-    assert str(noted[4].error) == "stage s failed on plane 4: 4 workers died on it"
-
-
-def test_a_mistake_of_the_user_is_not_tried_again(
+def test_a_mistake_of_the_user_is_not_retried(
     undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -233,42 +206,29 @@ def test_the_message_of_many_failures_is_short() -> None:
     assert lines[-1] == "and 480 more blocks"
 
 
-def test_a_block_is_a_single_task() -> None:
-    work = da.arange(100, chunks=1)
-    for number in range(3):
-        work = work + number
-    tasks = attempts.Tasks(work, Stop())
-    for block in (99, 0, 50, 31, 32):
-        part = tasks.blocks[block]
-        assert len(dict(part.__dask_graph__())) <= 2
-        outcome = part.compute(scheduler="synchronous")[0]
-        assert (outcome.item, outcome.error, outcome.process) == (block + 3, None, os.getpid())
-        assert 1 << 20 < outcome.peak < 1 << 40
-
-
 # Signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("after", [2, 9, BLOCKS + 2])
 def test_blocks_in_flight_are_finished(undisturbed: Undisturbed, number: signal.Signals, after: int) -> None:
-    watch = Recorder(after, lambda: os.kill(os.getpid(), number))
+    monitor = Recorder(after, lambda: os.kill(os.getpid(), number))
     with pytest.raises(Stopped) as caught, signals() as stop:
-        run(config(undisturbed.files), watch, stop=stop)
+        run(config(undisturbed.files), monitor, stop=stop)
     assert caught.value.signal == number
-    assert watch.blocks >= after
-    assert watch.done is not None
-    kept = [Checkpoint(p) for p in Path("out.work").glob("*-*-*")]
-    vouched = sum(len(c.starts) - len(c.missing()) for c in kept)
-    assert vouched == min(watch.done.computed, BLOCKS), "every block that was begun is vouched for"
-    assert watch.done.computed <= after + Threads().workers + 1
-    goes_on(undisturbed, BLOCKS - vouched)
+    assert monitor.blocks >= after
+    assert monitor.done is not None
+    kept = [Checkpoint(p) for p in Path("target.work").glob("*-*-*")]
+    recorded = sum(c.blocks - len(c.missing()) for c in kept)
+    assert recorded == min(monitor.done.computed, BLOCKS), "every block that was begun is recorded"
+    assert monitor.done.computed <= after + cores() + 2
+    goes_on(undisturbed, BLOCKS - recorded)
 
 
 def test_a_second_signal_does_not_wait() -> None:
     def twice(stop: Stop) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked == signal.SIGINT
+        assert stop.requested == signal.SIGINT
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as caught, signals() as stop, stop.finishing():
@@ -290,19 +250,19 @@ def test_a_signal_between_segments_stops_at_once() -> None:
 def test_a_full_disk_while_blocks_are_written(
     undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    put, count = checkpoint._replace, [0]
+    put, count = zarr.Array.__setitem__, [0]
 
-    def full(path: Path, content: Any) -> None:
-        if path.name.startswith("c."):
+    def full(array: zarr.Array, *arguments: Any) -> None:
+        if "channel" not in array.name and "wavelength" not in array.name:
             count[0] += 1
             if count[0] >= number:
                 raise OSError(errno.ENOSPC, "No space left on device")
-        put(path, content)
+        put(array, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_replace", full)
+        patched.setattr(zarr.Array, "__setitem__", full)
         with pytest.raises(
-            UserError, match=r"No space left on device; what was done is kept.*checkpoints\.dir"
+            UserError, match=r"No space left on device; finished blocks are kept.*checkpoints\.dir"
         ):
             run(config(undisturbed.files))
     goes_on(undisturbed)
@@ -318,7 +278,7 @@ def test_a_full_disk_while_the_product_is_written(
         patched.setattr("lucidcube.io.writer._put", full)
         with pytest.raises(UserError, match="No space left on device; nothing was left behind"):
             run(config(undisturbed.files))
-    assert os.listdir() == ["out.work"]
+    assert os.listdir() == ["target.work"]
     goes_on(undisturbed, 0)
 
 
@@ -337,13 +297,13 @@ def harm(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
-def test_damage_anywhere_is_mended(undisturbed: Undisturbed, how: str) -> None:
+def test_damage_anywhere_is_repaired(undisturbed: Undisturbed, how: str) -> None:
     run(config(undisturbed.files))
     rng = np.random.default_rng(1)
-    files = sorted(p for p in Path("out.work").rglob("*") if p.is_file())
+    files = sorted(p for p in Path("target.work").rglob("*") if p.is_file())
     chosen = {*rng.choice(len(files), 12, replace=False)}
     kinds = {(f.parent.name if f.name.startswith("0000") else f.name) for f in files}
-    assert VOUCHED in kinds
+    assert CHECKSUMS in kinds
     for number in chosen:
         harm(files[number], how)
     run(config(undisturbed.files))
@@ -353,12 +313,12 @@ def test_damage_anywhere_is_mended(undisturbed: Undisturbed, how: str) -> None:
 
 @pytest.mark.parametrize("name", ["wavelength", "channel"])
 @pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
-def test_damaged_coordinates_are_mended(undisturbed: Undisturbed, how: str, name: str) -> None:
+def test_damaged_coordinates_are_repaired(undisturbed: Undisturbed, how: str, name: str) -> None:
     run(config(undisturbed.files))
-    for path in Path("out.work").glob(f"*/{STORE}/{name}/c.0"):
+    for path in Path("target.work").glob(f"*/{STORE}/{name}/c.0"):
         harm(path, how)
     goes_on(undisturbed, 0)
-    for path in Path("out.work").glob("*-*-*"):
+    for path in Path("target.work").glob("*-*-*"):
         assert np.isfinite(Checkpoint(path).open()["wavelength"]).all()
 
 
@@ -366,60 +326,42 @@ def test_what_a_killed_run_left_beside_the_product_goes(undisturbed: Undisturbed
     Path(".out.fits.0123456789ab.part").write_bytes(b"half")
     Path(".other.fits.0123456789ab.part").write_bytes(b"half")
     run(config(undisturbed.files))
-    assert sorted(os.listdir()) == [".other.fits.0123456789ab.part", "out.fits", "out.work"]
+    assert sorted(os.listdir()) == [".other.fits.0123456789ab.part", "out.fits", "target.work"]
 
 
 # Two at once
 
 
-def test_a_second_run_is_told(undisturbed: Undisturbed) -> None:
-    work = Path("out.work")
+def test_a_second_run_is_refused(undisturbed: Undisturbed) -> None:
+    work = Path("target.work")
     with locked(work):
-        before = (work / LOCK).read_bytes()
+        before = (work / HOLDER).read_bytes()
         said = rf"in use by another run \(process {os.getpid()} on {socket.gethostname()}, since 20\d\d-"
         with pytest.raises(UserError, match=said):
             run(config(undisturbed.files))
-        assert (work / LOCK).read_bytes() == before
-        assert [p.name for p in work.iterdir()] == [LOCK]
+        assert (work / HOLDER).read_bytes() == before
+        assert {p.name for p in work.iterdir()} == {LOCK, HOLDER}
     goes_on(undisturbed, BLOCKS)
 
 
 def test_a_lock_left_by_a_killed_run_is_no_obstacle(undisturbed: Undisturbed) -> None:
-    Path("out.work").mkdir()
+    Path("target.work").mkdir()
     for content in ('{"pid": 1, "host": "elsewhere", "since": "2020-01-01"}', "", "{", "[]"):
-        (Path("out.work") / LOCK).write_text(content)
-        with locked(Path("out.work")):
+        (Path("target.work") / LOCK).write_text("")
+        (Path("target.work") / HOLDER).write_text(content)
+        with locked(Path("target.work")):
             pass
-    (Path("out.work") / LOCK).write_text(content)
+    (Path("target.work") / HOLDER).write_text(content)
     goes_on(undisturbed, BLOCKS)
 
 
-@pytest.mark.parametrize(
-    ("changes", "free"),
-    [
-        ({}, False),
-        ({"host": "elsewhere"}, False),
-        ({"started": 1.0}, True),
-        ({"pid": 2**22 + 1}, True),
-        ({"pid": None}, True),
-    ],
-)
-def test_without_locks_the_record_decides(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], free: bool
-) -> None:
+def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*args: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", unsupported)
-    work = Path("work")
-    with locked(work):
-        record = json.loads((work / LOCK).read_text())
-    work.joinpath(LOCK).write_text(json.dumps(record | changes))
-    if free:
-        with locked(work):
-            pass
-    else:
-        with pytest.raises(UserError, match=f"on {changes.get('host', socket.gethostname())}"), locked(work):
+    for _ in range(2):
+        with locked(Path("work")), pytest.raises(UserError, match="in use"), locked(Path("work")):
             pass
 
 
@@ -449,14 +391,14 @@ def test_many_want_the_lock_and_one_at_a_time_has_it() -> None:
     assert had[0] > 10
 
 
-# What is told
+# Progress and summary
 
 
 def test_the_summary_counts(undisturbed: Undisturbed) -> None:
-    watch = Recorder()
-    done = run(config(undisturbed.files), watch)
-    assert watch.done is done
-    products = sum(n for label, n, _ in watch.segments if label == "products")
+    monitor = Recorder()
+    done = run(config(undisturbed.files), monitor)
+    assert monitor.done is done
+    products = sum(n for label, n, _ in monitor.segments if label == "product")
     assert (done.computed, done.reused, done.failed) == (BLOCKS + products, 0, 0)
     assert done.product_bytes == len(undisturbed.product)
     assert 1 << 26 < done.memory < 1 << 36

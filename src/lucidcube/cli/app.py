@@ -13,9 +13,7 @@ from typing import Annotated, Any, NoReturn
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from lucidcube import __version__
-from lucidcube.errors import StageError, UserError
-from lucidcube.run import garbage
-from lucidcube.run.failures import BlocksFailed
+from lucidcube.errors import BlocksFailed, StageError, UserError
 from lucidcube.run.signals import signals
 
 STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
@@ -84,14 +82,13 @@ def run(
     from lucidcube.cli.console import Progress
     from lucidcube.cli.stage_commands import inspector
     from lucidcube.cluster import load_profile, serve
-    from lucidcube.run.pipeline import Watch
+    from lucidcube.run.monitor import Monitor
     from lucidcube.run.pipeline import run as run_pipeline
 
     config = _load(configs, sets, profile)
-    garbage.resume()
     serve(load_profile(config.profile))  # in an allocation all tasks but one are servants, and end here
-    with signals() as stop, Watch() if quiet else Progress() as watch:
-        done = run_pipeline(config, watch, inspector(plot, plot_wavelength, plot_folder), stop)
+    with signals() as stop, Monitor() if quiet else Progress() as monitor:
+        done = run_pipeline(config, monitor, inspector(plot, plot_wavelength, plot_folder), stop)
     print(done.path)
 
 
@@ -120,23 +117,23 @@ def clean(
     """
     from lucidcube.cli.console import clean_table
     from lucidcube.run import prune as cleaning
-    from lucidcube.run.products import parts
+    from lucidcube.run.products import stale_parts
 
     if what.is_dir():
-        work, current, stray = what, None, cleaning.litter(what)
+        work, current, stray = what, None, cleaning.stale_files(what)
     else:
         from lucidcube.run.pipeline import checkpoints
 
         config = _load((what, *configs), sets, None)
         work, current = config.work(), checkpoints(config)
-        stray = [*cleaning.litter(work), *parts(Path(config.output.path))]
+        stray = [*cleaning.stale_files(work), *stale_parts(Path(config.output.path))]
     entries = cleaning.find(work, current)
-    doomed = [e for e in entries if all_ or e.current is False]
+    removed = [e for e in entries if all_ or e.current is False]
     if not remove:
         clean_table(work, entries, stray)
-    elif doomed or stray:
-        cleaning.remove(work, doomed, stray)
-        print(f"removed {len(doomed)} of {len(entries)} checkpoints and {len(stray)} temporary files")
+    elif removed or stray:
+        cleaning.remove(work, removed, stray)
+        print(f"removed {len(removed)} of {len(entries)} checkpoints and {len(stray)} temporary files")
     else:
         print(f"nothing to remove in {work}" + ("" if current is not None or not entries else "; see --all"))
 
@@ -250,8 +247,6 @@ def simulate(
     """
     from lucidcube.simulate import parse_size, scene_for_size, write_scene
 
-    garbage.resume()
-
     for path in write_scene(scene_for_size(parse_size(size), seed=seed), folder, truth=truth):
         if path is not None:
             print(path)
@@ -326,7 +321,6 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     kept = f"what was done is kept, the same command goes on: {shlex.join(['lucidcube', *given])}"
     resumable = given[:1] == ["run"]
-    garbage.postpone()
     try:
         with signals():
             app(given, exit_on_error=False, print_error=False)

@@ -18,8 +18,8 @@ from rich.table import Table
 from lucidcube.cluster import load_profile
 from lucidcube.cluster.jobqueue import job_script
 from lucidcube.cube import DATA, SOURCE, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
-from lucidcube.run.monitor import Done, Watch
-from lucidcube.run.pipeline import Checked
+from lucidcube.run.monitor import Monitor, Summary
+from lucidcube.run.pipeline import Plan
 from lucidcube.run.plan import peak_memory
 from lucidcube.run.prune import Entry
 
@@ -30,7 +30,7 @@ LOG_INTERVAL = 30.0
 """Seconds between lines where there is no terminal."""
 
 
-class Progress(Watch):
+class Progress(Monitor):
     """A bar per segment on a terminal, else a line per segment and interval; on stderr.
 
     Parameters
@@ -95,12 +95,12 @@ class Progress(Watch):
             left = duration((self.total - self.count) / rate)
             self.message(f"{self.label}: {self.count} of {self.total} blocks, {_rate(rate)}, {left} left")
 
-    def finished(self, done: Done) -> None:
+    def finished(self, done: Summary) -> None:
         """Say what it took."""
         self.message(summary(done))
 
 
-def summary(done: Done) -> str:
+def summary(done: Summary) -> str:
     """What a run did, in two lines."""
     memory = f"{size(done.memory)} in this process"
     if done.worker_memory:
@@ -151,7 +151,7 @@ def clean_table(work: Path, entries: Sequence[Entry], stray: Sequence[Path]) -> 
         console.print(f"--remove frees {size(lost)}")
 
 
-def plan_table(checked: Checked) -> None:
+def plan_table(checked: Plan) -> None:
     """Print a plan."""
     table = Table(box=None, pad_edge=False)
     words = ("track", "stage", "kept")
@@ -189,7 +189,7 @@ def plan_table(checked: Checked) -> None:
         console.print(f"\njob script:\n{known['job_script']}", soft_wrap=True, markup=False)
 
 
-def plan_json(checked: Checked) -> dict[str, Any]:
+def plan_json(checked: Plan) -> dict[str, Any]:
     """A plan as plain data."""
     inputs = {name: sum(v.nbytes for v in cube.data_vars.values()) for name, cube in checked.sources.items()}
     return {

@@ -18,7 +18,6 @@ from cyclopts import Group, Parameter
 from lucidcube.cli.console import Progress
 from lucidcube.config.describe import settings_help
 from lucidcube.cube import PSF
-from lucidcube.run import garbage
 from lucidcube.run.one_stage import run_stage
 from lucidcube.run.pipeline import Inspect
 from lucidcube.stages.base import REGISTRY, Stage
@@ -69,8 +68,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
         overwrite = bool(options.pop("overwrite", False))
         plotting = {key: options.pop(key, None) for key in PLOTTING}
         given = {key: value for key, value in options.items() if value is not None}
-        garbage.resume()
-        with Progress() as watch:
+        with Progress() as monitor:
             path = run_stage(
                 cls.name,
                 files,
@@ -79,7 +77,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
                 reading=reading,
                 profile=profile,
                 overwrite=overwrite,
-                watch=watch,
+                monitor=monitor,
                 inspect=inspector(**plotting),
             )
         print(path)

@@ -1,8 +1,7 @@
-"""Where a run executes: a profile becomes something that computes blocks, a few at a time."""
+"""Where a run executes: a profile becomes workers that compute blocks."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -10,7 +9,6 @@ import dask
 from dask.utils import parse_bytes
 from threadpoolctl import threadpool_limits
 
-from lucidcube.cluster.executors import Executor, Threads, WorkerLost
 from lucidcube.cluster.jobqueue import (
     WORKER_SETTINGS,
     import_class,
@@ -21,37 +19,43 @@ from lucidcube.cluster.jobqueue import (
 from lucidcube.cluster.profile import PROFILES, Layout, Profile, load_profile, local_layout
 from lucidcube.cluster.resources import cores
 from lucidcube.cluster.slurm_runner import allocation_layout, serve
+from lucidcube.cluster.workers import LocalWorkers, Workers, WorkersDied, WorkersLost
 
 __all__ = [
-    "PROFILES", "Executor", "Layout", "Profile", "Threads", "WorkerLost", "cores", "executor", "job_script",
-    "layout", "load_profile", "serve",
+    "PROFILES", "Layout", "LocalWorkers", "Profile", "Workers", "WorkersDied", "WorkersLost", "cores",
+    "job_script", "layout", "load_profile", "serve", "start_workers",
 ]  # fmt: skip
 
 
 @contextmanager
-def executor(profile: Profile) -> Iterator[Executor]:
-    """Start what the profile describes, and stop it in the end whatever happens.
+def start_workers(profile: Profile) -> Iterator[Workers]:
+    """Start the workers that a profile describes and stop them at the end.
 
     Raises
     ------
     ConfigError
-        If it cannot be started: no such scheduler, the queue refuses, no worker came in time.
+        If they cannot be started: no such scheduler, the queue refuses the job, no worker came in time.
     """
     if profile.kind in ("threads", "synchronous"):
-        # One level of parallelism: a block per core, and no threads inside a block. Given a name, or nothing,
-        # and not a function, dask looks for a client, and loads for that as long as some stages run.
+        # One level of parallelism: a block per core and no threads within a block. Without a scheduler
+        # that is a function, dask looks for a client and imports distributed while some stages run.
         with dask.config.set(scheduler=dask.get), threadpool_limits(1):
-            yield Threads(local_layout(profile).threads or 1)
+            threads = local_layout(profile).threads or 1
+            workers = LocalWorkers.create(threads, synchronous=profile.kind == "synchronous")
+            with workers.executor:
+                yield workers
         return
-    # Before the settings, which would take the package's own with them when they are taken back.
-    clients = importlib.import_module("lucidcube.cluster.client")
+    # Imported before the settings are changed: leaving `dask.config.set` would otherwise remove the
+    # defaults that the package adds when it is imported.
+    from lucidcube.cluster.client import start_cluster
+
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(WORKER_SETTINGS))
-        yield clients.started(stack, profile)
+        yield start_cluster(stack, profile)
 
 
 def layout(profile: Profile) -> Layout:
-    """Processes, threads and memory that a profile asks for; nothing is started.
+    """Return the processes, threads and memory that a profile asks for; nothing is started.
 
     Raises
     ------

@@ -75,9 +75,14 @@ class Output(Parameters):
 class Checkpoints(Parameters):
     """Where intermediates are kept, and after which stages."""
 
-    dir: str | None = Field(None, description="folder; without one, '<output>.work' beside the product")
+    dir: str | None = Field(
+        None, description="folder; by default '<target>.work' in the folder of the product"
+    )
     after: tuple[str, ...] = Field(
         ("rebin", "artefacts", "interpolate", "fit_psf", "deconvolve"), description="names of stages"
+    )
+    codec: Literal["none", "lz4", "zstd"] = Field(
+        "none", description="compression of new checkpoints; none is fastest on a local disk"
     )
 
 
@@ -95,12 +100,18 @@ class Config(Parameters):
         """The tracks that there are."""
         return {name: track for name in TRACKS if (track := getattr(self, name)) is not None}
 
+    def stages(self, name: str) -> tuple[Stage, ...]:
+        """The stages of a track; the target's end with the deconvolution."""
+        stages: tuple[Stage, ...] = getattr(self, name).stages
+        return (*stages, self.deconvolve) if name == "target" and self.deconvolve is not None else stages
+
     def work(self) -> Path:
         """Folder of the checkpoints."""
         if self.checkpoints.dir is not None:
             return Path(self.checkpoints.dir).expanduser()
-        out = Path(self.output.path).expanduser()
-        return out.with_name(out.stem + ".work")
+        # Named after the target and not after the product, so that runs that compare methods share it.
+        stem = self.target.specifier().file.name.partition(".")[0] or "target"
+        return Path(self.output.path).expanduser().with_name(f"{stem}.work")
 
     def plain(self) -> dict[str, Any]:
         """The config as plain data that gives the same config when loaded."""

@@ -82,3 +82,14 @@ def source_of(variable: xr.Variable) -> Any:
     """What a variable is read from, if it is still just that and nothing was done to it."""
     name, source = variable.encoding.get(SOURCE_KEY, (None, None))
     return source if getattr(variable.data, "name", None) == name else None
+
+
+def rechunk_sources(cube: xr.Dataset, block: int) -> xr.Dataset:
+    """Return a cube whose variables with a source read blocks of so many planes."""
+    changed = {}
+    for name, variable in cube.variables.items():
+        source = source_of(variable)
+        if source is not None and variable.chunks and variable.chunks[0][0] != min(block, variable.shape[0]):
+            changed[name] = from_source(source, block, f"{variable.data.name}-{block}")
+            changed[name].attrs = variable.attrs
+    return cube.assign(changed)

@@ -1,4 +1,4 @@
-"""Joining the tracks: the star's planes become the PSF of the target's."""
+"""The star's planes become the PSF of the target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SAME_GRID = 0.01
 """Fraction of a channel by which the wavelengths of the tracks may differ."""
 
 
-def join(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
+def attach_psf(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
     """Put the star's planes beside the target's as their PSF.
 
     Parameters

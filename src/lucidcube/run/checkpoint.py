@@ -1,14 +1,16 @@
-"""Checkpoints: what a segment made, on disk, vouched for block by block.
+"""Checkpoints: the output of a segment as a zarr store with a checksum record for each block.
 
-A checkpoint is a folder named by its track, its stage and a fingerprint of all that it depends on::
+A checkpoint is a folder named by its track, its stage and a fingerprint of everything that it depends on::
 
     target-rebin-3f2a9c41d0b7a6e5/
-        cube.zarr/        the variables, one chunk per block (zarr v3, readable with xarray.open_zarr)
-        vouched/000007    size and CRC-32C of the chunks of block 7, written after them
-        made-of.json      stage, parameters and what came before: what the fingerprint was made of
+        cube.zarr/          the variables, one chunk per block (zarr v3; `xarray.open_zarr` reads it)
+        checksums/000007    CRC-32C of the arrays of block 7, written after its chunks
+        checkpoint.json     what the fingerprint was made of, written last: the store is complete
 
-Only a vouched block is trusted: its chunks are there, have the sizes and the sums that were written
-down. Anything else - never written, half written, damaged since - is computed again.
+Only blocks with a matching checksum record are reused. Anything else (never written, half written, damaged
+since) is computed again. The checksums are those of arrays as zarr returns them, so that codecs and file
+names do not matter. Coordinates and attributes are compared with those of the cube and written again if
+they differ.
 """
 
 from __future__ import annotations
@@ -18,41 +20,53 @@ import hashlib
 import json
 import re
 import shutil
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dask.array as da
 import google_crc32c
 import numpy as np
 import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec
 
-from lucidcube.cube import WAVELENGTH, block_sizes
+from lucidcube.cube import CHANNEL, PLANE, WAVELENGTH, block_sizes
 from lucidcube.errors import UserError
+from lucidcube.io.atomic import write_atomically
 from lucidcube.lift.blocks import over_blocks
-from lucidcube.run import store
+from lucidcube.lift.lazy_arrays import from_source
 
-STORE, VOUCHED, MADE_OF = "cube.zarr", "vouched", "made-of.json"
+STORE, CHECKSUMS, COMPLETE = "cube.zarr", "checksums", "checkpoint.json"
 NAME = re.compile(r"(?P<track>[a-z]+)-(?P<stage>[a-z_]+)-[0-9a-f]{16}")
-"""Of a checkpoint's folder."""
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
-"""Errors of the disk that are the same for every block."""
+"""The name of a checkpoint's folder."""
+COORDINATES = (WAVELENGTH, CHANNEL)
+NOT_DATA = {"coordinates": CHANNEL}
+"""The attribute of a store that tells xarray which variables are coordinates (CF conventions)."""
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
+"""Errors of the file system that every other block would meet too."""
 READERS = 8
-"""Threads that verify blocks: the sums take little, waiting for the disk much."""
+"""Threads that verify blocks; most of their time is spent waiting for the disk."""
+
+Codec = Literal["none", "lz4", "zstd"]
+COMPRESSORS: dict[str, BloscCodec | None] = {
+    "none": None,
+    "lz4": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
+    "zstd": BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+}
 
 
 def fingerprint(*ingredients: Any) -> str:
-    """A key of plain data: equal ingredients give equal keys, on any machine and on any day."""
+    """Return a key of plain data: equal ingredients give equal keys on any machine."""
     text = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One segment's product on disk.
+    """The output of one segment on disk.
 
     Attributes
     ----------
@@ -63,195 +77,263 @@ class Checkpoint:
     path: Path
 
     @classmethod
-    def prepare(cls, path: Path, cube: xr.Dataset, variables: Sequence[str], made_of: Any) -> Checkpoint:
-        """Make the empty store for these variables of a lazy cube, unless it is there already.
+    def prepare(
+        cls, path: Path, cube: xr.Dataset, variables: Sequence[str], ingredients: Any, codec: Codec = "none"
+    ) -> Checkpoint:
+        """Create the empty store for variables of a lazy cube, or open the one that exists.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        cube
+            The lazy cube after the segment.
+        variables
+            Names of the variables to keep.
+        ingredients
+            Plain data that the name of the folder was made of.
+        codec
+            Compression of a new store.
 
         Raises
         ------
         UserError
             If the folder cannot be written.
         """
-        found = cls(path)
+        checkpoint = cls(path)
         try:
-            if (path / MADE_OF).exists() and _serves(path, cube, variables):
-                _mend_coordinates(path, cube)
-                return found
+            if (path / COMPLETE).exists() and checkpoint._restore(cube, variables):
+                return checkpoint
             if path.exists():
                 shutil.rmtree(path)
-            (path / VOUCHED).mkdir(parents=True, exist_ok=True)
-            store.create(path / STORE, cube, variables, block_sizes(cube)[0])
-            # Written last: a folder without it is one whose making was cut short.
-            _replace(path / MADE_OF, json.dumps(made_of, indent=1, default=str).encode())
+            (path / CHECKSUMS).mkdir(parents=True)
+            _create(path / STORE, cube, variables, COMPRESSORS[codec])
+            contents = {"variables": list(variables), "ingredients": ingredients}
+            write_atomically(path / COMPLETE, json.dumps(contents, indent=1, default=str).encode())
         except OSError as error:
             raise UserError(
-                f"cannot write checkpoints to {path}: {error.strerror or error}: set checkpoints.dir"
+                f"cannot write checkpoints to {path}: {error.strerror or error}; set checkpoints.dir"
             ) from error
-        return found
+        return checkpoint
+
+    def _restore(self, cube: xr.Dataset, variables: Sequence[str]) -> bool:
+        """Check that the store suits this cube; write coordinates and attributes again if they differ."""
+        try:
+            group = zarr.open_group(self.path / STORE, mode="r+")
+            expected = {n: (cube[n].shape, cube[n].dtype, cube[n].dims) for n in (*COORDINATES, *variables)}
+            arrays = {name: group[name] for name in expected}
+            found = {n: (a.shape, a.dtype, a.metadata.dimension_names) for n, a in arrays.items()}
+            if found != expected or any(arrays[n].chunks[0] != block_sizes(cube)[0] for n in variables):
+                return False
+            if group.attrs.asdict() != _plain(cube.attrs) | NOT_DATA:
+                group.attrs.put(_plain(cube.attrs) | NOT_DATA)
+            for name, array in arrays.items():
+                if array.attrs.asdict() != _plain(cube[name].attrs):
+                    array.attrs.put(_plain(cube[name].attrs))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False  # the documents of the store are damaged
+        for name in COORDINATES:
+            if not _holds(arrays[name], cube[name].values):
+                arrays[name][:] = cube[name].values
+        return True
+
+    def _arrays(self) -> dict[str, zarr.Array]:
+        """The variables, without the coordinates."""
+        group = zarr.open_group(self.path / STORE, mode="r+")
+        names = json.loads((self.path / COMPLETE).read_bytes())["variables"]
+        return {name: group[name].with_config({"write_empty_chunks": True}) for name in names}
 
     @property
-    def starts(self) -> list[int]:
-        """First plane of each block."""
-        return _starts(next(iter(self._variables().values())))
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return len(_starts(next(iter(self._arrays().values()))))
 
-    def _variables(self) -> dict[str, store.Stored]:
-        return {n: v for n, v in store.read(self.path / STORE).items() if n not in store.COORDINATES}
-
-    def missing(self, *, thorough: bool = True) -> list[int]:
-        """Numbers of the blocks that are not there, whole and unharmed.
+    def missing(self, *, verify: bool = True) -> list[int]:
+        """Return the numbers of the blocks that are not there.
 
         Parameters
         ----------
-        thorough
-            Read everything and compare the sums; else compare the sizes alone.
+        verify
+            Read all blocks and compare their checksums; otherwise a checksum record is enough.
         """
-        variables = self._variables()
-        numbers = range(len(_starts(next(iter(variables.values())))))
+        arrays = self._arrays()
+        numbers = range(len(_starts(next(iter(arrays.values())))))
 
-        def sound(number: int) -> bool:
-            chunks = {f"{name}/{store.chunk(number, v.ndim)}" for name, v in variables.items()}
-            return self._sound(number, chunks, thorough)
+        def present(number: int) -> bool:
+            try:
+                record = json.loads((self.path / CHECKSUMS / f"{number:06d}").read_bytes())
+                return bool(not verify or record == _checksums(number, _read(arrays, number)))
+            except (OSError, ValueError, TypeError, RuntimeError):
+                return False
 
         with ThreadPoolExecutor(READERS) as pool:
-            return [n for n, good in zip(numbers, pool.map(sound, numbers), strict=True) if not good]
+            return [n for n, there in zip(numbers, pool.map(present, numbers), strict=True) if not there]
 
-    def _sound(self, number: int, chunks: set[str], thorough: bool) -> bool:
-        try:
-            sums = json.loads((self.path / VOUCHED / f"{number:06d}").read_bytes())
-            files = [(self.path / STORE / name, *expected) for name, expected in sums.items()]
-            return (
-                sums.keys() == chunks
-                and all(file.stat().st_size == size for file, size, _ in files)
-                and (not thorough or all(_sum(file) == (size, crc) for file, size, crc in files))
-            )
-        except (OSError, ValueError, TypeError, AttributeError):
-            return False
-
-    def writes(self, cube: xr.Dataset, variables: Sequence[str]) -> da.Array:
-        """The work: a lazy array with one item per block that writes the block and vouches for it.
+    def write(self, cube: xr.Dataset, variables: Sequence[str]) -> da.Array:
+        """Return a lazy array with one item per block; computing an item writes the block and its record.
 
         Parameters
         ----------
         cube
-            The lazy cube to write; cut into the blocks of the store.
+            The lazy cube to write; it is cut into the blocks of the store.
         variables
-            Those to write, as at `prepare`.
+            Names as given to `prepare`.
 
         Returns
         -------
         dask.array.Array
-            (blocks,) bytes written.
+            (blocks,) number of bytes written.
         """
-        stored = self._variables()
-        leader = stored[variables[0]]
-        sizes = tuple(min(leader.block, leader.shape[0] - first) for first in _starts(leader))
+        arrays = self._arrays()
+        leader = arrays[variables[0]]
+        sizes = tuple(min(leader.chunks[0], leader.shape[0] - first) for first in _starts(leader))
         if block_sizes(cube) != sizes:
             cube = cube.chunk({WAVELENGTH: sizes})
-        dtypes = tuple((name, stored[name].dtype.newbyteorder("<").str) for name in variables)
-        write = _Write(str(self.path), dtypes, leader.block)
+        write = _Write(str(self.path), {name: arrays[name] for name in variables}, leader.chunks[0])
         return over_blocks(cube, write, variables, "int64")
 
     def open(self) -> xr.Dataset:
-        """The variables as a lazy cube once nothing is missing; see `store.open_store`."""
-        return store.open_store(self.path / STORE)
+        """Return the variables as a lazy cube, one chunk per block; numbers per plane are in memory.
+
+        All blocks must be there; see `missing`.
+        """
+        group = zarr.open_group(self.path / STORE, mode="r")
+        coordinates = {n: (WAVELENGTH, group[n][:], group[n].attrs.asdict()) for n in COORDINATES}
+        # Another store made in the same place gets other names.
+        token = f"{self.path} {(self.path / COMPLETE).stat().st_mtime_ns}"
+        variables = {name: _variable(name, array, token) for name, array in self._arrays().items()}
+        attrs = {k: v for k, v in group.attrs.asdict().items() if k not in NOT_DATA}
+        return xr.Dataset(variables, coordinates, attrs)
 
     def nbytes(self) -> int:
-        """Bytes on disk."""
+        """Return the number of bytes on disk."""
         return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
 
 
-def _starts(stored: store.Stored) -> list[int]:
-    return list(range(0, stored.shape[0], stored.block))
+def _create(store: Path, cube: xr.Dataset, variables: Sequence[str], compressor: BloscCodec | None) -> None:
+    group = zarr.create_group(store, attributes=_plain(cube.attrs) | NOT_DATA)
+    block = block_sizes(cube)[0]
+    for name in (*COORDINATES, *variables):
+        variable = cube[name].variable
+        array = group.create_array(
+            name,
+            shape=variable.shape,
+            chunks=variable.shape if name in COORDINATES else (block, *variable.shape[1:]),
+            dtype=variable.dtype,
+            compressors=compressor if name in variables else None,
+            fill_value=np.nan if variable.dtype.kind == "f" else 0,
+            dimension_names=[str(d) for d in variable.dims],
+            attributes=_plain(variable.attrs),
+            # With the usual "/" each chunk would have folders of its own: three inodes in place of one.
+            chunk_key_encoding={"name": "default", "separator": "."},
+        )
+        if name in COORDINATES:
+            array[:] = variable.values
+
+
+def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return attributes as JSON gives them back."""
+    plain: dict[str, Any] = json.loads(json.dumps({k: v for k, v in attrs.items() if v is not None}))
+    return plain
+
+
+def _holds(array: zarr.Array, values: np.ndarray) -> bool:
+    try:
+        return bool(np.array_equal(array[:], values, equal_nan=values.dtype.kind == "f"))
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _variable(name: str, array: zarr.Array, token: str) -> xr.Variable:
+    dims, attrs = array.metadata.dimension_names, array.attrs.asdict()
+    if not {*PLANE} <= {*dims}:
+        return xr.Variable(dims, array[:], attrs)
+    made = f"{name}-{hashlib.sha256(f'{token} {name}'.encode()).hexdigest()[:32]}"
+    variable = from_source(_CachedChunk(array), array.chunks[0], made)
+    variable.attrs = attrs
+    return variable
+
+
+class _CachedChunk:
+    """A zarr array that keeps the chunk it read last, for readers that go through it plane by plane.
+
+    Parameters
+    ----------
+    array
+        Chunked along its first axis only.
+    """
+
+    def __init__(self, array: zarr.Array) -> None:
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+        self._last: tuple[int, np.ndarray] | None = None
+
+    def __reduce__(self) -> Any:
+        return _CachedChunk, (self.array,)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        planes, *rest = key if isinstance(key, tuple) else (key,)
+        start, stop, step = planes.indices(self.shape[0])
+        block = self.array.chunks[0]
+        number = start // block
+        if step != 1 or stop > (number + 1) * block or (start, stop) == (number * block, self._end(number)):
+            whole: np.ndarray = self.array[key]
+            return whole
+        last = self._last  # other threads may replace it meanwhile
+        if last is None or last[0] != number:
+            last = self._last = number, self.array[number * block : self._end(number)]
+        return last[1][(slice(start - number * block, stop - number * block), *rest)]
+
+    def _end(self, number: int) -> int:
+        return int(min((number + 1) * self.array.chunks[0], self.shape[0]))
+
+
+def _starts(array: zarr.Array) -> list[int]:
+    return list(range(0, array.shape[0], array.chunks[0]))
+
+
+def _read(arrays: Mapping[str, zarr.Array], number: int) -> dict[str, np.ndarray]:
+    return {n: a[number * a.chunks[0] : (number + 1) * a.chunks[0]] for n, a in arrays.items()}
+
+
+def _checksums(number: int, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Return the record of a block: its number and the CRC-32C of its arrays."""
+    return {"block": number, **{name: _crc(array) for name, array in arrays.items()}}
+
+
+def _crc(array: np.ndarray) -> int:
+    """Return the CRC-32C of the bytes of an array."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    data.flags.writeable = False
+    return int(google_crc32c.value(data))
 
 
 @dataclass(frozen=True)
 class _Write:
-    """Write one block of every variable, then vouch for it."""
+    """Writes one block of every variable, then its record."""
 
     path: str
-    dtypes: tuple[tuple[str, str], ...]
+    arrays: Mapping[str, zarr.Array]
     block: int
 
-    def __call__(self, position: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
+    def __call__(self, position: np.ndarray, *blocks: np.ndarray) -> np.ndarray:
         first, last = int(position[0]), int(position[-1]) + 1
-        number, off = divmod(first, self.block)
-        if off or len(position) > self.block:
+        number, offset = divmod(first, self.block)
+        if offset or len(position) > self.block:
             raise ValueError(f"planes {first} to {last} are not a block of the store")
+        values = {
+            name: np.asarray(block, dtype=array.dtype)
+            for (name, array), block in zip(self.arrays.items(), blocks, strict=True)
+        }
         try:
-            self._write(number, arrays)
+            for name, array in self.arrays.items():
+                array[first:last] = values[name]
+            record = json.dumps(_checksums(number, values)).encode()
+            write_atomically(Path(self.path) / CHECKSUMS / f"{number:06d}", record)
         except OSError as error:
-            if error.errno in NO_ROOM:
+            if error.errno in CANNOT_WRITE:
                 raise UserError(
-                    f"cannot write checkpoints to {self.path}: {error.strerror}; what was done is kept: "
-                    "mend that, or set checkpoints.dir, and the same command goes on"
+                    f"cannot write checkpoints to {self.path}: {error.strerror}; finished blocks are kept: "
+                    "free some space, or set checkpoints.dir, and run the same command again"
                 ) from None
             raise
-        return np.array([sum(a.nbytes for a in arrays)])
-
-    def _write(self, number: int, arrays: Sequence[np.ndarray]) -> None:
-        folder, sums = Path(self.path), {}
-        for (name, dtype), array in zip(self.dtypes, arrays, strict=True):
-            stored = store.whole_chunk(np.ascontiguousarray(array, dtype=dtype), self.block)
-            chunk = f"{name}/{store.chunk(number, stored.ndim)}"
-            file = folder / STORE / chunk
-            _replace(file, stored.data)
-            sums[chunk] = (stored.nbytes, _crc(stored))
-        _replace(folder / VOUCHED / f"{number:06d}", json.dumps(sums).encode())
-
-
-def _serves(path: Path, cube: xr.Dataset, variables: Sequence[str]) -> bool:
-    """Whether the store can be opened and is made for these variables."""
-    try:
-        found = store.read(path / STORE)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    made_for = {name: (stored.shape, stored.dtype) for name, stored in found.items()}
-    return made_for == {n: (cube[n].shape, cube[n].dtype) for n in (*store.COORDINATES, *variables)}
-
-
-def _mend_coordinates(path: Path, cube: xr.Dataset) -> None:
-    """Write the coordinates again if they are damaged: nobody vouches for them, and they are small."""
-    found = store.read(path / STORE)
-    for name in store.COORDINATES:
-        values = cube[name].values
-        try:
-            sound = found[name][:].tobytes() == values.tobytes()
-        except OSError:
-            sound = False
-        if not sound:
-            store.write_coordinate(path / STORE, name, values)
-
-
-def _sum(path: Path) -> tuple[int, int]:
-    """Size and CRC-32C of a file."""
-    size = crc = 0
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            size, crc = size + len(piece), google_crc32c.extend(crc, piece)
-    return size, crc
-
-
-def _crc(array: np.ndarray) -> int:
-    """CRC-32C of the bytes of a contiguous array."""
-    unwritable = array.reshape(-1).view(np.uint8)
-    unwritable.flags.writeable = False
-    return google_crc32c.value(unwritable)
-
-
-def _replace(path: Path, content: bytes | memoryview) -> None:
-    """Write a file in one step: it is there whole, or not at all."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def unchanged(before: xr.Dataset, after: xr.Dataset) -> Iterable[str]:
-    """Variables that a segment only passed on: the very same lazy array stands in both cubes."""
-    for name in after.data_vars:
-        if name in before.data_vars:
-            a, b = before[name].data, after[name].data
-            if a is b or (isinstance(a, da.Array) and isinstance(b, da.Array) and a.name == b.name):
-                yield str(name)
+        return np.array([sum(value.nbytes for value in values.values())])

@@ -1,4 +1,4 @@
-"""What is told about a run: while it goes on, and in the end."""
+"""The progress of a run and its summary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 
 @dataclass
-class Done:
+class Summary:
     """What a run did.
 
     Attributes
@@ -19,13 +19,13 @@ class Done:
     seconds
         Wall time.
     computed, reused, failed
-        Blocks.
+        Number of blocks.
     nbytes
         Bytes written to checkpoints.
     product_bytes
         Size of the product; 0 if there is none.
     memory, worker_memory
-        Largest resident memory of this process, and of any other that computed blocks, in bytes.
+        Peak resident memory of this process, and of any other that computed blocks, in bytes.
     """
 
     path: Path
@@ -39,8 +39,8 @@ class Done:
     worker_memory: int = 0
 
 
-class Watch:
-    """Told what happens during a run; this one keeps quiet."""
+class Monitor:
+    """Receives the events of a run; this base class ignores them."""
 
     def __enter__(self) -> Self:
         return self
@@ -48,16 +48,16 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing to put away."""
+        """Release what the monitor holds."""
 
     def message(self, text: str) -> None:
-        """Something that the user should know."""
+        """Receive a message for the user."""
 
     def segment(self, label: str, blocks: int, reused: int) -> None:
-        """A segment begins: so many blocks, of which so many are there already."""
+        """Receive the start of a segment: its number of blocks, and how many of them exist already."""
 
     def block(self, number: int) -> None:
-        """Block of this number was done."""
+        """Receive the number of a block that was finished."""
 
-    def finished(self, done: Done) -> None:
-        """The run is over, well or badly."""
+    def finished(self, summary: Summary) -> None:
+        """Receive the summary at the end of the run, whether it succeeded or not."""

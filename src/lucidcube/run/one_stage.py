@@ -1,4 +1,4 @@
-"""One stage on FITS files: what each stage does as a command."""
+"""One stage applied to FITS files, which is what the command of a stage does."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ import xarray as xr
 import yaml
 from astropy.io import fits
 
-from lucidcube.cluster import executor, load_profile
+from lucidcube.cluster import load_profile, start_workers
 from lucidcube.config.schema import TRACKS, Track, stage_of
 from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
-from lucidcube.run.attach_psf import join
-from lucidcube.run.attempts import shielded
-from lucidcube.run.input_checksum import identity
-from lucidcube.run.monitor import Done, Watch
+from lucidcube.run.attach_psf import attach_psf
+from lucidcube.run.compute import BlockComputer
+from lucidcube.run.input_checksum import input_identity
+from lucidcube.run.monitor import Monitor, Summary
 from lucidcube.run.pipeline import Inspect, open_track
 from lucidcube.run.products import stage_product, write
 from lucidcube.run.signals import Stop
-from lucidcube.run.worker import Worker
 from lucidcube.stages.base import Stage
 
 TEMPLATE = "{parent}/{stem}{tag}{suffix}"
@@ -41,7 +40,7 @@ def run_stage(
     reading: Mapping[str, Any] | None = None,
     profile: str = "laptop",
     overwrite: bool = False,
-    watch: Watch | None = None,
+    monitor: Monitor | None = None,
     inspect: Inspect | None = None,
 ) -> Path:
     """Apply one stage to FITS files, block by block.
@@ -49,7 +48,7 @@ def run_stage(
     Parameters
     ----------
     name
-        Of the stage.
+        Name of the stage.
     files
         Specifiers, one for each of the stage's `files`; the first gives the header, and the variance and
         the map of filled pixels if it has them.
@@ -63,11 +62,11 @@ def run_stage(
     profile
         Where to run.
     overwrite
-        Whether to replace a product of that name.
-    watch
-        Told what happens.
+        Whether to replace an existing product.
+    monitor
+        Informed about progress.
     inspect
-        Shown the cube that the stage is about to work on, and the stage.
+        Given the cube that the stage is about to work on, and the stage.
 
     Returns
     -------
@@ -77,39 +76,36 @@ def run_stage(
     Raises
     ------
     UserError
-        If an option or a file is wrong; nothing has been computed then.
+        If an option or a file is wrong, before anything is computed.
     BlocksFailed
-        If the stage failed on some planes; then there is no product.
+        If the stage failed on some planes; then no product is written.
     """
-    watch = watch or Watch()
+    monitor = monitor or Monitor()
     stage = stage_of(name, {key: _value(key, text) for key, text in options.items()})
     tracks = _tracks(stage, files, reading or {})
-    before = _inputs(stage, tracks, watch)
-    cube = stage(before)
-    first = tracks[0].specifier()
-    path = output_path(first, stage, output)
-    inputs = {key: identity(track) for key, track in zip(TRACKS, tracks, strict=False)}
+    cube = _inputs(stage, tracks, monitor)
+    path = output_path(tracks[0].specifier(), stage, output)
+    inputs = {key: input_identity(track) for key, track in zip(TRACKS, tracks, strict=False)}
     recipe = {"stage": {name: stage.flat()}, "files": [t.input for t in tracks]}
+    product = stage_product(stage, stage(cube), recipe, inputs)
     if inspect is not None:
-        inspect(before, stage)
-    with shielded(), executor(load_profile(profile)) as workers:
-        worker = Worker(workers, watch, Stop(), Done(path))
-        write(path, stage_product(stage, cube, recipe, inputs), overwrite=overwrite, compute=worker.products)
+        inspect(cube, stage)
+    with start_workers(load_profile(profile)) as workers:
+        computer = BlockComputer(workers, monitor, Stop(), Summary(path))
+        write(path, product, overwrite=overwrite, compute=computer.compute)
     return path
 
 
 def output_path(first: Specifier, stage: Stage, template: str | None) -> Path:
-    """Where the product goes: ``{parent}/{stem}{tag}{suffix}``, or as the user says.
+    """Return the path of the product: ``{parent}/{stem}{tag}{suffix}`` unless another template is given.
 
     Raises
     ------
     ConfigError
-        If the template names a field that there is not.
+        If the template has an unknown field.
     """
     file = first.file
-    stem = (
-        re.sub(r"\.(fits?|fts|mt)?(\.?(gz|fz|bz2|xz|z))?$", "", file.name, flags=re.IGNORECASE) or file.name
-    )
+    stem = SUFFIX.sub("", file.name) or file.name
     fields = {"parent": str(file.parent), "stem": stem, "tag": stage.file_tag(), "suffix": ".fits"}
     template = template or TEMPLATE
     try:
@@ -133,17 +129,17 @@ def _tracks(stage: Stage, files: Sequence[str], reading: Mapping[str, Any]) -> l
     return [Track(input=file, **(given if n == 0 else {})) for n, file in enumerate(files)]
 
 
-def _inputs(stage: Stage, tracks: Sequence[Track], watch: Watch) -> xr.Dataset:
-    """The cube that the stage works on, of one file per variable."""
-    cube = open_track(tracks[0], watch)
+def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Dataset:
+    """Return the cube that the stage works on, made of one file per variable."""
+    cube = open_track(tracks[0], monitor)
     if stage.files[0] != DATA:
         cube = cube.drop_vars([VARIANCE], errors="ignore").rename({DATA: stage.files[0]})
     elif FILLED in stage.optional:
-        cube = _with_filled(cube, tracks[0], watch)
+        cube = _with_filled(cube, tracks[0], monitor)
     for variable, track in zip(stage.files[1:], tracks[1:], strict=False):
-        other = open_track(track, watch)
+        other = open_track(track, monitor)
         if variable == PSF:
-            cube = join(cube, other)
+            cube = attach_psf(cube, other)
             continue
         if other[DATA].shape != cube[stage.files[0]].shape:
             raise CubeError(
@@ -155,13 +151,13 @@ def _inputs(stage: Stage, tracks: Sequence[Track], watch: Watch) -> xr.Dataset:
     return cube
 
 
-def _with_filled(cube: xr.Dataset, track: Track, watch: Watch) -> xr.Dataset:
-    """Add the map of filled pixels that `interpolate` wrote beside the data, if there is one."""
+def _with_filled(cube: xr.Dataset, track: Track, monitor: Monitor) -> xr.Dataset:
+    """Add the map of filled pixels that `interpolate` wrote into the same file, if there is one."""
     specifier = track.specifier()
     with fits.open(specifier.file) as hdus:
         if FILLED.upper() not in hdus:
             return cube
-    beside = open_track(track, watch, specifier=replace(specifier, ext=FILLED.upper()))
+    beside = open_track(track, monitor, specifier=replace(specifier, ext=FILLED.upper()))
     return cube.assign({FILLED: beside[DATA].astype("uint8").variable})
 
 

@@ -1,7 +1,7 @@
-"""The run, as a story: check everything, plan it, then do segment after segment.
+"""The run: check everything, plan it, then compute segment after segment and write the product.
 
-A segment is the stages between two checkpoints: one lazy graph, computed block by block. What a
-checkpoint already vouches for is not computed again.
+A segment is the stages between two checkpoints: one lazy graph, computed block by block. Blocks that a
+checkpoint holds already are not computed again.
 """
 
 from __future__ import annotations
@@ -11,175 +11,210 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
-from lucidcube.cluster import executor, layout, load_profile
-from lucidcube.cluster.profile import Layout
-from lucidcube.config.schema import DECONVOLVE, Config, Track
-from lucidcube.errors import ConfigError, UserError
+from lucidcube.cluster import layout, load_profile, start_workers
+from lucidcube.cluster.profile import Layout, Profile
+from lucidcube.config.schema import Config, Track
+from lucidcube.cube import PSF, WAVELENGTH, X, Y, describe_blocks
+from lucidcube.errors import BlocksFailed, ConfigError, Failure, UserError
 from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import Specifier
-from lucidcube.lift.blocks import blocks_of
-from lucidcube.run.attach_psf import join
-from lucidcube.run.attempts import resident_peak, shielded
-from lucidcube.run.checkpoint import fingerprint
-from lucidcube.run.failures import BlocksFailed, Failure
-from lucidcube.run.input_checksum import identity
+from lucidcube.lift.blocks import blocks_of, planes_per_block
+from lucidcube.lift.lazy_arrays import rechunk_sources
+from lucidcube.run.checkpoint import Checkpoint, fingerprint
+from lucidcube.run.compute import BlockComputer, resident_peak
+from lucidcube.run.input_checksum import input_identity
 from lucidcube.run.lock import locked
-from lucidcube.run.monitor import Done, Watch
-from lucidcube.run.plan import Step, fit, step
-from lucidcube.run.products import run_product, sweep_parts, write
-from lucidcube.run.segments import Segment, make, segments
+from lucidcube.run.monitor import Monitor, Summary
+from lucidcube.run.plan import Step, fit_memory, plan_segment
+from lucidcube.run.products import remove_stale_parts, run_product, write
+from lucidcube.run.segments import Segment, walk
 from lucidcube.run.signals import Stop
 from lucidcube.run.validate import order_problems, output_problems
-from lucidcube.run.worker import Worker
 from lucidcube.stages.base import Stage
 
-__all__ = [
-    "Checked",
-    "Done",
-    "Inspect",
-    "Watch",
-    "check",
-    "checkpoints",
-    "open_track",
-    "run",
-    "segments",
-]
-
 Inspect = Callable[[xr.Dataset, Stage], None]
+"""Is given the cube that a stage is about to work on, and the stage."""
 
 
 @dataclass(frozen=True)
-class Checked:
+class Plan:
     """A config whose inputs are open and whose stages fit together.
 
     Attributes
     ----------
     config
-        As given.
+        The config.
+    profile
+        Its profile.
     sources
-        The lazy input cube of each track.
+        The lazy input cube of each track, in blocks that fit into memory.
     steps
-        The plan.
+        What each stage reads, writes and needs.
     block_bytes
-        Size of the blocks that it was made for.
+        Size of blocks to aim for.
     layout
         Processes, threads and memory of the profile.
     """
 
     config: Config
+    profile: Profile
     sources: Mapping[str, xr.Dataset]
     steps: Sequence[Step]
     block_bytes: int
     layout: Layout
 
 
-def check(config: Config, watch: Watch | None = None) -> Checked:
-    """Open the inputs and build the whole run lazily, so that every mistake shows before any work.
+def check(config: Config, monitor: Monitor | None = None) -> Plan:
+    """Open the inputs and build the whole run lazily, so that every mistake is found before any work.
 
     Raises
     ------
     ConfigError
-        With every problem found, one line each.
+        With every problem that was found, one line each.
     """
     problems: list[str] = [*order_problems(config), *output_problems(config)]
-    try:
-        _opened(config, watch or Watch())
-    except ConfigError as error:
-        problems += error.problems
+    sources: dict[str, xr.Dataset] = {}
+    for name, track in config.tracks().items():
+        try:
+            sources[name] = open_track(track, monitor or Monitor(), scratch=config.work() / "scratch")
+        except UserError as error:
+            problems += [f"{name}.input: {p}" for p in error.problems]
     if problems:
         raise ConfigError(*problems)
     try:
-        made_for = layout(load_profile(config.profile))
-        threads, memory = made_for.threads or 1, made_for.memory or sys.maxsize
-        found = fit(lambda: _walk(config, _opened(config, Watch())), threads, memory)
+        profile = load_profile(config.profile)
+        made_for = layout(profile)
+        steps, block_bytes = fit_memory(
+            lambda: _plan_segments(config, _in_blocks(sources)),
+            made_for.threads or 1,
+            made_for.memory or sys.maxsize,
+        )
     except UserError as error:
         raise ConfigError(*error.problems) from None
-    with blocks_of(found.block_bytes):
-        return Checked(config, _opened(config, Watch()), found.steps, found.block_bytes, made_for)
+    with blocks_of(block_bytes):
+        return Plan(config, profile, _in_blocks(sources), steps, block_bytes, made_for)
 
 
 def run(
-    config: Config, watch: Watch | None = None, inspect: Inspect | None = None, stop: Stop | None = None
-) -> Done:
-    """Do what the config says; a second run goes on where the first was stopped.
+    config: Config,
+    monitor: Monitor | None = None,
+    inspect: Inspect | None = None,
+    stop: Stop | None = None,
+) -> Summary:
+    """Run a config; a run that was stopped continues where it was.
 
     Parameters
     ----------
     config
         Validated.
-    watch
-        Told what happens.
+    monitor
+        Informed about progress.
     inspect
-        Shown the cube that is about to be deconvolved, and the stage that will do it.
+        Given the cube that is about to be deconvolved, and the stage that will deconvolve it.
     stop
-        When asked, the blocks in flight are finished, and nothing new is begun.
+        When it is requested, the blocks in flight are finished and no others are submitted.
 
     Returns
     -------
-    Done
+    Summary
         Where the product is, and what it took.
 
     Raises
     ------
     UserError
-        Before any work, if something is wrong with the config or the inputs, or if another run is at work
-        in the same folder. During the work, if a disk is full.
+        Before any work, if something is wrong with the config or the inputs, or if another run uses the same
+        work folder. During the work, if a disk is full.
     BlocksFailed
-        If a stage failed on some planes; all that does not depend on them was done, and is kept.
+        If a stage failed on some planes; all that does not depend on them was computed and is kept.
     Stopped
-        After `stop` was asked.
+        After a stop was requested.
     """
-    began, watch, stop = time.monotonic(), watch or Watch(), stop or Stop()
-    checked = check(config, watch)
-    done = Done(Path(config.output.path).expanduser())
+    start, monitor = time.monotonic(), monitor or Monitor()
+    plan = check(config, monitor)
+    summary = Summary(Path(config.output.path).expanduser())
     try:
-        with locked(config.work()), shielded(), executor(load_profile(config.profile)) as workers:
-            dashboard = getattr(workers, "dashboard", None)
-            if dashboard:
-                watch.message(f"dashboard: {dashboard}")
-            with blocks_of(checked.block_bytes):
-                _run(checked, Worker(workers, watch, stop, done), inspect)
-        done.product_bytes = done.path.stat().st_size
+        with locked(config.work()), start_workers(plan.profile) as workers, blocks_of(plan.block_bytes):
+            if workers.dashboard:
+                monitor.message(f"dashboard: {workers.dashboard}")
+            computer = BlockComputer(workers, monitor, stop or Stop(), summary)
+            _run(plan, computer, monitor, inspect)
+        summary.product_bytes = summary.path.stat().st_size
     finally:
-        done.seconds, done.memory = time.monotonic() - began, resident_peak()
-        watch.finished(done)
-    return done
+        summary.seconds, summary.memory = time.monotonic() - start, resident_peak()
+        monitor.finished(summary)
+    return summary
 
 
-def _run(checked: Checked, worker: Worker, inspect: Inspect | None) -> None:
-    config, failures = checked.config, list[Failure]()
-    cubes, keys, inputs = dict(checked.sources), {}, {}
-    for name, track in config.tracks().items():
-        inputs[name] = identity(track, config.work())
-        keys[name] = fingerprint(inputs[name])
-        try:
-            for segment in segments(name, track.stages, config.checkpoints.after):
-                cubes[name], keys[name] = worker.segment(segment, cubes[name], keys[name], config.work())
-        except BlocksFailed as error:
-            failures += error.failures
-            worker.watch.message(f"{name}: what comes after {error.failures[0].label} has to wait for that")
+def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect | None) -> None:
+    config = plan.config
+    inputs = _inputs(config)
+
+    def visit(segment: Segment) -> xr.Dataset:
+        if inspect is not None:
+            for stage, cube in zip(segment.stages, segment.cubes, strict=False):
+                if stage is config.deconvolve:
+                    inspect(cube, stage)
+        return _compute_segment(segment, config, computer, monitor)
+
+    cubes, errors = walk(config, plan.sources, _keys(inputs), visit)
+    _raise_first(errors, monitor)
+    product = run_product(cubes["target"], cubes.get("star"), config.output.products, config.plain(), inputs)
+    path = computer.summary.path
+    remove_stale_parts(path)
+    gather = plan.profile.product == "gather"
+    write(path, product, overwrite=config.output.overwrite, compute=computer.compute, gather=gather)
+
+
+def _compute_segment(
+    segment: Segment, config: Config, computer: BlockComputer, monitor: Monitor
+) -> xr.Dataset:
+    """Complete the checkpoint of a segment; return the segment's cube, read from it."""
+    if not segment.variables:
+        return segment.cube
+    checkpoint = Checkpoint.prepare(
+        config.work() / segment.name,
+        segment.cube,
+        segment.variables,
+        segment.ingredients,
+        config.checkpoints.codec,
+    )
+    missing = checkpoint.missing()
+    if missing:
+        _inspect_inputs(segment, monitor)
+    work, describe = checkpoint.write(segment.cube, segment.variables), describe_blocks(segment.cube)
+    for _, nbytes in computer.compute(segment.label, work, missing, describe):
+        computer.summary.nbytes += int(nbytes)
+    kept = checkpoint.open()
+    return segment.cube.assign({name: kept[name].variable for name in segment.variables})
+
+
+def _inspect_inputs(segment: Segment, monitor: Monitor) -> None:
+    """Let the stages whose input exists already look at it before anything is computed."""
+    first = segment.cubes[0]
+    for stage in segment.stages:
+        if {*stage.requires} <= {*first.variables}:
+            stage.check(first)
+            for text in stage.warnings(first):
+                monitor.message(f"{segment.track}, {stage.name}: {text}")
+
+
+def _raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
+    failures: list[Failure] = []
+    for name, error in errors.items():
+        if not isinstance(error, BlocksFailed):
+            raise error
+        failures += error.failures
+        monitor.message(f"{name}: the stages after {error.failures[0].label} were not run because of that")
     if failures:
         raise BlocksFailed(failures)
-    cube = cubes["target"]
-    if config.deconvolve is not None:
-        last = Segment(DECONVOLVE, (config.deconvolve,))
-        joined = join(cubes["target"], cubes["star"])
-        if inspect is not None:
-            inspect(joined, config.deconvolve)
-        key = fingerprint(keys["target"], keys["star"])
-        cube, _ = worker.segment(last, joined, key, config.work())
-    product = run_product(cube, cubes.get("star"), config.output.products, config.plain(), inputs)
-    sweep_parts(worker.done.path)
-    gather = load_profile(config.profile).product == "gather"
-    overwrite = config.output.overwrite
-    write(worker.done.path, product, overwrite=overwrite, compute=worker.products, gather=gather)
 
 
 def checkpoints(config: Config) -> list[str]:
-    """Names of the checkpoints that a run of this config uses; nothing is computed.
+    """Return the names of the checkpoints that a run of this config uses; nothing is computed.
 
     Raises
     ------
@@ -187,75 +222,62 @@ def checkpoints(config: Config) -> list[str]:
         If the config cannot be run.
     """
     output = config.output.model_copy(update={"overwrite": True})  # nothing will be written
-    checked = check(config.model_copy(update={"output": output}))
-    cubes, keys, names = dict(checked.sources), {}, []
+    plan = check(config.model_copy(update={"output": output}))
+    names: list[str] = []
 
-    def go(segment: Segment, cube: xr.Dataset, key: str) -> tuple[xr.Dataset, str]:
-        made = make(segment, cube, key)
-        names.append(made.name)
-        return made.cube, made.key
+    def visit(segment: Segment) -> xr.Dataset:
+        names.append(segment.name)
+        return segment.cube
 
-    for name, track in config.tracks().items():
-        keys[name] = fingerprint(identity(track, config.work()))
-        for segment in segments(name, track.stages, config.checkpoints.after):
-            cubes[name], keys[name] = go(segment, cubes[name], keys[name])
-    if config.deconvolve is not None:
-        joined = join(cubes["target"], cubes["star"])
-        go(Segment(DECONVOLVE, (config.deconvolve,)), joined, fingerprint(keys["target"], keys["star"]))
+    with blocks_of(plan.block_bytes):
+        _, errors = walk(config, plan.sources, _keys(_inputs(config)), visit)
+    _raise_first(errors, Monitor())
     return names
 
 
 def open_track(
-    track: Track, watch: Watch, *, scratch: Path | None = None, specifier: Specifier | None = None
+    track: Track, monitor: Monitor, *, scratch: Path | None = None, specifier: Specifier | None = None
 ) -> xr.Dataset:
-    """Open what a track reads, or another array read in the same way; see `open_cube`."""
+    """Open what a track reads, or another array of its file in the same way; see `open_cube`."""
     return open_cube(
         specifier or track.specifier(),
         wave_start=track.wave_start,
         wave_step=track.wave_step,
         wave_unit=track.wave_unit,
         scratch=scratch,
-        message=watch.message,
+        message=monitor.message,
     )
 
 
-def _opened(config: Config, watch: Watch) -> dict[str, xr.Dataset]:
-    """The lazy input cube of each track; every problem with any of them at once."""
-    sources: dict[str, xr.Dataset] = {}
-    problems: list[str] = []
-    for name, track in config.tracks().items():
-        try:
-            sources[name] = open_track(track, watch, scratch=config.work() / "scratch")
-        except UserError as error:
-            problems += [f"{name}.input: {p}" for p in error.problems]
-    if problems:
-        raise ConfigError(*problems)
-    return sources
+def _inputs(config: Config) -> dict[str, dict[str, Any]]:
+    return {name: input_identity(track, config.work()) for name, track in config.tracks().items()}
 
 
-def _walk(config: Config, sources: Mapping[str, xr.Dataset]) -> list[Step]:
-    """Build everything lazily; the plan."""
-    cubes, steps = dict(sources), list[Step]()
-    problems: list[str] = []
+def _keys(inputs: Mapping[str, Any]) -> dict[str, str]:
+    return {name: fingerprint(identity) for name, identity in inputs.items()}
 
-    def go(track: str, stage: Stage, cube: xr.Dataset, *, kept: bool) -> xr.Dataset:
-        after = stage(cube)
-        steps.append(step(track, stage, cube, after, checkpoint=kept))
-        return after
 
-    for name, track in config.tracks().items():
-        try:
-            for segment in segments(name, track.stages, config.checkpoints.after):
-                for stage in segment.stages:
-                    kept = stage is segment.stages[-1]
-                    cubes[name] = go(name, stage, cubes[name], kept=kept)
-        except UserError as error:
-            problems += [f"{name}: {p}" for p in error.problems]
-    if not problems and config.deconvolve is not None:
-        joined = join(cubes["target"], cubes["star"])
-        go(DECONVOLVE, config.deconvolve, joined, kept=True)
+def _in_blocks(sources: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The inputs in blocks of the size that is aimed for now."""
+    return {
+        name: rechunk_sources(cube, planes_per_block(cube.sizes[WAVELENGTH], cube.sizes[Y] * cube.sizes[X]))
+        for name, cube in sources.items()
+    }
+
+
+def _plan_segments(config: Config, sources: Mapping[str, xr.Dataset]) -> list[Step]:
+    """Build everything lazily and plan it."""
+    steps: list[Step] = []
+
+    def visit(segment: Segment) -> xr.Dataset:
+        steps.extend(plan_segment(segment))
         if config.star is not None and not config.star.stages:
-            config.deconvolve.check(joined)  # a ready-made PSF can be looked at now
-    if problems:
-        raise ConfigError(*problems)
+            for stage, cube in zip(segment.stages, segment.cubes, strict=False):
+                if PSF in stage.requires:
+                    stage.check(cube)  # a ready-made PSF can be looked at now
+        return segment.cube
+
+    _, errors = walk(config, sources, dict.fromkeys(config.tracks(), ""), visit)
+    if errors:
+        raise ConfigError(*(f"{n}: {p}" for n, e in errors.items() for p in getattr(e, "problems", [str(e)])))
     return steps

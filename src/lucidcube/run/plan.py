@@ -1,4 +1,4 @@
-"""What a run will need, known before it starts: blocks, bytes and memory."""
+"""The plan of a run: blocks, bytes and memory of each stage, known before anything is computed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import xarray as xr
 from lucidcube.cube import block_sizes
 from lucidcube.errors import ConfigError
 from lucidcube.lift import blocks
+from lucidcube.run.segments import Segment
 from lucidcube.stages.base import Stage
 
 BASELINE = 305 << 20
-"""Memory of a process that has imported everything and done nothing (measured: 300 to 310 MiB)."""
+"""Memory of a process that has imported everything and computed nothing (measured: 300 to 310 MiB)."""
 
 
 class Step(NamedTuple):
@@ -46,23 +47,17 @@ class Step(NamedTuple):
     checkpoint: bool
 
 
-def step(track: str, stage: Stage, before: xr.Dataset, after: xr.Dataset, *, checkpoint: bool) -> Step:
-    """Plan one stage.
+def plan_segment(segment: Segment) -> list[Step]:
+    """Plan the stages of a segment; nothing is computed."""
+    cubes = zip(segment.cubes, segment.cubes[1:], strict=False)
+    return [
+        plan_stage(segment.track, stage, before, after, checkpoint=stage is segment.stages[-1])
+        for stage, (before, after) in zip(segment.stages, cubes, strict=True)
+    ]
 
-    Parameters
-    ----------
-    track, stage
-        Where it stands, and what.
-    before, after
-        The lazy cubes around it.
-    checkpoint
-        Whether its product is kept.
 
-    Returns
-    -------
-    Step
-        Numbers; nothing is computed.
-    """
+def plan_stage(track: str, stage: Stage, before: xr.Dataset, after: xr.Dataset, *, checkpoint: bool) -> Step:
+    """Plan one stage from the lazy cubes around it; nothing is computed."""
     sizes = block_sizes(after)
     made = [after[v] for v in stage.produces if v in after.variables]
     used = [before[v] for v in (*stage.requires, *stage.optional) if v in before.variables]
@@ -80,36 +75,28 @@ def step(track: str, stage: Stage, before: xr.Dataset, after: xr.Dataset, *, che
 
 
 def peak_memory(steps: Sequence[Step], threads: int) -> int:
-    """Largest resident memory of a worker process with this many threads, predicted, in bytes."""
+    """Return the predicted peak resident memory of a worker process with so many threads, in bytes."""
     return BASELINE + threads * max((s.working for s in steps), default=0)
 
 
-class Fit(NamedTuple):
-    """A plan that fits.
-
-    Attributes
-    ----------
-    steps
-        The stages.
-    block_bytes
-        The size of blocks to aim for; see `lucidcube.lift.blocks.blocks_of`.
-    """
-
-    steps: list[Step]
-    block_bytes: int
-
-
-def fit(build: Callable[[], list[Step]], threads: int, memory: int) -> Fit:
-    """Make blocks smaller until a worker holds them.
+def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tuple[list[Step], int]:
+    """Make blocks smaller until they fit into the memory of a worker.
 
     Parameters
     ----------
     build
-        Plans all stages with blocks of the size aimed for.
+        Plans all stages with blocks of the size that `lucidcube.lift.blocks.blocks_of` has set.
     threads
-        Blocks that a worker process computes at a time.
+        Number of blocks that a worker process computes at a time.
     memory
-        What it may use, in bytes.
+        Memory of a worker process in bytes.
+
+    Returns
+    -------
+    steps : list of Step
+        The plan.
+    block_bytes : int
+        The size of blocks to aim for; see `lucidcube.lift.blocks.blocks_of`.
 
     Raises
     ------
@@ -121,7 +108,7 @@ def fit(build: Callable[[], list[Step]], threads: int, memory: int) -> Fit:
         with blocks.blocks_of(block_bytes):
             steps = build()
         if peak_memory(steps, threads) <= memory:
-            return Fit(steps, block_bytes)
+            return steps, block_bytes
         if all(s.block == 1 for s in steps):
             break
         block_bytes //= 2

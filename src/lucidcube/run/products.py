@@ -69,8 +69,8 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
 }
 """What each product that a user can ask for needs to be kept."""
 
-Compute = Callable[[Any, Sequence[int]], Iterator[tuple[int, Any]]]
-"""Computes the blocks of a lazy array of one item per block."""
+Compute = Callable[[str, Any, Sequence[int]], Iterator[tuple[int, Any]]]
+"""Computes blocks of a lazy array of one item per block; see `lucidcube.run.compute.BlockComputer`."""
 
 
 class Image(NamedTuple):
@@ -202,7 +202,7 @@ def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, ga
             names = [product.images[n].variable for n in here]
             put = _Write(layout, tuple(here))
             work = over_blocks(_in_blocks(cube, names), _send if gather else put, names, "object")
-            for _, parts in compute(work, range(work.shape[0])):
+            for _, parts in compute("product", work, range(work.shape[0])):
                 for number, part in zip(here, put(*parts)[0] if gather else parts, strict=True):
                     sums[number] += int(part)
         finish(layout, sums)
@@ -211,13 +211,13 @@ def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, ga
         raise
 
 
-def sweep_parts(path: Path) -> None:
-    """Remove the temporary files of this product that a killed run left; there must be no other run now."""
-    for part in parts(path):
+def remove_stale_parts(path: Path) -> None:
+    """Remove the temporary files of this product that a killed run left behind."""
+    for part in stale_parts(path):
         part.unlink(missing_ok=True)
 
 
-def parts(path: Path) -> list[Path]:
+def stale_parts(path: Path) -> list[Path]:
     """The temporary files of a product that lie beside it; see `lucidcube.io.writer.reserve`."""
     path = path.expanduser().absolute()
     named = re.compile(re.escape(f".{path.name[:200]}.") + r"[0-9a-f]{12}\.part")

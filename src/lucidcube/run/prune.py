@@ -1,4 +1,4 @@
-"""What lies in a work folder: checkpoints that serve, checkpoints that no longer do, and litter."""
+"""The contents of a work folder: current checkpoints, stale checkpoints and stale temporary files."""
 
 from __future__ import annotations
 
@@ -10,36 +10,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lucidcube.errors import UserError
-from lucidcube.run.checkpoint import MADE_OF, NAME, STORE, VOUCHED, Checkpoint
+from lucidcube.run.checkpoint import CHECKSUMS, COMPLETE, NAME, STORE, Checkpoint
 from lucidcube.run.lock import locked
 
-LITTER = (
-    re.compile(r"\.\d{6,}\.[0-9a-f]{32}"),
-    re.compile(r"\.c(\.\d+)+\.[0-9a-f]{32}"),
-    re.compile(re.escape(f".{MADE_OF}.") + "[0-9a-f]{32}"),
-    re.compile(r".+\.[0-9a-f]{32}\.(partial|part)"),
-)
-"""Names of temporary files that a killed run leaves: of vouches, of chunks, of scratch files."""
+TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.(partial|part)")
+"""The names of temporary files that a killed run leaves behind: of records, chunks and staged files."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint found.
+    """A checkpoint in a work folder.
 
     Attributes
     ----------
     path
         Its folder.
     track, stage
-        What it keeps: the product of this stage.
+        The stage whose output it holds.
     nbytes
         Its size on disk.
     age
         Seconds since its last block was written.
     blocks, missing
-        How many it is made for, and how many of them are not there.
+        Number of its blocks, and of those that are missing.
     current
-        Whether the config uses it; None if there is no config to tell.
+        Whether the config uses it; None if no config was given.
     """
 
     path: Path
@@ -55,20 +50,19 @@ class Entry:
 def find(work: Path, current: Collection[str] | None = None) -> list[Entry]:
     """List the checkpoints in a work folder, oldest first.
 
-    A checkpoint is a folder (no link) with a checkpoint's name that holds what the name was made of; nothing
-    else is ever listed.
+    Only folders (not links) with the name of a checkpoint and the file that completes one are listed.
 
     Parameters
     ----------
     work
         The folder.
     current
-        Names of those that a config uses; None if there is no config.
+        Names of the checkpoints that a config uses, or None.
     """
     entries = []
     for path in sorted(work.iterdir()) if work.is_dir() else []:
         name = NAME.fullmatch(path.name)
-        if name is None or path.is_symlink() or not (path / MADE_OF).is_file():
+        if name is None or path.is_symlink() or not (path / COMPLETE).is_file():
             continue
         blocks, missing = _blocks(path)
         entries.append(
@@ -77,7 +71,8 @@ def find(work: Path, current: Collection[str] | None = None) -> list[Entry]:
                 name["track"],
                 name["stage"],
                 Checkpoint(path).nbytes(),
-                time.time() - max(p.stat().st_mtime for p in (path / MADE_OF, path / VOUCHED) if p.exists()),
+                time.time()
+                - max(p.stat().st_mtime for p in (path / COMPLETE, path / CHECKSUMS) if p.exists()),
                 blocks,
                 missing,
                 None if current is None else path.name in current,
@@ -86,9 +81,9 @@ def find(work: Path, current: Collection[str] | None = None) -> list[Entry]:
     return sorted(entries, key=lambda e: -e.age)
 
 
-def litter(work: Path) -> list[Path]:
-    """Temporary files that killed runs left in the checkpoints and the scratch folder."""
-    return [p for p in _files(work) if any(name.fullmatch(p.name) for name in LITTER)]
+def stale_files(work: Path) -> list[Path]:
+    """Return the temporary files that killed runs left in the checkpoints and the scratch folder."""
+    return [p for p in _files(work) if TEMPORARY.fullmatch(p.name)]
 
 
 def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
@@ -97,16 +92,16 @@ def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
     Raises
     ------
     UserError
-        If a run is at work in the folder, or something cannot be removed.
+        If a run uses the folder, or something cannot be removed.
     """
     with locked(work):
         try:
             for entry in entries:
-                # What makes it a checkpoint goes last, and nothing goes that is not of one.
-                for part in (STORE, VOUCHED):
+                # The file that completes a checkpoint goes last; files that are not ours stay.
+                for part in (STORE, CHECKSUMS):
                     if (entry.path / part).exists():
                         shutil.rmtree(entry.path / part)
-                (entry.path / MADE_OF).unlink()
+                (entry.path / COMPLETE).unlink()
                 if not any(entry.path.iterdir()):
                     entry.path.rmdir()
             for file in files:
@@ -116,10 +111,10 @@ def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
 
 
 def _blocks(path: Path) -> tuple[int, int]:
-    """How many blocks there should be, and how many are not there; damage is not looked for."""
+    """Return the number of blocks and of missing ones, without verifying checksums."""
     checkpoint = Checkpoint(path)
     try:
-        return len(checkpoint.starts), len(checkpoint.missing(thorough=False))
+        return checkpoint.blocks, len(checkpoint.missing(verify=False))
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return 0, 0
 

@@ -1,87 +1,156 @@
-"""Segments: the stages between two checkpoints, and where what they make is kept."""
+"""Segments: the stages between two checkpoints, as one lazy graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import xarray as xr
 
+from lucidcube.config.schema import Config
 from lucidcube.cube import PSF
-from lucidcube.run.checkpoint import Checkpoint, fingerprint, unchanged
+from lucidcube.errors import BlocksFailed, UserError
+from lucidcube.run.attach_psf import attach_psf
+from lucidcube.run.checkpoint import fingerprint
 from lucidcube.stages.base import Stage
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Stages of one track between two checkpoints."""
+    """Stages of one track between two checkpoints, applied to a lazy cube.
+
+    Attributes
+    ----------
+    track
+        Name of the track.
+    stages
+        The stages, in order.
+    cubes
+        The cube that each stage is applied to, and the cube after the last.
+    key
+        Fingerprint of everything that the last cube depends on.
+    """
 
     track: str
     stages: tuple[Stage, ...]
+    cubes: tuple[xr.Dataset, ...]
+    key: str
+
+    @property
+    def cube(self) -> xr.Dataset:
+        """The lazy cube after the last stage."""
+        return self.cubes[-1]
 
     @property
     def label(self) -> str:
-        """As ``target: mask, interpolate``."""
+        """Track and stages, as ``target: mask, interpolate``."""
         return f"{self.track}: {', '.join(s.name for s in self.stages)}"
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Variables to keep in a checkpoint: those that the segment adds or changes."""
+        same = {*_unchanged(self.cubes[0], self.cube), PSF}
+        return tuple(str(v) for v in self.cube.data_vars if v not in same)
 
-def segments(track: str, stages: Sequence[Stage], after: Sequence[str]) -> Iterator[Segment]:
-    """Cut a track's stages at its checkpoints; the last segment is always kept."""
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint, as ``target-interpolate-3f2a9c41d0b7a6e5``."""
+        # Which variables are kept depends on where the segment begins.
+        return f"{self.track}-{self.stages[-1].name}-{fingerprint(self.key, sorted(self.variables))}"
+
+    @property
+    def ingredients(self) -> dict[str, Any]:
+        """What the name was made of, as plain data."""
+        return {"track": self.track, "stages": [s.fingerprint() for s in self.stages], "key": self.key}
+
+
+def cut(stages: Sequence[Stage], after: Sequence[str]) -> Iterator[tuple[Stage, ...]]:
+    """Cut a track's stages at its checkpoints; there always is one after the last stage."""
     pending: list[Stage] = []
     for stage in stages:
         pending.append(stage)
         if stage.name in after:
-            yield Segment(track, tuple(pending))
+            yield tuple(pending)
             pending = []
     if pending:
-        yield Segment(track, tuple(pending))
+        yield tuple(pending)
 
 
-@dataclass(frozen=True)
-class Made:
-    """What a segment makes of a cube, lazily.
+def build_segment(
+    track: str, stages: Sequence[Stage], cube: xr.Dataset, key: str, star: tuple[xr.Dataset, str] | None
+) -> Segment:
+    """Apply stages to a lazy cube; nothing is computed.
 
-    Attributes
+    Parameters
     ----------
-    cube
-        The lazy cube after the segment.
-    key
-        Of all that it depends on.
-    variables
-        Those to keep: new or changed; none if the segment changes nothing.
-    name
-        Of the checkpoint.
-    made_of
-        Plain data: what the key was made of.
+    track
+        Name of the track.
+    stages
+        The stages of the segment.
+    cube, key
+        The cube and its fingerprint.
+    star
+        Cube and fingerprint of the star's track: it becomes the PSF where a stage first requires one.
+
+    Raises
+    ------
+    CubeError
+        If the cube does not have what a stage requires.
     """
-
-    cube: xr.Dataset
-    key: str
-    variables: tuple[str, ...]
-    name: str
-    made_of: dict[str, Any]
-
-    def prepare(self, work: Path) -> Checkpoint:
-        """The checkpoint in the work folder, made if it is not there."""
-        return Checkpoint.prepare(work / self.name, self.cube, self.variables, self.made_of)
-
-    def kept(self, checkpoint: Checkpoint) -> xr.Dataset:
-        """The cube, what was kept of it read from the checkpoint."""
-        opened = checkpoint.open()
-        return self.cube.assign({v: opened[v].variable for v in self.variables})
+    cubes = []
+    for stage in stages:
+        if PSF in stage.requires and PSF not in cube and star is not None:
+            cube, key = attach_psf(cube, star[0]), fingerprint(key, star[1])
+        cubes.append(cube)
+        cube, key = stage(cube), fingerprint(key, stage.fingerprint())
+    return Segment(track, tuple(stages), (*cubes, cube), key)
 
 
-def make(segment: Segment, cube: xr.Dataset, key: str) -> Made:
-    """Apply the stages of a segment to a lazy cube with this key; nothing is computed."""
-    made = cube
-    for stage in segment.stages:
-        made = stage(made)
-        key = fingerprint(key, stage.fingerprint())
-    same = {*unchanged(cube, made), PSF}
-    variables = tuple(str(v) for v in made.data_vars if v not in same)
-    # What is stored beside the data depends on where the segment begins.
-    name = f"{segment.track}-{segment.stages[-1].name}-{fingerprint(key, sorted(variables))}"
-    made_of = {"track": segment.track, "stages": [s.fingerprint() for s in segment.stages], "key": key}
-    return Made(made, key, variables, name, made_of)
+def walk(
+    config: Config,
+    sources: Mapping[str, xr.Dataset],
+    keys: Mapping[str, str],
+    visit: Callable[[Segment], xr.Dataset],
+) -> tuple[dict[str, xr.Dataset], dict[str, Exception]]:
+    """Go through the segments of all tracks in the order in which they are computed, the star's first.
+
+    Parameters
+    ----------
+    config
+        The config.
+    sources, keys
+        Input cube and fingerprint of each track.
+    visit
+        Called for each segment; returns the cube that the next segment starts from.
+
+    Returns
+    -------
+    cubes : dict
+        The last cube of each track.
+    errors : dict
+        A `UserError` or `BlocksFailed` that ended a track. What does not need that track goes on.
+    """
+    cubes, reached = dict(sources), dict(keys)
+    errors: dict[str, Exception] = {}
+    for name in reversed(config.tracks()):
+        try:
+            for stages in cut(config.stages(name), config.checkpoints.after):
+                if "star" in errors and any(PSF in stage.requires for stage in stages):
+                    break
+                star = (cubes["star"], reached["star"]) if name == "target" and "star" in cubes else None
+                segment = build_segment(name, stages, cubes[name], reached[name], star)
+                cubes[name], reached[name] = visit(segment), segment.key
+        except (UserError, BlocksFailed) as error:
+            errors[name] = error
+    return cubes, errors
+
+
+def _unchanged(before: xr.Dataset, after: xr.Dataset) -> Iterator[str]:
+    """Yield the variables that are the very same lazy arrays in both cubes."""
+    for name in after.data_vars:
+        if name in before.data_vars:
+            a, b = before[name].data, after[name].data
+            if a is b or (isinstance(a, da.Array) and isinstance(b, da.Array) and a.name == b.name):
+                yield str(name)

@@ -1,4 +1,4 @@
-"""Being asked to stop: blocks in flight are finished and vouched for, and nothing new is begun."""
+"""Requests to stop: blocks in flight are finished and recorded, and no others are submitted."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was stopped by a signal, in good order: the same run goes on from there.
+    """A run was stopped by a signal in good order; the same run can be continued.
 
     Parameters
     ----------
     signal
-        Which.
+        The signal.
     """
 
     def __init__(self, signal: signal.Signals) -> None:
@@ -27,54 +27,54 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class Stop:
-    """Whether somebody wants the run to stop.
+    """A flag that requests a run to stop.
 
     Attributes
     ----------
-    asked
-        The signal that came, or None.
-    at_work
+    requested
+        The signal that was received, or None.
+    in_flight
         Whether blocks are in flight that should be finished first.
     """
 
-    asked: signal.Signals | None = None
-    at_work: bool = False
+    requested: signal.Signals | None = None
+    in_flight: bool = False
 
-    def ask(self, number: signal.Signals) -> None:
-        """Stop after the blocks in flight; at once if there are none.
+    def request(self, number: signal.Signals) -> None:
+        """Request a stop after the blocks in flight.
 
         Raises
         ------
         Stopped
-            If nothing is in flight.
+            At once, if no blocks are in flight.
         """
-        self.asked = number
-        if not self.at_work:
+        self.requested = number
+        if not self.in_flight:
             raise Stopped(number)
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """While this lasts a signal only leaves a note, which is acted upon at the end.
+        """Defer a stop to the end of this context.
 
         Raises
         ------
         Stopped
-            At the end, if a signal came.
+            At the end, if a stop was requested.
         """
-        self.at_work = True
+        self.in_flight = True
         try:
             yield
         finally:
-            self.at_work = False
-        if self.asked is not None:
-            raise Stopped(self.asked)
+            self.in_flight = False
+        if self.requested is not None:
+            raise Stopped(self.requested)
 
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """Turn the first SIGTERM or SIGINT into a request to stop; the second one acts as ever.
+    """Turn the first SIGTERM or SIGINT into a request to stop; the second one has its usual effect.
 
-    Elsewhere than in the main thread, which alone gets signals, nothing is changed.
+    Only the main thread receives signals; in any other thread nothing is changed.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -88,10 +88,10 @@ def signals() -> Iterator[Stop]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         restore()
-        stop.ask(signal.Signals(number))
+        stop.request(signal.Signals(number))
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(number) not in (signal.SIG_IGN, None):  # as under nohup: so be it
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup ignores signals on purpose
             before[number] = signal.signal(number, handle)
     try:
         yield stop

@@ -1,4 +1,4 @@
-"""What can be said against a config before its inputs are read."""
+"""Checks of a config that need no data."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lucidcube.config.schema import Config, Track
-from lucidcube.cube import DATA, VARIANCE
+from lucidcube.cube import DATA, PSF, VARIANCE
 from lucidcube.stages.base import REGISTRY
 
 
 def order_problems(config: Config) -> Iterator[str]:
-    """Stages that stand before what they need."""
+    """Yield a line for each stage that stands before the stage that it needs."""
     for name, track in config.tracks().items():
-        there: set[str] = {DATA, VARIANCE}
+        available = {DATA, VARIANCE} | ({PSF} if name == "target" and config.star is not None else set())
         for number, stage in enumerate(track.stages):
             for variable in stage.requires:
-                if variable not in there:
-                    yield f"{name}.stages: {stage.name} needs {variable!r}{_maker(variable, track, number)}"
-            there = (there | {*stage.produces}) - {*stage.drops}
+                if variable not in available:
+                    yield f"{name}.stages: {stage.name} needs {variable!r}{_advice(variable, track, number)}"
+            available = (available | {*stage.produces}) - {*stage.drops}
 
 
 def output_problems(config: Config) -> Iterator[str]:
-    """Why the product could not be written in the end."""
+    """Yield a line for each reason why the product could not be written."""
     path = Path(config.output.path).expanduser()
     for name, track in config.tracks().items():
         file = track.specifier().file
@@ -31,6 +31,8 @@ def output_problems(config: Config) -> Iterator[str]:
             yield f"output.path: {path} is the input of the {name}; give the product another name"
     if path.is_dir():
         yield f"output.path: {path} is a folder; give the name of a file in it"
+    elif path.exists() and not path.is_file():
+        yield f"output.path: {path} is not a regular file; give the product another name"
     elif path.exists() and not config.output.overwrite:
         yield f"output.path: {path} exists; give another name, or output.overwrite: true"
     for folder in path.parents:
@@ -42,7 +44,7 @@ def output_problems(config: Config) -> Iterator[str]:
             break
 
 
-def _maker(variable: str, track: Track, number: int) -> str:
+def _advice(variable: str, track: Track, number: int) -> str:
     makers = [s.name for s in REGISTRY.values() if variable in s.produces]
     later = [s.name for s in track.stages[number + 1 :] if s.name in makers]
     if later:

@@ -1,0 +1,124 @@
+"""Workers: what computes the blocks of a run, behind the interface of `concurrent.futures`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dask.local import SynchronousExecutor
+
+from lucidcube.errors import StageError
+
+
+class WorkersLost(StageError):
+    """There is nothing left that could compute blocks; the blocks that were finished are kept.
+
+    Parameters
+    ----------
+    cause
+        What happened, in words.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("", "", cause)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.cause,)
+
+    def __str__(self) -> str:
+        return self.cause
+
+
+class WorkersDied(RuntimeError):
+    """Several workers died one after the other while they computed the same block; retrying is useless."""
+
+
+class Workers(Protocol):
+    """Where blocks are computed.
+
+    Attributes
+    ----------
+    remote
+        Whether blocks are computed in other processes.
+    dashboard
+        Address of a page that shows the work, if there is one.
+    """
+
+    remote: bool
+
+    @property
+    def dashboard(self) -> str | None: ...
+
+    @property
+    def window(self) -> int:
+        """Number of blocks to keep submitted, so that no worker waits for work."""
+        ...
+
+    def submit(self, name: str, block: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Submit the computation of a block; `name` and `block` identify the task for people."""
+        ...
+
+    def result(self, future: Future[Any]) -> Any:
+        """Return the result of a finished future or raise its exception.
+
+        Raises
+        ------
+        WorkersDied
+            If the block killed one worker after the other.
+        WorkersLost
+            If nothing is left that could compute.
+        """
+        ...
+
+    def check(self) -> None:
+        """Check that there still are workers; called every few seconds during a run.
+
+        Raises
+        ------
+        WorkersLost
+            If there have been none for too long.
+        """
+        ...
+
+
+@dataclass
+class LocalWorkers:
+    """Threads of this process, or the calling thread itself.
+
+    Attributes
+    ----------
+    executor
+        The pool of threads.
+    threads
+        Number of blocks that are computed at a time.
+    """
+
+    executor: Executor
+    threads: int
+    remote: bool = False
+    dashboard: str | None = None
+
+    @classmethod
+    def create(cls, threads: int, *, synchronous: bool = False) -> LocalWorkers:
+        """Make workers of so many threads; synchronous ones compute in the calling thread."""
+        if synchronous:
+            return cls(SynchronousExecutor(), 1)
+        return cls(ThreadPoolExecutor(threads, thread_name_prefix="block"), threads)
+
+    @property
+    def window(self) -> int:
+        """One block more than threads; a synchronous executor computes each block as it is submitted."""
+        return 1 if isinstance(self.executor, SynchronousExecutor) else self.threads + 1
+
+    def submit(self, name: str, block: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Submit a block; see `Workers`."""
+        return self.executor.submit(function, *arguments)
+
+    def result(self, future: Future[Any]) -> Any:
+        """Return the result of a block; see `Workers`."""
+        return future.result()
+
+    def check(self) -> None:
+        """Do nothing: the threads of this process do not get lost."""

@@ -1,0 +1,237 @@
+"""Blocks are computed through a `concurrent.futures.Executor`: a bounded window, one retry, a stop flag.
+
+A block is one task. It computes its part of the graph of a segment from the first stage to the last in one
+place, so that a cluster has no intermediate results to move, to keep, or to lose.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import dask
+import dask.array as da
+from dask.optimization import cull
+
+from lucidcube.cluster import Workers, WorkersDied, WorkersLost
+from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
+from lucidcube.run.monitor import Monitor, Summary
+from lucidcube.run.signals import Stop
+
+LOG = logging.getLogger(__name__)
+
+ATTEMPTS = 2
+"""Number of times that a block is computed before it counts as failed."""
+CHECK_INTERVAL = 5.0
+"""Seconds between checks of the workers."""
+
+
+class BlockGraph:
+    """The part of a graph that one block needs; a plain object, which dask does not look into.
+
+    Parameters
+    ----------
+    graph
+        Tasks by key.
+    key
+        Key of the result.
+    """
+
+    def __init__(self, graph: dict[Any, Any], key: tuple[str, int]) -> None:
+        self.graph, self.key = graph, key
+
+
+class SegmentGraph:
+    """The graph of a lazy array of one item per block, written out once and cut block by block.
+
+    Asking dask for one block of an array would walk the graph of all blocks.
+
+    Parameters
+    ----------
+    work
+        One-dimensional, one item per block.
+    """
+
+    def __init__(self, work: da.Array) -> None:
+        # It is not optimised: a block runs in one place, task after task, so that fusing gains nothing.
+        self._name, self._graph = work.name, dict(work.__dask_graph__())
+
+    def block(self, number: int) -> BlockGraph:
+        """Return the part that one block needs."""
+        key = (self._name, number)
+        graph, _ = cull(self._graph, [key])
+        return BlockGraph(dict(graph), key)
+
+
+def compute_block(block: BlockGraph, report_memory: bool) -> tuple[Any, int]:
+    """Compute a block in this thread.
+
+    Parameters
+    ----------
+    block
+        Its graph.
+    report_memory
+        Whether to report the peak memory of this process.
+
+    Returns
+    -------
+    item : Any
+        The item of the block.
+    peak : int
+        Peak resident memory of this process in bytes, or 0.
+    """
+    (item,) = dask.get(block.graph, block.key)
+    return item, resident_peak() if report_memory else 0
+
+
+class BlockComputer:
+    """Computes the blocks of a run and counts them.
+
+    Parameters
+    ----------
+    workers
+        Where blocks are computed.
+    monitor
+        Informed about progress.
+    stop
+        Once it is requested, no more blocks are submitted and those in flight are finished.
+    summary
+        Updated with the number of blocks and the memory of the workers.
+    """
+
+    def __init__(self, workers: Workers, monitor: Monitor, stop: Stop, summary: Summary) -> None:
+        self.workers, self.monitor, self.stop, self.summary = workers, monitor, stop, summary
+
+    def compute(
+        self,
+        name: str,
+        work: da.Array,
+        blocks: Sequence[int],
+        describe: Callable[[int], str] = "block {}".format,
+    ) -> Iterator[tuple[int, Any]]:
+        """Compute blocks, at most a window of them at a time; a block that fails is retried after the others.
+
+        Parameters
+        ----------
+        name
+            What is computed, for the log, the dashboard and messages.
+        work
+            One-dimensional lazy array of one item per block.
+        blocks
+            Numbers of the blocks to compute; the others are counted as reused.
+        describe
+            Describes the planes of a block.
+
+        Yields
+        ------
+        tuple
+            (block, item), in the order in which they are finished.
+
+        Raises
+        ------
+        UserError
+            At once, if a block finds a mistake of the user: retrying would not help.
+        WorkersLost
+            If nothing is left that could compute.
+        Stopped
+            After the blocks in flight, if a stop was requested.
+        BlocksFailed
+            At the end, if some blocks failed in every attempt.
+        """
+        self.monitor.segment(name, work.shape[0], work.shape[0] - len(blocks))
+        self.summary.reused += work.shape[0] - len(blocks)
+        window = _Window(self.workers, SegmentGraph(work), name)
+        waiting = deque((block, 1) for block in blocks)
+        failures: list[Failure] = []
+        try:
+            with self.stop.finishing():
+                while True:
+                    while waiting and window.free and self.stop.requested is None:
+                        window.submit(*waiting.popleft())
+                    if not window.running:
+                        break
+                    block, attempt, future = window.next_finished()
+                    try:
+                        item, peak = self.workers.result(future)
+                    except (UserError, WorkersLost):
+                        raise
+                    except Exception as error:
+                        LOG.debug("block %d failed", block, exc_info=error)
+                        if attempt < ATTEMPTS and not isinstance(error, WorkersDied):
+                            waiting.append((block, attempt + 1))
+                        else:
+                            failures.append(Failure(name, block, _stage_error(error, name, describe(block))))
+                            self.summary.failed += 1
+                        continue
+                    self.summary.computed += 1
+                    self.summary.worker_memory = max(self.summary.worker_memory, peak)
+                    self.monitor.block(block)
+                    yield block, item
+        finally:
+            window.cancel()
+        if failures:
+            raise BlocksFailed(sorted(failures, key=lambda f: f.block))
+
+
+class _Window:
+    """The blocks that are submitted and not yet finished."""
+
+    def __init__(self, workers: Workers, graph: SegmentGraph, name: str) -> None:
+        self._workers, self._graph, self._name = workers, graph, name
+        self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
+        self._checked = time.monotonic()
+        self.running: dict[Future[Any], tuple[int, int]] = {}
+
+    @property
+    def free(self) -> bool:
+        return len(self.running) < self._workers.window
+
+    def submit(self, block: int, attempt: int) -> None:
+        graph = self._graph.block(block)
+        future = self._workers.submit(self._name, block, compute_block, graph, self._workers.remote)
+        self.running[future] = block, attempt
+        future.add_done_callback(self._finished.put)
+
+    def next_finished(self) -> tuple[int, int, Future[Any]]:
+        while True:
+            # Workers come and go while blocks are finished, so time decides, and not only a long wait.
+            if time.monotonic() - self._checked >= CHECK_INTERVAL:
+                self._workers.check()
+                self._checked = time.monotonic()
+            with suppress(Empty):
+                future = self._finished.get(timeout=CHECK_INTERVAL)
+                return *self.running.pop(future), future
+
+    def cancel(self) -> None:
+        """Cancel what has not begun and wait for what runs in this process."""
+        started = [future for future in self.running if not future.cancel()]
+        if not self._workers.remote:
+            wait(started)
+
+
+def _stage_error(error: Exception, name: str, where: str) -> StageError:
+    """Return the error without its traceback, which would keep arrays alive."""
+    if isinstance(error, StageError):
+        return StageError(*error.args)
+    cause = str(error) if isinstance(error, WorkersDied) else f"{type(error).__name__}: {error}"
+    return StageError(name, where, cause)
+
+
+def resident_peak() -> int:
+    """Return the peak resident memory of this process in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage would count what the parent had before this process was started from it.
+        lines = status.read_text().splitlines()
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak << 10)
