@@ -132,7 +132,7 @@ def test_plan(say: Say, folder: Path) -> None:
 def test_plan_as_json(say: Say, folder: Path) -> None:
     plan = json.loads(say("plan", "run.yaml", "--json").out)
     assert [s["stage"] for s in plan["steps"]] == [
-        "artefacts", "mask", "interpolate", "normalise_psf", "fit_psf", "deconvolve",
+        "normalise_psf", "fit_psf", "artefacts", "mask", "interpolate", "deconvolve",
     ]  # fmt: skip
     assert plan["inputs"]["target"]["shape"] == [*SCENE.shape]
     assert plan["peak_memory_bytes"] > plan["scratch_bytes"] > 0

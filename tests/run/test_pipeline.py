@@ -731,6 +731,30 @@ def test_an_existing_product_is_noticed_before_any_work(files: Path, tmp_path: P
     assert not monitor.blocks, "all the work was done before the refusal"
 
 
+@pytest.mark.parametrize("kind", ["device", "fifo", "folder", "link to a device"])
+def test_only_regular_files_are_replaced(files: Path, tmp_path: Path, kind: str) -> None:
+    out = Path("/dev/null") if kind == "device" else tmp_path / "out.fits"
+    if kind == "fifo":
+        os.mkfifo(out)
+    elif kind == "folder":
+        out.mkdir()
+    elif kind == "link to a device":
+        out.symlink_to("/dev/null")
+    mode = out.lstat().st_mode
+    with pytest.raises(ConfigError, match=r"output\.path: .*(regular file|folder)"):
+        run(config(files, out, star=None, deconvolve=None, checkpoints={"dir": f"{tmp_path}/work"}))
+    assert out.lstat().st_mode == mode
+
+
+def test_runs_that_compare_methods_share_checkpoints(files: Path, tmp_path: Path) -> None:
+    clean, lucy = Recorder(), Recorder()
+    run(config(files, tmp_path / "clean.fits"), clean)
+    run(config(files, tmp_path / "lucy.fits", deconvolve={"method": "lucy_richardson", "n_iter": 2}), lucy)
+    assert sum(clean.computed().values()) == BLOCKS
+    assert {label for label, n in lucy.computed().items() if n} == {"target: deconvolve"}
+    assert {p.name for p in tmp_path.iterdir()} == {"clean.fits", "lucy.fits", "target.work"}
+
+
 def test_a_wrong_psf_is_noticed_before_any_work(files: Path, tmp_path: Path) -> None:
     psf = planes(files, "truth.fits", "PSF")
     write_cube(tmp_path / "even.fits", psf[:, 1:, 1:])
