@@ -1,4 +1,4 @@
-"""The star's planes become the PSF of the target."""
+"""The planes of the star's track become the PSF of the target."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
 
 SAME_GRID = 0.01
-"""Fraction of a channel by which the wavelengths of the tracks may differ."""
+"""Largest difference between the wavelengths of the tracks, as a fraction of a channel."""
 
 
 def attach_psf(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
-    """Put the star's planes beside the target's as their PSF.
+    """Add the planes of the star's cube to the target's cube as its PSF.
 
     Parameters
     ----------

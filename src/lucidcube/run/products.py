@@ -1,4 +1,4 @@
-"""Which HDUs make up a product, and writing them block by block."""
+"""The HDUs of a product, which are written block by block."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lucidcube.lift.blocks import over_blocks
 from lucidcube.stages.base import Stage
 
 VARIANCE_NAME = "STAT"
-"""As ESO names it: variances, and never standard deviations, which `ERR` may mean."""
+"""ESO's name for variances; `ERR` could also mean standard deviations."""
 
 LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
 FIT = ("fit_value", "fit_error", "reduced_chi2", "fit_status")
@@ -48,12 +48,12 @@ TABLES = {
     "NORMALISATION": STAR,
     "CUT BY CHANNEL": ("cut",),
 }
-OF_PRODUCT = {
+PRODUCT_TABLES = {
     "log": ("DECONVOLUTION LOG",),
     "fit": ("FITTED MODEL PARAMS", "NORMALISATION"),
     "mask": ("CUT BY CHANNEL",),
 }
-"""Tables by the product that a user asks for."""
+"""The tables of each product that a user can request."""
 
 PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "deconvolved": (DATA,),
@@ -67,7 +67,7 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "variance": (VARIANCE,),
     "provenance": (),
 }
-"""What each product that a user can ask for needs to be kept."""
+"""The variables of each product that a user can request."""
 
 Compute = Callable[[str, Any, Sequence[int]], Iterator[tuple[int, Any]]]
 """Computes blocks of a lazy array of one item per block; see `lucidcube.run.compute.BlockComputer`."""
@@ -79,11 +79,11 @@ class Image(NamedTuple):
     Attributes
     ----------
     cube, variable
-        Where its planes come from.
+        The source of its planes.
     label
-        EXTNAME.
+        Value of EXTNAME.
     is_psf
-        Whether its pixels are no place on the sky.
+        Whether it holds PSFs, whose pixels have no positions on the sky.
     """
 
     cube: xr.Dataset
@@ -99,11 +99,11 @@ class Product:
     Attributes
     ----------
     images
-        In order; the first becomes the primary HDU.
+        The images in order; the first becomes the primary HDU.
     tables
-        After the images.
+        The tables, which follow the images.
     cubes, inputs, config
-        The last cube of each track, the identity of each input, and the config: provenance.
+        Provenance: the last cube of each track, the identity of each input, and the config.
     """
 
     images: Sequence[Image]
@@ -120,14 +120,14 @@ def run_product(
     config: Mapping[str, Any],
     inputs: Mapping[str, Mapping[str, Any]],
 ) -> Product:
-    """What a run writes.
+    """Return the product of a run.
 
     Parameters
     ----------
     cube, star
         The target and the star after their last stages; the star's data are the PSF.
     products
-        Names in `PRODUCT_VARIABLES`; one that needs what is not there is left out.
+        Names in `PRODUCT_VARIABLES`; those whose variables do not exist are left out.
     config, inputs
         Plain data from which the run can be repeated.
     """
@@ -140,7 +140,7 @@ def run_product(
         elif variable in cube and VARIABLES[variable].dims == DIMS:
             images.append(Image(cube, variable, _label(cube, variable)))
         source = star if product == "fit" else cube
-        tables += _tables(source, OF_PRODUCT.get(product, ())) if source is not None else []
+        tables += _tables(source, PRODUCT_TABLES.get(product, ())) if source is not None else []
     if "provenance" in products:
         tables.append(provenance_table(config, inputs))
     return Product(images, [*tables, *_grid(cube)], {"target": cube, "star": star}, inputs, config)
@@ -149,7 +149,7 @@ def run_product(
 def stage_product(
     stage: Stage, cube: xr.Dataset, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]]
 ) -> Product:
-    """What a single stage writes: all that it made, and the variance that goes along."""
+    """Return the product of a single stage: what it made, the variance and the filled pixels."""
     made = [v for v in stage.produces if v in cube]
     beside = [v for v in (VARIANCE, FILLED) if v in cube and DATA in made]
     names = [v for v in dict.fromkeys([*made, *beside]) if VARIABLES[v].dims == DIMS]
@@ -161,7 +161,7 @@ def stage_product(
 
 
 def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU]:
-    """Those of the named tables for which the cube has something."""
+    """Yield the named tables for which the cube has a variable."""
     for name in names:
         present = [v for v in TABLES[name] if v in cube]
         if present:
@@ -169,26 +169,26 @@ def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU
 
 
 def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, gather: bool = False) -> None:
-    """Write a product block by block; the file appears whole, or not at all.
+    """Write a product block by block; the file appears as a whole or not at all.
 
     Parameters
     ----------
     path
-        Of the file; its folder is made.
+        The file; its folder is created if it does not exist.
     product
-        What goes into it.
+        The HDUs.
     overwrite
-        Whether to replace a file of this name.
+        Whether an existing file may be replaced.
     compute
-        Computes blocks, anywhere and in any order.
+        Computes blocks, in any process and in any order.
     gather
-        Send the planes here and write them from this process alone, for file systems that do not bear
-        several machines writing to one file (NFS); otherwise who computes a block writes it.
+        Whether this process alone writes the file, for file systems on which several machines may not write
+        to one file (NFS); otherwise each block is written where it is computed.
 
     Raises
     ------
     UserError
-        If the file is there or cannot be written.
+        If the file exists or cannot be written.
     """
     plans = [_plan(image) for image in product.images]
     first = with_primary(plans[0].header, product.images[0].cube)
@@ -218,7 +218,7 @@ def remove_stale_parts(path: Path) -> None:
 
 
 def stale_parts(path: Path) -> list[Path]:
-    """The temporary files of a product that lie beside it; see `lucidcube.io.writer.reserve`."""
+    """Return the temporary files of a product; see `lucidcube.io.writer.reserve`."""
     path = path.expanduser().absolute()
     named = re.compile(re.escape(f".{path.name[:200]}.") + r"[0-9a-f]{12}\.part")
     if not path.parent.is_dir():
@@ -228,7 +228,7 @@ def stale_parts(path: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Write:
-    """Write one block of each variable into the file; gives their parts of the data sums."""
+    """Writes one block of each variable into the file; returns its contributions to the checksums."""
 
     layout: Layout
     hdus: tuple[int, ...]
@@ -243,14 +243,14 @@ class _Write:
 
 
 def _send(*block: np.ndarray) -> np.ndarray:
-    """A block as it is: positions and planes, to be written by whoever gets it."""
+    """Return a block unchanged, positions and planes, so that another process can write it."""
     sent = np.empty(1, object)
     sent[0] = block
     return sent
 
 
 def _label(cube: xr.Dataset, variable: str) -> str:
-    """EXTNAME of a variable."""
+    """Return the value of EXTNAME for a variable."""
     if variable == DATA:
         stages = [h["stage"] for h in cube.attrs.get(HISTORY, [])]
         return "DECONVOLVED" if "deconvolve" in stages else "DATA"
@@ -260,7 +260,7 @@ def _label(cube: xr.Dataset, variable: str) -> str:
 
 
 def _grid(cube: xr.Dataset) -> Iterator[fits.BinTableHDU]:
-    """The table of wavelengths that a header with a -TAB axis refers to."""
+    """Yield the table of wavelengths that a header with a -TAB axis refers to."""
     axis = spectral_axis(cube)
     table = wavelength_table(cube_header(cube), cube[WAVELENGTH].values, axis=axis) if axis else None
     if table is not None:
@@ -293,6 +293,6 @@ def _plan(image: Image) -> ImagePlan:
 
 
 def _shape(header: fits.Header, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The cube's, with the axes of length one that the input had; an image stays an image."""
+    """Return the shape to write: axes of length one of the input are kept, and an image stays an image."""
     there = [int(header.get(f"NAXIS{n}", 1)) for n in range(int(header.get("NAXIS", 0)), 0, -1)]
     return tuple(there) if math.prod(there) == math.prod(shape) and len(there) >= 2 else shape
