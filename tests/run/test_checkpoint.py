@@ -199,7 +199,7 @@ def test_the_completing_file_comes_last(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lucidcube.run.checkpoint._create", fail)
+    monkeypatch.setattr("lucidcube.run.checkpoint.create_store", fail)
     with pytest.raises(KeyboardInterrupt):
         Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {})
     assert not (tmp_path / "c" / COMPLETE).exists()

@@ -24,38 +24,27 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import dask.array as da
 import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
 
-from lucidcube.cube import CHANNEL, PLANE, WAVELENGTH, block_sizes
+from lucidcube.cube import WAVELENGTH, block_sizes
 from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
 from lucidcube.lift.blocks import over_blocks
-from lucidcube.lift.lazy_arrays import from_source
+from lucidcube.run.store import COORDINATES, NOT_DATA, Codec, create_store, holds, open_variable, plain_attrs
 
 STORE, CHECKSUMS, COMPLETE = "cube.zarr", "checksums", "checkpoint.json"
 NAME = re.compile(r"(?P<track>[a-z]+)-(?P<stage>[a-z_]+)-[0-9a-f]{16}")
 """The name of a checkpoint's folder."""
-COORDINATES = (WAVELENGTH, CHANNEL)
-NOT_DATA = {"coordinates": CHANNEL}
-"""The attribute of a store that tells xarray which variables are coordinates (CF conventions)."""
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
 """Errors of the file system that every other block would meet too."""
 READERS = 8
 """Threads that verify blocks; most of their time is spent waiting for the disk."""
-
-Codec = Literal["none", "lz4", "zstd"]
-COMPRESSORS: dict[str, BloscCodec | None] = {
-    "none": None,
-    "lz4": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
-    "zstd": BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
-}
 
 
 def fingerprint(*ingredients: Any) -> str:
@@ -107,7 +96,7 @@ class Checkpoint:
             if path.exists():
                 shutil.rmtree(path)
             (path / CHECKSUMS).mkdir(parents=True)
-            _create(path / STORE, cube, variables, COMPRESSORS[codec])
+            create_store(path / STORE, cube, variables, codec)
             contents = {"variables": list(variables), "ingredients": ingredients}
             write_atomically(path / COMPLETE, json.dumps(contents, indent=1, default=str).encode())
         except OSError as error:
@@ -125,15 +114,15 @@ class Checkpoint:
             found = {n: (a.shape, a.dtype, a.metadata.dimension_names) for n, a in arrays.items()}
             if found != expected or any(arrays[n].chunks[0] != block_sizes(cube)[0] for n in variables):
                 return False
-            if group.attrs.asdict() != _plain(cube.attrs) | NOT_DATA:
-                group.attrs.put(_plain(cube.attrs) | NOT_DATA)
+            if group.attrs.asdict() != plain_attrs(cube.attrs) | NOT_DATA:
+                group.attrs.put(plain_attrs(cube.attrs) | NOT_DATA)
             for name, array in arrays.items():
-                if array.attrs.asdict() != _plain(cube[name].attrs):
-                    array.attrs.put(_plain(cube[name].attrs))
+                if array.attrs.asdict() != plain_attrs(cube[name].attrs):
+                    array.attrs.put(plain_attrs(cube[name].attrs))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False  # the documents of the store are damaged
         for name in COORDINATES:
-            if not _holds(arrays[name], cube[name].values):
+            if not holds(arrays[name], cube[name].values):
                 arrays[name][:] = cube[name].values
         return True
 
@@ -201,90 +190,13 @@ class Checkpoint:
         coordinates = {n: (WAVELENGTH, group[n][:], group[n].attrs.asdict()) for n in COORDINATES}
         # Another store made in the same place gets other names.
         token = f"{self.path} {(self.path / COMPLETE).stat().st_mtime_ns}"
-        variables = {name: _variable(name, array, token) for name, array in self._arrays().items()}
+        variables = {name: open_variable(name, array, token) for name, array in self._arrays().items()}
         attrs = {k: v for k, v in group.attrs.asdict().items() if k not in NOT_DATA}
         return xr.Dataset(variables, coordinates, attrs)
 
     def nbytes(self) -> int:
         """Return the number of bytes on disk."""
         return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
-
-
-def _create(store: Path, cube: xr.Dataset, variables: Sequence[str], compressor: BloscCodec | None) -> None:
-    group = zarr.create_group(store, attributes=_plain(cube.attrs) | NOT_DATA)
-    block = block_sizes(cube)[0]
-    for name in (*COORDINATES, *variables):
-        variable = cube[name].variable
-        array = group.create_array(
-            name,
-            shape=variable.shape,
-            chunks=variable.shape if name in COORDINATES else (block, *variable.shape[1:]),
-            dtype=variable.dtype,
-            compressors=compressor if name in variables else None,
-            fill_value=np.nan if variable.dtype.kind == "f" else 0,
-            dimension_names=[str(d) for d in variable.dims],
-            attributes=_plain(variable.attrs),
-            # With the usual "/" each chunk would have folders of its own: three inodes in place of one.
-            chunk_key_encoding={"name": "default", "separator": "."},
-        )
-        if name in COORDINATES:
-            array[:] = variable.values
-
-
-def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return attributes as JSON gives them back."""
-    plain: dict[str, Any] = json.loads(json.dumps({k: v for k, v in attrs.items() if v is not None}))
-    return plain
-
-
-def _holds(array: zarr.Array, values: np.ndarray) -> bool:
-    try:
-        return bool(np.array_equal(array[:], values, equal_nan=values.dtype.kind == "f"))
-    except (OSError, ValueError, RuntimeError):
-        return False
-
-
-def _variable(name: str, array: zarr.Array, token: str) -> xr.Variable:
-    dims, attrs = array.metadata.dimension_names, array.attrs.asdict()
-    if not {*PLANE} <= {*dims}:
-        return xr.Variable(dims, array[:], attrs)
-    made = f"{name}-{hashlib.sha256(f'{token} {name}'.encode()).hexdigest()[:32]}"
-    variable = from_source(_CachedChunk(array), array.chunks[0], made)
-    variable.attrs = attrs
-    return variable
-
-
-class _CachedChunk:
-    """A zarr array that keeps the chunk it read last, for readers that go through it plane by plane.
-
-    Parameters
-    ----------
-    array
-        Chunked along its first axis only.
-    """
-
-    def __init__(self, array: zarr.Array) -> None:
-        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
-        self._last: tuple[int, np.ndarray] | None = None
-
-    def __reduce__(self) -> Any:
-        return _CachedChunk, (self.array,)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        planes, *rest = key if isinstance(key, tuple) else (key,)
-        start, stop, step = planes.indices(self.shape[0])
-        block = self.array.chunks[0]
-        number = start // block
-        if step != 1 or stop > (number + 1) * block or (start, stop) == (number * block, self._end(number)):
-            whole: np.ndarray = self.array[key]
-            return whole
-        last = self._last  # other threads may replace it meanwhile
-        if last is None or last[0] != number:
-            last = self._last = number, self.array[number * block : self._end(number)]
-        return last[1][(slice(start - number * block, stop - number * block), *rest)]
-
-    def _end(self, number: int) -> int:
-        return int(min((number + 1) * self.array.chunks[0], self.shape[0]))
 
 
 def _starts(array: zarr.Array) -> list[int]:
