@@ -28,6 +28,10 @@ Product = Literal[
 ]
 
 
+Codec = Literal["none", "lz4", "zstd"]
+"""Compression of checkpoints."""
+
+
 class Input(Parameters):
     """A cube on disk, and how to read it where its header does not say enough."""
 
@@ -81,7 +85,7 @@ class Checkpoints(Parameters):
     after: tuple[str, ...] = Field(
         ("rebin", "artefacts", "interpolate", "fit_psf", "deconvolve"), description="names of stages"
     )
-    codec: Literal["none", "lz4", "zstd"] = Field(
+    codec: Codec = Field(
         "none", description="compression of new checkpoints; none is fastest on a local disk"
     )
 
