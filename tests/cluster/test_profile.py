@@ -1,7 +1,8 @@
-"""Profiles: what may stand in one, what a machine grants, and the jobs that come of it, as text."""
+"""Profiles: their fields, the resources of a machine, and the scripts and states of jobs."""
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 from collections.abc import Iterator
@@ -10,14 +11,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import dask.config
+import psutil
 import pytest
 
 from locations import ROOT
 from lucidcube.cluster import executor, job_script, layout, load_profile
-from lucidcube.cluster.jobqueue import Jobs, import_class
-from lucidcube.cluster.profile import Layout, Profile, expanded, seconds
-from lucidcube.cluster.queue_commands import left_the_queue, preflight, why_waiting
-from lucidcube.cluster.resources import Grant, granted, processes_for
+from lucidcube.cluster.jobqueue import QUEUES, Jobs, left_the_queue, preflight, why_waiting
+from lucidcube.cluster.profile import (
+    QUEUE_KINDS,
+    Layout,
+    Profile,
+    expand_variables,
+    import_class,
+    parse_duration,
+)
+from lucidcube.cluster.resources import CORE_VARIABLES, Resources, available_resources
 from lucidcube.cluster.slurm_runner import allocation_layout, serve
 from lucidcube.errors import ConfigError
 
@@ -40,13 +48,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def program(folder: Path, name: str, text: str) -> None:
-    """A program of a queue that is none: a few lines of shell."""
+    """Write a stand-in for a program of a queue: a few lines of shell."""
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-# What may stand in a profile
+# Fields of a profile
 
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.glob("*.yaml")), ids=lambda p: p.stem)
@@ -58,30 +66,35 @@ def test_deployed_profiles_load(path: Path, here: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("kind: threads\nwalltime: '1:00:00'", "walltime means nothing for kind: threads"),
-        ("kind: slurm\nworkers: 3", "workers means nothing for kind: slurm"),
+        ("kind: threads\nwalltime: '1:00:00'", "walltime does not apply to kind: threads"),
+        ("kind: slurm\nworkers: 3", "workers does not apply to kind: slurm"),
         ("kind: slurm\nwalltime: 12:00:00", "walltime: must be quoted"),
-        ("kind: slurm\nwalltime: long", "'long' is no length of time"),
-        ("kind: address\naddress: tcp://a:1\nwait: 0s", "no length of time"),
-        ("class: os.system", "no cluster class of"),
-        ("class: subprocess.PopenCluster", "no cluster class of"),
-        ("class: distributed.utils.import_file", "no cluster class of"),
-        ("class: distributed_evil.EvilCluster", "no cluster class of"),
-        ("class: distributed.__builtins__.XCluster", "no cluster class of"),
+        ("kind: slurm\nwalltime: long", "'long' is not a duration"),
+        ("kind: address\naddress: tcp://a:1\nwait: 0s", "not a duration"),
+        ("kind: slurm\nwalltime: '00:00:00'", "not a duration"),
+        ("kind: slurm\nwalltime: ''", "not a duration"),
+        ("kind: slurm\nwalltime: '90'", "not a duration"),
+        ("kind: slurm\nmemory: lots", "memory: Could not interpret"),
+        ("fft: fftw", "fft: Input should be 'auto', 'simd' or 'scipy'"),
+        ("class: os.system", "not a cluster class of"),
+        ("class: subprocess.PopenCluster", "not a cluster class of"),
+        ("class: distributed.utils.import_file", "not a cluster class of"),
+        ("class: distributed_evil.EvilCluster", "not a cluster class of"),
+        ("class: distributed.__builtins__.XCluster", "not a cluster class of"),
         ("kind: slurm\nclass: dask_jobqueue.SLURMCluster", "go together"),
         ("kind: class", "go together"),
         ("class: !!python/object/apply:os.system [true]", "not YAML"),
     ],
 )
-def test_wrong_profiles(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_profiles(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_profile(str(path))
     assert len(caught.value.problems) == 1
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -94,23 +107,25 @@ def test_wrong_profiles(tmp_path: Path, text: str, said: str) -> None:
         ("01:30", 5400),
         ("90 min", 5400),
         ("1.5h", 5400),
+        ("2 days", 172800),
+        ("10 minutes", 600),
     ],
 )
-def test_lengths_of_time(text: str, length: int) -> None:
-    assert seconds(text) == length
+def test_durations(text: str, length: int) -> None:
+    assert parse_duration(text) == length
 
 
-def test_folders_with_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directories_with_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRATCH", "/local")
     monkeypatch.delenv("NOWHERE", raising=False)
-    assert expanded("$SCRATCH/x") == "/local/x"
-    assert expanded("${SCRATCH:-/tmp}") == "/local"
-    assert expanded("${NOWHERE:-/tmp}") == "/tmp"
+    assert expand_variables("$SCRATCH/x") == "/local/x"
+    assert expand_variables("${SCRATCH:-/tmp}") == "/local"
+    assert expand_variables("${NOWHERE:-/tmp}") == "/tmp"
     with pytest.raises(ConfigError, match="NOWHERE"):
-        expanded("$NOWHERE/x")
+        expand_variables("$NOWHERE/x")
 
 
-def test_a_class_that_is_not_there() -> None:
+def test_a_missing_class() -> None:
     with pytest.raises(ConfigError, match="pip install"):
         import_class("dask_gateway.GatewayCluster")
     with pytest.raises(ConfigError, match="there is no class"):
@@ -141,79 +156,72 @@ def test_any_dask_cluster() -> None:
         pass
 
 
-def test_ctrl_c_stays_what_it_was() -> None:
+def test_importing_a_class_keeps_the_handler_of_ctrl_c() -> None:
     before = signal.getsignal(signal.SIGINT)
     import_class("dask_jobqueue.SLURMCluster")
     assert signal.getsignal(signal.SIGINT) is before
 
 
-# What is granted
+# Available resources
 
 
-def machine(root: Path, group: str, **files: str) -> Path:
-    """A root with control groups: ``a__b="1"`` is the file b in the folder a, dots as in the names."""
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(group)
-    for name, content in files.items():
-        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("_DOT_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content + "\n")
-    return root
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of 64 cores without limits; the file returned may hold the memory limit of a container."""
+    for name in os.environ:
+        if name.startswith("SLURM_") or any(name in group for group in CORE_VARIABLES):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr("lucidcube.cluster.resources.CPU_COUNT", 64)
+    monkeypatch.setattr("lucidcube.cluster.resources.CONTAINER_MEMORY", (tmp_path / "memory.max",))
+    return tmp_path / "memory.max"
 
 
-def test_quotas_of_control_groups(tmp_path: Path) -> None:
-    root = machine(
-        tmp_path / "2",
-        "0::/a/b\n",
-        a__b__cpu_DOT_max="max 100000",
-        a__cpu_DOT_max="50000 100000",
-        a__b__memory_DOT_max=str(300 * MIB),
-    )
-    assert granted({}, root) == Grant(1, 300 * MIB)
-    root = machine(
-        tmp_path / "1",
-        "4:memory:/a\n3:cpu,cpuacct:/a\n",
-        cpu__a__cpu_DOT_cfs_quota_us="100000",
-        cpu__a__cpu_DOT_cfs_period_us="100000",
-        memory__memory_DOT_limit_in_bytes=str(200 * MIB),
-        memory__a__memory_DOT_limit_in_bytes="9223372036854771712",
-    )
-    assert granted({}, root) == Grant(1, 200 * MIB)
+def test_the_memory_limit_of_a_container_counts(machine: Path) -> None:
+    total = psutil.virtual_memory().total
+    assert available_resources() == Resources(64, total)
+    machine.write_text("max\n")
+    assert available_resources() == Resources(64, total)
+    machine.write_text(f"{300 * MIB}\n")
+    assert available_resources() == Resources(64, 300 * MIB)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("environ", "cores", "memory"),
+    [
+        ({"SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "64", "SLURM_MEM_PER_NODE": "100"}, 2, 100),
+        ({"SLURM_CPUS_ON_NODE": "3", "SLURM_MEM_PER_CPU": "100"}, 3, 300),
+        ({"SLURM_CPUS_PER_TASK": "2", "SLURM_MEM_PER_CPU": "100"}, 2, 200),
+        ({"NCPUS": "5"}, 5, None),
+        ({"PBS_NP": "6"}, 6, None),
+        ({"LSB_DJOB_NUMPROC": "7"}, 7, None),
+        ({"NSLOTS": "8"}, 8, None),
+        ({"NSLOTS": "100"}, 64, None),
+        ({"SLURM_CPUS_PER_TASK": "two", "SLURM_MEM_PER_NODE": "0", "NSLOTS": ""}, 64, None),
+    ],
+)
+def test_variables_of_batch_systems(
+    environ: dict[str, str], cores: int, memory: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    total = psutil.virtual_memory().total
+    assert available_resources() == Resources(cores, total if memory is None else memory * MIB)
 
 
 @pytest.mark.parametrize(
-    "environ",
-    [
-        {"SLURM_CPUS_PER_TASK": "1", "SLURM_CPUS_ON_NODE": "64", "SLURM_MEM_PER_NODE": "100"},
-        {"SLURM_CPUS_ON_NODE": "1", "SLURM_MEM_PER_CPU": "100"},
-        {"NCPUS": "1"},
-        {"LSB_DJOB_NUMPROC": "1"},
-        {"NSLOTS": "1"},
-    ],
+    ("memory", "limit", "processes"),
+    [(64 << 30, None, 8), (9 << 30, None, 4), (9 << 30, "1GiB", 8), (1 << 20, None, 1)],
 )
-def test_what_batch_systems_say(environ: dict[str, str], tmp_path: Path) -> None:
-    grant = granted(environ, tmp_path)
-    assert grant.cores == 1
-    if any(name.startswith("SLURM") for name in environ):
-        assert grant.memory == 100 * MIB
-
-
-def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
-    plain = granted({}, tmp_path)
-    assert granted({"SLURM_CPUS_PER_TASK": "two", "SLURM_MEM_PER_NODE": "0", "NSLOTS": ""}, tmp_path) == plain
-    assert plain.cores >= 1
-    assert plain.memory > 0
-
-
-def test_processes_need_memory() -> None:
-    assert processes_for(Grant(8, 64 << 30)) == 8
-    assert processes_for(Grant(8, 9 << 30)) == 4
-    assert processes_for(Grant(8, 9 << 30), 1 << 30) == 8
-    assert processes_for(Grant(8, 1 << 20)) == 1
+def test_no_process_gets_too_little_memory(
+    memory: int, limit: str | None, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lucidcube.cluster.profile.available_resources", lambda: Resources(8, memory))
+    assert layout(Profile(kind="processes", memory=limit)).processes == processes
 
 
 def test_local_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucidcube.cluster.profile.granted", lambda: Grant(8, 10 << 30))
+    monkeypatch.setattr("lucidcube.cluster.profile.available_resources", lambda: Resources(8, 10 << 30))
     assert layout(Profile()) == Layout(1, 8, 9 << 30)
     assert layout(Profile(kind="synchronous")) == Layout(1, 1, 9 << 30)
     assert layout(Profile(kind="processes")) == Layout(4, 2, (9 << 30) // 4)
@@ -222,24 +230,34 @@ def test_local_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert layout(Profile(kind="address", address="tcp://a:1")) == Layout(None, None, None)
 
 
-def test_an_allocation() -> None:
+@pytest.mark.usefixtures("machine")
+def test_the_layout_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     profile = Profile(kind="slurm_runner")
-    environ = {
-        "SLURM_PROCID": "1", "SLURM_NTASKS": "6", "SLURM_CPUS_PER_TASK": "2", "SLURM_TASKS_PER_NODE": "4(x1),2",
-        "SLURM_MEM_PER_NODE": "4000",
-    }  # fmt: skip
-    assert allocation_layout(profile, environ) == Layout(4, 2, int(4000 * MIB * 0.9) // 4)
-    with pytest.raises(ConfigError, match="3 tasks"):
-        allocation_layout(profile, environ | {"SLURM_NTASKS": "2"})
     with pytest.raises(ConfigError, match="srun"):
-        allocation_layout(profile, {})
-    serve(Profile())  # nothing to serve
+        allocation_layout(profile)
+    for name, value in {
+        "SLURM_PROCID": "1",
+        "SLURM_NTASKS": "6",
+        "SLURM_CPUS_PER_TASK": "2",
+        "SLURM_TASKS_PER_NODE": "4(x1),2",
+        "SLURM_MEM_PER_NODE": "4000",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert allocation_layout(profile) == Layout(4, 2, int(4000 * MIB * 0.9) // 4)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(ConfigError, match="3 tasks"):
+        allocation_layout(profile)
+    serve(Profile())  # does nothing
 
 
 # Jobs
 
 
-def asked(kind: str, **changes: Any) -> Profile:
+def test_every_kind_of_queue_is_described() -> None:
+    assert {*QUEUES} == QUEUE_KINDS
+
+
+def job_profile(kind: str, **changes: Any) -> Profile:
     given = {
         "jobs": 3,
         "cores": 4,
@@ -310,46 +328,48 @@ WORKER = (
 
 @pytest.mark.parametrize("kind", HEADERS)
 def test_job_scripts(kind: str, here: Path) -> None:
-    profile = asked(kind, arguments={"python": "python", **ARGUMENTS.get(kind, {})})
+    profile = job_profile(kind, arguments={"python": "python", **ARGUMENTS.get(kind, {})})
     body = BODY.format(here=here)
     assert job_script(profile) == f"#!/usr/bin/env bash\n\n{HEADERS[kind]}\n{body}{WORKER}\n"
     assert layout(profile) == Layout(6, 2, 4 << 30)
 
 
 def test_job_script_of_htcondor(here: Path) -> None:
-    profile = asked("htcondor", queue=None, account=None, arguments={"python": "python", "disk": "1GiB"})
-    said = (job_script(profile) or "").splitlines()
+    profile = job_profile(
+        "htcondor", queue=None, account=None, arguments={"python": "python", "disk": "1GiB"}
+    )
+    lines = (job_script(profile) or "").splitlines()
     command = "; ".join([*BODY.format(here=here).splitlines(), WORKER])
-    assert f"Arguments = \"-c '{command}'\"" in said
+    assert f"Arguments = \"-c '{command}'\"" in lines
     assert {
         "MY.DaskWorkerCores = 4",
         f"MY.DaskWorkerMemory = {8 << 30}",
         f"MY.DaskWorkerDisk = {1 << 30}",
-    } <= {*said}
-    assert said[-1] == "Queue"
+    } <= {*lines}
+    assert lines[-1] == "Queue"
     with pytest.raises(ConfigError, match="job_extra_directives"):
-        job_script(asked("htcondor", account=None))
+        job_script(job_profile("htcondor", account=None))
 
 
-def test_the_sites_settings_fill_what_is_left_out(here: Path) -> None:
+def test_site_settings_fill_in_missing_fields(here: Path) -> None:
     (here / "site.yaml").write_text(
         "jobqueue:\n  slurm:\n    cores: 8\n    memory: 16GiB\n    queue: theirs\n    local-directory: /local\n"
         "    walltime: '00:40:00'\n    job-script-prologue: [module load science]\n    worker-extra-args: [--protocol, tls]\n"
     )
-    said = job_script(Profile(kind="slurm", site="site.yaml")) or ""
+    script = job_script(Profile(kind="slurm", site="site.yaml")) or ""
     for part in (
         "-p theirs", "--cpus-per-task=8", "--mem=16G", "-t 00:40:00", "--local-directory /local", "--nworkers 8",
         "\nmodule load science\n", "--protocol tls --lifetime 1800s", "export OMP_NUM_THREADS=1\n", "--death-timeout 60",
     ):  # fmt: skip
-        assert part in said, part
-    own = job_script(Profile(kind="slurm", site="site.yaml", queue="mine", memory="4GiB")) or ""
-    assert "-p mine" in own
-    assert "--mem=4G" in own
-    assert dask.config.get("jobqueue.slurm.queue") is None, "the site's settings outlived their use"
+        assert part in script, part
+    changed = job_script(Profile(kind="slurm", site="site.yaml", queue="mine", memory="4GiB")) or ""
+    assert "-p mine" in changed
+    assert "--mem=4G" in changed
+    assert dask.config.get("jobqueue.slurm.queue") is None, "the settings of the site are still active"
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"cores": None}, "give cores and memory"),
         ({"processes": 9}, "9 processes on 4 cores"),
@@ -357,19 +377,19 @@ def test_the_sites_settings_fill_what_is_left_out(here: Path) -> None:
         ({"site": "nowhere.yaml"}, "there is no file nowhere.yaml"),
     ],
 )
-def test_jobs_that_cannot_be(changes: dict[str, Any], said: str, here: Path) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
-        job_script(asked("slurm", **changes))
+def test_invalid_job_profiles(changes: dict[str, Any], message: str, here: Path) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        job_script(job_profile("slurm", **changes))
     assert "\n" not in str(caught.value)
 
 
-def test_a_walltime_is_never_reached(here: Path) -> None:
-    """However the lifetimes of the workers are spread."""
+def test_workers_end_before_the_walltime(here: Path) -> None:
+    """The stagger of their lifetimes is included."""
     for walltime in ("00:10:00", "04:00:00", "2-00:00:00"):
-        words = (job_script(asked("slurm", walltime=walltime)) or "").split()
+        words = (job_script(job_profile("slurm", walltime=walltime)) or "").split()
         life, stagger = (int(words[words.index(w) + 1][:-1]) for w in ("--lifetime", "--lifetime-stagger"))
-        assert life + stagger < seconds(walltime)
-        assert life > 0.7 * seconds(walltime)
+        assert life + stagger < parse_duration(walltime)
+        assert life > 0.7 * parse_duration(walltime)
 
 
 # The queue
@@ -382,7 +402,7 @@ def test_a_refused_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         'test "$*" = --test-only && grep -q astro && echo "sbatch: error: no such account\nat all" >&2; exit 1',
     )
     monkeypatch.setenv("PATH", f"{here}:/usr/bin:/bin")
-    with pytest.raises(ConfigError) as caught, executor(asked("slurm")):
+    with pytest.raises(ConfigError) as caught, executor(job_profile("slurm")):
         pass
     assert str(caught.value) == "profile: the queue refuses the job: sbatch: error: no such account at all"
 
@@ -394,15 +414,15 @@ def test_an_accepted_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["slurm", "pbs", "lsf", "sge"])
-def test_no_queue_here(kind: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_queue_on_this_machine(kind: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(here))
-    with pytest.raises(ConfigError, match="start the run on a login node"), executor(asked(kind)):
+    with pytest.raises(ConfigError, match="start the run on a login node"), executor(job_profile(kind)):
         pass
 
 
-def test_what_jobs_wait_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_for_waiting(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{here}:/usr/bin:/bin")
-    assert why_waiting("slurm", []) == "the queue took no job"
+    assert why_waiting("slurm", []) == "the queue accepted no job"
     assert why_waiting("pbs", ["7", "8"]) == "jobs 7, 8"
     program(here, "squeue", 'echo "7 PENDING Priority   $4"')
     assert why_waiting("slurm", ["7", "8"]) == "7 PENDING Priority 7,8"
@@ -417,66 +437,67 @@ def test_what_jobs_wait_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class Cluster:
-    """Stands for one of dask-jobqueue: two jobs of two workers."""
+    """Stand-in for a cluster of dask-jobqueue with two jobs of two workers each."""
 
     def __init__(self) -> None:
         self.worker_spec = {"c-0": {"group": ["-0", "-1"]}, "c-1": {"group": ["-0", "-1"]}}
         self.workers = {"c-0": SimpleNamespace(job_id="10"), "c-1": SimpleNamespace(job_id="11")}
         self.observed = {"c-0-0", "c-0-1", "c-1-0", "c-1-1"}
-        self.given_up: list[str] = []
-        self.asked = 0
+        self.cancelled: list[str] = []
+        self.requested = 0
 
     def sync(self, function: Any, jobs: list[str]) -> None:
         function(jobs)
 
     def scale_down(self, jobs: list[str]) -> None:
-        self.given_up += jobs
+        self.cancelled += jobs
         for job in jobs:
             del self.worker_spec[job], self.workers[job]
 
     def scale(self, jobs: int) -> None:
-        self.asked = jobs
+        self.requested = jobs
 
 
 @pytest.fixture
-def impatient() -> Iterator[None]:
+def no_timeout() -> Iterator[None]:
+    """Lost workers are replaced at once."""
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "0s"}):
         yield
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("no_timeout")
 def test_a_lost_job_is_replaced() -> None:
     cluster = Cluster()
     jobs = Jobs(cluster, "pbs", 2)
-    jobs.tend()
+    jobs.replace_lost()
     cluster.observed -= {"c-0-0"}
-    jobs.tend()
-    assert not cluster.given_up, "half of the job is there"
+    jobs.replace_lost()
+    assert not cluster.cancelled, "one worker of the job is left"
     cluster.observed -= {"c-0-1"}
-    jobs.tend()
-    assert cluster.given_up == ["c-0"]
-    assert cluster.asked == 2
+    jobs.replace_lost()
+    assert cluster.cancelled == ["c-0"]
+    assert cluster.requested == 2
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_job_that_has_not_begun_is_left_alone() -> None:
+@pytest.mark.usefixtures("no_timeout")
+def test_a_waiting_job_is_kept() -> None:
     cluster = Cluster()
     jobs = Jobs(cluster, "pbs", 2)
-    jobs.tend()
-    # Submitted anew under the same name, it is at the end of the queue.
+    jobs.replace_lost()
+    # A job that is submitted again under the same name is waiting in the queue.
     cluster.observed = {"c-1-0"}
     cluster.workers["c-0"] = SimpleNamespace(job_id="12")
-    jobs.tend()
-    jobs.tend()
-    assert not cluster.given_up
-    assert not cluster.asked
+    jobs.replace_lost()
+    jobs.replace_lost()
+    assert not cluster.cancelled
+    assert not cluster.requested
 
 
-def test_a_worker_that_is_away_for_a_moment() -> None:
+def test_workers_may_be_missing_for_a_while() -> None:
     cluster = Cluster()
     jobs = Jobs(cluster, "pbs", 2)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}):
         for here in (cluster.observed, set(), cluster.observed, set()):
             cluster.observed = here
-            jobs.tend()
-    assert not cluster.given_up
+            jobs.replace_lost()
+    assert not cluster.cancelled

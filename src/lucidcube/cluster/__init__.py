@@ -11,9 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from lucidcube.cluster.jobqueue import (
     WORKER_SETTINGS,
-    import_class,
     job_arguments,
     job_script,
+    queue_class,
     site_settings,
 )
 from lucidcube.cluster.profile import PROFILES, Layout, Profile, load_profile, local_layout
@@ -66,7 +66,7 @@ def layout(profile: Profile) -> Layout:
         return allocation_layout(profile)
     if profile.queued:
         with site_settings(profile):
-            asked = job_arguments(profile, import_class(str(profile.path_of_class)))
+            asked = job_arguments(profile, queue_class(profile))
         processes = int(asked["processes"])
         memory = parse_bytes(asked["memory"]) // processes
         return Layout((profile.jobs or 1) * processes, int(asked["cores"]) // processes, memory)

@@ -18,15 +18,14 @@ from distributed.scheduler import KilledWorker
 from lucidcube.cluster.jobqueue import (
     WORKER_ENVIRONMENT,
     Jobs,
-    import_class,
     job_arguments,
     job_script,
-    section,
+    preflight,
+    queue_class,
     site_settings,
 )
-from lucidcube.cluster.profile import Profile, expanded, local_layout, seconds
-from lucidcube.cluster.queue_commands import preflight
-from lucidcube.cluster.slurm_runner import join
+from lucidcube.cluster.profile import Profile, expand_variables, import_class, local_layout, parse_duration
+from lucidcube.cluster.slurm_runner import start_runner
 from lucidcube.cluster.workers import WorkersDied, WorkersLost
 from lucidcube.errors import ConfigError
 
@@ -133,7 +132,7 @@ def start_cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
     if profile.kind == "address":
         return _connected(stack, profile)
     if profile.kind == "slurm_runner":
-        client = stack.enter_context(Client(stack.enter_context(join(profile))))
+        client = stack.enter_context(Client(stack.enter_context(start_runner(profile))))
         _retire_at_exit(stack, client)
         return _with_workers(client, profile, lambda: "no task of the allocation became a worker")
     if profile.queued:
@@ -155,7 +154,7 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
         threads_per_worker=layout.threads,
         memory_limit=layout.memory,
         dashboard_address="127.0.0.1:0",
-        local_directory=expanded(profile.local_directory) if profile.local_directory else None,
+        local_directory=expand_variables(profile.local_directory) if profile.local_directory else None,
         preload=["lucidcube.cluster.worker_preload"],
     )
     client = stack.enter_context(Client(stack.enter_context(cluster)))
@@ -176,15 +175,15 @@ def _connected(stack: ExitStack, profile: Profile) -> DaskWorkers:
 def _jobs(stack: ExitStack, profile: Profile) -> DaskWorkers:
     """Start workers in jobs of a batch queue; a job that is lost is replaced."""
     stack.enter_context(site_settings(profile))
-    cluster_class = import_class(str(profile.path_of_class))
-    arguments, queue = job_arguments(profile, cluster_class), section(cluster_class)
+    cluster_class = queue_class(profile)
+    arguments, queue = job_arguments(profile, cluster_class), cluster_class.job_cls.config_name
     preflight(queue, str(job_script(profile)))
     cluster = _started(stack, cluster_class, arguments)
     jobs = Jobs(cluster, queue, profile.jobs or 1)
     client = stack.enter_context(Client(cluster))
-    jobs.tend()
-    workers = _with_workers(client, profile, jobs.reason, jobs.gone)
-    workers.maintain = jobs.tend
+    jobs.replace_lost()
+    workers = _with_workers(client, profile, jobs.reason, jobs.ended)
+    workers.maintain = jobs.replace_lost
     return workers
 
 
@@ -212,7 +211,7 @@ def _with_workers(
     client: Client, profile: Profile, reason: Callable[[], str], ended: Callable[[], bool] = lambda: False
 ) -> DaskWorkers:
     """Wait for the first worker; the others join while the run goes on."""
-    timeout = seconds(profile.wait)
+    timeout = parse_duration(profile.wait)
     deadline = time.monotonic() + timeout
     while True:
         left = deadline - time.monotonic()

@@ -1,54 +1,78 @@
-"""Jobs of a batch queue: what a profile and the site's settings ask for, as dask-jobqueue submits it.
+"""Jobs of a batch queue, as dask-jobqueue submits them, and the programs that report on them.
 
-What a profile leaves open is filled from the site's and the user's own dask settings.
+What a profile leaves out is taken from the dask settings of the site and the user. Programs of the queue are
+run by argument list, never through a shell.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import signal
-import threading
+import shutil
+import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.config
 from dask.utils import parse_timedelta
 
-from lucidcube.cluster.profile import Profile, seconds
-from lucidcube.cluster.queue_commands import left_the_queue, why_waiting
+from lucidcube.cluster.profile import Profile, import_class, parse_duration
 from lucidcube.errors import ConfigError
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-WORKER_ENVIRONMENT = {**dict.fromkeys(THREAD_VARIABLES, "1"), "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""One thread per block, and memory given back to the system as soon as it is free."""
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+"""Environment of worker processes: one thread per block."""
 
 WORKER_SETTINGS: dict[str, Any] = {
-    # Memory is bounded by design: what passes the limit is a fault, and to write it to disk or to pause until
-    # it goes away would only hide that. Such a worker is ended at once and its blocks are computed again.
+    # The plan keeps workers below their limit. Spilling to disk or pausing would only hide an error of the
+    # plan: a worker that reaches its limit is ended, and its blocks are computed again.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
-    # Tasks queue on the scheduler, not on the workers, whatever the user's settings say.
+    # Tasks queue on the scheduler and not on the workers, whatever the settings of the user are.
     "distributed.scheduler.worker-saturation": 1.1,
 }
 
 
-ASK = 60.0
-"""Seconds between questions to the queue about a job that has not begun."""
+class Queue(NamedTuple):
+    """Class of dask-jobqueue for one batch system, and the programs that submit and explain its jobs."""
+
+    cluster: str
+    submit: str
+    explain: tuple[str, ...]
+
+
+QUEUES = {
+    "slurm": Queue("SLURMCluster", "sbatch", ("squeue", "--noheader", "--format=%i %T %r", "--jobs")),
+    "pbs": Queue("PBSCluster", "qsub", ("qstat", "-s")),
+    "lsf": Queue("LSFCluster", "bsub", ("bjobs", "-p")),
+    "sge": Queue("SGECluster", "qsub", ("qstat", "-j")),
+    "htcondor": Queue("HTCondorCluster", "condor_submit", ("condor_q", "-better-analyze")),
+}
+
+QUERY_INTERVAL = 60.0
+"""Seconds between two questions to the queue about a job that has not started."""
+
+
+def queue_class(profile: Profile) -> type[Any]:
+    """Return the class of dask-jobqueue for a profile of a batch queue."""
+    return import_class(profile.class_path or f"dask_jobqueue.{QUEUES[profile.kind].cluster}")
 
 
 @contextmanager
 def site_settings(profile: Profile) -> Iterator[None]:
-    """The settings of dask with those of the profile's site file on top."""
+    """Add the settings of the profile's site file to those of dask while the context lasts."""
     if profile.site is None:
         yield
         return
@@ -59,122 +83,65 @@ def site_settings(profile: Profile) -> Iterator[None]:
         site = dask.config.collect(paths=[str(path)], env={})
     except ValueError as error:
         raise ConfigError(f"profile: site: {' '.join(str(error).split())}") from error
-    # Merged by hand: setting `site` alone would drop the defaults beside its keys.
+    # Setting `site` alone would drop the defaults of the sections that it changes.
     with dask.config.set(dask.config.merge(dask.config.config, site)):
         yield
 
 
-def import_class(path: str) -> type[Any]:
-    """A class by its path.
-
-    Raises
-    ------
-    ConfigError
-        If it is not installed or no class.
-    """
-    module, _, name = path.rpartition(".")
-    package = module.partition(".")[0]
-    try:
-        with _keep_interrupt():
-            found = getattr(import_module(module), name, None)
-    except ImportError as error:
-        extra = "'lucidcube[hpc]'" if package == "dask_jobqueue" else package.replace("_", "-")
-        raise ConfigError(f"profile: {path} cannot be imported ({error}): pip install {extra}") from error
-    if not isinstance(found, type):
-        raise ConfigError(f"profile: there is no class {path}")
-    return found
-
-
-@contextmanager
-def _keep_interrupt() -> Iterator[None]:
-    """Importing dask_jobqueue makes Ctrl-C end the program without a word; here it stays what it was."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def section(cluster: type[Any]) -> str:
-    """The part of the dask settings that a queue's class reads, as ``slurm``."""
-    return str(cluster.job_cls.config_name)
-
-
 def job_arguments(profile: Profile, cluster: type[Any]) -> dict[str, Any]:
-    """Keyword arguments of a dask-jobqueue class: the profile's, and the site's where they are added to.
-
-    Parameters
-    ----------
-    profile
-        Of a batch queue.
-    cluster
-        Its class.
-
-    Returns
-    -------
-    dict
-        What is left out comes from the site's settings.
+    """Return the keyword arguments of a dask-jobqueue class for a profile; the rest comes from the site.
 
     Raises
     ------
     ConfigError
-        If neither the profile nor the site says how many cores and how much memory a job has.
+        If neither the profile nor the site gives the cores and the memory of a job.
     """
-    given, queue = dict(profile.arguments), section(cluster)
+    given, queue = dict(profile.arguments), cluster.job_cls.config_name
     site: Mapping[str, Any] = dask.config.get(f"jobqueue.{queue}", {})
-    cores = profile.cores or given.pop("cores", None) or site.get("cores")
-    memory = profile.memory or given.pop("memory", None) or site.get("memory")
+
+    def first(name: str) -> Any:
+        return getattr(profile, name, None) or given.pop(name, None) or site.get(name.replace("_", "-"))
+
+    cores, memory, walltime = first("cores"), first("memory"), first("walltime")
+    processes = first("processes") or cores
     if not cores or not memory:
         raise ConfigError(f"profile: give cores and memory of a job (the dask settings of {queue} have none)")
-    processes = profile.processes or given.pop("processes", None) or site.get("processes") or cores
     if processes > cores:
         raise ConfigError(f"profile: {processes} processes on {cores} cores: give each process a core")
-    walltime = profile.walltime or given.pop("walltime", None) or site.get("walltime")
-    made: dict[str, Any] = {
+    length = parse_duration(str(walltime)) if walltime else None
+    arguments: dict[str, Any] = {
         "job_name": "lucidcube",
         "cores": cores,
         "memory": memory,
         "processes": processes,
-        "local_directory": profile.local_directory or site.get("local-directory") or "${TMPDIR:-/tmp}",
-        **_of_this_queue(profile, queue, walltime),
+        "local_directory": first("local_directory") or "${TMPDIR:-/tmp}",
+        "job_script_prologue": [*_prologue(), *(first("job_script_prologue") or [])],
+        "worker_extra_args": [*(first("worker_extra_args") or []), *_lifetime(length)],
+        # Two runs on one login node must not ask for the same port.
+        "scheduler_options": {"dashboard_address": ":0"} | (first("scheduler_options") or {}),
+        "interface": profile.interface,
+        **_queue_arguments(profile, queue, length),
         **given,
     }
-    prologue = given.get("job_script_prologue") or site.get("job-script-prologue") or []
-    made["job_script_prologue"] = [*_prologue(), *prologue]
-    extra = given.get("worker_extra_args") or site.get("worker-extra-args") or []
-    made["worker_extra_args"] = [*extra, *lifetime(walltime)]
-    options = given.get("scheduler_options") or site.get("scheduler-options") or {}
-    # Two runs on one login node must not want the same port.
-    made["scheduler_options"] = {"dashboard_address": ":0", **options}
-    return {name: value for name, value in made.items() if value is not None}
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _of_this_queue(profile: Profile, queue: str, walltime: str | None) -> dict[str, Any]:
-    """What each queue calls, or writes, in its own way; None leaves it to the site."""
-    length = seconds(str(walltime)) if walltime else 0
-    clock = f"{length // 3600:02d}:{length // 60 % 60:02d}"
-    common: dict[str, Any] = {"interface": profile.interface}
+def _queue_arguments(profile: Profile, queue: str, length: int | None) -> dict[str, Any]:
+    """Return the arguments whose name or form depends on the queue; None leaves one to the site."""
     if queue == "htcondor":
-        # HTCondor has neither queues nor walltimes; sites that have them name them in their own words.
+        # HTCondor has neither queues nor accounts; sites that do have their own directives for them.
         for name in ("queue", "account"):
             if getattr(profile, name) is not None:
                 raise ConfigError(f"profile: {name}: give it as arguments: job_extra_directives")
-        return common | {"disk": dask.config.get("jobqueue.htcondor.disk", None) or "1GiB"}
-    if queue != "lsf":
-        clock += f":{length % 60:02d}"
+        return {"disk": dask.config.get("jobqueue.htcondor.disk", None) or "1GiB"}
     account = "project" if queue in ("lsf", "sge", "oar") else "account"
-    return common | {
-        "queue": profile.queue,
-        account: profile.account,
-        "walltime": clock if walltime else None,
-    }
+    minutes, seconds = divmod(length or 0, 60)
+    clock = f"{minutes // 60:02d}:{minutes % 60:02d}" + ("" if queue == "lsf" else f":{seconds:02d}")
+    return {"queue": profile.queue, account: profile.account, "walltime": clock if length else None}
 
 
 def _prologue() -> list[str]:
-    """What a job does first: go where the run was started, and pin its threads."""
+    """Return the first lines of a job: go to the directory of the run, and set the environment."""
     settings = {
         f"DASK_{k.upper().replace('.', '__').replace('-', '_')}": v for k, v in WORKER_SETTINGS.items()
     }
@@ -184,114 +151,135 @@ def _prologue() -> list[str]:
     ]
 
 
-def lifetime(walltime: str | None) -> list[str]:
-    """Arguments of a worker that ends by itself before its job is killed, not all at the same moment.
+def _lifetime(length: int | None) -> list[str]:
+    """Return arguments that end workers before their job is killed, and not all at the same moment.
 
-    A worker that ends by itself hands its work over; one that is killed loses it.
+    A worker that ends by itself passes its results on; those of a worker that is killed are lost.
     """
-    if not walltime:
+    if length is None:
         return []
-    length = seconds(str(walltime))
     margin = min(600, length // 4)
     return ["--lifetime", f"{length - margin}s", "--lifetime-stagger", f"{margin // 2}s"]
 
 
 def job_script(profile: Profile) -> str | None:
-    """The script of one job, as the queue would get it but for the scheduler's address.
-
-    Parameters
-    ----------
-    profile
-        Any.
-
-    Returns
-    -------
-    str or None
-        None if the profile has nothing to do with a queue.
+    """Return the script of one job without the address of the scheduler; None if there is no queue.
 
     Raises
     ------
     ConfigError
-        If the profile does not say enough, or dask-jobqueue is not installed.
+        If the profile is incomplete, or dask-jobqueue is not installed.
     """
     if not profile.queued:
         return None
-    cluster = import_class(str(profile.path_of_class))
+    cluster = queue_class(profile)
     with site_settings(profile):
-        return _script(cluster, job_arguments(profile, cluster))
-
-
-def _script(cluster: type[Any], arguments: Mapping[str, Any]) -> str:
-    base = next(c for c in cluster.__mro__ if c.__name__ == "JobQueueCluster")
-    of_cluster = {*signature(base).parameters} - {"interface", "protocol", "config_name"}
-    of_job = {k: v for k, v in arguments.items() if k not in of_cluster}
-    try:
-        return str(cluster.job_cls("tcp://SCHEDULER:PORT", name="lucidcube", **of_job).job_script())
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"profile: arguments: {' '.join(str(error).split())}") from error
-
-
-def lost_after() -> float:
-    """Seconds after which a worker that is not heard of counts as lost: dask's own setting."""
-    return float(parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout")))
+        arguments = job_arguments(profile, cluster)
+        base = next(c for c in cluster.__mro__ if c.__name__ == "JobQueueCluster")
+        of_cluster = {*signature(base).parameters} - {"interface", "protocol", "config_name"}
+        of_job = {k: v for k, v in arguments.items() if k not in of_cluster}
+        try:
+            return str(cluster.job_cls("tcp://SCHEDULER:PORT", name="lucidcube", **of_job).job_script())
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"profile: arguments: {' '.join(str(error).split())}") from error
 
 
 @dataclass
 class Jobs:
-    """Jobs that are kept at a number: one whose workers are lost is submitted anew.
+    """Keeps `count` jobs of a dask-jobqueue `cluster` on a `queue`: lost jobs are submitted again.
 
     dask-jobqueue itself replaces lost jobs only where each has a single worker process.
-
-    Attributes
-    ----------
-    cluster
-        Of dask-jobqueue.
-    queue
-        As ``slurm``.
-    count
-        How many there should be.
     """
 
     cluster: Any
     queue: str
     count: int
-    _begun: set[str] = field(default_factory=set)
-    _missed: dict[str, float] = field(default_factory=dict)
+    _started: set[str] = field(default_factory=set)
+    _missing_since: dict[str, float] = field(default_factory=dict)
 
-    def tend(self) -> None:
-        """Give up the jobs that are lost, and ask for as many as are missing."""
-        now, patience = time.monotonic(), lost_after()
-        here = {str(name) for name in self.cluster.observed}
+    def replace_lost(self) -> None:
+        """Give up jobs whose workers are lost, and submit as many jobs as are missing."""
+        now = time.monotonic()
+        timeout = float(parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout")))
+        observed = {str(name) for name in self.cluster.observed}
         for name, spec in list(self.cluster.worker_spec.items()):
-            # By the queue's number: what is submitted anew may keep its name, and has not begun.
-            number = self._number(self.cluster.workers.get(name))
-            if any(f"{name}{suffix}" in here for suffix in spec.get("group", [""])):
-                self._begun.add(number)
-                self._missed.pop(number, None)
+            # A job that is submitted again may keep its name, but not its id.
+            job_id = _job_id(self.cluster.workers.get(name))
+            if any(f"{name}{suffix}" in observed for suffix in spec.get("group", [""])):
+                self._started.add(job_id)
+                self._missing_since.pop(job_id, None)
                 continue
-            begun = number in self._begun
-            silent = now - self._missed.setdefault(number, now)
-            if number and silent >= (patience if begun else max(patience, ASK)):
-                del self._missed[number]
-                # A job that nothing was heard of may be waiting for its turn, unless the queue knows better.
-                if begun or left_the_queue(self.queue, [number]):
+            started = job_id in self._started
+            missing = now - self._missing_since.setdefault(job_id, now)
+            if job_id and missing >= (timeout if started else max(timeout, QUERY_INTERVAL)):
+                del self._missing_since[job_id]
+                # A job that never had a worker may still be waiting in the queue.
+                if started or left_the_queue(self.queue, [job_id]):
                     self.cluster.sync(self.cluster.scale_down, [name])
         if len(self.cluster.workers) < self.count:
             self.cluster.scale(jobs=self.count)
 
-    def numbers(self) -> list[str]:
-        """What the queue calls them."""
-        return [number for job in list(self.cluster.workers.values()) if (number := self._number(job))]
-
-    @staticmethod
-    def _number(job: Any) -> str:
-        """What the queue calls a job; nothing while it is being submitted."""
-        return str(getattr(job, "job_id", None) or "")
+    @property
+    def ids(self) -> list[str]:
+        """Ids that the queue gave to the jobs."""
+        return [job_id for job in list(self.cluster.workers.values()) if (job_id := _job_id(job))]
 
     def reason(self) -> str:
-        """Why they are not running, in the queue's own words."""
-        return why_waiting(self.queue, self.numbers())
+        """Return why the jobs are not running, in the words of the queue."""
+        return why_waiting(self.queue, self.ids)
 
-    def gone(self) -> bool:
-        """Whether none of them is waiting or running any more."""
-        return left_the_queue(self.queue, self.numbers())
+    def ended(self) -> bool:
+        """Return whether all jobs have left the queue."""
+        return left_the_queue(self.queue, self.ids)
+
+
+def _job_id(job: Any) -> str:
+    """Return the id that the queue gave to a job; it is empty while the job is being submitted."""
+    return str(getattr(job, "job_id", None) or "")
+
+
+def preflight(queue: str, script: str) -> None:
+    """Check that jobs can be submitted here, and that SLURM would accept this one.
+
+    Raises
+    ------
+    ConfigError
+        If the program that submits jobs is not installed, or SLURM rejects the job.
+    """
+    if queue in QUEUES and shutil.which(program := QUEUES[queue].submit) is None:
+        raise ConfigError(
+            f"profile: kind: {queue} needs {program}, which is not here: start the run on a login node"
+        )
+    if queue == "slurm":
+        code, output = _run(["sbatch", "--test-only"], script)
+        if code != 0:
+            raise ConfigError(f"profile: the queue refuses the job: {output}")
+
+
+def left_the_queue(queue: str, jobs: Sequence[str]) -> bool:
+    """Return whether none of the jobs is waiting or running, where the queue can tell (SLURM)."""
+    if queue != "slurm" or not jobs:
+        return False
+    code, output = _run([*QUEUES[queue].explain, ",".join(jobs)])
+    return (code == 0 and not output) or "Invalid job id" in output
+
+
+def why_waiting(queue: str, jobs: Sequence[str]) -> str:
+    """Return what the queue reports about jobs that are not running yet, in one line."""
+    if not jobs:
+        return "the queue accepted no job"
+    if queue not in QUEUES or shutil.which(QUEUES[queue].explain[0]) is None:
+        return f"jobs {', '.join(jobs)}"
+    ids = [",".join(jobs)] if queue == "slurm" else jobs
+    _, output = _run([*QUEUES[queue].explain, *ids])
+    return output or f"jobs {', '.join(jobs)} have left the queue"
+
+
+def _run(command: list[str], text: str = "") -> tuple[int, str]:
+    """Run a program of the queue; return its exit code and its output in one line."""
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, f"{command[0]}: {error}"
+    output = " ".join(f"{done.stdout} {done.stderr}".split())
+    return done.returncode, output if len(output) < 400 else output[:400] + " ..."

@@ -4,175 +4,139 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import threading
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import yaml
-from dask.utils import parse_bytes
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from dask.utils import parse_bytes, parse_timedelta
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from lucidcube.cluster.resources import USABLE, granted, processes_for
+from lucidcube.cluster.resources import PROCESS_MEMORY, USABLE, available_resources
 from lucidcube.errors import ConfigError
 
-Kind = Literal[
-    "threads", "processes", "synchronous", "address",
-    "slurm", "pbs", "lsf", "sge", "htcondor", "slurm_runner", "class",
-]  # fmt: skip
+QueueKind = Literal["slurm", "pbs", "lsf", "sge", "htcondor"]
+Kind = Literal["threads", "processes", "synchronous", "address", QueueKind, "slurm_runner", "class"]
 
-CLASSES = {
-    "slurm": "dask_jobqueue.SLURMCluster",
-    "pbs": "dask_jobqueue.PBSCluster",
-    "lsf": "dask_jobqueue.LSFCluster",
-    "sge": "dask_jobqueue.SGECluster",
-    "htcondor": "dask_jobqueue.HTCondorCluster",
-}
+QUEUE_KINDS = frozenset(get_args(QueueKind))
 
 PACKAGES = (
-    "dask_jobqueue",
-    "distributed",
-    "dask_kubernetes",
-    "dask_cloudprovider",
-    "dask_gateway",
-    "dask_yarn",
-)
-"""A profile may name a class of these packages and of no others: naming a class is importing its module."""
+    "dask_jobqueue", "distributed", "dask_kubernetes", "dask_cloudprovider", "dask_gateway", "dask_yarn",
+)  # fmt: skip
+"""Packages whose cluster classes a profile may name; to import a class is to run the code of its module."""
 
 CLASS_PATH = re.compile(rf"({'|'.join(PACKAGES)})(\.[a-z]\w*)*\.[A-Z]\w*Cluster")
 
-QUEUES = frozenset(CLASSES)
+_LOCAL = frozenset({"threads", "processes", "synchronous"})
+_JOBS = QUEUE_KINDS | {"class"}
+_NETWORK = _JOBS | {"slurm_runner"}
+_PROCESSES = _NETWORK | {"processes"}
 
-MEANING: dict[str, frozenset[str]] = {
-    "workers": frozenset({"threads", "processes", "synchronous"}),
-    "threads": frozenset({"processes", "slurm_runner"}),
-    "memory": frozenset({"processes", "slurm_runner", "class", *QUEUES}),
-    "address": frozenset({"address"}),
-    "arguments": frozenset({"class", *QUEUES}),
-    "wait": frozenset({"address", "slurm_runner", "class", *QUEUES}),
-    "local_directory": frozenset({"processes", "slurm_runner", "class", *QUEUES}),
-    "interface": frozenset({"slurm_runner", "class", *QUEUES}),
-    **dict.fromkeys(("jobs", "cores", "processes", "walltime", "queue", "account", "site"),
-                    frozenset({"class", *QUEUES})),
-}  # fmt: skip
-"""Which kinds each field means something for; where it means nothing it is refused."""
+
+def _only(kinds: frozenset[str], description: str, default: Any = None, **constraints: Any) -> Any:
+    """Return a field of a profile that applies to some kinds only and is refused for all others."""
+    return Field(
+        default, description=description, json_schema_extra={"kinds": [*sorted(kinds)]}, **constraints
+    )
 
 
 class Profile(BaseModel):
     """Where a run executes.
 
-    ``threads``: this process. ``processes``: a dask cluster on this machine. ``synchronous``: one block
-    after the other, for debugging. ``address``: a dask scheduler that is running already. ``slurm``,
-    ``pbs``, ``lsf``, ``sge``, ``htcondor``: jobs of a batch queue. ``slurm_runner``: the tasks of the
-    SLURM allocation that this process is in. ``class``: any dask cluster, by class path.
+    ``threads``: in this process. ``processes``: on a dask cluster on this machine. ``synchronous``: one block
+    after the other, for debugging. ``address``: on a dask scheduler that is already running. ``slurm``,
+    ``pbs``, ``lsf``, ``sge``, ``htcondor``: in jobs of a batch queue. ``slurm_runner``: in the tasks of the
+    SLURM allocation to which this process belongs. ``class``: on any dask cluster, given by its class.
 
-    What is not given for a batch queue is taken from the site's or the user's own dask settings
+    What a profile of a batch queue leaves out is taken from the dask settings of the site or the user
     (``jobqueue.yaml``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    kind: Kind = Field("threads", description="threads, processes, address, slurm, pbs, ...")
-    workers: int | None = Field(None, ge=1, description="threads or processes; one per core if not given")
-    threads: int | None = Field(None, ge=1, description="threads of each worker process")
-    memory: str | None = Field(
-        None, description="limit for each worker process, as '4GiB'; of each job, where there are jobs"
+    kind: Kind = Field("threads", description="where the blocks are computed: threads, processes, slurm, ...")
+    fft: Literal["auto", "simd", "scipy"] = Field("auto", description="engine of the Fourier transforms")
+    workers: int | None = _only(_LOCAL, "number of threads or processes; by default one per core", ge=1)
+    threads: int | None = _only(
+        frozenset({"processes", "slurm_runner"}), "number of threads in each worker process", ge=1
     )
-    address: str | None = Field(None, description="of a running scheduler, as tcp://10.0.0.1:8786")
-    jobs: int | None = Field(None, ge=1, description="how many jobs; 1 if not given")
-    cores: int | None = Field(None, ge=1, description="of each job")
-    processes: int | None = Field(None, ge=1, description="of each job; one per core if not given")
-    walltime: str | None = Field(None, description="of each job: '12:00:00', '1-00:00:00' or '90 min'")
-    queue: str | None = Field(None, description="queue or partition")
-    account: str | None = Field(None, description="account or project to be charged")
-    interface: str | None = Field(None, description="network interface, as ib0")
-    local_directory: str | None = Field(None, description="scratch on the node's own disk, as '$TMPDIR'")
-    wait: str = Field("1h", description="how long to wait for a first worker, or for lost ones to return")
-    site: str | None = Field(None, description="one more YAML file of dask settings, as a site hands it out")
-    class_path: str | None = Field(None, alias="class", description="as dask_jobqueue.SLURMCluster")
+    memory: str | None = _only(
+        _PROCESSES, "memory limit of each worker process, or of each job of a queue, such as '4GiB'"
+    )
+    address: str | None = _only(frozenset({"address"}), "address of the scheduler, as tcp://10.0.0.1:8786")
+    jobs: int | None = _only(_JOBS, "number of jobs; by default 1", ge=1)
+    cores: int | None = _only(_JOBS, "number of cores of each job", ge=1)
+    processes: int | None = _only(_JOBS, "worker processes in each job; by default one per core", ge=1)
+    walltime: str | None = _only(_JOBS, "time limit of each job: '12:00:00', '1-00:00:00' or '90 min'")
+    queue: str | None = _only(_JOBS, "queue or partition of the jobs")
+    account: str | None = _only(_JOBS, "account or project that is charged")
+    interface: str | None = _only(_NETWORK, "network interface, such as ib0")
+    local_directory: str | None = _only(_PROCESSES, "scratch directory on the node's own disk, as '$TMPDIR'")
+    wait: str = _only(
+        _NETWORK | {"address"}, "time to wait for the first worker, or for the replacement of lost ones", "1h"
+    )
+    site: str | None = _only(_JOBS, "further YAML file of dask settings, as a site provides it")
+    class_path: str | None = Field(
+        None, alias="class", description="class of the dask cluster, such as dask_jobqueue.SLURMCluster"
+    )
     product: Literal["parallel", "gather"] = Field(
         "parallel",
-        description="who writes the product: the workers, each its planes, or this process alone, for file "
-        "systems on which several machines may not write to one file (NFS)",
+        description="whether each worker writes its planes of the product (parallel), or this process writes "
+        "all of them (gather), for file systems on which machines cannot write to one file together (NFS)",
     )
-    arguments: dict[str, Any] = Field({}, description="further keyword arguments of the class")
+    arguments: dict[str, Any] = _only(_JOBS, "further keyword arguments of the cluster class", {})
 
     @model_validator(mode="before")
     @classmethod
-    def _kind_of_class(cls, values: Any) -> Any:
+    def _infer_kind(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("class") is not None and "kind" not in values:
             return values | {"kind": "class"}
         return values
 
-    @field_validator("memory")
+    @field_validator("memory", "walltime", "wait", mode="before")
     @classmethod
-    def _bytes(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                parse_bytes(value)
-            except ValueError as error:
-                raise ValueError(f"{value!r} is no amount of memory, such as '4GiB'") from error
-        return value
-
-    @field_validator("walltime", mode="before")
-    @classmethod
-    def _quoted(cls, value: Any) -> Any:
-        if isinstance(value, int):
+    def _check_units(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            (parse_bytes if info.field_name == "memory" else parse_duration)(value)
+        elif isinstance(value, int) and info.field_name != "memory":
             # YAML 1.1 reads 12:00:00 as a number to base 60.
             raise ValueError("must be quoted, as '12:00:00'")
         return value
 
-    @field_validator("walltime", "wait")
-    @classmethod
-    def _time(cls, value: str | None) -> str | None:
-        if value is not None:
-            seconds(value)
-        return value
-
     @field_validator("class_path")
     @classmethod
-    def _allowed(cls, value: str | None) -> str | None:
+    def _check_class(cls, value: str | None) -> str | None:
         if value is not None and not CLASS_PATH.fullmatch(value):
-            raise ValueError(f"{value!r} is no cluster class of {', '.join(PACKAGES)}")
+            raise ValueError(f"{value!r} is not a cluster class of {', '.join(PACKAGES)}")
         return value
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _check_kind(self) -> Self:
         if self.kind == "address" and not self.address:
-            raise ValueError("kind: address needs the address of a scheduler, as tcp://10.0.0.1:8786")
+            raise ValueError("kind: address needs the address of a scheduler, such as tcp://10.0.0.1:8786")
         if (self.kind == "class") != (self.class_path is not None):
             raise ValueError("class and kind: class go together, as class: dask_jobqueue.SLURMCluster")
-        for name in sorted(self.model_fields_set & MEANING.keys()):
-            if self.kind not in MEANING[name] and getattr(self, name) not in (None, {}):
-                raise ValueError(f"{name} means nothing for kind: {self.kind}")
+        for name in sorted(self.model_fields_set):
+            extra: Any = type(self).model_fields[name].json_schema_extra
+            if extra and self.kind not in extra["kinds"] and getattr(self, name) not in (None, {}):
+                raise ValueError(f"{name} does not apply to kind: {self.kind}")
         return self
 
     @property
     def queued(self) -> bool:
         """Whether the workers are jobs of a batch queue."""
-        return self.kind in QUEUES or bool(self.class_path and self.class_path.startswith("dask_jobqueue."))
-
-    @property
-    def path_of_class(self) -> str | None:
-        """The dask cluster class that does it, if one does."""
-        return self.class_path or CLASSES.get(self.kind)
-
-
-class Layout(NamedTuple):
-    """Processes of a run, as far as the profile says.
-
-    Attributes
-    ----------
-    processes
-        Worker processes; None if only the cluster knows.
-    threads
-        Blocks computed at a time in each of them; None likewise.
-    memory
-        Limit of each process in bytes; None likewise.
-    """
-
-    processes: int | None
-    threads: int | None
-    memory: int | None
+        return self.kind in QUEUE_KINDS or (self.class_path or "").startswith("dask_jobqueue.")
 
 
 PROFILES = {
@@ -182,37 +146,37 @@ PROFILES = {
 }
 
 
-def local_layout(profile: Profile) -> Layout:
-    """Processes, threads and memory of a run on this machine, from what it really grants.
+class Layout(NamedTuple):
+    """Number of worker processes, blocks that each computes at a time, and its memory limit in bytes.
 
-    Parameters
-    ----------
-    profile
-        Of kind threads, synchronous or processes.
-
-    Returns
-    -------
-    Layout
-        All numbers known.
+    What only the cluster knows is None.
     """
-    grant = granted()
-    usable = int(grant.memory * USABLE)
+
+    processes: int | None
+    threads: int | None
+    memory: int | None
+
+
+def local_layout(profile: Profile) -> Layout:
+    """Return the processes, threads and memory of a run on this machine, from the available resources."""
+    available = available_resources()
+    usable = int(available.memory * USABLE)
     if profile.kind != "processes":
-        threads = 1 if profile.kind == "synchronous" else profile.workers or grant.cores
+        threads = 1 if profile.kind == "synchronous" else profile.workers or available.cores
         return Layout(1, threads, usable)
     limit = parse_bytes(profile.memory) if profile.memory else None
-    processes = profile.workers or processes_for(grant, limit)
-    threads = profile.threads or max(1, grant.cores // processes)
+    processes = profile.workers or max(1, min(available.cores, usable // (limit or PROCESS_MEMORY)))
+    threads = profile.threads or max(1, available.cores // processes)
     return Layout(processes, threads, limit or usable // processes)
 
 
 def load_profile(name: str) -> Profile:
-    """A built-in profile by name, the address of a scheduler, or a YAML file.
+    """Return a profile by its built-in name, by the address of a scheduler, or from a YAML file.
 
     Raises
     ------
     ConfigError
-        If there is no such profile or it is wrong.
+        If there is no such profile, or if it is not valid.
     """
     if name in PROFILES:
         return PROFILES[name]
@@ -228,47 +192,73 @@ def load_profile(name: str) -> Profile:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        raise ConfigError(*(_line(path, e) for e in error.errors())) from error
+        raise ConfigError(*(_problem(path, e) for e in error.errors())) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
-def _line(path: Path, error: Any) -> str:
+def _problem(path: Path, error: Any) -> str:
     where = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
     return f"{path}: {where}: {message}" if where else f"{path}: {message}"
 
 
-def expanded(directory: str) -> str:
-    """A folder with its variables filled in, as a shell would: ``$TMPDIR``, ``${TMPDIR:-/tmp}``.
+def expand_variables(directory: str) -> str:
+    """Return a directory with its environment variables expanded: ``$TMPDIR``, ``${TMPDIR:-/tmp}``.
 
     Raises
     ------
     ConfigError
-        If a variable is not set here.
+        If a variable without a default is not set.
     """
-    chosen = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], directory)
-    found = os.path.expanduser(os.path.expandvars(chosen))
-    if "$" in found:
-        raise ConfigError(f"profile: local_directory: {directory}: a variable is not set here")
-    return found
+    text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], directory)
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    if "$" in expanded:
+        raise ConfigError(f"profile: local_directory: {directory}: a variable in it is not set")
+    return expanded
 
 
-def seconds(text: str) -> int:
-    """A length of time: ``[D-]HH:MM:SS``, ``HH:MM``, or a number of ``s``, ``min``, ``h`` or ``d``.
+def parse_duration(text: str) -> int:
+    """Return a duration in seconds, from ``[D-]HH:MM:SS``, ``HH:MM``, or a number with a unit (``90 min``).
 
     Raises
     ------
     ValueError
-        If it is none.
+        If the text is not a duration of at least a second.
     """
     if clock := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text):
-        days, hours, minutes, rest = (int(part or 0) for part in clock.groups())
-        total = ((days * 24 + hours) * 60 + minutes) * 60 + rest
-    elif amount := re.fullmatch(r"(\d+(?:\.\d+)?) *(s|min|h|d)", text):
-        total = int(float(amount[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[amount[2]])
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        duration = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     else:
-        total = 0
-    if total <= 0:
-        raise ValueError(f"{text!r} is no length of time, such as '12:00:00' or '90 min'")
-    return total
+        try:
+            duration = int(parse_timedelta(re.sub("min$", "m", text), default=False))  # dask knows no "min"
+        except (KeyError, IndexError, ValueError, OverflowError):
+            duration = 0
+    if duration <= 0:
+        raise ValueError(f"{text!r} is not a duration, such as '12:00:00' or '90 min'")
+    return duration
+
+
+def import_class(path: str) -> type[Any]:
+    """Import a class by its path.
+
+    Raises
+    ------
+    ConfigError
+        If the package is not installed or has no such class.
+    """
+    module, _, name = path.rpartition(".")
+    package = module.partition(".")[0]
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        extra = "'lucidcube[hpc]'" if package == "dask_jobqueue" else package.replace("_", "-")
+        raise ConfigError(f"profile: {path} cannot be imported ({error}): pip install {extra}") from error
+    finally:
+        # dask_jobqueue replaces the handler of Ctrl-C when it is imported.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+    if not isinstance(found, type):
+        raise ConfigError(f"profile: there is no class {path}")
+    return found

@@ -1,20 +1,18 @@
-"""What this machine, container or batch job really grants: cores and memory.
+"""Cores and memory that this process may use.
 
-The numbers that an operating system reports are those of the whole machine. A batch system or a
-container hands out less, and says so in the affinity of the process, in control groups or in the
-environment; the smallest counts.
+An operating system reports the resources of the whole machine. An affinity mask, a container or a batch job
+may leave less of them; the smallest number counts.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import re
-from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from dask.system import CPU_COUNT
 
 CORE_VARIABLES = (
     ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"),
@@ -22,134 +20,52 @@ CORE_VARIABLES = (
     ("LSB_DJOB_NUMPROC",),
     ("NSLOTS",),
 )
-"""Of SLURM, PBS, LSF and Grid Engine; within a group the first that is set counts."""
+"""Variables of SLURM, PBS, LSF and Grid Engine; the first of each group that is set counts."""
+
+CONTAINER_MEMORY = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Files that hold the memory limit of a container (control groups, version 2 and version 1)."""
 
 PROCESS_MEMORY = 2 << 30
-"""Memory that a worker process should have at least, where the number of processes is chosen for the user."""
+"""Smallest memory of a worker process, in bytes, where the profile does not set the number of processes."""
 
 USABLE = 0.9
-"""Part of the granted memory that workers may share; the rest is for the client and the system."""
+"""Fraction of the memory that the workers may share; the rest is left to the client and the system."""
 
 
-class Grant(NamedTuple):
-    """What this process may use.
-
-    Attributes
-    ----------
-    cores
-        Number, at least 1.
-    memory
-        Bytes.
-    """
+class Resources(NamedTuple):
+    """Number of cores (at least 1) and bytes of memory."""
 
     cores: int
     memory: int
 
 
-def granted(environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> Grant:
-    """What this process may use, by affinity, control groups, the batch system and the machine.
-
-    Parameters
-    ----------
-    environ
-        Environment variables; those of this process if not given.
-    root
-        Where ``proc`` and ``sys`` lie.
-
-    Returns
-    -------
-    Grant
-        The smallest of all that is known.
-    """
-    environ = os.environ if environ is None else environ
-    cores = [_affinity(), *_cores_of_groups(root), *_cores_of_queue(environ)]
-    memory = [psutil.virtual_memory().total, *_memory_of_groups(root), *_memory_of_queue(environ, min(cores))]
-    return Grant(max(1, min(cores)), min(memory))
+def available_resources() -> Resources:
+    """Return the cores and the memory that this process may use."""
+    groups = [[count for name in names if (count := _variable(name))] for names in CORE_VARIABLES]
+    number = min([CPU_COUNT, *(counts[0] for counts in groups if counts)])
+    # distributed.system reads the files of containers too, but importing it would add 0.3 s to every run on
+    # threads, which needs nothing else of distributed.
+    memory = [psutil.virtual_memory().total]
+    for path in CONTAINER_MEMORY:
+        with suppress(OSError, ValueError):  # there is no such file, or it says "max"
+            memory.append(int(path.read_text()))
+    # SLURM states MiB, for the node or for each core.
+    if per_node := _variable("SLURM_MEM_PER_NODE"):
+        memory.append(per_node << 20)
+    elif per_core := _variable("SLURM_MEM_PER_CPU"):
+        memory.append((per_core << 20) * (_variable("SLURM_CPUS_ON_NODE") or number))
+    return Resources(number, min(memory))
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return granted().cores
+    """Return the number of cores that this process may use."""
+    return available_resources().cores
 
 
-def processes_for(grant: Grant, memory: int | None = None) -> int:
-    """Worker processes for a grant: one per core, but none with less memory than it needs.
-
-    Parameters
-    ----------
-    grant
-        Cores and memory.
-    memory
-        Bytes for each process; `PROCESS_MEMORY` if not given.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
-    return max(1, min(grant.cores, int(grant.memory * USABLE) // (memory or PROCESS_MEMORY)))
-
-
-def _affinity() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cores_of_queue(environ: Mapping[str, str]) -> Iterator[int]:
-    for group in CORE_VARIABLES:
-        counts = (_number(environ.get(name)) for name in group)
-        yield from [c for c in counts if c][:1]
-
-
-def _memory_of_queue(environ: Mapping[str, str], cores: int) -> Iterator[int]:
-    """SLURM states MiB, for the node or for each core; 0 means all of the node."""
-    if node := _number(environ.get("SLURM_MEM_PER_NODE")):
-        yield node << 20
-    elif per_core := _number(environ.get("SLURM_MEM_PER_CPU")):
-        yield (per_core << 20) * (_number(environ.get("SLURM_CPUS_ON_NODE")) or cores)
-
-
-def _cores_of_groups(root: Path) -> Iterator[int]:
-    """Quotas of version 2 and version 1; part of a core counts as one."""
-    for folder in _groups(root, ""):
-        quota, _, period = _read(folder / "cpu.max").partition(" ")
-        if _number(quota) and _number(period):
-            yield math.ceil(int(quota) / int(period))
-    for folder in _groups(root, "cpu"):
-        limit = _number(_read(folder / "cpu.cfs_quota_us")), _number(_read(folder / "cpu.cfs_period_us"))
-        if limit[0] and limit[1]:
-            yield math.ceil(limit[0] / limit[1])
-
-
-def _memory_of_groups(root: Path) -> Iterator[int]:
-    for folder, name in (
-        *((f, "memory.max") for f in _groups(root, "")),
-        *((f, "memory.limit_in_bytes") for f in _groups(root, "memory")),
-    ):
-        if limit := _number(_read(folder / name)):
-            yield limit
-
-
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The group of this process and all above it: each may have a limit. '' is the one tree of version 2."""
-    mounts = [root / "sys/fs/cgroup" / controller] if controller else [
-        root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"
-    ]  # fmt: skip
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        names, _, path = rest.partition(":")
-        if controller in names.split(","):
-            for mount in mounts:
-                inside = mount / path.strip("/")
-                yield from (f for f in (inside, *inside.parents) if f.is_relative_to(mount) and f.is_dir())
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _number(text: str | None) -> int | None:
-    """A positive whole number, or None for anything else ('max', '-1', '', '0')."""
-    return int(text) or None if text and re.fullmatch(r"\d{1,19}", text) else None
+def _variable(name: str) -> int:
+    """Return a number from the environment; 0 if there is none (SLURM writes 0 for all memory of a node)."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else 0

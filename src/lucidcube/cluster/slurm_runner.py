@@ -1,7 +1,7 @@
 """One SLURM allocation whose tasks are scheduler, client and workers, by dask-jobqueue's SLURMRunner.
 
-Every task starts the same program. Task 0 becomes the scheduler and task 1 goes on as the client; all
-others become workers. Scheduler and workers end when the client does.
+Every task starts the same program. Task 0 becomes the scheduler and task 1 continues as the client; all
+others become workers. The scheduler and the workers end with the client.
 """
 
 from __future__ import annotations
@@ -10,71 +10,50 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
 from typing import Any
 
-from dask.utils import format_bytes, parse_bytes
+from dask.utils import parse_bytes
 
-from lucidcube.cluster.jobqueue import import_class
-from lucidcube.cluster.profile import Layout, Profile, expanded
-from lucidcube.cluster.resources import USABLE, granted
+from lucidcube.cluster.profile import Layout, Profile, expand_variables, import_class
+from lucidcube.cluster.resources import USABLE, available_resources
 from lucidcube.errors import ConfigError
 
-CLIENT = 1
+CLIENT = "1"
 """Number of the task that is the client."""
 
-TASKS = 3
-"""The fewest: scheduler, client and a worker."""
-
-RUNNER = "dask_jobqueue.slurm.SLURMRunner"
+MIN_TASKS = 3
+"""A scheduler, a client and a worker."""
 
 
-def allocation_layout(profile: Profile, environ: Mapping[str, str] | None = None) -> Layout:
-    """Processes, threads and memory of the workers in this allocation.
-
-    Parameters
-    ----------
-    profile
-        Of kind slurm_runner.
-    environ
-        Environment variables; those of this process if not given.
-
-    Returns
-    -------
-    Layout
-        All numbers known.
+def allocation_layout(profile: Profile) -> Layout:
+    """Return the processes, threads and memory of the workers in this allocation.
 
     Raises
     ------
     ConfigError
-        If this is no SLURM allocation, or one of too few tasks.
+        If this process is not in a SLURM allocation, or if the allocation has too few tasks.
     """
-    environ = os.environ if environ is None else environ
+    environ = os.environ
     tasks = environ.get("SLURM_NTASKS", "")
     if "SLURM_PROCID" not in environ or not tasks.isdigit():
         raise ConfigError("profile: kind: slurm_runner works inside an allocation: start it with srun")
-    if int(tasks) < TASKS:
+    if int(tasks) < MIN_TASKS:
         raise ConfigError(
-            f"profile: kind: slurm_runner needs {TASKS} tasks (scheduler, client, workers), not {tasks}"
+            f"profile: kind: slurm_runner needs {MIN_TASKS} tasks (scheduler, client, workers), not {tasks}"
         )
-    grant = granted(environ)
     threads = profile.threads or int(environ.get("SLURM_CPUS_PER_TASK") or 1)
-    spread = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE") or tasks
-    # As '4' or '4(x2),3': the fullest node decides.
-    on_node = max(int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?", spread))
-    share = int(grant.memory * USABLE) // on_node
+    per_node = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE") or tasks
+    # As '4' or '4(x2),3': the node with the most tasks decides.
+    most = max(int(count) for count in re.findall(r"(\d+)(?:\(x\d+\))?", per_node))
+    share = int(available_resources().memory * USABLE) // most
     return Layout(int(tasks) - 2, threads, parse_bytes(profile.memory) if profile.memory else share)
 
 
 def serve(profile: Profile) -> None:
-    """Be the scheduler or a worker, if this process is to be one; then it ends here when the run does.
+    """Run as scheduler or worker, where this task is one, until the run ends; then end this process.
 
-    To be called before anything that only the client should do, such as opening files or printing.
-
-    Parameters
-    ----------
-    profile
-        Any; nothing happens unless it is of kind slurm_runner.
+    Call it before anything that only the client should do, such as opening files or printing. It does nothing
+    for other kinds of profiles than slurm_runner.
 
     Raises
     ------
@@ -83,29 +62,29 @@ def serve(profile: Profile) -> None:
     """
     if profile.kind == "slurm_runner":
         allocation_layout(profile)
-        if int(os.environ["SLURM_PROCID"]) != CLIENT:
-            join(profile)
+        if os.environ["SLURM_PROCID"] != CLIENT:
+            start_runner(profile)
 
 
-def join(profile: Profile) -> Any:
-    """Take this process's part; returns in the client only, with a SLURMRunner to be connected to."""
+def start_runner(profile: Profile) -> Any:
+    """Start the role of this task; only the client returns, with a SLURMRunner to connect to."""
     layout = allocation_layout(profile)
-    runner = import_class(RUNNER)
-    if int(os.environ["SLURM_PROCID"]) != CLIENT:
-        # A runner ends its own process with SIGINT, which is to be no error and no traceback.
+    runner = import_class("dask_jobqueue.slurm.SLURMRunner")
+    if os.environ["SLURM_PROCID"] != CLIENT:
+        # A runner ends its own process with SIGINT, which must not be reported as an error.
         signal.signal(signal.SIGINT, lambda *_: sys.exit())
-        # SLURM tells all tasks that the end is near. The client finishes what is in flight, for which it
-        # still needs the others; they end with it.
+        # SLURM sends SIGTERM to all tasks some time before the end. The client needs the others to finish the
+        # blocks in flight, and ends them itself.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    where = {"interface": profile.interface} if profile.interface else {}
+    interface = {"interface": profile.interface} if profile.interface else {}
     return runner(
         scheduler_file="lucidcube-scheduler-{job_id}.json",
-        scheduler_options={"dashboard_address": ":0", **where},
+        scheduler_options={"dashboard_address": ":0", **interface},
         worker_class="distributed.Nanny",
         worker_options={
             "nthreads": layout.threads,
-            "memory_limit": format_bytes(layout.memory or 0).replace(" ", ""),
-            "local_directory": expanded(profile.local_directory or "${TMPDIR:-/tmp}"),
-            **where,
+            "memory_limit": layout.memory,
+            "local_directory": expand_variables(profile.local_directory or "${TMPDIR:-/tmp}"),
+            **interface,
         },
     )

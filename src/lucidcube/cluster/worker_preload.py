@@ -1,6 +1,6 @@
-"""Preload of worker processes of this machine: Ctrl-C is for the run, which then lets them finish.
+"""Preload of worker processes on this machine: Ctrl-C is left to the run, which lets the workers finish.
 
-A terminal sends SIGINT to all processes at once; workers that died of it could not finish their blocks.
+A terminal sends SIGINT to all processes at once; workers that ended on it could not finish their blocks.
 """
 
 from __future__ import annotations
@@ -10,5 +10,5 @@ from typing import Any
 
 
 async def dask_setup(worker: Any) -> None:
-    """Ignore SIGINT; called by dask in the main thread of a worker process, once it is there."""
+    """Ignore SIGINT; dask calls this in the main thread of each new worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
