@@ -16,7 +16,15 @@ import pytest
 
 from locations import ROOT
 from lucidcube.cluster import executor, job_script, layout, load_profile
-from lucidcube.cluster.jobqueue import QUEUES, Jobs, left_the_queue, preflight, why_waiting
+from lucidcube.cluster.jobqueue import (
+    QUEUES,
+    WORKER_ENVIRONMENT,
+    WORKER_SETTINGS,
+    Jobs,
+    left_the_queue,
+    preflight,
+    why_waiting,
+)
 from lucidcube.cluster.profile import (
     QUEUE_KINDS,
     Layout,
@@ -248,6 +256,23 @@ def test_the_layout_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="3 tasks"):
         allocation_layout(profile)
     serve(Profile())  # does nothing
+
+
+def test_the_workers_of_an_allocation_have_the_settings_of_other_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    options: dict[str, Any] = {}
+    monkeypatch.setattr("lucidcube.cluster.slurm_runner.import_class", lambda _: options.update)
+    environment = "distributed.nanny.pre-spawn-environ"
+    # The context restores the settings that the worker changes for the rest of its life.
+    with dask.config.set(dict.fromkeys((*WORKER_SETTINGS, environment))):
+        serve(Profile(kind="slurm_runner", memory="1GiB"))
+        assert {name: dask.config.get(name) for name in WORKER_SETTINGS} == WORKER_SETTINGS
+        assert dask.config.get(environment) == WORKER_ENVIRONMENT
+    assert options["worker_options"]["memory_limit"] == 1 << 30
 
 
 # Jobs

@@ -22,10 +22,7 @@ CORE_VARIABLES = (
 )
 """Variables of SLURM, PBS, LSF and Grid Engine; the first of each group that is set counts."""
 
-CONTAINER_MEMORY = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+CONTAINER_MEMORY = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Files that hold the memory limit of a container (control groups, version 2 and version 1)."""
 
 PROCESS_MEMORY = 2 << 30
@@ -51,7 +48,7 @@ def available_resources() -> Resources:
     memory = [psutil.virtual_memory().total]
     for path in CONTAINER_MEMORY:
         with suppress(OSError, ValueError):  # there is no such file, or it says "max"
-            memory.append(int(path.read_text()))
+            memory.append(int(Path(path).read_text()))
     # SLURM states MiB, for the node or for each core.
     if per_node := _variable("SLURM_MEM_PER_NODE"):
         memory.append(per_node << 20)

@@ -12,8 +12,10 @@ import signal
 import sys
 from typing import Any
 
+import dask
 from dask.utils import parse_bytes
 
+from lucidcube.cluster.jobqueue import WORKER_ENVIRONMENT, WORKER_SETTINGS
 from lucidcube.cluster.profile import Layout, Profile, expand_variables, import_class
 from lucidcube.cluster.resources import USABLE, available_resources
 from lucidcube.errors import ConfigError
@@ -71,6 +73,7 @@ def start_runner(profile: Profile) -> Any:
     layout = allocation_layout(profile)
     runner = import_class("dask_jobqueue.slurm.SLURMRunner")
     if os.environ["SLURM_PROCID"] != CLIENT:
+        dask.config.set(WORKER_SETTINGS | {"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT})
         # A runner ends its own process with SIGINT, which must not be reported as an error.
         signal.signal(signal.SIGINT, lambda *_: sys.exit())
         # SLURM sends SIGTERM to all tasks some time before the end. The client needs the others to finish the
