@@ -24,7 +24,7 @@ def number(position: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 def environment() -> str:
     """Environment and limits of a worker process."""
-    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
     memory = [dask.config.get(f"distributed.worker.memory.{n}") for n in ("spill", "pause", "terminate")]
     return ";".join(map(str, [*(os.environ.get(name) for name in names), *memory]))
 
@@ -152,7 +152,7 @@ def test_one_level_of_parallelism() -> None:
 @pytest.mark.timeout(120)
 def test_worker_processes_are_pinned_and_limited() -> None:
     with start_workers(Profile(kind="processes", workers=1, memory="700MiB")) as made:
-        assert made.result(made.submit("test", 0, environment)) == "1;1;False;False;0.95"
+        assert made.result(made.submit("test", 0, environment)) == "1;1;4194304;8388608;False;False;0.95"
 
 
 @pytest.mark.timeout(60)

@@ -29,9 +29,17 @@ WORKER_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
 }
-"""Environment of worker processes: one thread per block."""
+"""Environment of worker processes: one thread per block, and settings of glibc's memory allocator.
+
+dask's own ``MALLOC_TRIM_THRESHOLD_=65536`` makes glibc map and unmap every array of more than 128 KiB, which
+is most planes. Reusing arrays of up to 4 MiB instead takes 24 % less CPU time in two processes of one thread
+(20.7 to 15.8 s) and 32 % less in one process of two threads (17.3 to 11.8 s), and 2 to 4 MiB more memory.
+The defaults of glibc are as fast, but need 15 to 45 MiB more.
+"""
 
 WORKER_SETTINGS: dict[str, Any] = {
     # The plan keeps workers below their limit. Spilling to disk or pausing would only hide an error of the
