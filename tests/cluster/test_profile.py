@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from locations import ROOT
-from lucidcube.cluster import executor, job_script, layout, load_profile
+from lucidcube.cluster import job_script, layout, load_profile, start_workers
 from lucidcube.cluster.jobqueue import (
     QUEUES,
     WORKER_ENVIRONMENT,
@@ -154,12 +154,12 @@ def test_any_dask_cluster() -> None:
     )
     assert made.kind == "class"
     assert job_script(made) is None
-    with executor(made) as workers:
-        assert workers.workers == 2
+    with start_workers(made) as workers:
+        assert workers.window == 4
         assert workers.dashboard is None or workers.dashboard.startswith("http://")
     with (
         pytest.raises(ConfigError, match="LocalCluster: .*rubbish"),
-        executor(made.model_copy(update={"arguments": {"rubbish": 1, "processes": False}})),
+        start_workers(made.model_copy(update={"arguments": {"rubbish": 1, "processes": False}})),
     ):
         pass
 
@@ -429,7 +429,7 @@ def test_a_refused_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         'test "$*" = --test-only && grep -q astro && echo "sbatch: error: no such account\nat all" >&2; exit 1',
     )
     monkeypatch.setenv("PATH", f"{here}:/usr/bin:/bin")
-    with pytest.raises(ConfigError) as caught, executor(job_profile("slurm")):
+    with pytest.raises(ConfigError) as caught, start_workers(job_profile("slurm")):
         pass
     assert str(caught.value) == "profile: the queue refuses the job: sbatch: error: no such account at all"
 
@@ -443,7 +443,7 @@ def test_an_accepted_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["slurm", "pbs", "lsf", "sge"])
 def test_no_queue_on_this_machine(kind: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(here))
-    with pytest.raises(ConfigError, match="start the run on a login node"), executor(job_profile(kind)):
+    with pytest.raises(ConfigError, match="start the run on a login node"), start_workers(job_profile(kind)):
         pass
 
 

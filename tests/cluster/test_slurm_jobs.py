@@ -1,4 +1,4 @@
-"""A whole run on a real SLURM of one node: jobs that are cancelled change nothing but the time it takes."""
+"""Whole runs on a real SLURM of one node: a cancelled job must not change the product."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ JOB = {"cores": 1, "processes": 1, "memory": "1GiB", "walltime": "00:20:00", "wa
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A SLURM of its own, and a folder; without the programs the tests are skipped."""
+    """Start a SLURM for these tests and return a folder; skip them where SLURM is not installed."""
     if any(
         shutil.which(p, path=f"{os.environ['PATH']}:/usr/sbin") is None
         for p in ("slurmctld", "slurmd", "munged")
     ):
         pytest.skip("no SLURM: deploy/slurm-single-node.sh install")
     folder = tmp_path_factory.mktemp("slurm")
-    # Short, because of the sockets in it.
+    # The paths of sockets must be short.
     state = Path(f"/tmp/lucidcube-slurm-{os.getpid()}")
     environ = os.environ | {"SLURM_LAB_DIR": str(state), "SLURM_LAB_CPUS": "8"}
 
@@ -67,7 +67,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def expected(slurm: Path) -> Path:
-    """The product of the same run on threads of this process."""
+    """Return the product of the same run on threads of this process."""
     write_scene(Scene(shape=(16, 31, 31), seed=11, wavelength_step=0.5e-9), slurm)
     with contextlib.chdir(slurm):
         return slurm / run(from_plain(job("threads.fits", "laptop"))).path
@@ -79,6 +79,7 @@ def job(out: str, profile: str, n_iter: int = 40) -> dict[str, Any]:
         "star": {"input": "star.fits", "stages": ["rebin", "normalise_psf", "fit_psf"]},
         "deconvolve": {"n_iter": n_iter, "loop_gain": 0.2},
         "output": {"path": out},
+        "checkpoints": {"dir": f"{out}.work"},  # nothing is reused from other runs
         "profile": profile,
     }
 
@@ -90,7 +91,7 @@ def profile(folder: Path, **values: Any) -> str:
 
 
 def same_product(a: Path, b: Path) -> None:
-    """Every image and table has the same bits; the provenance names the profile."""
+    """Compare all images and tables bit by bit, except the provenance, which names the profile."""
     with fits.open(a) as one, fits.open(b) as other:
         assert [h.name for h in one] == [h.name for h in other]
         for mine, theirs in zip(one, other, strict=True):
@@ -99,12 +100,12 @@ def same_product(a: Path, b: Path) -> None:
 
 
 def queued() -> list[str]:
-    asked = ["squeue", "--noheader", "--states=RUNNING", "--format=%i"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    command = ["squeue", "--noheader", "--states=RUNNING", "--format=%i"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 class Canceller(Monitor):
-    """Cancels a job that is at work, half-way."""
+    """Cancels a running job half-way."""
 
     def __init__(self) -> None:
         self.blocks = 0
@@ -117,7 +118,7 @@ class Canceller(Monitor):
             subprocess.run(["scancel", self.cancelled], check=True)
 
 
-def test_a_cancelled_job_changes_nothing(slurm: Path, expected: Path) -> None:
+def test_a_cancelled_job_does_not_change_the_product(slurm: Path, expected: Path) -> None:
     config = from_plain(job("slurm.fits", profile(slurm, kind="slurm", jobs=2, **JOB)))
     watch = Canceller()
     with contextlib.chdir(slurm), dask.config.set({"distributed.deploy.lost-worker-timeout": "2s"}):
@@ -150,13 +151,13 @@ def test_a_lost_job_is_replaced(slurm: Path, processes: int) -> None:
         assert not {*queued()} & {*first}
 
 
-def test_a_job_that_the_queue_refuses(slurm: Path) -> None:
+def test_a_job_that_slurm_rejects(slurm: Path) -> None:
     made = load_profile(profile(slurm, kind="slurm", **JOB | {"queue": "nowhere"}))
     with pytest.raises(ConfigError, match="refuses the job: .*invalid partition"), start_workers(made):
         pass
 
 
-def test_why_no_worker_came(slurm: Path) -> None:
+def test_the_reason_of_waiting_jobs_is_reported(slurm: Path) -> None:
     held = {"arguments": {"job_extra_directives": ["--begin=now+1hour"]}, "wait": "3s"}
     made = load_profile(profile(slurm, kind="slurm", **JOB | held))
     with (
@@ -172,14 +173,14 @@ def test_jobs_that_end_at_once(slurm: Path) -> None:
     made = load_profile(profile(slurm, kind="slurm", **JOB | broken))
     with (
         contextlib.chdir(slurm),
-        pytest.raises(ConfigError, match="ended before a worker came"),
+        pytest.raises(ConfigError, match="ended before a worker started"),
         start_workers(made),
     ):
         pass
 
 
 def test_one_allocation(slurm: Path, expected: Path) -> None:
-    """The tasks of one job are scheduler, client and workers, and all end with the run."""
+    """The tasks of one job become scheduler, client and workers, and all of them end with the run."""
     allocation = profile(slurm, kind="slurm_runner", wait="2 min")
     (slurm / "job.yaml").write_text(yaml.safe_dump(job("allocation.fits", allocation)))
     command = ["srun", "--ntasks=4", "--mem-per-cpu=800", "--time=5", "--kill-on-bad-exit=1"]
