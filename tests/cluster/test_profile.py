@@ -21,9 +21,7 @@ from lucidcube.cluster.jobqueue import (
     WORKER_ENVIRONMENT,
     WORKER_SETTINGS,
     Jobs,
-    left_the_queue,
     preflight,
-    why_waiting,
 )
 from lucidcube.cluster.profile import (
     QUEUE_KINDS,
@@ -447,20 +445,39 @@ def test_no_queue_on_this_machine(kind: str, here: Path, monkeypatch: pytest.Mon
         pass
 
 
-def test_reasons_for_waiting(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def submitted(queue: str, *ids: str) -> Jobs:
+    return Jobs(SimpleNamespace(workers={i: SimpleNamespace(job_id=i) for i in ids}), queue, len(ids))
+
+
+def test_the_queue_explains_why_jobs_wait(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{here}:/usr/bin:/bin")
-    assert why_waiting("slurm", []) == "the queue accepted no job"
-    assert why_waiting("pbs", ["7", "8"]) == "jobs 7, 8"
+    assert submitted("slurm").reason() == "the queue accepted no job"
+    assert submitted("pbs", "7", "8").reason() == "jobs 7, 8"
     program(here, "squeue", 'echo "7 PENDING Priority   $4"')
-    assert why_waiting("slurm", ["7", "8"]) == "7 PENDING Priority 7,8"
-    assert not left_the_queue("slurm", ["7"])
+    assert submitted("slurm", "7", "8").reason() == "7 PENDING Priority 7,8"
+    program(here, "qstat", 'echo "$*"')
+    assert submitted("pbs", "7", "8").reason() == "-s 7 8"
     program(here, "squeue", "exit 0")
-    assert left_the_queue("slurm", ["7"])
-    program(here, "squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
-    assert left_the_queue("slurm", ["7"])
-    program(here, "squeue", 'echo "cannot reach the controller" >&2; exit 1')
-    assert not left_the_queue("slurm", ["7"])
-    assert not left_the_queue("pbs", ["7"])
+    assert submitted("slurm", "7").reason() == "jobs 7 have left the queue"
+
+
+@pytest.mark.parametrize(
+    ("squeue", "ended"),
+    [
+        ('echo "7 PENDING Priority"', False),
+        ("exit 0", True),
+        ('echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1', True),
+        ('echo "cannot reach the controller" >&2; exit 1', False),
+    ],
+)
+def test_jobs_that_have_left_the_queue(
+    squeue: str, ended: bool, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{here}:/usr/bin:/bin")
+    program(here, "squeue", squeue)
+    assert submitted("slurm", "7").ended() is ended
+    assert not submitted("pbs", "7").ended(), "only SLURM is asked"
+    assert not submitted("slurm").ended()
 
 
 class Cluster:

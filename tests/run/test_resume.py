@@ -20,7 +20,7 @@ from rich.console import Console
 
 import lucidcube.stages.interpolate
 from lucidcube.cli.console import LOG_INTERVAL, Progress, duration, summary
-from lucidcube.cluster import cores
+from lucidcube.cluster.resources import available_resources
 from lucidcube.config.schema import Config, from_plain
 from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
 from lucidcube.run.checkpoint import CHECKSUMS, STORE, Checkpoint
@@ -221,7 +221,7 @@ def test_blocks_in_flight_are_finished(undisturbed: Undisturbed, number: signal.
     kept = [Checkpoint(p) for p in Path("target.work").glob("*-*-*")]
     recorded = sum(c.blocks - len(c.missing()) for c in kept)
     assert recorded == min(monitor.done.computed, BLOCKS), "every block that was begun is recorded"
-    assert monitor.done.computed <= after + cores() + 2
+    assert monitor.done.computed <= after + available_resources().cores + 2
     goes_on(undisturbed, BLOCKS - recorded)
 
 

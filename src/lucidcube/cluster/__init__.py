@@ -17,13 +17,12 @@ from lucidcube.cluster.jobqueue import (
     site_settings,
 )
 from lucidcube.cluster.profile import PROFILES, Layout, Profile, load_profile, local_layout
-from lucidcube.cluster.resources import cores
 from lucidcube.cluster.slurm_runner import allocation_layout, serve
 from lucidcube.cluster.workers import LocalWorkers, Workers, WorkersDied, WorkersLost
 
 __all__ = [
-    "PROFILES", "Layout", "LocalWorkers", "Profile", "Workers", "WorkersDied", "WorkersLost", "cores",
-    "job_script", "layout", "load_profile", "serve", "start_workers",
+    "PROFILES", "Layout", "LocalWorkers", "Profile", "Workers", "WorkersDied", "WorkersLost", "job_script",
+    "layout", "load_profile", "serve", "start_workers",
 ]  # fmt: skip
 
 

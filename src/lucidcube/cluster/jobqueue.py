@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
@@ -222,7 +222,7 @@ class Jobs:
             if job_id and missing >= (timeout if started else max(timeout, QUERY_INTERVAL)):
                 del self._missing_since[job_id]
                 # A job that never had a worker may still be waiting in the queue.
-                if started or left_the_queue(self.queue, [job_id]):
+                if started or self._left_the_queue([job_id]):
                     self.cluster.sync(self.cluster.scale_down, [name])
         if len(self.cluster.workers) < self.count:
             self.cluster.scale(jobs=self.count)
@@ -233,12 +233,25 @@ class Jobs:
         return [job_id for job in list(self.cluster.workers.values()) if (job_id := _job_id(job))]
 
     def reason(self) -> str:
-        """Return why the jobs are not running, in the words of the queue."""
-        return why_waiting(self.queue, self.ids)
+        """Return in one line why the jobs are not running, in the words of the queue."""
+        ids, jobs = self.ids, f"jobs {', '.join(self.ids)}"
+        if not ids:
+            return "the queue accepted no job"
+        if self.queue not in QUEUES or shutil.which(QUEUES[self.queue].explain[0]) is None:
+            return jobs
+        _, output = _run([*QUEUES[self.queue].explain, *([",".join(ids)] if self.queue == "slurm" else ids)])
+        return output or f"{jobs} have left the queue"
 
     def ended(self) -> bool:
         """Return whether all jobs have left the queue."""
-        return left_the_queue(self.queue, self.ids)
+        return self._left_the_queue(self.ids)
+
+    def _left_the_queue(self, ids: list[str]) -> bool:
+        """Return whether none of the jobs is waiting or running, where the queue can tell (SLURM)."""
+        if self.queue != "slurm" or not ids:
+            return False
+        code, output = _run([*QUEUES["slurm"].explain, ",".join(ids)])
+        return (code == 0 and not output) or "Invalid job id" in output
 
 
 def _job_id(job: Any) -> str:
@@ -262,25 +275,6 @@ def preflight(queue: str, script: str) -> None:
         code, output = _run(["sbatch", "--test-only"], script)
         if code != 0:
             raise ConfigError(f"profile: the queue refuses the job: {output}")
-
-
-def left_the_queue(queue: str, jobs: Sequence[str]) -> bool:
-    """Return whether none of the jobs is waiting or running, where the queue can tell (SLURM)."""
-    if queue != "slurm" or not jobs:
-        return False
-    code, output = _run([*QUEUES[queue].explain, ",".join(jobs)])
-    return (code == 0 and not output) or "Invalid job id" in output
-
-
-def why_waiting(queue: str, jobs: Sequence[str]) -> str:
-    """Return what the queue reports about jobs that are not running yet, in one line."""
-    if not jobs:
-        return "the queue accepted no job"
-    if queue not in QUEUES or shutil.which(QUEUES[queue].explain[0]) is None:
-        return f"jobs {', '.join(jobs)}"
-    ids = [",".join(jobs)] if queue == "slurm" else jobs
-    _, output = _run([*QUEUES[queue].explain, *ids])
-    return output or f"jobs {', '.join(jobs)} have left the queue"
 
 
 def _run(command: list[str], text: str = "") -> tuple[int, str]:

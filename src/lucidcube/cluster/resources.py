@@ -57,11 +57,6 @@ def available_resources() -> Resources:
     return Resources(number, min(memory))
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return available_resources().cores
-
-
 def _variable(name: str) -> int:
     """Return a number from the environment; 0 if there is none (SLURM writes 0 for all memory of a node)."""
     text = os.environ.get(name, "")
