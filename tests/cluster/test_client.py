@@ -14,7 +14,8 @@ import pytest
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info
 
-from lucidcube.cluster import PROFILES, LocalWorkers, Profile, Workers, cores, load_profile, start_workers
+from lucidcube.cluster import PROFILES, LocalWorkers, Profile, Workers, load_profile, start_workers
+from lucidcube.cluster.resources import available_resources
 from lucidcube.errors import ConfigError
 
 
@@ -113,9 +114,10 @@ def test_no_such_profile() -> None:
 
 
 def test_workers_by_profile() -> None:
-    assert cores() >= 1
+    cores = available_resources().cores
+    assert cores >= 1
     for profile, count in (
-        (Profile(), cores()),
+        (Profile(), cores),
         (Profile(workers=5), 5),
         (Profile(kind="synchronous", workers=5), 1),
     ):
