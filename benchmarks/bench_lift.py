@@ -66,7 +66,7 @@ class Store:
     def _write(self) -> Checkpoint:
         shutil.rmtree(self.folder / "store", ignore_errors=True)
         made = Checkpoint.prepare(self.folder / "store", self.lazy, [DATA, VARIANCE], {"why": "benchmark"})
-        dask.compute(made.writes(self.lazy, [DATA, VARIANCE]), scheduler="synchronous")
+        dask.compute(made.write(self.lazy, [DATA, VARIANCE]), scheduler="synchronous")
         return made
 
     def time_write(self, side: int) -> None:

@@ -76,7 +76,7 @@ def work(stage: Stage, cube: xr.Dataset) -> xr.Dataset:
     names = [v for v in stage.produces if v in made]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint.prepare(Path(folder) / "c", made, names, {})
-        writes = checkpoint.writes(made, names)
+        writes = checkpoint.write(made, names)
         for number in range(writes.shape[0]):
             dask.compute(writes.blocks[number], scheduler="synchronous")
     return made

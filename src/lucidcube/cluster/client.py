@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from lucidcube.errors import ConfigError
 
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}
 """Worker processes of this machine share the terminal of the run, and log their connections by default."""
+NANNY_LOG = logging.getLogger("distributed.nanny")
 POLL_INTERVAL = 5.0
 """Seconds between checks while a first worker is awaited."""
 
@@ -127,6 +129,7 @@ def start_cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
     ConfigError
         If they cannot be started.
     """
+    stack.callback(NANNY_LOG.setLevel, NANNY_LOG.level)
     if profile.kind == "processes":
         return _processes(stack, profile)
     if profile.kind == "address":
@@ -142,7 +145,13 @@ def start_cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
 
 def _retire_at_exit(stack: ExitStack, client: Client) -> None:
     """Ask the workers to end before the scheduler does; nannies without a scheduler print warnings."""
-    stack.callback(client.retire_workers, close_workers=True)
+
+    def retire() -> None:
+        # Everything is computed: a worker that takes more than a few seconds to end is of no interest.
+        NANNY_LOG.setLevel(logging.ERROR)
+        client.retire_workers(close_workers=True)
+
+    stack.callback(retire)
 
 
 def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
