@@ -19,7 +19,7 @@ from lucidcube.kernels.deconvolution.common import (
     edge_margin,
     prepare_field,
 )
-from lucidcube.kernels.fourier.simd.blur import Support
+from lucidcube.kernels.fourier.convolver import Support
 from lucidcube.kernels.otsu import BINS, nested_otsu_inplace
 
 STALL_WINDOW = 10

@@ -1,28 +1,25 @@
-"""Convolution of planes with a PSF: by Fourier transforms (`kernels/fft.py`), or by direct sums."""
+"""Convolution and filtering of planes: all that other kernels know of Fourier transforms."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.fourier.simd.blur import (
-    Support,
-    Transfer,
-    filter_all,
-    subtract_filtered,
-    subtract_stamps,
-)
-from lucidcube.kernels.fourier.simd.fft import good_length, padded, padded_length, plan, spectrum, workspace
+from lucidcube.kernels.fourier.direct_sums import Floats, Support, convolve_pixels, subtract
+from lucidcube.kernels.fourier.engines import Engine, EngineName, current_engine, use_engine
+
+__all__ = ["Convolver", "EngineName", "Support", "autocorrelation_filter", "trim_psf", "use_engine"]
 
 SIZE_STEPS = 8
 """Sizes of transform between the smallest and the largest, along each axis; see `Convolver.subtract_part`."""
 TRANSFERS_KEPT = 4
-"""Transforms of the PSF that are remembered, of 4 bytes for each point."""
-DIRECT_COST = 0.07
-"""Cost of adding one pixel of the PSF, as a fraction of that of one point of a pair of transforms."""
+"""Number of transforms of the PSF that are kept, of 4 bytes for each point."""
 
 
-def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float32]:
+def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> Floats:
     """
-    Cut a centred PSF to what can matter: no wings of zeros, and nothing that reaches across the whole plane.
+    Cut off the parts of a centred PSF that change nothing: wings of zeros, and what reaches beyond any plane.
 
     Parameters
     ----------
@@ -57,13 +54,35 @@ def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.fl
     return np.ascontiguousarray(psf[bounds[0], bounds[1]], dtype=np.float32)
 
 
+def autocorrelation_filter(plane: Floats, window: tuple[int, int]) -> Callable[[Floats], Floats]:
+    """
+    Return a function that filters a plane by the autocorrelation of a small window, over its size.
+
+    Parameters
+    ----------
+    plane : array of float32, (y, x)
+        Finite, C-contiguous.
+    window : (int, int)
+        Shape (height, width) of the windows.
+
+    Returns
+    -------
+    callable
+        Takes a window, an array of float32 of that shape, and returns the filtered plane, a new array of
+        float32 of shape (y, x). Within a window of the edges the filter wraps round and the result is
+        meaningless. The callable holds scratch memory, and so is for one thread.
+    """
+    return current_engine().autocorrelation_filter(plane, window)
+
+
 class Convolver:
     """
-    Convolution of planes of one shape with one PSF; outside of the plane is zero, and nothing wraps round.
+    Convolution of planes of one shape with one PSF. The plane is zero outside, and nothing wraps round.
 
-    The PSF is transformed once for each length. The transforms are as long as the plane plus half the PSF,
-    which is all that a result on the plane itself needs, and columns that are known to be zero, or are not
-    wanted, are not transformed. Where the light lies in a part of the plane, `subtract_part` does with less.
+    The transforms are as long as the plane plus half the PSF, which is all that a result on the plane itself
+    needs. Where a plane is zero outside of a known part, `subtract_part` needs shorter ones. The PSF is
+    transformed once for each size. The engine is that of the context in which the object is made, see
+    `use_engine`.
 
     Parameters
     ----------
@@ -79,66 +98,62 @@ class Convolver:
     padded_width : int
         Length of a padded row, see `pad`.
     reach : (int, int)
-        How far the PSF spreads light along y and x.
+        Half the size of the trimmed PSF along y and x.
+    size : (int, int)
+        Size of the transforms of whole planes.
 
     Raises
     ------
     ValueError
-        From `trim_psf`.
+        From `trim_psf`, and where the chosen engine cannot run.
 
     Notes
     -----
-    float32 throughout: the error is about 3e-7 of the largest value of the result. One object holds scratch
-    memory, and so is for one thread.
+    The arithmetic is float32: errors are about 3e-7 of the largest value of the result. An object holds
+    scratch memory, and so is for one thread.
     """
 
     def __init__(self, psf: NDArray[np.floating], shape: tuple[int, int]) -> None:
-        stamp = trim_psf(psf, shape)
-        half_y, half_x = stamp.shape[0] // 2, stamp.shape[1] // 2
+        engine = current_engine()
+        self._stamp = trim_psf(psf, shape)
         self.shape = shape
-        self.reach = (half_y, half_x)
-        self.padded_width = padded_length(shape[1])
-        self._size = good_length(shape[0] + half_y), good_length(shape[1] + half_x)
-        self._stamp = stamp
-        self._transfers: dict[tuple[int, int], Transfer] = {}
-        self._heights = _size_ladder(shape[0], half_y, self._size[0])
-        self._widths = _size_ladder(shape[1], half_x, self._size[1])
-        self._space = workspace(*self._size, self._size[1])
+        self.reach = self._stamp.shape[0] // 2, self._stamp.shape[1] // 2
+        self._heights = _size_ladder(engine, shape[0], self.reach[0])
+        self._widths = _size_ladder(engine, shape[1], self.reach[1])
+        self.size = self._heights[-1], self._widths[-1]
+        self._engine = engine(shape, self.size)
+        self.padded_width = self._engine.padded_width
+        self._transfers: dict[tuple[int, int], Any] = {}
 
-    def convolve(self, plane: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Plane (y, x) convolved with the PSF: float32, of the same shape. The plane must be finite."""
+    def convolve(self, plane: NDArray[np.floating]) -> Floats:
+        """Return a plane (y, x) convolved with the PSF: float32, of the same shape. It must be finite."""
         return self._unpadded(self.convolve_padded(self.pad(plane)))
 
-    def correlate(self, plane: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Plane (y, x) correlated with the PSF (the transpose of `convolve`): float32, of the same shape."""
+    def correlate(self, plane: NDArray[np.floating]) -> Floats:
+        """Return a plane (y, x) correlated with the PSF, which is the transpose of `convolve`."""
         return self._unpadded(self.correlate_padded(self.pad(plane)))
 
-    def pad(self, plane: NDArray[np.generic]) -> NDArray[np.float32]:
+    def pad(self, plane: NDArray[np.generic]) -> Floats:
         """
-        New plane of rows of `padded_width`, zero beyond the plane's own width.
+        Return a copy of a plane with rows of `padded_width`, zero beyond the plane's own width.
 
         Raises
         ------
         ValueError
-            If the plane has not the `shape` that the convolver is made for.
+            If the plane does not have the `shape` for which the convolver is made.
         """
         if plane.shape != self.shape:
             raise ValueError(f"made for planes of {self.shape}, not {plane.shape}")
-        return padded(plane)
+        return self._engine.pad(plane)
 
-    def _check(self, plane: NDArray[np.float32]) -> None:
-        """Refuse what compiled code, which does not look, would read or write beyond."""
-        if plane.shape != (self.shape[0], self.padded_width):
-            raise ValueError(f"not a padded plane of {self.shape}: {plane.shape}")
-
-    def convolve_padded(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    def convolve_padded(self, plane: Floats) -> Floats:
         """
-        As `convolve`, without copies, for loops: rows are `padded_width` long.
+        Convolve a padded plane, which saves the copies that `convolve` makes.
 
         Parameters
         ----------
         plane : array of float32, (y, padded_width)
-            Finite, and zero beyond the width of the plane (see `pad`).
+            Finite, C-contiguous, and zero beyond the width of the plane (see `pad`).
 
         Returns
         -------
@@ -150,32 +165,30 @@ class Convolver:
         ValueError
             If the plane is not padded or has another shape.
         """
-        return self._filter_all(plane, 0)
+        self._check(plane)
+        return self._engine.filter(plane, self._transfer(self.size), conjugate=False)
 
-    def correlate_padded(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `convolve_padded`, for `correlate`."""
-        return self._filter_all(plane, 1)
+    def correlate_padded(self, plane: Floats) -> Floats:
+        """Correlate a padded plane, see `convolve_padded`."""
+        self._check(plane)
+        return self._engine.filter(plane, self._transfer(self.size), conjugate=True)
 
     def subtract_part(
-        self,
-        plane: NDArray[np.float32],
-        lit: Support,
-        residual: NDArray[np.float32],
-        valid: NDArray[np.float32],
+        self, plane: Floats, support: Support, residual: Floats, valid: Floats
     ) -> tuple[float, float, float]:
         """
-        Subtract, in place, what a plane is convolved to that is zero outside of a known part.
+        Convolve a plane that is zero outside of a known part, and subtract the result in place.
 
         A few pixels are summed directly. Otherwise the transforms need to be so long only that what wraps
-        round does not come back to the plane: light from between `left` and `right` of a plane N wide
-        reaches no further than half a PSF, so that the larger of N - left and right, plus half a PSF, will
-        do. Lengths are taken from a short ladder, so that the PSF is transformed for a few of them only.
+        round does not return to the plane: light from between `left` and `right` of a plane N wide reaches
+        half a PSF further, so that the larger of N - left and right, plus half a PSF, is enough. Sizes are
+        taken from a short ladder, so that the PSF is transformed for a few of them only.
 
         Parameters
         ----------
         plane : array of float32, (y, padded_width)
             Zero outside of the part.
-        lit : Support
+        support : Support
             The part.
         residual : array of float32, (y, padded_width)
             From which to subtract. What lies beyond the width of the plane becomes meaningless.
@@ -185,7 +198,7 @@ class Convolver:
         Returns
         -------
         highest, lowest : float
-            The largest and the smallest of what is left, among the pixels that count, and of zero.
+            The largest and the smallest of what remains, among the pixels that count, and of zero.
         squares : float
             The sum of their squares, in float64.
 
@@ -196,60 +209,49 @@ class Convolver:
         """
         for given in (plane, residual, valid):
             self._check(given)
-        height = _least_of(self._heights, max(self.shape[0] - lit.top, lit.bottom) + self.reach[0])
-        width = _least_of(self._widths, max(self.shape[1] - lit.left, lit.right) + self.reach[1])
-        if lit.pixels * self._stamp.size * DIRECT_COST <= height * width:
-            return subtract_stamps(plane, self._stamp, lit, self._space, residual, valid)
-        transfer = self._transfer((height, width))
-        return subtract_filtered(plane, lit, self.shape[1], transfer, self._space, residual, valid)
+        height = _first_of(self._heights, max(self.shape[0] - support.top, support.bottom) + self.reach[0])
+        width = _first_of(self._widths, max(self.shape[1] - support.left, support.right) + self.reach[1])
+        if support.pixels * self._stamp.size * self._engine.direct_cost <= height * width:
+            return subtract(convolve_pixels(plane, self._stamp, support), residual, valid)
+        return self._engine.subtract_filtered(
+            plane, support, self._transfer((height, width)), residual, valid
+        )
 
-    def _filter_all(self, plane: NDArray[np.float32], conjugate: int) -> NDArray[np.float32]:
-        self._check(plane)
-        result = np.empty_like(plane)
-        everything = Support(0, self.shape[0], 0, self.shape[1], plane.size)
-        transfer = self._transfer(self._size)
-        filter_all(plane, everything, self.shape[1], transfer, conjugate, self._space, result)
-        return result
+    def _check(self, plane: Floats) -> None:
+        """Refuse planes of another shape, beyond which compiled code would read and write."""
+        if plane.shape != (self.shape[0], self.padded_width):
+            raise ValueError(f"not a padded plane of {self.shape}: {plane.shape}")
 
-    def _transfer(self, size: tuple[int, int]) -> Transfer:
-        """The transform of the PSF about the pixel (0, 0), from memory if it was wanted not long ago."""
+    def _transfer(self, size: tuple[int, int]) -> Any:
+        """Return the transform of the PSF, kept from before if its size was used recently."""
         transfer = self._transfers.pop(size, None)
         if transfer is None:
-            kernel = _about_origin(self._stamp, size)
-            # Twice this transform meets twice that of the plane, and nothing scales on the way back.
-            factors = spectrum(kernel, size, self._space).reshape(-1)
-            factors /= np.float32(4 * kernel.size)
-            transfer = Transfer(plan(size[0]), plan(size[1]), factors)
+            transfer = self._engine.transfer(_about_origin(self._stamp, size))
         for oldest in list(self._transfers)[: 1 - TRANSFERS_KEPT]:
             self._transfers.pop(oldest)
         self._transfers[size] = transfer
         return transfer
 
-    def _unpadded(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _unpadded(self, plane: Floats) -> Floats:
         return np.ascontiguousarray(plane[:, : self.shape[1]])
 
 
-def _about_origin(stamp: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """A stamp in a plane of zeros, its central pixel at (0, 0), what lies before it at the far ends."""
+def _about_origin(stamp: Floats, size: tuple[int, int]) -> Floats:
+    """Return a plane of zeros with a stamp about the pixel (0, 0), wrapped round to the far ends."""
     plane = np.zeros(size, np.float32)
-    y, x = stamp.shape[0] // 2, stamp.shape[1] // 2
-    plane[: y + 1, : x + 1] = stamp[y:, x:]
-    if y:
-        plane[-y:, : x + 1] = stamp[:y, x:]
-    if x:
-        plane[: y + 1, -x:] = stamp[y:, :x]
-    if x and y:
-        plane[-y:, -x:] = stamp[:y, :x]
-    return plane
+    plane[: stamp.shape[0], : stamp.shape[1]] = stamp
+    return np.roll(plane, (-(stamp.shape[0] // 2), -(stamp.shape[1] // 2)), (0, 1))
 
 
-def _size_ladder(size: int, reach: int, largest: int) -> list[int]:
-    """Rising lengths of transform, from the least that any part of a plane can do with to the largest."""
+def _size_ladder(engine: type[Engine], size: int, reach: int) -> list[int]:
+    """Return rising lengths of transform, from the least that any part of a plane needs to the largest."""
+    largest = engine.good_length(size + reach)
     least = max(size, size // 2 + reach + 1, 2 * reach + 1)
     steps = np.linspace(least, largest, SIZE_STEPS).astype(int)
-    return sorted({min(good_length(int(step)), largest) for step in steps if step < largest} | {largest})
+    lengths = {min(engine.good_length(int(step)), largest) for step in steps if step < largest}
+    return sorted(lengths | {largest})
 
 
-def _least_of(ladder: list[int], wanted: int) -> int:
-    """The first length that is enough; the last one always is."""
+def _first_of(ladder: list[int], wanted: int) -> int:
+    """Return the first length that is enough; the last one always is."""
     return next((length for length in ladder if length >= wanted), ladder[-1])

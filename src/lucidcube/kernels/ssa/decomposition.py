@@ -8,20 +8,7 @@ import scipy.ndimage
 from numba import njit
 from numpy.typing import NDArray
 
-from lucidcube.kernels.fourier.simd.fft import (
-    Plan,
-    Workspace,
-    blocks_of,
-    good_length,
-    inverse_columns,
-    inverse_row,
-    padded,
-    plan,
-    spectrum,
-    workspace,
-)
-from lucidcube.kernels.fourier.simd.panels import multiply_by_power
-from lucidcube.kernels.fourier.simd.vectors import LANES, ROW
+from lucidcube.kernels.fourier.convolver import autocorrelation_filter
 
 SMOOTHING_SIGMA = 5.0
 SMOOTHING_REACH = 20
@@ -165,20 +152,11 @@ def components(
             yield component
         return
     transposed = np.ascontiguousarray(image.T)
-    shape = good_length(ny), good_length(nx)
-    given = spectrum(image, shape).reshape(-1)
-    # Twice the transform, which nothing scales on the way back; a mean over the places in the window.
-    given /= np.float32(2 * shape[0] * shape[1] * height * width)
-    space, whole = workspace(*shape, nx), padded(image)
+    filtered = autocorrelation_filter(image, (height, width))
     columns = np.empty((width - 1, ny), np.float32)
-    along_x = np.exp(-2j * np.pi * np.outer(np.arange(width), np.arange(shape[1])) / shape[1])
-    along_x = along_x.astype(np.complex64)
-    phases = _phases_about_centre(shape[0], height)
     for index in indices:
         vector = basis.vectors[index]
-        pairs = _pairs_about_centre(vector @ along_x)
-        _filter(given, pairs, phases, plan(shape[0]), plan(shape[1]), space, whole)
-        component = np.ascontiguousarray(whole[:, :nx])
+        component = filtered(vector)
         _component_rows(image, vector, 0, component[: height - 1])
         _component_rows(image, vector, ny - height + 1, component[ny - height + 1 :])
         _component_rows(transposed, vector.T, 0, columns)
@@ -280,47 +258,6 @@ def _add_products(
     left, right = image[y, x:], image[y + dy, x + dx :]
     for k in range(sums.size):
         sums[k] += sign * left[k] * right[k]
-
-
-def _phases_about_centre(length: int, height: int) -> NDArray[np.float32]:
-    """Cosines and sines for the distances of a window's rows from its centre, see `multiply_by_power`."""
-    frequencies = np.arange(blocks_of(length) * LANES)
-    distances = (height - 1) / 2 - np.arange((height + 1) // 2)
-    angles = 2 * np.pi / length * np.multiply.outer(distances, frequencies).reshape(len(distances), -1, LANES)
-    phases = np.stack([np.cos(angles), np.sin(angles)], axis=2).astype(np.float32)
-    return np.ascontiguousarray(phases.transpose(1, 0, 2, 3)).reshape(-1)
-
-
-def _pairs_about_centre(rows: NDArray[np.complexfloating]) -> NDArray[np.float32]:
-    """Sums and differences of rows at equal distances from the centre, see `multiply_by_power`."""
-    height = len(rows)
-    upper, lower = rows[: (height + 1) // 2], rows[::-1][: (height + 1) // 2]
-    sums, differences = upper + lower, upper - lower
-    if height % 2:
-        sums[-1] = upper[-1]
-    parts = [sums.real, sums.imag, differences.real, differences.imag]
-    return np.stack(parts, axis=-1).astype(np.float32).reshape(-1)
-
-
-@njit(cache=True, nogil=True)
-def _filter(
-    given: NDArray[np.float32],
-    pairs: NDArray[np.float32],
-    phases: NDArray[np.float32],
-    plan_y: Plan,
-    plan_x: Plan,
-    space: Workspace,
-    out: NDArray[np.float32],
-) -> None:
-    """Multiply a spectrum by the power spectrum of a window, and transform it back."""
-    width, blocks = plan_x.length, blocks_of(plan_y.length)
-    count = pairs.size // (4 * width)
-    for block in range(blocks):
-        multiply_by_power(
-            given, space.one, pairs, phases, width, count, block * width * ROW, block * count * ROW
-        )
-        inverse_row(plan_x, block, out.shape[1], space)
-    inverse_columns(plan_y, space, out)
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

@@ -1,8 +1,8 @@
-"""Fourier transforms of real planes of float32, as many columns or rows at once as vector registers hold.
+"""Fourier transforms of real planes of float32, of as many columns or rows at once as a vector has lanes.
 
-A spectrum is an array of float32 of shape (blocks, width, 2, `LANES`): block by block of `LANES` frequencies
-along y, for each frequency along x their real and their imaginary parts. Only frequencies along y up to half
-of the height are kept, as for any real plane, and what fills up the last block repeats others.
+A spectrum is an array of float32 of shape (blocks, width, 2, `LANES`): for each block of `LANES` frequencies
+along y and each frequency along x, their real and their imaginary parts. Only the frequencies along y up to
+half of the height are kept, as for any real plane; those that fill up the last block repeat others.
 """
 
 from functools import cache
@@ -13,6 +13,7 @@ import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
 
+from lucidcube.kernels.fourier.direct_sums import Floats
 from lucidcube.kernels.fourier.simd.lanes import RADICES, join_columns, split_columns, transform_pass
 from lucidcube.kernels.fourier.simd.panels import (
     clear_rows,
@@ -21,44 +22,32 @@ from lucidcube.kernels.fourier.simd.panels import (
     multiply_rows,
     store_columns,
 )
-from lucidcube.kernels.fourier.simd.vectors import APART, LANES, ROW
+from lucidcube.kernels.fourier.simd.vectors import LANES, PAIR_DISTANCE, ROW
 
-GROUP = 2 * APART
+GROUP = 2 * PAIR_DISTANCE
 LEAST_LENGTH = 32
 LONGER = 1.5
-"""One that saves a pass of three, or of more, can be no longer than this and still pay."""
+"""A transform that saves one pass of three or more is the faster one only if it is less than this longer."""
 CACHE_LINE, PAGE = 16, 1024
-"""Of the processor, in numbers of four bytes."""
+"""Sizes in float32 numbers."""
 
 
 class Plan(NamedTuple):
-    """
-    How to transform columns of one length.
-
-    Attributes
-    ----------
-    length : int
-    radices : array of int
-        Of the passes; their product is the length.
-    twiddles : array of float32
-        Of all passes, see `lanes.transform_pass`.
-    starts : array of int
-        Where those of each pass begin.
-    """
+    """A plan for transforms of one length: its passes, their twiddle factors, and the start of each's."""
 
     length: int
     radices: NDArray[np.int64]
-    twiddles: NDArray[np.float32]
+    twiddles: Floats
     starts: NDArray[np.int64]
 
 
 @cache
 def good_length(least: int) -> int:
     """
-    The length >= `least`, and >= 32, that is transformed soonest.
+    Return the length >= `least`, and >= 32, whose transform is fastest.
 
-    A pass takes as long as the length; so it is the smallest product of 2, 3 and 5, or a larger one of fewer
-    radices.
+    The time of a pass is proportional to the length, so that it is the smallest product of 2, 3 and 5, or a
+    larger one that needs fewer passes.
     """
     lengths = [int(scipy.fft.next_fast_len(max(least, LEAST_LENGTH), real=True))]
     while lengths[-1] < LONGER * lengths[0]:
@@ -68,14 +57,7 @@ def good_length(least: int) -> int:
 
 @cache
 def plan(length: int) -> Plan:
-    """
-    The plan for a length.
-
-    Raises
-    ------
-    ValueError
-        If it is no `good_length`.
-    """
+    """Return the plan for a length; raise ValueError for one that the passes cannot do."""
     radices = _factors(length) if length >= LEAST_LENGTH else None
     if radices is None:
         raise ValueError(
@@ -92,7 +74,7 @@ def plan(length: int) -> Plan:
 
 @cache
 def _factors(length: int) -> tuple[int, ...] | None:
-    """The fewest radices whose product is the length, then the most equal ones, rising."""
+    """Return the fewest radices whose product is the length, and of those the most equal ones, ascending."""
     if length == 1:
         return ()
     tails = [(radix, _factors(length // radix)) for radix in RADICES if length % radix == 0]
@@ -101,27 +83,18 @@ def _factors(length: int) -> tuple[int, ...] | None:
 
 
 class Workspace(NamedTuple):
-    """
-    Memory for transforms up to a size; for one thread at a time.
+    """Scratch memory of one thread: `rows` for columns transformed along y, `one` and `other` for panels."""
 
-    Attributes
-    ----------
-    rows : array of float32
-        Room for half-transformed columns: those of all blocks of frequencies.
-    one, other : array of float32
-        Panels.
-    """
-
-    rows: NDArray[np.float32]
-    one: NDArray[np.float32]
-    other: NDArray[np.float32]
+    rows: Floats
+    one: Floats
+    other: Floats
 
 
 def workspace(height: int, width: int, columns: int) -> Workspace:
-    """Memory for transforms of up to (height, width) of planes of up to so many columns."""
+    """Return scratch memory for transforms of up to (height, width) of planes of up to so many columns."""
     panel = (max(height, width) + 1) * ROW
-    # If both panels lay alike within a page, the processor would take reads of one for what it has just
-    # written to the other, and wait.
+    # If both panels had the same offset within a page, the processor would take a read from one for a read of
+    # what it has just written to the other, and would wait.
     apart = -(-panel // PAGE) * PAGE + PAGE // 4
     panels = _aligned(apart + panel)
     rows = _aligned(blocks_of(height) * padded_length(columns) * ROW)
@@ -130,18 +103,18 @@ def workspace(height: int, width: int, columns: int) -> Workspace:
 
 @njit(cache=True, nogil=True)
 def blocks_of(height: int) -> int:
-    """Blocks of `LANES` frequencies along y."""
+    """Return the number of blocks of `LANES` frequencies along y."""
     return (height // 2 + LANES) // LANES
 
 
 @njit(cache=True, nogil=True)
 def padded_length(columns: int) -> int:
-    """Length of rows that can be cut into whole groups of 2 `APART` columns, which share the transforms."""
+    """Return the row length that holds whole groups of columns, which are transformed together."""
     return (columns + GROUP - 1) // GROUP * GROUP
 
 
-def padded(plane: NDArray[np.generic]) -> NDArray[np.float32]:
-    """New plane (y, padded x) whose rows go on with zeros, as the transforms want them."""
+def padded(plane: NDArray[np.generic]) -> Floats:
+    """Return a copy of a plane whose rows are extended by zeros to the `padded_length`."""
     height, width = plane.shape
     length = padded_length(width)
     result = _aligned(height * length).reshape(height, length)
@@ -149,37 +122,34 @@ def padded(plane: NDArray[np.generic]) -> NDArray[np.float32]:
     return result
 
 
-def _aligned(size: int) -> NDArray[np.float32]:
-    """Zeros beginning at a cache line: a vector then never lies across two."""
+def _aligned(size: int) -> Floats:
+    """Return zeros that begin at a cache line, so that no vector lies across two."""
     raw = np.zeros(size + CACHE_LINE, np.float32)
     begin = -(raw.ctypes.data // raw.itemsize) % CACHE_LINE
     return raw[begin : begin + size]
 
 
-def spectrum(
-    plane: NDArray[np.floating], shape: tuple[int, int], space: Workspace | None = None
-) -> NDArray[np.float32]:
+def spectrum(plane: NDArray[np.floating], shape: tuple[int, int], space: Workspace | None = None) -> Floats:
     """
-    Transform a real plane.
+    Return twice the transform of a real plane, in the order that the module describes.
 
     Parameters
     ----------
     plane : array of float, (y, x)
         Finite.
     shape : (int, int)
-        Shape (y, x) to which it is padded by zeros at its end: good lengths.
+        Good lengths along y and x, to which the plane is padded by zeros at its end.
     space : Workspace, optional
-        For planes and transforms of at least these sizes: fresh memory costs three times the transform.
+        For planes and transforms of at least these sizes; fresh memory costs three times the transform.
 
     Returns
     -------
     array of float32, (blocks, width, 2, lanes)
-        Twice the transform; see the module for the order.
 
     Raises
     ------
     ValueError
-        If the plane is larger, or from `plan`.
+        If the plane is larger than `shape`, or `shape` has no plan.
     """
     height, width = shape
     if plane.shape[0] > height or plane.shape[1] > width:
@@ -192,12 +162,8 @@ def spectrum(
 
 
 @njit(cache=True, nogil=True)
-def transform(plan: Plan, swapped: int, one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    """
-    Transform a panel that is in `one`; backwards where `swapped` is 1.
-
-    Returns whether the result is in `other`.
-    """
+def transform(plan: Plan, swapped: int, one: Floats, other: Floats) -> bool:
+    """Transform the panel in `one`, inversely if `swapped` is 1; return whether the result is in `other`."""
     left, stride, exchanged = plan.length, 1, False
     for number in range(plan.radices.size):
         source, target = (other, one) if exchanged else (one, other)
@@ -211,13 +177,13 @@ def transform(plan: Plan, swapped: int, one: NDArray[np.float32], other: NDArray
 
 @njit(cache=True, nogil=True)
 def forward_columns(
-    plane: NDArray[np.float32], top: int, bottom: int, left: int, right: int, plan: Plan, space: Workspace
+    plane: Floats, top: int, bottom: int, left: int, right: int, plan: Plan, space: Workspace
 ) -> None:
     """
-    Transform, along y, the columns left <= x < right of a plane of which no row is lit but top <= y < bottom.
+    Transform columns left <= x < right of a padded plane along y; only rows top <= y < bottom are not zero.
 
-    The plane is `padded`. `space.rows` then holds twice the results, block by block, each from the first
-    column of the group that `left` is in, to the last of that of `right` - 1.
+    `space.rows` then holds twice the results, block by block, for whole groups of columns: from the group
+    that holds `left` to that which holds `right` - 1.
     """
     n, step = plan.length, plane.shape[1]
     first, last = left // GROUP * GROUP, padded_length(right)
@@ -239,33 +205,20 @@ def filter_rows(
     wanted: int,
     height: int,
     plan: Plan,
-    transfer: NDArray[np.float32],
+    transfer: Floats,
     conjugate: int,
     space: Workspace,
 ) -> None:
     """
-    Transform what `forward_columns` made along x, multiply it by a spectrum, and transform it back.
+    Transform the results of `forward_columns` along x, multiply them by a spectrum, and transform them back.
 
-    Parameters
-    ----------
-    left, right : int
-        The columns that are lit.
-    wanted : int
-        Columns, from the first on, that `space.rows` then holds, and what is in their last group; not fewer
-        than `right`.
-    height : int
-        Length of the transform along y.
-    plan : Plan
-        For that along x.
-    transfer : array of float32
-        Spectrum, flat.
-    conjugate : int
-        1 to multiply by its conjugate, or 0.
-    space : Workspace
+    `left` and `right` bound the columns that are not zero. `space.rows` then holds the first `wanted`
+    columns, which are at least `right`, and the rest of their last group. `transfer` is the flat spectrum; if
+    `conjugate` is 1, its conjugate is taken. `plan` is for the length along x, `height` the length along y.
     """
     n = plan.length
     given, kept = padded_length(right) - left // GROUP * GROUP, padded_length(wanted)
-    # From the last block on: longer rows must not overwrite shorter ones that are still to be read.
+    # The last block comes first: longer rows must not overwrite shorter ones that are still to be read.
     for block in range(blocks_of(height) - 1, -1, -1):
         exchanged = _forward_row(space, block * given * ROW, left, right, plan)
         one, other = (space.other, space.one) if exchanged else (space.one, space.other)
@@ -275,14 +228,14 @@ def filter_rows(
 
 @njit(cache=True, nogil=True)
 def inverse_row(plan: Plan, block: int, width: int, space: Workspace) -> None:
-    """Transform a block of a spectrum, in `space.one`, back along x; `space.rows` then holds its columns."""
+    """Transform a block of a spectrum, in `space.one`, back along x into its place in `space.rows`."""
     result = space.other if transform(plan, 1, space.one, space.other) else space.one
     _keep_row(result, plan.length, block, width, space.rows)
 
 
 @njit(cache=True, nogil=True)
-def inverse_columns(plan: Plan, space: Workspace, out: NDArray[np.float32]) -> None:
-    """Transform what `filter_rows` or `inverse_row` made back along y, into a padded plane."""
+def inverse_columns(plan: Plan, space: Workspace, out: Floats) -> None:
+    """Transform the results of `filter_rows` or `inverse_row` back along y, into a padded plane."""
     height, width = out.shape
     for number in range(width // ROW):
         x = first_column(number)
@@ -290,8 +243,8 @@ def inverse_columns(plan: Plan, space: Workspace, out: NDArray[np.float32]) -> N
 
 
 @njit(cache=True, nogil=True)
-def inverse_panel(x: int, width: int, plan: Plan, space: Workspace) -> NDArray[np.float32]:
-    """The panel whose first column is x, of the plane of a padded width that `inverse_columns` would make."""
+def inverse_panel(x: int, width: int, plan: Plan, space: Workspace) -> Floats:
+    """Return the panel with first column x of the plane that `inverse_columns` would make."""
     for block in range(blocks_of(plan.length)):
         join_columns(space.rows, space.one, plan.length, block * LANES, (block * width + x) * ROW)
     return space.other if transform(plan, 1, space.one, space.other) else space.one
@@ -299,14 +252,14 @@ def inverse_panel(x: int, width: int, plan: Plan, space: Workspace) -> NDArray[n
 
 @njit(cache=True, nogil=True)
 def first_column(number: int) -> int:
-    """The first column of a panel, by its number: a group of columns fills `APART` / `LANES` panels."""
-    panels = APART // LANES
+    """Return the first column of a panel by its number; a group of columns fills one or more panels."""
+    panels = PAIR_DISTANCE // LANES
     return number // panels * GROUP + number % panels * LANES
 
 
 @njit(cache=True, nogil=True)
 def _forward_row(space: Workspace, begin: int, left: int, right: int, plan: Plan) -> bool:
-    """Transform a block of what `forward_columns` made along x; returns whether it is in `other` then."""
+    """Transform a block of `forward_columns` along x; return whether the result is in `other`."""
     clear_rows(space.one, left, 0)
     copy_rows(space.rows, space.one, right - left, begin + left % GROUP * ROW, left * ROW)
     clear_rows(space.one, plan.length - right, right * ROW)
@@ -314,17 +267,15 @@ def _forward_row(space: Workspace, begin: int, left: int, right: int, plan: Plan
 
 
 @njit(cache=True, nogil=True)
-def _keep_row(panel: NDArray[np.float32], n: int, block: int, kept: int, rows: NDArray[np.float32]) -> None:
-    """Keep a block's columns for `inverse_columns`, followed by zeros: the transforms of no columns."""
+def _keep_row(panel: Floats, n: int, block: int, kept: int, rows: Floats) -> None:
+    """Copy the columns of a block to `rows` for `inverse_columns`, followed by zeros."""
     begin, count = block * kept * ROW, min(kept, n)
     copy_rows(panel, rows, count, 0, begin)
     clear_rows(rows, kept - count, begin + count * ROW)
 
 
 @njit(cache=True, nogil=True)
-def _forward_rows(
-    columns: int, height: int, plan: Plan, space: Workspace, result: NDArray[np.float32]
-) -> None:
+def _forward_rows(columns: int, height: int, plan: Plan, space: Workspace, result: Floats) -> None:
     n = plan.length
     given = padded_length(columns)
     for block in range(blocks_of(height)):

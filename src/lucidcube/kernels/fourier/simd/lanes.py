@@ -1,43 +1,39 @@
-"""Fourier transforms of many columns at once, one in each lane of a vector: the passes, in pieces.
+"""Passes of Fourier transforms of many columns at once, one column in each lane of a vector.
 
-A panel holds as many complex columns as a vector register of this processor has lanes: for each row a vector
-of real parts and one of imaginary parts, one behind the other in an array of float32.
-
-The functions exist in compiled code only. They take contiguous arrays of float32, as if these were flat, and
-check no bounds.
+A panel holds as many complex columns as a vector has lanes: an array of float32 of which each row is a vector
+of real parts and one of imaginary parts. The functions here exist in compiled code only.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from lucidcube.kernels.fourier.simd.vectors import (
-    APART,
     LANES,
+    PAIR_DISTANCE,
     ROW,
     Array,
+    Builder,
     Complex,
     Vector,
-    compiled,
+    integer,
+    lane_function,
     short_transform,
     transposed,
-    whole,
 )
 
 RADICES = (3, 4, 5, 6, 8, 9, 10)
 """Lengths of transform that one pass can do: those whose numbers fit into the registers."""
 
 
-@intrinsic
+@lane_function(arrays=3)
 def transform_pass(
-    typingctx: Any, source: Any, target: Any, twiddles: Any, radix: Any, n: Any, stride: Any, swapped: Any
-) -> Any:
+    b: Builder, source: Array, target: Array, twiddles: Array, radix: Any, n: Any, stride: Any, swapped: Any
+) -> None:
     """
-    One pass of Stockham's self-sorting transform over a panel, from one array to another.
+    Do one pass of Stockham's self-sorting transform over a panel, from one array to another.
 
     Parameters
     ----------
@@ -49,43 +45,30 @@ def transform_pass(
     radix : int
         One of `RADICES`; divides n.
     n : int
-        Length of what is left to transform; n times stride is the length of the whole.
+        Length that is left to transform; n times stride is the length of the whole transform.
     stride : int
         Product of the radices of the passes before.
     swapped : int
-        1 to take imaginary for real parts and the other way round, in and out, which makes it the inverse
-        transform, without its factor; or 0.
+        1 to exchange real and imaginary parts in input and output, which gives the inverse transform without
+        its factor; or 0.
     """
-    return compiled([source, target, twiddles], 4, _emit_pass)
-
-
-def _emit_pass(
-    b: ir.IRBuilder,
-    source: Array,
-    target: Array,
-    twiddles: Array,
-    radix: Any,
-    n: Any,
-    stride: Any,
-    swapped: Any,
-) -> None:
     end = b.append_basic_block("end")
     choice = b.switch(radix, end)
     for one in RADICES:
         block = b.append_basic_block(f"radix{one}")
-        choice.add_case(whole(one), block)
+        choice.add_case(integer(one), block)
         b.position_at_end(block)
-        with b.if_else(b.icmp_signed("==", n, whole(one))) as (last, earlier):
+        with b.if_else(b.icmp_signed("==", n, integer(one))) as (last, earlier):
             with last:
-                _emit_butterflies(b, source, target, None, one, n, stride, swapped)
+                _butterflies(b, source, target, None, one, n, stride, swapped)
             with earlier:
-                _emit_butterflies(b, source, target, twiddles, one, n, stride, swapped)
+                _butterflies(b, source, target, twiddles, one, n, stride, swapped)
         b.branch(end)
     b.position_at_end(end)
 
 
-def _emit_butterflies(
-    b: ir.IRBuilder,
+def _butterflies(
+    b: Builder,
     source: Array,
     target: Array,
     twiddles: Array | None,
@@ -94,63 +77,57 @@ def _emit_butterflies(
     stride: Any,
     swapped: Any,
 ) -> None:
-    """All the short transforms of a pass; see Van Loan 1992, "Computational Frameworks for the FFT", 1.7."""
-    re = b.mul(swapped, whole(LANES))
-    im = b.sub(whole(LANES), re)
-    groups = b.sdiv(n, whole(radix))
-    out = b.mul(stride, whole(ROW))
+    """Do the short transforms of a pass (Van Loan 1992, "Computational Frameworks for the FFT", 1.7)."""
+    re = b.mul(swapped, integer(LANES))
+    im = b.sub(integer(LANES), re)
+    groups = b.sdiv(n, integer(radix))
+    out = b.mul(stride, integer(ROW))
     into = b.mul(out, groups)
     with cgutils.for_range(b, groups) as group:
         factors = []
         if twiddles is not None:
-            first = b.mul(group.index, whole(2 * (radix - 1)))
+            first = b.mul(group.index, integer(2 * (radix - 1)))
             for j in range(radix - 1):
-                cosine, sine = (twiddles.everywhere(b.add(first, whole(2 * j + k))) for k in (0, 1))
+                cosine, sine = (twiddles.broadcast(b.add(first, integer(2 * j + k))) for k in (0, 1))
                 factors.append(Complex(cosine, sine))
         begin = b.mul(group.index, out)
         with cgutils.for_range(b, stride) as row:
-            read = b.add(begin, b.mul(row.index, whole(ROW)))
-            write = b.add(b.mul(begin, whole(radix)), b.mul(row.index, whole(ROW)))
-            places = [b.add(read, b.mul(into, whole(j))) for j in range(radix)]
+            read = b.add(begin, b.mul(row.index, integer(ROW)))
+            write = b.add(b.mul(begin, integer(radix)), b.mul(row.index, integer(ROW)))
+            places = [b.add(read, b.mul(into, integer(j))) for j in range(radix)]
             given = [Complex(source.load(b.add(p, re)), source.load(b.add(p, im))) for p in places]
             for j, result in enumerate(short_transform(given)):
-                turned = result * factors[j - 1] if factors and j else result
-                place = b.add(write, b.mul(out, whole(j)))
-                target.store(turned.re, b.add(place, re))
-                target.store(turned.im, b.add(place, im))
+                rotated = result * factors[j - 1] if factors and j else result
+                place = b.add(write, b.mul(out, integer(j)))
+                target.store(rotated.re, b.add(place, re))
+                target.store(rotated.im, b.add(place, im))
 
 
-@intrinsic
-def split_columns(typingctx: Any, panel: Any, rows: Any, n: Any, first: Any, place: Any) -> Any:
+@lane_function(arrays=2)
+def split_columns(b: Builder, panel: Array, rows: Array, n: Any, first: Any, place: Any) -> None:
     """
-    From the transform of a panel of real columns to half-spectra of each: a square of `LANES` frequencies.
-
-    The panel holds what `load_columns` took. Results are twice the transforms.
+    Compute, from the transform of a panel of real columns, `LANES` frequencies of twice that of each column.
 
     Parameters
     ----------
     panel : array of float32
-        Transformed, of n + 1 rows, the last being equal to the first.
+        The transform of what `load_columns` took: n + 1 rows, of which the last equals the first.
     rows : array of float32
-        `LANES` frequencies in a row of real parts and one of imaginary ones, for each column: the first from
-        `place` on.
+        Receives for each column, from `place` on, a vector of real parts and one of imaginary parts.
     n : int
         Length of the transform.
     first : int
         The lowest of the frequencies, which may reach up to n.
     place : int
     """
-    return compiled([panel, rows], 3, _emit_split)
 
-
-def _emit_split(b: ir.IRBuilder, panel: Array, rows: Array, n: Any, first: Any, place: Any) -> None:
     def parts(imaginary: int) -> tuple[list[Vector], list[Vector]]:
-        offset = whole(imaginary * LANES)
+        offset = integer(imaginary * LANES)
         ahead, behind = [], []
         for k in range(LANES):
-            frequency = b.add(first, whole(k))
-            ahead.append(panel.load(b.add(b.mul(frequency, whole(ROW)), offset)))
-            behind.append(panel.load(b.add(b.mul(b.sub(n, frequency), whole(ROW)), offset)))
+            frequency = b.add(first, integer(k))
+            ahead.append(panel.load(b.add(b.mul(frequency, integer(ROW)), offset)))
+            behind.append(panel.load(b.add(b.mul(b.sub(n, frequency), integer(ROW)), offset)))
         return ahead, behind
 
     # Z = A + i B for real columns a and b: 2 A(k) = Z(k) + Z(-k)*, and 2 i B(k) = Z(k) - Z(-k)*.
@@ -161,40 +138,31 @@ def _emit_split(b: ir.IRBuilder, panel: Array, rows: Array, n: Any, first: Any, 
             square = [x + y for x, y in both]
         else:
             square = [x - y if sign == -1 else y - x for x, y in both]
-        _store_square(b, rows, transposed(square), place, column * APART * ROW + imaginary * LANES)
+        offset = column * PAIR_DISTANCE * ROW + imaginary * LANES
+        for k, vector in enumerate(transposed(square)):
+            rows.store(vector, b.add(place, integer(k * ROW + offset)))
 
 
-def _store_square(b: ir.IRBuilder, rows: Array, square: list[Vector], place: Any, offset: int) -> None:
-    for k, vector in enumerate(square):
-        rows.store(vector, b.add(place, whole(k * ROW + offset)))
-
-
-@intrinsic
-def join_columns(typingctx: Any, rows: Any, panel: Any, n: Any, first: Any, place: Any) -> Any:
+@lane_function(arrays=2)
+def join_columns(b: Builder, rows: Array, panel: Array, n: Any, first: Any, place: Any) -> None:
     """
-    From half-spectra of real columns to the transform of a panel of them: the reverse of `split_columns`.
+    Compute the transform of a panel of real columns from theirs: the reverse of `split_columns`.
 
-    Parameters
-    ----------
-    rows, panel, n, first, place
-        As for `split_columns`. Frequencies beyond n / 2 are not used; the row n of the panel is scratch.
-        It takes the spectra, not twice the spectra.
+    The parameters are those of `split_columns`. Frequencies beyond n / 2 are not used, row n of the panel is
+    scratch, and `rows` holds the spectra, not twice the spectra.
     """
-    return compiled([rows, panel], 3, _emit_join)
 
-
-def _emit_join(b: ir.IRBuilder, rows: Array, panel: Array, n: Any, first: Any, place: Any) -> None:
     def column(number: int, imaginary: int) -> list[Vector]:
-        offset = number * APART * ROW + imaginary * LANES
-        return [rows.load(b.add(place, whole(k * ROW + offset))) for k in range(LANES)]
+        offset = number * PAIR_DISTANCE * ROW + imaginary * LANES
+        return [rows.load(b.add(place, integer(k * ROW + offset))) for k in range(LANES)]
 
-    half = b.sdiv(n, whole(2))
+    half = b.sdiv(n, integer(2))
     direct, mirrored = [], []
     for k in range(LANES):
-        frequency = b.add(first, whole(k))
+        frequency = b.add(first, integer(k))
         needed = b.icmp_signed("<=", frequency, half)
-        direct.append(b.mul(b.select(needed, frequency, n), whole(ROW)))
-        mirrored.append(b.mul(b.select(needed, b.sub(n, frequency), n), whole(ROW)))
+        direct.append(b.mul(b.select(needed, frequency, n), integer(ROW)))
+        mirrored.append(b.mul(b.select(needed, b.sub(n, frequency), n), integer(ROW)))
     # Z(k) = A(k) + i B(k), and Z(-k) = A(k)* + i B(k)*.
     for first_part, second_part, ahead, behind in (
         ((0, 0), (1, 1), (direct, 0, -1), (mirrored, 0, 1)),
@@ -204,4 +172,4 @@ def _emit_join(b: ir.IRBuilder, rows: Array, panel: Array, n: Any, first: Any, p
             both = zip(column(*first_part), column(*second_part), strict=True)
             square = transposed([x + y if sign > 0 else x - y for x, y in both])
             for vector, there in zip(square, places, strict=True):
-                panel.store(vector, b.add(there, whole(imaginary * LANES)))
+                panel.store(vector, b.add(there, integer(imaginary * LANES)))

@@ -1,12 +1,13 @@
-"""Writes out code for vector registers, which do what they are told whatever the compiler thinks of a loop.
+"""Code for vector registers, written as ordinary Python over symbols.
 
-numba compiles loops, and whether it uses vector instructions for one depends on guesses about overlapping
-memory and costs. Here arithmetic is put down as instructions on vectors instead, by running ordinary Python
-over symbols: what is written once for complex numbers serves every length of vector that processors have.
+numba compiles loops, and whether it uses vector instructions for one of them depends on its estimates of
+overlapping memory and of cost. Here the arithmetic is written as instructions on vectors instead, through
+llvmlite, so that one text about complex numbers serves every vector length that processors have.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import platform
 from collections.abc import Callable, Sequence
@@ -18,39 +19,41 @@ from llvmlite import ir
 from numba.core import cgutils, config, types
 from numba.core.codegen import get_host_cpu_features
 from numba.core.errors import TypingError
+from numba.extending import intrinsic
 
 FLOAT, INDEX = ir.FloatType(), ir.IntType(32)
+Builder = ir.IRBuilder
 
 
 def _features() -> set[str]:
-    """What the processor can do that numba compiles for."""
+    """Return the features of the processor for which numba compiles."""
     given = config.CPU_FEATURES
     return set((get_host_cpu_features() if given is None else given).split(","))
 
 
 def _lanes() -> int:
-    """Numbers of four bytes in a vector register."""
+    """Return how many float32 a vector register holds."""
     features = _features()
     return 16 if "+avx512f" in features else 8 if "+avx" in features else 4
 
 
 LANES = _lanes()
-"""Numbers in a vector. The results do not depend on it."""
+"""Numbers in a vector. Results do not depend on it."""
 ROW = 2 * LANES
-"""Length of a panel's row."""
-APART = 16
-"""Distance between the two real columns that share a complex one: a multiple of any number of lanes."""
+"""Length of a row of a panel: a vector of real parts and one of imaginary parts."""
+PAIR_DISTANCE = 16
+"""Distance between the two real columns that form a complex one: a multiple of any number of lanes."""
 VECTOR = ir.VectorType(FLOAT, LANES)
-FUSED = platform.machine() != "x86_64" or "+fma" in _features()
-"""Whether a product and a sum are one instruction, rounded once. Where they are to be is written out, so that
-it is the same on all processors that can; those from before 2013 cannot."""
+FUSED = platform.machine() not in ("x86_64", "AMD64") or "+fma" in _features()
+"""Whether a product and a sum are one instruction, which rounds once. Where they are fused is written out, so
+that results are the same on all processors with this instruction; x86 processors before 2013 lack it."""
 
 
 @dataclass(frozen=True)
 class Vector:
-    """A vector in code being written."""
+    """A vector in the code being generated."""
 
-    builder: ir.IRBuilder
+    builder: Builder
     value: Any
 
     def __add__(self, other: Vector) -> Vector:
@@ -62,18 +65,18 @@ class Vector:
     def __mul__(self, other: Vector | float) -> Vector:
         return Vector(self.builder, self.builder.fmul(self.value, _value(other)))
 
-    def times(self, factor: Vector | float, plus: Vector) -> Vector:
-        """This times a factor plus something else."""
+    def multiply_add(self, factor: Vector | float, addend: Vector) -> Vector:
+        """Return self * factor + addend."""
         if not FUSED:
-            return self * factor + plus
+            return self * factor + addend
         kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
         fma = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fma.v{LANES}f32")
-        return Vector(self.builder, self.builder.call(fma, [self.value, _value(factor), plus.value]))
+        return Vector(self.builder, self.builder.call(fma, [self.value, _value(factor), addend.value]))
 
 
 @dataclass(frozen=True)
 class Complex:
-    """A vector of complex numbers in code being written."""
+    """A vector of complex numbers in the code being generated."""
 
     re: Vector
     im: Vector
@@ -90,22 +93,22 @@ class Complex:
         return self._product(factor.re, factor.im)
 
     def _product(self, re: Vector | float, im: Vector | float) -> Complex:
-        return Complex(self.re.times(re, self.im * im * -1.0), self.re.times(im, self.im * re))
+        return Complex(self.re.multiply_add(re, self.im * im * -1.0), self.re.multiply_add(im, self.im * re))
 
-    def times(self, factor: float, plus: Complex) -> Complex:
-        """This times a factor plus something else."""
-        return Complex(self.re.times(factor, plus.re), self.im.times(factor, plus.im))
+    def multiply_add(self, factor: float, addend: Complex) -> Complex:
+        """Return self * factor + addend, for a real factor."""
+        return Complex(self.re.multiply_add(factor, addend.re), self.im.multiply_add(factor, addend.im))
 
     def plus_i(self, other: Complex) -> Complex:
-        """This plus i times the other."""
+        """Return self + i other."""
         return Complex(self.re - other.im, self.im + other.re)
 
     def minus_i(self, other: Complex) -> Complex:
-        """This minus i times the other."""
+        """Return self - i other."""
         return Complex(self.re + other.im, self.im - other.re)
 
-    def turned(self, k: int, n: int) -> Complex:
-        """Multiplied by exp(-2 pi i k / n)."""
+    def rotated(self, k: int, n: int) -> Complex:
+        """Return self exp(-2 pi i k / n)."""
         k %= n
         if k == 0:
             return self
@@ -118,7 +121,7 @@ class Complex:
 
 
 def short_transform(x: Sequence[Complex]) -> list[Complex]:
-    """Discrete Fourier transform of a few numbers: by its factors 4, 2, 3, 5, and outright for these."""
+    """Return the discrete Fourier transform of a few numbers, by its factors 4, 2, 3 and 5."""
     n = len(x)
     if n == 2:
         return [x[0] + x[1], x[0] - x[1]]
@@ -126,18 +129,18 @@ def short_transform(x: Sequence[Complex]) -> list[Complex]:
         even, odd = (x[0] + x[2], x[0] - x[2]), (x[1] + x[3], x[1] - x[3])
         return [even[0] + odd[0], even[1].minus_i(odd[1]), even[0] - odd[0], even[1].plus_i(odd[1])]
     factor = next((p for p in (4, 2, 3, 5) if n % p == 0 and n > p), None)
-    if factor is not None:
-        parts = [short_transform(x[j::factor]) for j in range(factor)]
-        groups = [
-            short_transform([part[k].turned(j * k, n) for j, part in enumerate(parts)])
-            for k in range(n // factor)
-        ]
-        return [group[q] for q in range(factor) for group in groups]
-    return _odd_transform(x)
+    if factor is None:
+        return _odd_transform(x)
+    parts = [short_transform(x[j::factor]) for j in range(factor)]
+    groups = [
+        short_transform([part[k].rotated(j * k, n) for j, part in enumerate(parts)])
+        for k in range(n // factor)
+    ]
+    return [group[q] for q in range(factor) for group in groups]
 
 
 def _odd_transform(x: Sequence[Complex]) -> list[Complex]:
-    """The same for an odd number of them: pairs at equal distances from both ends share their factors."""
+    """Return the transform of an odd number: pairs at equal distances from both ends share factors."""
     n, pairs = len(x), range(1, len(x) // 2 + 1)
     total, results = x[0], [x[0]] * n
     for j in pairs:
@@ -147,9 +150,9 @@ def _odd_transform(x: Sequence[Complex]) -> list[Complex]:
         even, odd = x[0], None
         for j in pairs:
             angle = 2 * math.pi * j * k / n
-            even = (x[j] + x[n - j]).times(math.cos(angle), even)
-            less, sine = x[j] - x[n - j], math.sin(angle)
-            odd = less * sine if odd is None else less.times(sine, odd)
+            even = (x[j] + x[n - j]).multiply_add(math.cos(angle), even)
+            difference, sine = x[j] - x[n - j], math.sin(angle)
+            odd = difference * sine if odd is None else difference.multiply_add(sine, odd)
         assert odd is not None
         results[k], results[n - k] = even.minus_i(odd), even.plus_i(odd)
     return results
@@ -160,31 +163,35 @@ def _value(given: Vector | float) -> Any:
 
 
 def constant(value: float) -> ir.Constant:
+    """Return a vector whose lanes all hold a number."""
     return ir.Constant(VECTOR, [ir.Constant(FLOAT, float(np.float32(value)))] * LANES)
 
 
-def whole(value: int) -> ir.Constant:
+def integer(value: int) -> ir.Constant:
+    """Return an integer constant."""
     return ir.Constant(ir.IntType(64), value)
 
 
 class Array:
-    """An array of float32, as if it were flat, in code being written."""
+    """A contiguous array of floats, indexed as if it were flat, in the code being generated."""
 
-    def __init__(self, context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> None:
+    def __init__(self, context: Any, builder: Builder, kind: Any, value: Any) -> None:
         self._builder = builder
         self._data = context.make_array(kind)(context, builder, value=value).data
 
     def load(self, place: Any) -> Vector:
+        """Return the vector that begins at an index."""
         value = self._builder.load(self._at(place))
         value.align = 4
         return Vector(self._builder, value)
 
     def store(self, vector: Vector, place: Any) -> None:
+        """Write a vector from an index on."""
         kind = vector.value.type
         self._builder.store(vector.value, self._at(place, kind)).align = 4
 
-    def everywhere(self, place: Any) -> Vector:
-        """A vector that holds the number at a place in all lanes."""
+    def broadcast(self, place: Any) -> Vector:
+        """Return a vector whose lanes all hold the number at an index."""
         undefined = ir.Constant(VECTOR, ir.Undefined)
         number = self._builder.load(self._builder.gep(self._data, [place]))
         first = self._builder.insert_element(undefined, number, ir.Constant(INDEX, 0))
@@ -199,35 +206,46 @@ def _order(lanes: Sequence[int]) -> ir.Constant:
 
 
 def transposed(rows: list[Vector]) -> list[Vector]:
-    """Rows and columns of a square exchanged: blocks of half the size, of a quarter, and so on."""
+    """Return the transpose of a square: blocks of half its side are exchanged, then of a quarter, etc."""
     distance = LANES // 2
     while distance:
         low = [k // (2 * distance) * 2 * distance + k % distance for k in range(LANES)]
         first = [k + (LANES if j // distance % 2 else 0) for j, k in enumerate(low)]
         second = [k + distance for k in first]
-        turned = list(rows)
+        exchanged = list(rows)
         for k in range(LANES):
             if k // distance % 2 == 0:
                 pair = rows[k].value, rows[k + distance].value
                 for target, order in ((k, first), (k + distance, second)):
                     shuffled = rows[k].builder.shuffle_vector(*pair, _order(order))
-                    turned[target] = Vector(rows[k].builder, shuffled)
-        rows, distance = turned, distance // 2
+                    exchanged[target] = Vector(rows[k].builder, shuffled)
+        rows, distance = exchanged, distance // 2
     return rows
 
 
-Emit = Callable[..., None]
+def lane_function(arrays: int) -> Callable[[Callable[..., None]], Any]:
+    """
+    Make a code generator into a function for compiled code that returns nothing.
 
+    The generator takes the builder, then so many arrays, then integers; the function takes all but the
+    builder. It reads and writes contiguous arrays of floats as if these were flat, and checks no bounds.
+    """
 
-def compiled(arrays: Sequence[Any], numbers: int, emit: Emit) -> tuple[Any, Callable[..., Any]]:
-    """Signature and code of a function of arrays and of so many whole numbers that returns nothing."""
-    if any(kind.dtype not in (types.float32, types.float64) or kind.layout != "C" for kind in arrays):
-        raise TypingError("only contiguous arrays of floats can be worked on lane by lane")
-    signature = types.void(*arrays, *[types.intp] * numbers)
+    def decorate(generate: Callable[..., None]) -> Any:
+        def define(_typing_context: Any, *kinds: Any) -> tuple[Any, Callable[..., Any]]:
+            if any(a.dtype not in (types.float32, types.float64) or a.layout != "C" for a in kinds[:arrays]):
+                raise TypingError("only contiguous arrays of floats can be processed lane by lane")
 
-    def code(context: Any, builder: ir.IRBuilder, _signature: Any, given: Sequence[Any]) -> Any:
-        made = [Array(context, builder, *one) for one in zip(arrays, given, strict=False)]
-        emit(builder, *made, *given[len(arrays) :])
-        return context.get_dummy_value()
+            def code(context: Any, builder: Builder, _signature: Any, given: Sequence[Any]) -> Any:
+                made = [Array(context, builder, *one) for one in zip(kinds[:arrays], given, strict=False)]
+                generate(builder, *made, *given[arrays:])
+                return context.get_dummy_value()
 
-    return signature, code
+            return types.void(*kinds[:arrays], *[types.intp] * (len(kinds) - arrays)), code
+
+        define.__name__, define.__doc__ = generate.__name__, generate.__doc__
+        # numba binds arguments by this signature, of which the first parameter is the typing context.
+        define.__signature__ = inspect.signature(generate)  # type: ignore[attr-defined]
+        return intrinsic(define)
+
+    return decorate
