@@ -20,7 +20,7 @@ from lucidcube.kernels.deconvolution.common import (
     prepare_field,
 )
 from lucidcube.kernels.fourier.convolver import Support
-from lucidcube.kernels.otsu import BINS, nested_otsu_inplace
+from lucidcube.kernels.otsu import nested_otsu
 
 STALL_WINDOW = 10
 NESTED_LEVELS = 10
@@ -224,7 +224,7 @@ def _selection_level(
         return max(0.0, threshold * (statistics.highest if positive_only else statistics.fabs))
     metric = np.empty(pixels, np.float32)
     _gather_metric(residual, runs, positive_only, metric)
-    return max(0.0, nested_otsu_inplace(metric, metric.size, NESTED_LEVELS, BINS))
+    return max(0.0, nested_otsu(metric, NESTED_LEVELS))
 
 
 def _state(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lucidcube.kernels.fourier.direct_sums import Floats, Support, convolve_pixels, subtract
 from lucidcube.kernels.fourier.engines import Engine, EngineName, current_engine, use_engine
 
-__all__ = ["Convolver", "EngineName", "Support", "autocorrelation_filter", "trim_psf", "use_engine"]
+__all__ = ["Convolver", "EngineName", "Floats", "Support", "autocorrelation_filter", "trim_psf", "use_engine"]
 
 SIZE_STEPS = 8
 """Sizes of transform between the smallest and the largest, along each axis; see `Convolver.subtract_part`."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.fourier.direct_sums import Floats, Support
+from lucidcube.kernels.fourier.direct_sums import Floats, Support, subtract
 
 EngineName = Literal["auto", "simd", "scipy"]
 VARIABLE = "LUCIDCUBE_FFT"
@@ -19,7 +19,7 @@ VARIABLE = "LUCIDCUBE_FFT"
 
 class Engine(ABC):
     """
-    Fourier transforms of planes of one shape, by sizes of transform up to the largest; for one thread.
+    Fourier transforms of planes of one shape, of sizes up to the largest; an object is for one thread.
 
     Its planes are padded: C-contiguous rows of `padded_width`, zero beyond the width of the plane. There,
     results hold finite and meaningless numbers.
@@ -28,19 +28,18 @@ class Engine(ABC):
     name: ClassVar[Literal["simd", "scipy"]]
     direct_cost: ClassVar[float]
     """Cost of adding one pixel of the PSF, as a fraction of that of one point of a pair of transforms."""
-    padded_width: int
 
-    @abstractmethod
-    def __init__(self, shape: tuple[int, int], largest: tuple[int, int]) -> None: ...
+    def __init__(self, shape: tuple[int, int], largest: tuple[int, int]) -> None:
+        self.padded_width = shape[1]
+
+    def pad(self, plane: NDArray[np.generic]) -> Floats:
+        """Return a padded copy of a plane."""
+        return np.array(plane, np.float32, order="C")
 
     @staticmethod
     @abstractmethod
     def good_length(least: int) -> int:
         """Return the length of transform, at least `least`, that is fastest."""
-
-    @abstractmethod
-    def pad(self, plane: NDArray[np.generic]) -> Floats:
-        """Return a padded copy of a plane."""
 
     @abstractmethod
     def transfer(self, psf: Floats) -> Any:
@@ -50,11 +49,11 @@ class Engine(ABC):
     def filter(self, plane: Floats, transfer: Any, conjugate: bool) -> Floats:
         """Return the plane convolved with the PSF, or correlated with it if `conjugate`, as a new array."""
 
-    @abstractmethod
     def subtract_filtered(
         self, plane: Floats, support: Support, transfer: Any, residual: Floats, valid: Floats
     ) -> tuple[float, float, float]:
         """Subtract the convolved plane from the residual; return the statistics of `direct_sums.subtract`."""
+        return subtract(self.filter(plane, transfer, conjugate=False), residual, valid)
 
     @staticmethod
     @abstractmethod

@@ -7,25 +7,19 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from lucidcube.kernels.fourier.direct_sums import Floats, Support, subtract
+from lucidcube.kernels.fourier.direct_sums import Floats
 from lucidcube.kernels.fourier.engines import Engine
 
 
 class ScipyEngine(Engine):
-    """See `Engine`. Nothing needs padding here, and there is no scratch memory."""
+    """See `Engine`."""
 
     name = "scipy"
-    direct_cost = 0.03
-
-    def __init__(self, shape: tuple[int, int], largest: tuple[int, int]) -> None:
-        self.padded_width = shape[1]
+    direct_cost = 0.02
 
     @staticmethod
     def good_length(least: int) -> int:
         return int(scipy.fft.next_fast_len(least, real=True))
-
-    def pad(self, plane: NDArray[np.generic]) -> Floats:
-        return np.array(plane, np.float32, order="C")
 
     def transfer(self, psf: Floats) -> tuple[tuple[int, int], NDArray[np.complex64]]:
         size = (psf.shape[0], psf.shape[1])
@@ -35,11 +29,6 @@ class ScipyEngine(Engine):
         size, factors = transfer
         factors = factors.conj() if conjugate else factors
         return _inverse(_spectrum(plane, size) * factors, size, plane.shape)
-
-    def subtract_filtered(
-        self, plane: Floats, support: Support, transfer: Any, residual: Floats, valid: Floats
-    ) -> tuple[float, float, float]:
-        return subtract(self.filter(plane, transfer, conjugate=False), residual, valid)
 
     @staticmethod
     def autocorrelation_filter(plane: Floats, window: tuple[int, int]) -> Callable[[Floats], Floats]:

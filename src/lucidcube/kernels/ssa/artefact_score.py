@@ -1,4 +1,4 @@
-"""Badness: how many standard deviations the fine structure of a pixel lies from that of its surroundings."""
+"""Artefact score: how far the fine structure of a pixel deviates from that of its surroundings."""
 
 import math
 from itertools import islice
@@ -8,34 +8,26 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from lucidcube.kernels.fourier.convolver import Floats
 from lucidcube.kernels.otsu import multi_otsu
 from lucidcube.kernels.ssa.decomposition import components, decompose, fill_smooth, mirrored_index
 
 STD_FLOOR = 0.01
-"""Added to the std of each region, as a fraction of the mean std of the plane."""
-
+"""Added to the standard deviation of each region, as a fraction of the mean one of the plane."""
 SMALLEST_CLASS = 0.1
-"""A class that makes up less of the box than this has the whole box: hot pixels would hide in theirs."""
-
+"""A pixel whose class fills less of the box is compared with the whole box: it may be a hot pixel."""
 LANES = 17
-"""Components treated together: a third of the usual 50; many fill vector registers, few stay in the cache."""
+"""Components processed together: a third of the usual 50; enough for vectors, few enough for the cache."""
 
 Region = Literal["class", "box"]
 
 
-def badness(
-    plane: NDArray[np.float32],
-    *,
-    window: int = 10,
-    start: float = -0.25,
-    stop: float = -0.75,
-    region: Region = "class",
-) -> NDArray[np.float32]:
+def badness(plane: Floats, *, window: int, start: float, stop: float, region: Region) -> Floats:
     """
-    Badness map of a plane by singular spectrum analysis.
+    Compute the artefact score of a plane by singular spectrum analysis (SSA).
 
-    For each SSA component used, and each pixel, (value - mean) / (std + 0.01 * mean std), with mean and std
-    over the region of the pixel; the badness is the absolute value of the mean of these over the components.
+    For each component in use, and each pixel, (value - mean) / (std + 0.01 * mean std), with mean and
+    standard deviation over the region of the pixel; the score is the absolute mean of these.
 
     Parameters
     ----------
@@ -43,10 +35,9 @@ def badness(
         At least one pixel must not be NaN.
     window : int
         Side of the SSA window in pixels. A plane of less than twice that is analysed with a window of half
-        its side (see `ssa.window_shape`), and the range of components shrinks in proportion.
+        its side (see `window_shape`), and the range of components shrinks in proportion.
     start, stop : int or float
-        Range of components, without the last: a number in [-1, 0) is a fraction of window^2, one that is not
-        negative is an index.
+        Range of components, without the last; see `component_range`.
     region : {"class", "box"}
         "box": the pixels within N/8 in y and in x, N being the larger side of the plane. "class": those of
         them that are in the same of three brightness classes (multi-Otsu); pixels whose class makes up less
@@ -55,9 +46,9 @@ def badness(
     Returns
     -------
     array of float32, shape (y, x)
-        Not negative; NaN where the input is. Missing pixels are filled (see `ssa.fill_smooth`) for the SSA
-        but belong to no region. Components that float32 data cannot tell from zero count as zero, so that
-        the badness of a constant plane is zero. Multiplying the plane by a number changes nothing.
+        Not negative; NaN where the input is. Missing pixels are filled (see `fill_smooth`) for the SSA but
+        belong to no region. Components that rounding hides count as zero, so that the score of a constant
+        plane is zero. Multiplying the plane by a number changes nothing.
 
     Raises
     ------
@@ -66,7 +57,7 @@ def badness(
     """
     first, last = component_range(start, stop, window)
     missing = np.isnan(plane)
-    # Squares of fluxes near 1e-20 vanish in float32; a power of two changes nothing but the exponents.
+    # Squares of fluxes near 1e-20 underflow in float32; a power of two changes only the exponents.
     largest = np.nanmax(np.abs(plane))
     filled = fill_smooth(np.ldexp(plane, -np.frexp(largest)[1]), missing)
     basis = decompose(filled, window)
@@ -75,12 +66,12 @@ def badness(
     if not indices:
         return np.where(missing, np.float32(np.nan), np.float32(0))
 
-    thresholds = multi_otsu(filled[~missing]) if region == "class" else np.empty(0)
+    thresholds = multi_otsu(filled[~missing], 3) if region == "class" else np.empty(0)
     labels = np.where(missing, -1, np.digitize(filled, thresholds))
     half = max(plane.shape) // 8
     total = np.zeros(plane.shape, np.float32)
     used = components(filled, basis, indices[: max(0, basis.rank - indices.start)])
-    # Fresh memory for each group would cost as much as the work in it.
+    # New memory for each group would cost as much time as the arithmetic.
     workspace = np.empty((3, plane.size * LANES), np.float32)
     while group := list(islice(used, LANES)):
         shape = (*plane.shape, len(group))
@@ -93,12 +84,12 @@ def badness(
 
 def component_range(start: float, stop: float, window: int) -> tuple[int, int]:
     """
-    First component and the one after the last, from indices or (negative) fractions of window^2.
+    Return the first component and the one after the last; negative numbers are fractions of window^2.
 
     Raises
     ------
     ValueError
-        If an index is not whole, or they are no range within 0..window^2.
+        If an index is not an integer, or they are no range within 0..window^2.
     """
     size = window**2
     first, last = (-bound * size if bound < 0 else bound for bound in (start, stop))
@@ -112,22 +103,22 @@ def component_range(start: float, stop: float, window: int) -> tuple[int, int]:
     return round(first), round(last)
 
 
-def object_fraction(plane: NDArray[np.float32]) -> float:
+def object_fraction(plane: Floats) -> float:
     """
-    How much of the field the object covers; below about 0.05 the plane looks like a star or a star field.
+    Estimate which fraction of the field the object covers; less than about 0.05 looks like a star field.
 
-    The participation ratio <f>^2 / <f^2> of the brightness f above the median: a uniform disc gives the
+    It is the participation ratio <f>^2 / <f^2> of the brightness f above the median: a uniform disc gives the
     fraction of the field that it covers (up to half), a planet 0.1 to 0.4, noise 0.3, a star 0.01 to 0.05.
 
     Parameters
     ----------
     plane : array of float32, shape (y, x)
-        NaN is left out. The brightest thousandth counts no more than the next, for the sake of hot pixels.
+        NaN is ignored. The brightest thousandth is clipped, because it may be hot pixels.
 
     Returns
     -------
     float
-        In [0, 1]; 1 where nothing rises above the median.
+        In [0, 1]; 1 where nothing exceeds the median.
     """
     values = plane[np.isfinite(plane)].astype(np.float64)
     median, brightest = np.percentile(values, [50.0, 99.9])
@@ -137,23 +128,18 @@ def object_fraction(plane: NDArray[np.float32]) -> float:
     return float(np.mean(brightness) ** 2 / np.mean(brightness**2))
 
 
-# The planes of a stack share labels and places, so that the compiler can treat several as one vector: it is
-# the inner loops over `lane` and `k` that take the time. Views (a[y, x]) would cost more than the arithmetic.
+# The planes of a stack share labels and positions, so that the compiler can process several as one vector in
+# the inner loops over `lane` and `k`, which take the time. Views (a[y, x]) would cost more than the sums.
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _compare_with_region(
-    stack: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    half: int,
-    difference: NDArray[np.float32],
-    std: NDArray[np.float32],
+    stack: Floats, labels: NDArray[np.int64], half: int, difference: Floats, std: Floats
 ) -> NDArray[np.float64]:
     """
-    Put the difference of each labelled pixel from the mean of its region, and the std there, in the last two.
+    Compute the difference of each labelled pixel from the mean of its region, and the std there, in place.
 
-    Returns the mean std of each lane.
-
-    Sums over the box slide along x, and the sums over its columns slide along y, so that the cost does not
-    depend on its size. They are float64: a bright pixel must leave a sum again without a trace.
+    Return the mean std of each lane. The sums over the box slide along x, and those over its columns along y,
+    so that the cost does not depend on its size. They are float64, lest a bright pixel that has left a sum
+    leave a rounding error in it.
     """
     ny, nx, lanes = stack.shape
     classes = labels.max() + 1
@@ -180,19 +166,19 @@ def _compare_with_region(
             entering, leaving = mirrored[x + reach], mirrored[x]
             for k in range(box.size):
                 box[k] += columns[entering, k] - columns[leaving, k]
-            everything = 0.0
+            all_pixels = 0.0
             for label in range(classes):
                 box_counts[label] += column_counts[entering, label] - column_counts[leaving, label]
-                everything += box_counts[label]
+                all_pixels += box_counts[label]
             label = labels[y, x]
             if label < 0:
                 continue
             count = box_counts[label]
-            if count >= SMALLEST_CLASS * everything:
+            if count >= SMALLEST_CLASS * all_pixels:
                 for k in range(moments):
                     region[k] = box[label * moments + k]
             else:
-                count = everything
+                count = all_pixels
                 region[:] = 0.0
                 for other in range(classes):
                     for k in range(moments):
@@ -209,17 +195,13 @@ def _compare_with_region(
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _add_ratios(
-    difference: NDArray[np.float32],
-    std: NDArray[np.float32],
-    mean_std: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    total: NDArray[np.float32],
+    difference: Floats, std: Floats, mean_std: NDArray[np.float64], labels: NDArray[np.int64], total: Floats
 ) -> None:
     """Add difference / (std + floor), summed over the lanes, to the total of each labelled pixel."""
     ny, nx, lanes = std.shape
     floor = np.empty(lanes, np.float32)
     for lane in range(lanes):
-        # A plane without any spread has no differences either: any divisor will do.
+        # A plane without any spread has no differences either, so that any divisor is right.
         floor[lane] = STD_FLOOR * mean_std[lane] if mean_std[lane] > 0 else 1.0
     for y in range(ny):
         for x in range(nx):
@@ -232,14 +214,14 @@ def _add_ratios(
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def _add_row(
-    stack: NDArray[np.float32],
+    stack: Floats,
     labels: NDArray[np.int64],
     y: int,
     sign: float,
     columns: NDArray[np.float64],
     counts: NDArray[np.float64],
 ) -> None:
-    """Add row y to the sums over the columns of the box, or take it away (sign -1)."""
+    """Add row y to the sums over the columns of the box, or subtract it (sign -1)."""
     lanes = stack.shape[2]
     for x in range(labels.shape[1]):
         label = labels[y, x]

@@ -8,39 +8,37 @@ import scipy.ndimage
 from numba import njit
 from numpy.typing import NDArray
 
-from lucidcube.kernels.fourier.convolver import autocorrelation_filter
+from lucidcube.kernels.fourier.convolver import Floats, autocorrelation_filter
 
 SMOOTHING_SIGMA = 5.0
 SMOOTHING_REACH = 20
 LEAST_WEIGHT = 1e-6
-"""A mean needs this fraction of the Gaussian's weight on pixels that are not missing."""
+"""Fraction of the Gaussian's weight that must lie on pixels that are not missing."""
 
 
 class Basis(NamedTuple):
     """
-    The eigenvectors of the lag-covariance matrix of a plane.
+    The eigenvectors of the lag-covariance matrix X X^T of a plane, X being its trajectory matrix.
 
     Attributes
     ----------
     eigenvalues : array of float64, shape (n,)
-        Of X X^T, in falling order, with X the trajectory matrix and n = wy * wx; not negative. Their sum is
-        the sum of squares of X.
+        In descending order, not negative; n = wy * wx. Their sum is the sum of squares of X.
     vectors : array of float32, shape (n, wy, wx)
-        The unit eigenvectors, each as an image of the size of the window. The sign is arbitrary and so is the
-        choice among vectors of equal eigenvalue.
+        The unit eigenvectors, each as an image of the size of the window, of arbitrary sign.
     """
 
     eigenvalues: NDArray[np.float64]
-    vectors: NDArray[np.float32]
+    vectors: Floats
 
     @property
     def rank(self) -> int:
-        """Number of eigenvalues that float32 data can tell from zero, relative to the largest."""
+        """Number of eigenvalues that rounding to float32 does not hide, relative to the largest."""
         smallest = np.finfo(np.float32).eps ** 2 * self.eigenvalues[0]
         return int(np.count_nonzero(self.eigenvalues > smallest))
 
 
-def fill_smooth(plane: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+def fill_smooth(plane: Floats, missing: NDArray[np.bool_]) -> Floats:
     """
     Replace missing pixels by the Gaussian-weighted mean (sigma 5 pixels) of those that are not missing.
 
@@ -53,8 +51,8 @@ def fill_smooth(plane: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArr
     Returns
     -------
     array of float32, shape (y, x)
-        A copy; other pixels keep their bits. A pixel beyond the reach of the Gaussian (20 pixels) takes the
-        value of the nearest pixel within. A plane without a single valid pixel becomes zero.
+        A copy; other pixels are unchanged. A pixel beyond the reach of the Gaussian (20 pixels) takes the
+        value of the nearest pixel within it. A plane without valid pixels becomes zero.
     """
     filled = np.where(missing, np.float32(0), plane)
     if not missing.any() or missing.all():
@@ -69,9 +67,9 @@ def fill_smooth(plane: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArr
 
 def window_shape(shape: tuple[int, ...], window: int) -> tuple[int, int]:
     """
-    The window as used: at most half of each side of the plane, rounded up.
+    Return the shape of the window that is used: at most half of each side of the plane, rounded up.
 
-    A longer window brings nothing new, because windows of w and of N + 1 - w pixels have the same components.
+    A longer window adds nothing, because windows of w and of N + 1 - w pixels have the same components.
 
     Raises
     ------
@@ -83,30 +81,21 @@ def window_shape(shape: tuple[int, ...], window: int) -> tuple[int, int]:
     return min(window, (shape[0] + 1) // 2), min(window, (shape[1] + 1) // 2)
 
 
-def decompose(plane: NDArray[np.float32], window: int = 10) -> Basis:
+def decompose(plane: Floats, window: int) -> Basis:
     """
-    Eigenvectors of the lag-covariance matrix, in order of falling eigenvalue.
+    Compute the eigenvectors of the lag-covariance matrix, in order of descending eigenvalue.
 
     Parameters
     ----------
     plane : array of float32, shape (y, x)
         Without NaN.
     window : int
-        Side of the window, in pixels; see `window_shape` for small planes.
-
-    Returns
-    -------
-    Basis
-
-    Raises
-    ------
-    ValueError
-        If `window` is less than 1.
+        Side of the window in pixels, at least 1; see `window_shape` for small planes.
 
     Notes
     -----
     The trajectory matrix is never built: all products of pixels at one displacement share their sums. These
-    are taken in float64, because the smallest eigenvalues are many orders below the largest.
+    are float64, because the smallest eigenvalues are many orders of magnitude below the largest.
     """
     height, width = window_shape(plane.shape, window)
     eigenvalues, vectors = np.linalg.eigh(_gram(np.ascontiguousarray(plane, dtype=np.float64), height, width))
@@ -114,14 +103,12 @@ def decompose(plane: NDArray[np.float32], window: int = 10) -> Basis:
     return Basis(np.maximum(eigenvalues[::-1], 0.0), ordered.reshape(-1, height, width))
 
 
-def components(
-    plane: NDArray[np.float32], basis: Basis, indices: Iterable[int]
-) -> Iterator[NDArray[np.float32]]:
+def components(plane: Floats, basis: Basis, indices: Iterable[int]) -> Iterator[Floats]:
     """
-    The SSA components of a plane, one after the other.
+    Yield SSA components of a plane, arrays of float32 of its shape (y, x).
 
     Component k is the quasi-Hankel average of u_k u_k^T X: each pixel is the mean over the windows that hold
-    it. All components together sum to the plane.
+    it. The sum of all components is the plane.
 
     Parameters
     ----------
@@ -130,17 +117,13 @@ def components(
     basis : Basis
         From `decompose` of the same plane.
     indices : iterable of int
-        Which components, and in which order; 0 is the strongest.
-
-    Yields
-    ------
-    array of float32, shape (y, x)
+        The components to be computed; 0 is the strongest.
 
     Notes
     -----
     Away from the edges a pixel is in every position of the window once, so that a component is the plane
-    filtered by the autocorrelation of u_k: a product with |U_k|^2 in Fourier space, in which wrap-around does
-    not reach these pixels. The margins, which fewer windows hold, are summed directly.
+    filtered by the autocorrelation of u_k, by Fourier transforms. The margins, which fewer windows hold, are
+    summed directly.
     """
     height, width = basis.vectors.shape[1:]
     ny, nx = plane.shape
@@ -166,16 +149,14 @@ def components(
         yield component
 
 
-# NaN never comes here, so that sums may be reordered: that lets the compiler use vector instructions.
+# The planes hold no NaN, so that sums may be reordered, which lets the compiler use vector instructions.
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _smooth_over(
-    plane: NDArray[np.float32], missing: NDArray[np.bool_], profile: NDArray[np.float32]
-) -> NDArray[np.bool_]:
+def _smooth_over(plane: Floats, missing: NDArray[np.bool_], profile: Floats) -> NDArray[np.bool_]:
     """
     Replace missing pixels, which hold zero, by the weighted mean about them; edges are mirrored.
 
-    Returns False where the mean had too little weight; those pixels are left alone. Only rows that miss
-    something are smoothed, along y as a whole and then along x at the missing pixels.
+    Return False where the mean has too little weight; those pixels stay zero. Only rows with missing pixels
+    are smoothed, along y as a whole and then along x at the missing pixels.
     """
     ny, nx = plane.shape
     reach = profile.size - 1
@@ -215,14 +196,14 @@ def _smooth_over(
 
 @njit(cache=True, nogil=True)
 def mirrored_index(index: int, size: int) -> int:
-    """Where an index falls within 0..size - 1 when the plane is mirrored at its edges."""
+    """Return the index within 0..size - 1 to which an index leads when the plane is mirrored at its edges."""
     index %= 2 * size
     return min(index, 2 * size - 1 - index)
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _gram(image: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """X X^T: element (o, p) is the sum of I(r + o) I(r + p) over the windows, which begin at the pixels r."""
+    """Return X X^T: element (o, p) is the sum of I(r + o) I(r + p) over the windows, which begin at r."""
     ny, nx = image.shape
     rows, columns = ny - height + 1, nx - width + 1
     gram = np.empty((height * width, height * width))
@@ -230,7 +211,7 @@ def _gram(image: NDArray[np.float64], height: int, width: int) -> NDArray[np.flo
     for dy in range(height):
         for dx in range(1 - width, width):
             # `down` holds the sums over y of I(y, x) I(y + dy, x + dx) for the rows of one offset in y; those
-            # of the next offset differ by one row that leaves and one that enters. The same again along x.
+            # of the next offset differ by one row that leaves and one that enters. Likewise along x.
             low, high = max(0, -dx), min(width, width - dx)
             size = columns + high - low - 1
             down[:size] = 0.0
@@ -261,10 +242,8 @@ def _add_products(
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def _component_rows(
-    image: NDArray[np.float32], vector: NDArray[np.float32], first: int, out: NDArray[np.float32]
-) -> None:
-    """Rows first, first + 1, ... of the component of `vector`, as many as `out` has, by direct summation."""
+def _component_rows(image: Floats, vector: Floats, first: int, out: Floats) -> None:
+    """Compute as many rows of the component of `vector` as `out` has, from `first` on, by direct sums."""
     height, width = vector.shape
     ny, nx = image.shape
     rows, columns = ny - height + 1, nx - width + 1

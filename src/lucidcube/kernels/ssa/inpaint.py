@@ -4,19 +4,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.kernels.fill_linear import fill_linear
+from lucidcube.kernels.fourier.convolver import Floats
 from lucidcube.kernels.ssa.decomposition import components, decompose
 
 SHARE_KEPT = 0.25
 
 
-def fill_ssa(
-    plane: NDArray[np.float32], missing: NDArray[np.bool_], *, window: int = 10
-) -> NDArray[np.float32]:
+def fill_ssa(plane: Floats, missing: NDArray[np.bool_], *, window: int) -> Floats:
     """
     Replace missing pixels by the sum of the first quarter of the SSA components.
 
     The strong components hold what the neighbourhood repeats, the weak ones the noise. The holes are filled
-    by `fill_linear` for the decomposition, so that nothing of an artefact enters it.
+    by `fill_linear` for the decomposition, so that no artefact enters it.
 
     Parameters
     ----------
@@ -25,12 +24,12 @@ def fill_ssa(
     missing : array of bool, shape (y, x)
         Further pixels to be replaced, whatever they hold.
     window : int
-        Side of the SSA window in pixels (see `ssa.window_shape` for small planes).
+        Side of the SSA window in pixels, at least 1 (see `window_shape` for small planes).
 
     Returns
     -------
     array of float32, shape (y, x)
-        Finite everywhere; pixels that are not missing keep their bits.
+        Finite everywhere; pixels that are not missing are unchanged.
 
     Raises
     ------
@@ -49,24 +48,19 @@ def fill_ssa(
     return np.where(hole, smooth, filled)
 
 
-def fill_ssa_deviation(
-    plane: NDArray[np.float32], missing: NDArray[np.bool_], *, window: int = 10, value: float = 0.5
-) -> NDArray[np.float32]:
+def fill_ssa_deviation(plane: Floats, missing: NDArray[np.bool_], *, window: int, value: float) -> Floats:
     """
     Replace what deviates in the missing pixels, SSA component by component.
 
     In each component a missing pixel further than `value` from the median in cumulative probability is
-    interpolated by `fill_linear`; one that is not keeps its value. The components are then summed. What an
-    artefact leaves intact survives, and so do good pixels that were masked with it.
+    interpolated by `fill_linear`; others keep their values. The components are then summed, so that what an
+    artefact leaves intact survives, and so do good pixels that are masked with it.
 
     Parameters
     ----------
-    plane : array of float32, shape (y, x)
-        NaN is missing, and is filled by `fill_linear` for the decomposition.
-    missing : array of bool, shape (y, x)
-        Further pixels to be looked at, with the values that they hold.
-    window : int
-        Side of the SSA window in pixels (see `ssa.window_shape` for small planes).
+    plane, missing, window
+        See `fill_ssa`. NaN pixels are filled by `fill_linear` for the decomposition, other missing pixels
+        enter it with their values.
     value : float
         In [0, 1]: 0 is the median and 1 either end of the distribution of the good pixels of the component,
         so that 0.5 interpolates what lies outside the quartiles. 0 is linear interpolation of the plane.
@@ -74,7 +68,7 @@ def fill_ssa_deviation(
     Returns
     -------
     array of float32, shape (y, x)
-        Finite everywhere; pixels that are not missing keep their bits.
+        As for `fill_ssa`.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """The engine that other modules see, and the compiled steps behind it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -11,6 +11,7 @@ from lucidcube.kernels.fourier.direct_sums import Floats, Support
 from lucidcube.kernels.fourier.engines import Engine
 from lucidcube.kernels.fourier.simd.fft import (
     Plan,
+    Transfer,
     Workspace,
     blocks_of,
     filter_rows,
@@ -30,14 +31,6 @@ from lucidcube.kernels.fourier.simd.panels import multiply_by_power, subtract_co
 from lucidcube.kernels.fourier.simd.vectors import LANES, ROW
 
 
-class Transfer(NamedTuple):
-    """The transform of a PSF: plans along y and x, and the flat spectrum with the factor of the inverse."""
-
-    y: Plan
-    x: Plan
-    factors: Floats
-
-
 class SimdEngine(Engine):
     """See `Engine`."""
 
@@ -47,7 +40,7 @@ class SimdEngine(Engine):
     def __init__(self, shape: tuple[int, int], largest: tuple[int, int]) -> None:
         self.padded_width = padded_length(shape[1])
         self._everything = Support(0, shape[0], 0, shape[1], shape[0] * shape[1])
-        self._width = shape[1]
+        self._columns = shape[1]
         self._space = workspace(*largest, largest[1])
 
     @staticmethod
@@ -62,17 +55,17 @@ class SimdEngine(Engine):
         # Twice this transform multiplies twice that of the plane, and the inverse transform has no factor.
         factors = spectrum(psf, (height, width), self._space).reshape(-1)
         factors /= np.float32(4 * psf.size)
-        return Transfer(plan(height), plan(width), factors)
+        return Transfer(plan(height), plan(width), factors, self._columns)
 
     def filter(self, plane: Floats, transfer: Any, conjugate: bool) -> Floats:
         result = np.empty_like(plane)
-        _filter_all(plane, self._everything, self._width, transfer, int(conjugate), self._space, result)
+        _filter_all(plane, self._everything, transfer, int(conjugate), self._space, result)
         return result
 
     def subtract_filtered(
         self, plane: Floats, support: Support, transfer: Any, residual: Floats, valid: Floats
     ) -> tuple[float, float, float]:
-        return _subtract_filtered(plane, support, self._width, transfer, self._space, residual, valid)
+        return _subtract_filtered(plane, support, transfer, self._space, residual, valid)
 
     @staticmethod
     def autocorrelation_filter(plane: Floats, window: tuple[int, int]) -> Callable[[Floats], Floats]:
@@ -129,42 +122,22 @@ def _filter_by_power(
 
 
 @njit(cache=True, nogil=True)
-def _filter(
-    plane: Floats, support: Support, width: int, transfer: Transfer, conjugate: int, space: Workspace
-) -> None:
-    """Convolve or correlate a plane of `width` columns up to the last step, the inverse along y."""
-    y, x = transfer.y, transfer.x
-    forward_columns(plane, support.top, support.bottom, support.left, support.right, y, space)
-    filter_rows(support.left, support.right, width, y.length, x, transfer.factors, conjugate, space)
-
-
-@njit(cache=True, nogil=True)
 def _filter_all(
-    plane: Floats,
-    support: Support,
-    width: int,
-    transfer: Transfer,
-    conjugate: int,
-    space: Workspace,
-    out: Floats,
+    plane: Floats, support: Support, transfer: Transfer, conjugate: int, space: Workspace, out: Floats
 ) -> None:
-    """Convolve or correlate a padded plane, of which the first `width` columns count."""
-    _filter(plane, support, width, transfer, conjugate, space)
+    """Convolve or correlate a padded plane."""
+    forward_columns(plane, support, transfer.y, space)
+    filter_rows(support, transfer, conjugate, space)
     inverse_columns(transfer.y, space, out)
 
 
 @njit(cache=True, nogil=True)
 def _subtract_filtered(
-    plane: Floats,
-    support: Support,
-    width: int,
-    transfer: Transfer,
-    space: Workspace,
-    residual: Floats,
-    valid: Floats,
+    plane: Floats, support: Support, transfer: Transfer, space: Workspace, residual: Floats, valid: Floats
 ) -> tuple[float, float, float]:
     """Subtract the convolution panel by panel, while it is in the cache, and return the statistics."""
-    _filter(plane, support, width, transfer, 0, space)
+    forward_columns(plane, support, transfer.y, space)
+    filter_rows(support, transfer, 0, space)
     height, step = residual.shape
     extremes, squares = np.empty((2, step), np.float32), np.empty(step)
     for number in range(step // ROW):

@@ -13,7 +13,7 @@ import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
 
-from lucidcube.kernels.fourier.direct_sums import Floats
+from lucidcube.kernels.fourier.direct_sums import Floats, Support
 from lucidcube.kernels.fourier.simd.lanes import RADICES, join_columns, split_columns, transform_pass
 from lucidcube.kernels.fourier.simd.panels import (
     clear_rows,
@@ -82,6 +82,15 @@ def _factors(length: int) -> tuple[int, ...] | None:
     return min(found, key=lambda radices: (len(radices), sum(radices)), default=None)
 
 
+class Transfer(NamedTuple):
+    """The transform of a PSF, for planes of so many columns: plans along y and x, and the flat spectrum."""
+
+    y: Plan
+    x: Plan
+    factors: Floats
+    columns: int
+
+
 class Workspace(NamedTuple):
     """Scratch memory of one thread: `rows` for columns transformed along y, `one` and `other` for panels."""
 
@@ -129,35 +138,22 @@ def _aligned(size: int) -> Floats:
     return raw[begin : begin + size]
 
 
-def spectrum(plane: NDArray[np.floating], shape: tuple[int, int], space: Workspace | None = None) -> Floats:
+def spectrum(plane: Floats, shape: tuple[int, int], space: Workspace | None = None) -> Floats:
     """
-    Return twice the transform of a real plane, in the order that the module describes.
+    Return twice the transform of a finite plane, (blocks, width, 2, lanes), in the order of the module.
 
-    Parameters
-    ----------
-    plane : array of float, (y, x)
-        Finite.
-    shape : (int, int)
-        Good lengths along y and x, to which the plane is padded by zeros at its end.
-    space : Workspace, optional
-        For planes and transforms of at least these sizes; fresh memory costs three times the transform.
-
-    Returns
-    -------
-    array of float32, (blocks, width, 2, lanes)
-
-    Raises
-    ------
-    ValueError
-        If the plane is larger than `shape`, or `shape` has no plan.
+    The plane is padded by zeros at its end to `shape`, which must be good lengths and at least its own shape,
+    otherwise ValueError is raised. A workspace for these sizes saves memory that is not yet in the cache,
+    which would cost three times the transform.
     """
-    height, width = shape
-    if plane.shape[0] > height or plane.shape[1] > width:
+    (ny, nx), (height, width) = plane.shape, shape
+    if ny > height or nx > width:
         raise ValueError(f"a plane of {plane.shape} is larger than its transform of {shape}")
+    plan_y, plan_x = plan(height), plan(width)
     result = _aligned(blocks_of(height) * width * ROW)
-    space = workspace(height, width, plane.shape[1]) if space is None else space
-    forward_columns(padded(plane), 0, plane.shape[0], 0, plane.shape[1], plan(height), space)
-    _forward_rows(plane.shape[1], height, plan(width), space, result)
+    space = workspace(height, width, nx) if space is None else space
+    forward_columns(padded(plane), Support(0, ny, 0, nx, ny * nx), plan_y, space)
+    _forward_rows(nx, height, plan_x, space, result)
     return result.reshape(-1, width, 2, LANES)
 
 
@@ -176,17 +172,15 @@ def transform(plan: Plan, swapped: int, one: Floats, other: Floats) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def forward_columns(
-    plane: Floats, top: int, bottom: int, left: int, right: int, plan: Plan, space: Workspace
-) -> None:
+def forward_columns(plane: Floats, support: Support, plan: Plan, space: Workspace) -> None:
     """
-    Transform columns left <= x < right of a padded plane along y; only rows top <= y < bottom are not zero.
+    Transform the columns of the support of a padded plane along y.
 
     `space.rows` then holds twice the results, block by block, for whole groups of columns: from the group
-    that holds `left` to that which holds `right` - 1.
+    that holds the first column of the support to that which holds the last one.
     """
-    n, step = plan.length, plane.shape[1]
-    first, last = left // GROUP * GROUP, padded_length(right)
+    n, step, top, bottom = plan.length, plane.shape[1], support.top, support.bottom
+    first, last = support.left // GROUP * GROUP, padded_length(support.right)
     for number in range((last - first) // ROW):
         x = first + first_column(number)
         clear_rows(space.one, top, 0)
@@ -199,31 +193,23 @@ def forward_columns(
 
 
 @njit(cache=True, nogil=True)
-def filter_rows(
-    left: int,
-    right: int,
-    wanted: int,
-    height: int,
-    plan: Plan,
-    transfer: Floats,
-    conjugate: int,
-    space: Workspace,
-) -> None:
+def filter_rows(support: Support, transfer: Transfer, conjugate: int, space: Workspace) -> None:
     """
     Transform the results of `forward_columns` along x, multiply them by a spectrum, and transform them back.
 
-    `left` and `right` bound the columns that are not zero. `space.rows` then holds the first `wanted`
-    columns, which are at least `right`, and the rest of their last group. `transfer` is the flat spectrum; if
-    `conjugate` is 1, its conjugate is taken. `plan` is for the length along x, `height` the length along y.
+    If `conjugate` is 1, its conjugate is taken. `space.rows` then holds all columns of the plane.
     """
-    n = plan.length
-    given, kept = padded_length(right) - left // GROUP * GROUP, padded_length(wanted)
+    n = transfer.x.length
+    given = padded_length(support.right) - support.left // GROUP * GROUP
+    kept = padded_length(transfer.columns)
     # The last block comes first: longer rows must not overwrite shorter ones that are still to be read.
-    for block in range(blocks_of(height) - 1, -1, -1):
-        exchanged = _forward_row(space, block * given * ROW, left, right, plan)
+    for block in range(blocks_of(transfer.y.length) - 1, -1, -1):
+        begin = block * given * ROW
+        exchanged = _forward_row(space, begin, support.left, support.right, transfer.x)
         one, other = (space.other, space.one) if exchanged else (space.one, space.other)
-        multiply_rows(one, transfer, n, block * n * ROW, conjugate)
-        _keep_row(other if transform(plan, 1, one, other) else one, n, block, kept, space.rows)
+        multiply_rows(one, transfer.factors, n, block * n * ROW, conjugate)
+        result = other if transform(transfer.x, 1, one, other) else one
+        _keep_row(result, n, block, kept, space.rows)
 
 
 @njit(cache=True, nogil=True)

@@ -12,7 +12,7 @@ import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -22,7 +22,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 FLOAT, INDEX = ir.FloatType(), ir.IntType(32)
-Builder = ir.IRBuilder
+Builder: TypeAlias = ir.IRBuilder
 
 
 def _features() -> set[str]:
