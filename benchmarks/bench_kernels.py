@@ -15,7 +15,7 @@ from lucidcube.kernels.psf.normalise import normalise_psf
 from lucidcube.kernels.rebin import bins, rebin_block, weights
 from lucidcube.kernels.ssa.artefact_score import badness
 
-from .scenes import WAVELENGTH, Planes, planes
+from .scenes import SSA, WAVELENGTH, Planes, planes
 
 SIDES = [101, 341, 1023]
 
@@ -45,7 +45,7 @@ class Plane:
 
 class Artefacts(Plane):
     def work(self) -> object:
-        return badness(self.given.observed)
+        return badness(self.given.observed, **SSA)
 
 
 class Mask(Plane):

@@ -36,16 +36,7 @@ from lucidcube.kernels.deconvolution.clean import clean_modified
 from lucidcube.kernels.deconvolution.common import edge_margin
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.kernels.fill_linear import fill_linear
-from lucidcube.kernels.fourier.simd.fft import (
-    filter_rows,
-    forward_columns,
-    good_length,
-    inverse_columns,
-    padded,
-    plan,
-    spectrum,
-    workspace,
-)
+from lucidcube.kernels.fourier.convolver import Convolver
 from lucidcube.kernels.mask import bad_pixel_mask
 from lucidcube.kernels.psf.least_squares import fit_psf
 from lucidcube.kernels.psf.normalise import normalise_psf
@@ -54,6 +45,7 @@ from lucidcube.simulate import Scene, write_scene
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 WAVELENGTH = 720e-9
+SSA: Any = {"window": 10, "start": -0.25, "stop": -0.75, "region": "class"}
 LEAST_PLANES = 8  # the reference rebins no axis that is shorter than its response
 PLANE = "(1,2)"
 CONFIG = """\
@@ -213,7 +205,7 @@ def race_reference(
         return lambda: [kernel(number) for number in numbers]
 
     rows: dict[str, tuple[float, str, list[str], Callable[[], object]]] = {
-        "artefacts": (30, "artefact_detection", [], over(lambda i: badness(target[i]))),
+        "artefacts": (30, "artefact_detection", [], over(lambda i: badness(target[i], **SSA))),
         "mask": (10, "create_bad_pixel_mask", [], over(lambda i: bad_pixel_mask(maps[i], 3.0))),
         "interpolate": (
             100,
@@ -295,18 +287,16 @@ def race_textbook(plane: np.ndarray, psf: np.ndarray, rounds: int, iterations: i
 def race_limit(plane: np.ndarray, psf: np.ndarray, rounds: int) -> Iterator[Race]:
     """An iteration against the transforms that it cannot do without, on the smallest alias-free size."""
     margin = edge_margin(psf, plane.shape)
-    sides = [
-        n + 2 * m + min(k // 2, n + 2 * m) for n, m, k in zip(plane.shape, margin, psf.shape, strict=True)
-    ]
-    size = good_length(sides[0]), good_length(sides[1])
-    noise = np.random.default_rng(0).normal(size=size).astype(np.float32)
-    space, whole, out = workspace(*size, size[1]), padded(noise), padded(noise)
-    plans, factors = (plan(size[0]), plan(size[1])), np.ones_like(spectrum(noise, size).reshape(-1))
+    shape = plane.shape[0] + 2 * margin[0], plane.shape[1] + 2 * margin[1]
+    convolver = Convolver(psf, shape)
+    sides = [n + reach for n, reach in zip(shape, convolver.reach, strict=True)]
+    # A PSF of one pixel, on planes that fill the transform: nothing is left out.
+    unfiltered = Convolver(np.ones((1, 1)), convolver.size)
+    noise = np.random.default_rng(0).normal(size=convolver.size).astype(np.float32)
+    whole = unfiltered.pad(noise)
 
-    def own() -> None:
-        forward_columns(whole, 0, size[0], 0, size[1], plans[0], space)
-        filter_rows(0, size[1], size[1], size[0], plans[1], factors, 0, space)
-        inverse_columns(plans[0], space, out)
+    def own() -> object:
+        return unfiltered.convolve_padded(whole)
 
     fast = scipy.fft.next_fast_len(sides[0], real=True), scipy.fft.next_fast_len(sides[1], real=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -17,6 +17,7 @@ from lucidcube.kernels.ssa.artefact_score import badness
 from lucidcube.simulate import Scene
 
 WAVELENGTH = 720e-9
+SSA: Any = {"window": 10, "start": -0.25, "stop": -0.75, "region": "class"}
 
 
 class Planes(NamedTuple):
@@ -41,7 +42,7 @@ def planes(side: int) -> Planes:
     """The first wavelength of the scene, with what comes before each kernel done to it."""
     made = scene(side)
     target, star = made.plane(0), made.star_plane(0).observed
-    badness_map = badness(target.observed)
+    badness_map = badness(target.observed, **SSA)
     bad = bad_pixel_mask(badness_map, 3.0, max_dilation=3).astype(bool) | np.isnan(target.observed)
     filled = fill_linear(target.observed, bad)
     return Planes(target.observed, badness_map, bad, filled, target.psf, star, normalise_psf(star).image)

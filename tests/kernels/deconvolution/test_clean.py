@@ -21,7 +21,7 @@ def by_definition(plane, psf, n_iter, gain, threshold, n_positive_iter=0):
     residual, components = plane.astype(float), np.zeros(plane.shape)
     for i in range(n_iter):
         metric = residual if i < n_positive_iter else np.abs(residual)
-        level = threshold * metric.max() if threshold >= 0 else nested_otsu(metric)
+        level = threshold * metric.max() if threshold >= 0 else nested_otsu(metric.copy().ravel(), 10)
         step = np.where(metric > level, gain * residual, 0)
         components += step
         residual = residual - convolver.convolve(step)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d, correlate2d
 
-from lucidcube.kernels.fourier.convolver import Convolver, trim_psf
-from lucidcube.kernels.fourier.simd.blur import Support
+from lucidcube.kernels.fourier.convolver import Convolver, Support, trim_psf
 
 SHAPES = [
     ((20, 31), (5, 7)),
@@ -31,11 +30,11 @@ def direct(function, plane, psf):
     return full[top : top + plane.shape[0], left : left + plane.shape[1]]
 
 
-def blurred(convolver, plane, lit):
+def blurred(convolver, plane, support):
     """A plane that is zero outside of a part, convolved."""
     nothing = np.zeros(convolver.shape)
     residual = convolver.pad(nothing)
-    convolver.subtract_part(convolver.pad(plane), lit, residual, convolver.pad(nothing + 1))
+    convolver.subtract_part(convolver.pad(plane), support, residual, convolver.pad(nothing + 1))
     return -residual[:, : convolver.shape[1]]
 
 
@@ -107,7 +106,8 @@ def test_inputs_are_read_only_and_may_be_views():
 def test_planes_of_another_shape_are_refused():
     """Compiled code would read and write beyond them."""
     convolver = Convolver(np.ones((3, 3)), (20, 30))
-    right, wrong = convolver.pad(np.zeros((20, 30))), np.zeros((20, 30), np.float32)
+    right = convolver.pad(np.zeros((20, 30)))
+    wrong = right[:, 1:].copy()
     for shape in ((20, 31), (19, 30), (40, 60)):
         with pytest.raises(ValueError, match="made for planes of"):
             convolver.convolve(np.zeros(shape))
@@ -135,7 +135,7 @@ def test_a_psf_with_missing_pixels_is_refused():
 @pytest.mark.parametrize(("shape", "psf_shape"), [*SHAPES, ((40, 50), (31, 45)), ((64, 48), (9, 9))])
 @pytest.mark.parametrize("few", [True, False], ids=["few pixels", "many pixels"])
 def test_a_part_of_the_plane_gives_what_the_whole_gives(shape, psf_shape, few):
-    """Wherever the lit part lies, the shorter transforms and the direct sum see nothing wrap round."""
+    """Wherever the part lies, nothing wraps round in the shorter transforms and in direct sums."""
     plane, psf = scene(shape, psf_shape)
     convolver, rng = Convolver(psf, shape), np.random.default_rng(2)
     for _ in range(12):
@@ -149,18 +149,18 @@ def test_a_part_of_the_plane_gives_what_the_whole_gives(shape, psf_shape, few):
 
 @pytest.mark.parametrize("few", [True, False], ids=["few pixels", "many pixels"])
 @pytest.mark.parametrize("shape", [(40, 50), (70, 33), (9, 12)])
-def test_subtraction_tells_what_is_left(shape, few):
+def test_subtraction_returns_statistics_of_what_remains(shape, few):
     plane, psf = scene(shape, (9, 7))
     rng = np.random.default_rng(3)
     before, valid = rng.normal(3, 2, shape).astype(np.float32), rng.random(shape) < 0.7
     convolver = Convolver(psf, shape)
     residual = convolver.pad(before)
     support = Support(0, shape[0], 0, shape[1], 1 if few else 10**9)
-    told = convolver.subtract_part(convolver.pad(plane), support, residual, convolver.pad(valid))
+    statistics = convolver.subtract_part(convolver.pad(plane), support, residual, convolver.pad(valid))
     left = residual[:, : shape[1]]
     np.testing.assert_allclose(left, before - convolver.convolve(plane), atol=2e-6)
     counted = left[valid].astype(float)
-    assert told == pytest.approx((counted.max(), min(counted.min(), 0), np.sum(counted**2)), rel=1e-6)
+    assert statistics == pytest.approx((counted.max(), min(counted.min(), 0), np.sum(counted**2)), rel=1e-6)
 
 
 def test_extremes_reach_zero():
@@ -172,20 +172,20 @@ def test_extremes_reach_zero():
         assert convolver.subtract_part(nothing, Support(0, 0, 0, 0, 0), residual, valid) == expected
 
 
-def test_nothing_lit_gives_nothing():
+def test_empty_support_gives_zero():
     _, psf = scene((1, 1), (5, 7))
     convolver = Convolver(psf, (20, 30))
     assert not blurred(convolver, np.zeros((20, 30)), Support(0, 0, 0, 0, 0)).any()
 
 
-def test_remembered_transforms_change_nothing():
+def test_kept_transforms_change_nothing():
     plane, psf = scene((60, 60), (51, 51))
     parts = [Support(0, k, 0, k, 10**9) for k in range(10, 61, 5)]
     convolver = Convolver(psf, plane.shape)
 
     def blur(part):
-        lit = np.where(np.arange(60) < part.right, plane, 0) * (np.arange(60) < part.bottom)[:, None]
-        return blurred(convolver, lit, part)
+        inside = np.where(np.arange(60) < part.right, plane, 0) * (np.arange(60) < part.bottom)[:, None]
+        return blurred(convolver, inside, part)
 
     first = [blur(part) for part in parts]
     for part, expected in reversed(list(zip(parts, first, strict=True))):

@@ -1,4 +1,4 @@
-"""The length of this processor's vectors is nobody's business but its own."""
+"""The results of the simd engine do not depend on the number of lanes of the processor."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from numba.core import codegen
 
-# Only the module that chooses the number of lanes is misled: the compiler must know what there is.
+# Only the module that chooses the number of lanes sees other features: the compiler needs the true ones.
 true = codegen.get_host_cpu_features
 if sys.argv[1] != "own":
     codegen.get_host_cpu_features = {"16": "+avx512f,+fma", "8": "+avx,+fma", "4": "+fma"}[sys.argv[1]].strip
@@ -22,11 +22,12 @@ import lucidcube.kernels.fourier.simd.vectors
 
 codegen.get_host_cpu_features = true
 
-from lucidcube.kernels.fourier.simd.blur import Support
-from lucidcube.kernels.fourier.convolver import Convolver
+from lucidcube.kernels.fourier.convolver import Convolver, Support
+from lucidcube.kernels.fourier.engines import current_engine
 from lucidcube.kernels.ssa.decomposition import components, decompose
 from lucidcube.kernels.fourier.simd.vectors import LANES
 
+assert current_engine().name == "simd"
 rng = np.random.default_rng(0)
 plane = rng.normal(size=(70, 83)).astype(np.float32)
 psf = rng.gamma(1.0, 1.0, (41, 51)).astype(np.float32)
@@ -34,17 +35,17 @@ convolver = Convolver(psf / psf.sum(), plane.shape)
 part = np.zeros_like(plane)
 part[20:50, 30:41] = plane[20:50, 30:41]
 left, ones = convolver.pad(plane), convolver.pad(np.ones_like(plane))
-told = convolver.subtract_part(convolver.pad(part), Support(20, 50, 30, 41, 10**9), left, ones)
-results = [convolver.convolve(plane), convolver.correlate(plane), left[:, :83], np.array(told)]
+statistics = convolver.subtract_part(convolver.pad(part), Support(20, 50, 30, 41, 10**9), left, ones)
+results = [convolver.convolve(plane), convolver.correlate(plane), left[:, :83], np.array(statistics)]
 results += components(plane, decompose(plane, 5), range(25))
 print(LANES, hashlib.sha256(b"".join(np.ascontiguousarray(r).tobytes() for r in results)).hexdigest())
 """
 
 
 def run(lanes: str, cache: Path) -> tuple[str, str]:
-    """Lanes and the hash of all results of a process that believes its processor to have so many."""
+    """Return the number of lanes and the hash of all results of a process that sees so many lanes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_CPU")}
-    environment["NUMBA_CACHE_DIR"] = str(cache)
+    environment |= {"NUMBA_CACHE_DIR": str(cache), "LUCIDCUBE_FFT": "simd"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, lanes], env=environment, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Badness against a brute-force implementation, the reference program's maps, and simulated truth."""
+"""The artefact score against a brute-force implementation, the reference program's maps and simulated truth."""
 
 from pathlib import Path
 
@@ -10,10 +10,22 @@ from scipy.stats import spearmanr
 
 from locations import ORACLE
 from lucidcube.kernels.otsu import multi_otsu
-from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
+from lucidcube.kernels.ssa.artefact_score import Region, component_range, object_fraction
+from lucidcube.kernels.ssa.artefact_score import badness as kernel
 from lucidcube.kernels.ssa.decomposition import components, decompose, fill_smooth
 
 RECORDED = ORACLE / "artefacts_box.npz"
+
+
+def badness(
+    plane: NDArray[np.float32],
+    window: int = 10,
+    start: float = -0.25,
+    stop: float = -0.75,
+    region: Region = "class",
+) -> NDArray[np.float32]:
+    """The kernel with the defaults of its stage."""
+    return kernel(plane, window=window, start=start, stop=stop, region=region)
 
 
 def disc(shape: tuple[int, int] = (80, 90), seed: int = 3) -> NDArray[np.float32]:
@@ -29,7 +41,7 @@ def brute_force(plane: NDArray[np.float32], window: int, used: range, region: st
     """The definition, pixel by pixel."""
     missing = np.isnan(plane)
     filled = fill_smooth(plane, missing)
-    thresholds = multi_otsu(filled[~missing]) if region == "class" else []
+    thresholds = multi_otsu(filled[~missing], 3) if region == "class" else []
     labels = np.where(missing, -1, np.digitize(filled, thresholds))
     half = max(plane.shape) // 8
     boxes = np.pad(labels, half, mode="symmetric")

@@ -77,8 +77,8 @@ def test_rank_of_known_signals(signal: NDArray[np.float64], rank: int) -> None:
 
 
 def test_constant_and_zero_planes_have_one_and_no_component() -> None:
-    assert decompose(np.full((20, 20), 3, np.float32)).rank == 1
-    assert decompose(np.zeros((20, 20), np.float32)).rank == 0
+    assert decompose(np.full((20, 20), 3, np.float32), 10).rank == 1
+    assert decompose(np.zeros((20, 20), np.float32), 10).rank == 0
 
 
 def test_sign_of_vectors_does_not_matter() -> None:

@@ -1,6 +1,7 @@
 """Filling by singular spectrum analysis on simulated truth and on signals it must continue."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lucidcube.kernels.fill_linear import fill_linear
-from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
+from lucidcube.kernels.ssa import inpaint
 
 Fill = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]]
+fill_ssa = partial(inpaint.fill_ssa, window=10)
+fill_ssa_deviation = partial(inpaint.fill_ssa_deviation, window=10, value=0.5)
 both = pytest.mark.parametrize("fill", [fill_ssa, fill_ssa_deviation])
 
 
