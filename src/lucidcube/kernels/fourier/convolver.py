@@ -69,8 +69,7 @@ def autocorrelation_filter(plane: Floats, window: tuple[int, int]) -> Callable[[
     -------
     callable
         Takes a window, an array of float32 of that shape, and returns the filtered plane, a new array of
-        float32 of shape (y, x). Within a window of the edges the filter wraps round and the result is
-        meaningless. The callable holds scratch memory, and so is for one thread.
+        float32, (y, x). The filter wraps round at the edges. The callable is for one thread.
     """
     return current_engine().autocorrelation_filter(plane, window)
 
@@ -80,9 +79,9 @@ class Convolver:
     Convolution of planes of one shape with one PSF. The plane is zero outside, and nothing wraps round.
 
     The transforms are as long as the plane plus half the PSF, which is all that a result on the plane itself
-    needs. Where a plane is zero outside of a known part, `subtract_part` needs shorter ones. The PSF is
-    transformed once for each size. The engine is that of the context in which the object is made, see
-    `use_engine`.
+    needs, and the PSF is transformed once for each size. The arithmetic is float32: errors are about 3e-7 of
+    the largest value of the result. The engine is that of the context in which the object is made, see
+    `use_engine`. An object holds scratch memory, and so is for one thread.
 
     Parameters
     ----------
@@ -93,24 +92,15 @@ class Convolver:
 
     Attributes
     ----------
-    shape : (int, int)
-        Shape of the planes.
     padded_width : int
         Length of a padded row, see `pad`.
-    reach : (int, int)
-        Half the size of the trimmed PSF along y and x.
-    size : (int, int)
-        Size of the transforms of whole planes.
+    reach, size : (int, int)
+        Half the size of the trimmed PSF, and the size of the transforms of whole planes, along y and x.
 
     Raises
     ------
     ValueError
-        From `trim_psf`, and where the chosen engine cannot run.
-
-    Notes
-    -----
-    The arithmetic is float32: errors are about 3e-7 of the largest value of the result. An object holds
-    scratch memory, and so is for one thread.
+        From `trim_psf`, or because the chosen engine cannot run.
     """
 
     def __init__(self, psf: NDArray[np.floating], shape: tuple[int, int]) -> None:
@@ -126,7 +116,7 @@ class Convolver:
         self._transfers: dict[tuple[int, int], Any] = {}
 
     def convolve(self, plane: NDArray[np.floating]) -> Floats:
-        """Return a plane (y, x) convolved with the PSF: float32, of the same shape. It must be finite."""
+        """Return a finite plane (y, x) convolved with the PSF: float32, of the same shape."""
         return self._unpadded(self.convolve_padded(self.pad(plane)))
 
     def correlate(self, plane: NDArray[np.floating]) -> Floats:
@@ -134,21 +124,14 @@ class Convolver:
         return self._unpadded(self.correlate_padded(self.pad(plane)))
 
     def pad(self, plane: NDArray[np.generic]) -> Floats:
-        """
-        Return a copy of a plane with rows of `padded_width`, zero beyond the plane's own width.
-
-        Raises
-        ------
-        ValueError
-            If the plane does not have the `shape` for which the convolver is made.
-        """
+        """Return a copy of a plane of `shape` with rows of `padded_width`, zero beyond the plane's width."""
         if plane.shape != self.shape:
             raise ValueError(f"made for planes of {self.shape}, not {plane.shape}")
         return self._engine.pad(plane)
 
     def convolve_padded(self, plane: Floats) -> Floats:
         """
-        Convolve a padded plane, which saves the copies that `convolve` makes.
+        Convolve a padded plane, without the copies that `convolve` makes.
 
         Parameters
         ----------
@@ -159,11 +142,6 @@ class Convolver:
         -------
         array of float32, (y, padded_width)
             New; what lies beyond the width of the plane is finite and meaningless.
-
-        Raises
-        ------
-        ValueError
-            If the plane is not padded or has another shape.
         """
         self._check(plane)
         return self._engine.filter(plane, self._transfer(self.size), conjugate=False)
@@ -187,11 +165,10 @@ class Convolver:
         Parameters
         ----------
         plane : array of float32, (y, padded_width)
-            Zero outside of the part.
         support : Support
-            The part.
+            The part of the plane that is not zero.
         residual : array of float32, (y, padded_width)
-            From which to subtract. What lies beyond the width of the plane becomes meaningless.
+            Is changed; what lies beyond the width of the plane becomes meaningless.
         valid : array of float32, (y, padded_width)
             1 for pixels that count, 0 for others and beyond the width.
 
@@ -201,11 +178,6 @@ class Convolver:
             The largest and the smallest of what remains, among the pixels that count, and of zero.
         squares : float
             The sum of their squares, in float64.
-
-        Raises
-        ------
-        ValueError
-            If a plane is not padded (see `pad`) or has another shape.
         """
         for given in (plane, residual, valid):
             self._check(given)

@@ -20,6 +20,8 @@ LANES = 17
 """Components processed together: a third of the usual 50; enough for vectors, few enough for the cache."""
 
 Region = Literal["class", "box"]
+Labels = NDArray[np.int64]
+Sums = NDArray[np.float64]
 
 
 def badness(plane: Floats, *, window: int, start: float, stop: float, region: Region) -> Floats:
@@ -86,10 +88,7 @@ def component_range(start: float, stop: float, window: int) -> tuple[int, int]:
     """
     Return the first component and the one after the last; negative numbers are fractions of window^2.
 
-    Raises
-    ------
-    ValueError
-        If an index is not an integer, or they are no range within 0..window^2.
+    ValueError is raised if an index is not an integer, or they are no range within 0..window^2.
     """
     size = window**2
     first, last = (-bound * size if bound < 0 else bound for bound in (start, stop))
@@ -110,15 +109,8 @@ def object_fraction(plane: Floats) -> float:
     It is the participation ratio <f>^2 / <f^2> of the brightness f above the median: a uniform disc gives the
     fraction of the field that it covers (up to half), a planet 0.1 to 0.4, noise 0.3, a star 0.01 to 0.05.
 
-    Parameters
-    ----------
-    plane : array of float32, shape (y, x)
-        NaN is ignored. The brightest thousandth is clipped, because it may be hot pixels.
-
-    Returns
-    -------
-    float
-        In [0, 1]; 1 where nothing exceeds the median.
+    NaN is ignored, and the brightest thousandth is clipped, because it may be hot pixels. A plane in which
+    nothing exceeds the median gives 1.
     """
     values = plane[np.isfinite(plane)].astype(np.float64)
     median, brightest = np.percentile(values, [50.0, 99.9])
@@ -131,9 +123,7 @@ def object_fraction(plane: Floats) -> float:
 # The planes of a stack share labels and positions, so that the compiler can process several as one vector in
 # the inner loops over `lane` and `k`, which take the time. Views (a[y, x]) would cost more than the sums.
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _compare_with_region(
-    stack: Floats, labels: NDArray[np.int64], half: int, difference: Floats, std: Floats
-) -> NDArray[np.float64]:
+def _compare_with_region(stack: Floats, labels: Labels, half: int, difference: Floats, std: Floats) -> Sums:
     """
     Compute the difference of each labelled pixel from the mean of its region, and the std there, in place.
 
@@ -194,9 +184,7 @@ def _compare_with_region(
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _add_ratios(
-    difference: Floats, std: Floats, mean_std: NDArray[np.float64], labels: NDArray[np.int64], total: Floats
-) -> None:
+def _add_ratios(difference: Floats, std: Floats, mean_std: Sums, labels: Labels, total: Floats) -> None:
     """Add difference / (std + floor), summed over the lanes, to the total of each labelled pixel."""
     ny, nx, lanes = std.shape
     floor = np.empty(lanes, np.float32)
@@ -213,14 +201,7 @@ def _add_ratios(
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def _add_row(
-    stack: Floats,
-    labels: NDArray[np.int64],
-    y: int,
-    sign: float,
-    columns: NDArray[np.float64],
-    counts: NDArray[np.float64],
-) -> None:
+def _add_row(stack: Floats, labels: Labels, y: int, sign: float, columns: Sums, counts: Sums) -> None:
     """Add row y to the sums over the columns of the box, or subtract it (sign -1)."""
     lanes = stack.shape[2]
     for x in range(labels.shape[1]):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lucidcube.kernels.fourier.convolver import Floats, autocorrelation_filter
 
+Mask = NDArray[np.bool_]
 SMOOTHING_SIGMA = 5.0
 SMOOTHING_REACH = 20
 LEAST_WEIGHT = 1e-6
@@ -38,15 +39,14 @@ class Basis(NamedTuple):
         return int(np.count_nonzero(self.eigenvalues > smallest))
 
 
-def fill_smooth(plane: Floats, missing: NDArray[np.bool_]) -> Floats:
+def fill_smooth(plane: Floats, missing: Mask) -> Floats:
     """
     Replace missing pixels by the Gaussian-weighted mean (sigma 5 pixels) of those that are not missing.
 
     Parameters
     ----------
-    plane : array of float32, shape (y, x)
-        May be anything where `missing`.
-    missing : array of bool, shape (y, x)
+    plane, missing : arrays of float32 and bool, shape (y, x)
+        The plane may hold anything where it is missing.
 
     Returns
     -------
@@ -58,7 +58,8 @@ def fill_smooth(plane: Floats, missing: NDArray[np.bool_]) -> Floats:
     if not missing.any() or missing.all():
         return filled
     steps = np.arange(SMOOTHING_REACH + 1) / SMOOTHING_SIGMA
-    reached = _smooth_over(filled, missing, np.exp(-0.5 * steps**2).astype(np.float32))
+    smooth, reached = _smooth_over(filled, missing, np.exp(-0.5 * steps**2).astype(np.float32))
+    np.copyto(filled, smooth, where=missing)
     if not reached.all():
         nearest = scipy.ndimage.distance_transform_edt(~reached, return_distances=False, return_indices=True)
         filled = filled[tuple(nearest)]
@@ -69,12 +70,8 @@ def window_shape(shape: tuple[int, ...], window: int) -> tuple[int, int]:
     """
     Return the shape of the window that is used: at most half of each side of the plane, rounded up.
 
-    A longer window adds nothing, because windows of w and of N + 1 - w pixels have the same components.
-
-    Raises
-    ------
-    ValueError
-        If `window` is less than 1.
+    A longer window adds nothing, because windows of w and of N + 1 - w pixels have the same components. A
+    window of less than 1 pixel raises ValueError.
     """
     if window < 1:
         raise ValueError(f"window must be at least 1 pixel, got {window}")
@@ -85,15 +82,8 @@ def decompose(plane: Floats, window: int) -> Basis:
     """
     Compute the eigenvectors of the lag-covariance matrix, in order of descending eigenvalue.
 
-    Parameters
-    ----------
-    plane : array of float32, shape (y, x)
-        Without NaN.
-    window : int
-        Side of the window in pixels, at least 1; see `window_shape` for small planes.
+    The plane (y, x) must not hold NaN. For the window, in pixels, see `window_shape`.
 
-    Notes
-    -----
     The trajectory matrix is never built: all products of pixels at one displacement share their sums. These
     are float64, because the smallest eigenvalues are many orders of magnitude below the largest.
     """
@@ -151,12 +141,12 @@ def components(plane: Floats, basis: Basis, indices: Iterable[int]) -> Iterator[
 
 # The planes hold no NaN, so that sums may be reordered, which lets the compiler use vector instructions.
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _smooth_over(plane: Floats, missing: NDArray[np.bool_], profile: Floats) -> NDArray[np.bool_]:
+def _smooth_over(plane: Floats, missing: Mask, profile: Floats) -> tuple[Floats, Mask]:
     """
-    Replace missing pixels, which hold zero, by the weighted mean about them; edges are mirrored.
+    Compute the weighted mean about each missing pixel, which holds zero; edges are mirrored.
 
-    Return False where the mean has too little weight; those pixels stay zero. Only rows with missing pixels
-    are smoothed, along y as a whole and then along x at the missing pixels.
+    Return also False where the mean has too little weight and is zero. Only rows with missing pixels are
+    smoothed, along y as a whole and then along x at the missing pixels.
     """
     ny, nx = plane.shape
     reach = profile.size - 1
@@ -187,11 +177,7 @@ def _smooth_over(plane: Floats, missing: NDArray[np.bool_], profile: Floats) -> 
                     weight += profile[abs(step - reach)] * share[x + step]
                 reached[y, x] = weight > LEAST_WEIGHT * whole
                 smooth[y, x] = mean / weight if reached[y, x] else 0.0
-    for y in range(ny):
-        for x in range(nx):
-            if missing[y, x]:
-                plane[y, x] = smooth[y, x]
-    return reached
+    return smooth, reached
 
 
 @njit(cache=True, nogil=True)

@@ -68,12 +68,7 @@ def fill_ssa_deviation(plane: Floats, missing: NDArray[np.bool_], *, window: int
     Returns
     -------
     array of float32, shape (y, x)
-        As for `fill_ssa`.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, `window` is less than 1 or `value` is outside [0, 1].
+        See `fill_ssa`, as for the errors; ValueError also if `value` is outside [0, 1].
     """
     if not 0 <= value <= 1:
         raise ValueError(f"value must be a probability between 0 and 1, got {value}")

@@ -9,24 +9,8 @@ from numpy.typing import NDArray
 
 from lucidcube.kernels.fourier.direct_sums import Floats, Support
 from lucidcube.kernels.fourier.engines import Engine
-from lucidcube.kernels.fourier.simd.fft import (
-    Plan,
-    Transfer,
-    Workspace,
-    blocks_of,
-    filter_rows,
-    first_column,
-    forward_columns,
-    good_length,
-    inverse_columns,
-    inverse_panel,
-    inverse_row,
-    padded,
-    padded_length,
-    plan,
-    spectrum,
-    workspace,
-)
+from lucidcube.kernels.fourier.simd import fft
+from lucidcube.kernels.fourier.simd.fft import Plan, Transfer, Workspace, plan, spectrum, workspace
 from lucidcube.kernels.fourier.simd.panels import multiply_by_power, subtract_columns
 from lucidcube.kernels.fourier.simd.vectors import LANES, ROW
 
@@ -38,17 +22,17 @@ class SimdEngine(Engine):
     direct_cost = 0.07
 
     def __init__(self, shape: tuple[int, int], largest: tuple[int, int]) -> None:
-        self.padded_width = padded_length(shape[1])
+        self.padded_width = fft.padded_length(shape[1])
         self._everything = Support(0, shape[0], 0, shape[1], shape[0] * shape[1])
         self._columns = shape[1]
         self._space = workspace(*largest, largest[1])
 
     @staticmethod
     def good_length(least: int) -> int:
-        return good_length(least)
+        return fft.good_length(least)
 
     def pad(self, plane: NDArray[np.generic]) -> Floats:
-        return padded(plane)
+        return fft.padded(plane)
 
     def transfer(self, psf: Floats) -> Transfer:
         height, width = psf.shape
@@ -70,11 +54,11 @@ class SimdEngine(Engine):
     @staticmethod
     def autocorrelation_filter(plane: Floats, window: tuple[int, int]) -> Callable[[Floats], Floats]:
         (ny, nx), (height, width) = plane.shape, window
-        plan_y, plan_x = plan(good_length(ny)), plan(good_length(nx))
+        plan_y, plan_x = plan(fft.good_length(ny)), plan(fft.good_length(nx))
         given = spectrum(plane, (plan_y.length, plan_x.length)).reshape(-1)
         # Twice the transform, the factor of the inverse one, and the number of pixels of the window.
         given /= np.float32(2 * plan_y.length * plan_x.length * height * width)
-        space, result = workspace(plan_y.length, plan_x.length, nx), padded(plane)
+        space, result = workspace(plan_y.length, plan_x.length, nx), fft.padded(plane)
         along_x = np.exp(-2j * np.pi * np.outer(np.arange(width), np.arange(plan_x.length)) / plan_x.length)
         along_x = along_x.astype(np.complex64)
         phases = _phases_about_centre(plan_y.length, height)
@@ -89,7 +73,7 @@ class SimdEngine(Engine):
 
 def _phases_about_centre(length: int, height: int) -> Floats:
     """Return the `phases` of `multiply_by_power` for a window of a height, by block of frequencies."""
-    frequencies = np.arange(blocks_of(length) * LANES)
+    frequencies = np.arange(fft.blocks_of(length) * LANES)
     distances = (height - 1) / 2 - np.arange((height + 1) // 2)
     angles = 2 * np.pi / length * np.multiply.outer(distances, frequencies).reshape(len(distances), -1, LANES)
     phases = np.stack([np.cos(angles), np.sin(angles)], axis=2).astype(np.float32)
@@ -112,13 +96,13 @@ def _filter_by_power(
     given: Floats, pairs: Floats, phases: Floats, plan_y: Plan, plan_x: Plan, space: Workspace, out: Floats
 ) -> None:
     """Multiply a spectrum by the power spectrum of a window, and transform it back."""
-    width, blocks = plan_x.length, blocks_of(plan_y.length)
+    width, blocks = plan_x.length, fft.blocks_of(plan_y.length)
     count = pairs.size // (4 * width)
     for block in range(blocks):
         first = block * count * ROW
         multiply_by_power(given, space.one, pairs, phases, width, count, block * width * ROW, first)
-        inverse_row(plan_x, block, out.shape[1], space)
-    inverse_columns(plan_y, space, out)
+        fft.inverse_row(plan_x, block, out.shape[1], space)
+    fft.inverse_columns(plan_y, space, out)
 
 
 @njit(cache=True, nogil=True)
@@ -126,9 +110,9 @@ def _filter_all(
     plane: Floats, support: Support, transfer: Transfer, conjugate: int, space: Workspace, out: Floats
 ) -> None:
     """Convolve or correlate a padded plane."""
-    forward_columns(plane, support, transfer.y, space)
-    filter_rows(support, transfer, conjugate, space)
-    inverse_columns(transfer.y, space, out)
+    fft.forward_columns(plane, support, transfer.y, space)
+    fft.filter_rows(support, transfer, conjugate, space)
+    fft.inverse_columns(transfer.y, space, out)
 
 
 @njit(cache=True, nogil=True)
@@ -136,13 +120,13 @@ def _subtract_filtered(
     plane: Floats, support: Support, transfer: Transfer, space: Workspace, residual: Floats, valid: Floats
 ) -> tuple[float, float, float]:
     """Subtract the convolution panel by panel, while it is in the cache, and return the statistics."""
-    forward_columns(plane, support, transfer.y, space)
-    filter_rows(support, transfer, 0, space)
+    fft.forward_columns(plane, support, transfer.y, space)
+    fft.filter_rows(support, transfer, 0, space)
     height, step = residual.shape
     extremes, squares = np.empty((2, step), np.float32), np.empty(step)
     for number in range(step // ROW):
-        x = first_column(number)
-        panel = inverse_panel(x, step, transfer.y, space)
+        x = fft.first_column(number)
+        panel = fft.inverse_panel(x, step, transfer.y, space)
         subtract_columns(panel, residual, valid, extremes, squares, height, x, step)
     # Sums by column are the same for any length of vector.
     return float(extremes[0].max()), float(extremes[1].min()), squares.sum()

@@ -42,12 +42,9 @@ def transform_pass(
     twiddles : array of float32
         exp(-2 pi i j k / n) for k < n / radix and 0 < j < radix: cosine and sine, j fastest. Not read if
         n is the radix.
-    radix : int
-        One of `RADICES`; divides n.
-    n : int
-        Length that is left to transform; n times stride is the length of the whole transform.
-    stride : int
-        Product of the radices of the passes before.
+    radix, n, stride : int
+        One of `RADICES`; the length that is left to transform, which it divides; the product of the radices
+        of the passes before.
     swapped : int
         1 to exchange real and imaginary parts in input and output, which gives the inverse transform without
         its factor; or 0.
@@ -108,17 +105,9 @@ def split_columns(b: Builder, panel: Array, rows: Array, n: Any, first: Any, pla
     """
     Compute, from the transform of a panel of real columns, `LANES` frequencies of twice that of each column.
 
-    Parameters
-    ----------
-    panel : array of float32
-        The transform of what `load_columns` took: n + 1 rows, of which the last equals the first.
-    rows : array of float32
-        Receives for each column, from `place` on, a vector of real parts and one of imaginary parts.
-    n : int
-        Length of the transform.
-    first : int
-        The lowest of the frequencies, which may reach up to n.
-    place : int
+    The panel is the transform, of length n, of what `load_columns` copied; its row n equals row 0. `rows`
+    receives for each column, from index `place` on, a vector of real parts and one of imaginary parts. The
+    lowest of the frequencies, `first`, may reach up to n.
     """
 
     def parts(imaginary: int) -> tuple[list[Vector], list[Vector]]:

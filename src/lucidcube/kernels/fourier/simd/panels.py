@@ -40,15 +40,7 @@ def load_columns(
     """
     Copy real columns of a plane into a panel, as real parts, and those `PAIR_DISTANCE` on as imaginary parts.
 
-    Parameters
-    ----------
-    plane, panel : array of float32
-    count : int
-        Number of rows.
-    begin, step : int
-        Index of the first pixel, and length of a row of the plane.
-    place : int
-        Index of the first row of the panel.
+    `count` rows are copied, from index `begin` of the plane, whose rows are `step` long, to index `place`.
     """
     _copy_pairs(b, plane, panel, count, (begin, step, PAIR_DISTANCE), (place, integer(ROW), LANES))
 
@@ -86,11 +78,7 @@ def clear_rows(b: Builder, target: Array, count: Any, place: Any) -> None:
 
 @lane_function(arrays=2)
 def multiply_rows(b: Builder, panel: Array, factors: Array, count: Any, place: Any, conjugate: Any) -> None:
-    """
-    Multiply `count` rows of a panel, in place, by complex factors or by their conjugates.
-
-    The factors are rows like those of the panel, from index `place` on; `conjugate` is 1 or 0.
-    """
+    """Multiply a panel by `count` rows of factors from index `place` on, or, if 1, by their conjugates."""
     with b.if_else(b.icmp_signed("==", conjugate, integer(0))) as (plain, conjugated):
         for branch, sign in ((plain, 1.0), (conjugated, -1.0)):
             with branch, cgutils.for_range(b, count) as row:
@@ -118,19 +106,9 @@ def subtract_columns(
     """
     Subtract a panel from the columns of a plane to which `store_columns` would copy it.
 
-    Parameters
-    ----------
-    panel : array of float32
-    plane, valid : array of float32
-        Of the same shape; `valid` is 1 or 0.
-    extremes : array of float32, (2, step)
-        Receives, for these columns, the largest and the smallest of the valid remaining numbers and zero.
-    squares : array of float64, (step,)
-        Receives the sums of their squares.
-    count : int
-        Number of rows.
-    begin, step : int
-        The first of the columns, and the length of a row of the planes.
+    `valid` is a plane of 1 and 0. `extremes` (2, step) receives, for each of these columns, the largest and
+    the smallest of the valid remaining numbers and zero, and `squares` (step,), of float64, the sum of their
+    squares.
     """
     kinds = VECTOR, VECTOR, WIDE
     totals = [[cgutils.alloca_once(b, kind) for kind in kinds] for _ in range(2)]
@@ -177,16 +155,11 @@ def multiply_by_power(
     Parameters
     ----------
     given, target : array of float32
-        Rows of a panel; those of `given` begin at index `place`.
+        Panels of `width` rows, one for each frequency along x; `given` begins at index `place`.
     pairs : array of float32, (count, width, 4)
         Real and imaginary parts of the sums, and of the differences.
     phases : array of float32, (count, 2, lanes)
         Cosines and sines of the angles that belong to the distances, from index `first` on.
-    width : int
-        Number of frequencies along x.
-    count : int
-        Number of pairs.
-    place, first : int
     """
     sums = [cgutils.alloca_once(b, VECTOR) for _ in range(2)]
     with cgutils.for_range(b, width) as column:

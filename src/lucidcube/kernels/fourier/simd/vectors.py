@@ -25,26 +25,17 @@ FLOAT, INDEX = ir.FloatType(), ir.IntType(32)
 Builder: TypeAlias = ir.IRBuilder
 
 
-def _features() -> set[str]:
-    """Return the features of the processor for which numba compiles."""
-    given = config.CPU_FEATURES
-    return set((get_host_cpu_features() if given is None else given).split(","))
-
-
-def _lanes() -> int:
-    """Return how many float32 a vector register holds."""
-    features = _features()
-    return 16 if "+avx512f" in features else 8 if "+avx" in features else 4
-
-
-LANES = _lanes()
+_given = config.CPU_FEATURES
+FEATURES = set((get_host_cpu_features() if _given is None else _given).split(","))
+"""Features of the processor for which numba compiles."""
+LANES = 16 if "+avx512f" in FEATURES else 8 if "+avx" in FEATURES else 4
 """Numbers in a vector. Results do not depend on it."""
 ROW = 2 * LANES
 """Length of a row of a panel: a vector of real parts and one of imaginary parts."""
 PAIR_DISTANCE = 16
 """Distance between the two real columns that form a complex one: a multiple of any number of lanes."""
 VECTOR = ir.VectorType(FLOAT, LANES)
-FUSED = platform.machine() not in ("x86_64", "AMD64") or "+fma" in _features()
+FUSED = platform.machine() not in ("x86_64", "AMD64") or "+fma" in FEATURES
 """Whether a product and a sum are one instruction, which rounds once. Where they are fused is written out, so
 that results are the same on all processors with this instruction; x86 processors before 2013 lack it."""
 
