@@ -47,9 +47,9 @@ def test_both_engines_give_the_same(shape, psf_shape):
             for pixels in (1, 10**9):
                 left, ones = convolver.pad(plane), convolver.pad(np.ones_like(plane))
                 support = Support(20, 50, 30, 41, pixels)
-                told = convolver.subtract_part(convolver.pad(part), support, left, ones)
+                measured = convolver.subtract_part(convolver.pad(part), support, left, ones)
                 found.append(left[:, : shape[1]])
-                statistics.setdefault(engine, []).append(told)
+                statistics.setdefault(engine, []).append(measured)
             results[engine] = found + list(components(plane, decompose(plane, 5), range(25)))
     for one, other in zip(*results.values(), strict=True):
         np.testing.assert_allclose(one, other, atol=3e-6 * np.abs(plane).max())

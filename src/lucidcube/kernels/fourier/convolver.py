@@ -56,7 +56,7 @@ def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> Floats:
 
 def autocorrelation_filter(plane: Floats, window: tuple[int, int]) -> Callable[[Floats], Floats]:
     """
-    Return a function that filters a plane by the autocorrelation of a small window, over its size.
+    Return a function that filters a plane by the autocorrelation of a small window over its pixel count.
 
     Parameters
     ----------

@@ -128,8 +128,8 @@ def _compare_with_region(stack: Floats, labels: Labels, half: int, difference: F
     Compute the difference of each labelled pixel from the mean of its region, and the std there, in place.
 
     Return the mean std of each lane. The sums over the box slide along x, and those over its columns along y,
-    so that the cost does not depend on its size. They are float64, lest a bright pixel that has left a sum
-    leave a rounding error in it.
+    so that the cost does not depend on its size. They are float64, so that a bright pixel which has left a
+    sum leaves no rounding error in it.
     """
     ny, nx, lanes = stack.shape
     classes = labels.max() + 1

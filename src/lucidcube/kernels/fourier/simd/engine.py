@@ -23,7 +23,7 @@ class SimdEngine(Engine):
 
     def __init__(self, shape: tuple[int, int], largest: tuple[int, int]) -> None:
         self.padded_width = fft.padded_length(shape[1])
-        self._everything = Support(0, shape[0], 0, shape[1], shape[0] * shape[1])
+        self._whole_plane = Support(0, shape[0], 0, shape[1], shape[0] * shape[1])
         self._columns = shape[1]
         self._space = workspace(*largest, largest[1])
 
@@ -43,7 +43,7 @@ class SimdEngine(Engine):
 
     def filter(self, plane: Floats, transfer: Any, conjugate: bool) -> Floats:
         result = np.empty_like(plane)
-        _filter_all(plane, self._everything, transfer, int(conjugate), self._space, result)
+        _filter_all(plane, self._whole_plane, transfer, int(conjugate), self._space, result)
         return result
 
     def subtract_filtered(
