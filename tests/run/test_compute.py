@@ -18,6 +18,8 @@ from lucidcube.cluster import LocalWorkers, Profile, Workers, WorkersLost, start
 from lucidcube.cluster.client import DaskWorkers
 from lucidcube.cube import DATA, from_arrays
 from lucidcube.errors import BlocksFailed, StageError
+from lucidcube.kernels.fourier.convolver import EngineName
+from lucidcube.kernels.fourier.engines import current_engine
 from lucidcube.lift.blocks import over_blocks
 from lucidcube.run import compute
 from lucidcube.run.compute import BlockComputer, SegmentGraph, compute_block
@@ -214,5 +216,15 @@ def test_a_block_is_a_small_part_of_the_graph() -> None:
     for block in (99, 0, 50, 31, 32):
         part = graph.block(block)
         assert len(part.graph) <= 4
-        assert compute_block(part, False) == (block + 3, 0)
-    assert 1 << 20 < compute_block(graph.block(0), True)[1] < 1 << 40
+        assert compute_block(part, "auto", False) == (block + 3, 0)
+    assert 1 << 20 < compute_block(graph.block(0), "auto", True)[1] < 1 << 40
+
+
+def engine_name(position: np.ndarray, data: np.ndarray) -> np.ndarray:
+    return np.array([current_engine().name], dtype=object)
+
+
+@pytest.mark.parametrize("fft", ["simd", "scipy"])
+def test_blocks_use_the_engine_of_the_profile(workers: Workers, fft: EngineName) -> None:
+    computer = BlockComputer(workers, Monitor(), Stop(), Summary(None), fft)  # type: ignore[arg-type]
+    assert {name for _, name in computer.compute("target: test", work(engine_name), range(4))} == {fft}

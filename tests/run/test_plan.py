@@ -95,7 +95,7 @@ def test_the_graph_of_a_block_does_not_grow_with_the_cube() -> None:
             graph = SegmentGraph(segment(planes))
             block = graph.block(7)
             sizes.append((len(block.graph), len(cloudpickle.dumps(block))))
-            assert compute_block(block, False)[0] > 0
+            assert compute_block(block, "auto", False)[0] > 0
     (tasks, nbytes), (many_tasks, many_nbytes) = sizes
     assert tasks == many_tasks < 40
     assert many_nbytes < 1.05 * nbytes < 20_000

@@ -23,7 +23,8 @@ import dask.array as da
 from dask.optimization import cull
 
 from lucidcube.cluster import Workers, WorkersDied, WorkersLost
-from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
+from lucidcube.errors import BlocksFailed, ConfigError, Failure, StageError, UserError
+from lucidcube.kernels.fourier.convolver import EngineName, use_engine
 from lucidcube.run.monitor import Monitor, Summary
 from lucidcube.run.signals import Stop
 
@@ -33,6 +34,21 @@ ATTEMPTS = 2
 """Number of times that a block is computed before it counts as failed."""
 CHECK_INTERVAL = 5.0
 """Seconds between checks of the workers."""
+
+
+def check_engine(fft: EngineName) -> None:
+    """Check that an engine of the Fourier transforms works on this machine.
+
+    Raises
+    ------
+    ConfigError
+        If it does not.
+    """
+    try:
+        with use_engine(fft):
+            pass
+    except ValueError as error:
+        raise ConfigError(f"profile: {error}") from error
 
 
 class BlockGraph:
@@ -72,13 +88,15 @@ class SegmentGraph:
         return BlockGraph(dict(graph), key)
 
 
-def compute_block(block: BlockGraph, report_memory: bool) -> tuple[Any, int]:
+def compute_block(block: BlockGraph, fft: EngineName, report_memory: bool) -> tuple[Any, int]:
     """Compute a block in this thread.
 
     Parameters
     ----------
     block
         Its graph.
+    fft
+        Engine of the Fourier transforms.
     report_memory
         Whether to report the peak memory of this process.
 
@@ -89,7 +107,8 @@ def compute_block(block: BlockGraph, report_memory: bool) -> tuple[Any, int]:
     peak : int
         Peak resident memory of this process in bytes, or 0.
     """
-    (item,) = dask.get(block.graph, block.key)
+    with use_engine(fft):
+        (item,) = dask.get(block.graph, block.key)
     return item, resident_peak() if report_memory else 0
 
 
@@ -106,10 +125,14 @@ class BlockComputer:
         Once it is requested, no more blocks are submitted and those in flight are finished.
     summary
         Updated with the number of blocks and the memory of the workers.
+    fft
+        Engine of the Fourier transforms.
     """
 
-    def __init__(self, workers: Workers, monitor: Monitor, stop: Stop, summary: Summary) -> None:
-        self.workers, self.monitor, self.stop, self.summary = workers, monitor, stop, summary
+    def __init__(
+        self, workers: Workers, monitor: Monitor, stop: Stop, summary: Summary, fft: EngineName = "auto"
+    ) -> None:
+        self.workers, self.monitor, self.stop, self.summary, self.fft = workers, monitor, stop, summary, fft
 
     def compute(
         self,
@@ -149,7 +172,7 @@ class BlockComputer:
         """
         self.monitor.segment(name, work.shape[0], work.shape[0] - len(blocks))
         self.summary.reused += work.shape[0] - len(blocks)
-        window = _Window(self.workers, SegmentGraph(work), name)
+        window = _Window(self.workers, SegmentGraph(work), name, self.fft)
         waiting = deque((block, 1) for block in blocks)
         failures: list[Failure] = []
         try:
@@ -185,8 +208,8 @@ class BlockComputer:
 class _Window:
     """The blocks that are submitted and not yet finished."""
 
-    def __init__(self, workers: Workers, graph: SegmentGraph, name: str) -> None:
-        self._workers, self._graph, self._name = workers, graph, name
+    def __init__(self, workers: Workers, graph: SegmentGraph, name: str, fft: EngineName) -> None:
+        self._workers, self._graph, self._name, self._fft = workers, graph, name, fft
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
         self._checked = time.monotonic()
         self.running: dict[Future[Any], tuple[int, int]] = {}
@@ -196,8 +219,8 @@ class _Window:
         return len(self.running) < self._workers.window
 
     def submit(self, block: int, attempt: int) -> None:
-        graph = self._graph.block(block)
-        future = self._workers.submit(self._name, block, compute_block, graph, self._workers.remote)
+        arguments = self._graph.block(block), self._fft, self._workers.remote
+        future = self._workers.submit(self._name, block, compute_block, *arguments)
         self.running[future] = block, attempt
         future.add_done_callback(self._finished.put)
 

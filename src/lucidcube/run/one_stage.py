@@ -19,7 +19,7 @@ from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
 from lucidcube.run.attach_psf import attach_psf
-from lucidcube.run.compute import BlockComputer
+from lucidcube.run.compute import BlockComputer, check_engine
 from lucidcube.run.input_checksum import input_identity
 from lucidcube.run.monitor import Monitor, Summary
 from lucidcube.run.pipeline import Inspect, open_track
@@ -90,8 +90,10 @@ def run_stage(
     product = stage_product(stage, stage(cube), recipe, inputs)
     if inspect is not None:
         inspect(cube, stage)
-    with start_workers(load_profile(profile)) as workers:
-        computer = BlockComputer(workers, monitor, Stop(), Summary(path))
+    where = load_profile(profile)
+    check_engine(where.fft)
+    with start_workers(where) as workers:
+        computer = BlockComputer(workers, monitor, Stop(), Summary(path), where.fft)
         write(path, product, overwrite=overwrite, compute=computer.compute)
     return path
 

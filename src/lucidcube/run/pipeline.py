@@ -25,7 +25,7 @@ from lucidcube.io.specifier import Specifier
 from lucidcube.lift.blocks import blocks_of, planes_per_block
 from lucidcube.lift.lazy_arrays import rechunk_sources
 from lucidcube.run.checkpoint import Checkpoint, fingerprint
-from lucidcube.run.compute import BlockComputer, resident_peak
+from lucidcube.run.compute import BlockComputer, check_engine, resident_peak
 from lucidcube.run.input_checksum import input_identity
 from lucidcube.run.lock import locked
 from lucidcube.run.monitor import Monitor, Summary
@@ -87,6 +87,7 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
         raise ConfigError(*problems)
     try:
         profile = load_profile(config.profile)
+        check_engine(profile.fft)
         made_for = layout(profile)
         steps, block_bytes = fit_memory(
             lambda: _plan_segments(config, _in_blocks(sources)),
@@ -140,7 +141,7 @@ def run(
         with locked(config.work()), start_workers(plan.profile) as workers, blocks_of(plan.block_bytes):
             if workers.dashboard:
                 monitor.message(f"dashboard: {workers.dashboard}")
-            computer = BlockComputer(workers, monitor, stop or Stop(), summary)
+            computer = BlockComputer(workers, monitor, stop or Stop(), summary, plan.profile.fft)
             _run(plan, computer, monitor, inspect)
         summary.product_bytes = summary.path.stat().st_size
     finally:
