@@ -1,20 +1,22 @@
-"""The lift: kernels of planes over blocks, what they are spared, and what is said when one fails."""
+"""The lift: kernels applied to blocks, planes that they never receive, and the messages when one fails."""
 
 from __future__ import annotations
 
 import pickle
 from typing import Any, ClassVar
 
+import cloudpickle
 import dask
 import dask.array as da
 import hypothesis
 import numpy as np
 import pytest
 import xarray as xr
+from dask.optimization import cull
 from hypothesis import strategies as st
 
 import lucidcube.lift.blocks
-from lucidcube.cube import DATA, DIMS, WAVELENGTH, block_sizes, from_arrays
+from lucidcube.cube import CHANNEL, DATA, DIMS, WAVELENGTH, block_sizes, from_arrays
 from lucidcube.errors import CubeError, StageError
 from lucidcube.lift.blocks import Output, over_blocks, over_planes, planes_per_block
 from lucidcube.lift.spectral_bins import over_bins
@@ -42,7 +44,7 @@ cuts = st.sets(st.integers(1, PLANES - 1)).map(
 )
 
 
-def settled(value: Any) -> np.ndarray:
+def computed(value: Any) -> np.ndarray:
     return np.asarray(dask.compute(value, scheduler="synchronous")[0])
 
 
@@ -67,18 +69,18 @@ def lift(cube: xr.Dataset, kernel: Any = several, outputs: Any = SEVERAL) -> dic
 
 @hypothesis.given(sizes=cuts)
 @hypothesis.settings(max_examples=10)
-def test_blocks_do_not_matter(sizes: tuple[int, ...]) -> None:
+def test_the_result_does_not_depend_on_blocks(sizes: tuple[int, ...]) -> None:
     now, later = lift(cube()), lift(cube(sizes))
     for name, output in SEVERAL.items():
         assert isinstance(now[name].data, np.ndarray)
         assert isinstance(later[name].data, da.Array)
         assert later[name].data.chunks[0] == sizes
         assert later[name].dtype == output.dtype
-        np.testing.assert_array_equal(now[name].data, settled(later[name].data))
+        np.testing.assert_array_equal(now[name].data, computed(later[name].data))
     assert now[DATA].shape == later[DATA].shape == (PLANES, 2, WIDTH)
 
 
-def test_the_numbers_are_those_of_the_kernel() -> None:
+def test_the_values_are_those_of_the_kernel() -> None:
     made, given = lift(cube()), cube()
     for i in range(PLANES):
         np.testing.assert_array_equal(made[DATA].values[i], given[DATA].values[i, ::2] * np.float32(i))
@@ -87,11 +89,11 @@ def test_the_numbers_are_those_of_the_kernel() -> None:
 
 def test_an_optional_variable_may_be_missing() -> None:
     made = lift(cube((4, 5)).drop_vars("variance"))
-    assert not settled(made["pair"].data)[:, 0].any()
+    assert not computed(made["pair"].data)[:, 0].any()
 
 
 @pytest.mark.parametrize("sizes", [None, (4, 5)])
-def test_building_and_infinity(sizes: tuple[int, ...] | None) -> None:
+def test_infinities_become_nan_in_a_copy(sizes: tuple[int, ...] | None) -> None:
     given = cube()
     given[DATA].values[2, 0, 0], given[DATA].values[2, 1, 1] = np.inf, -np.inf
     given["variance"].values[3, 0, 0] = np.inf
@@ -104,7 +106,7 @@ def test_building_and_infinity(sizes: tuple[int, ...] | None) -> None:
         assert not np.isinf(variance).any()
         return np.isnan(plane).astype(np.float32)
 
-    made = settled(over_planes(given, "test", kernel, [DATA, "variance"], {DATA: Output()})[DATA].data)
+    made = computed(over_planes(given, "test", kernel, [DATA, "variance"], {DATA: Output()})[DATA].data)
     assert made[2].sum() == 2
     assert made.sum() == 2
     for name in (DATA, "variance"):
@@ -112,7 +114,7 @@ def test_building_and_infinity(sizes: tuple[int, ...] | None) -> None:
 
 
 @pytest.mark.parametrize("sizes", [None, (4, 5)])
-def test_a_plane_without_a_finite_number_never_reaches_the_kernel(sizes: tuple[int, ...] | None) -> None:
+def test_a_plane_without_finite_values_is_not_passed_to_the_kernel(sizes: tuple[int, ...] | None) -> None:
     given = cube()
     given[DATA].values[3], given[DATA].values[5] = np.nan, np.inf
     given[DATA].values[6] = np.nan
@@ -136,33 +138,33 @@ def test_a_plane_without_a_finite_number_never_reaches_the_kernel(sizes: tuple[i
 
 
 @pytest.mark.parametrize("sizes", [None, (4, 5)])
-def test_a_failure_names_stage_and_plane(sizes: tuple[int, ...] | None) -> None:
+def test_a_failure_names_the_stage_and_the_plane(sizes: tuple[int, ...] | None) -> None:
     def kernel(plane: np.ndarray, weight: float) -> np.ndarray:
         if weight == 6:
             raise ZeroDivisionError("no way")
         return plane
 
     with pytest.raises(StageError) as caught:
-        settled(over_planes(cube(sizes), "sharpen", kernel, [DATA, "weight"], {DATA: Output()})[DATA].data)
+        computed(over_planes(cube(sizes), "sharpen", kernel, [DATA, "weight"], {DATA: Output()})[DATA].data)
     assert (caught.value.stage, caught.value.cause) == ("sharpen", "ZeroDivisionError: no way")
     assert caught.value.where == "plane 6 (1.006e-06 m)"
     assert "sharpen failed on plane 6 (1.006e-06 m): ZeroDivisionError" in str(caught.value)
-    again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  it travels between processes
+    again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  it is sent between processes
     assert str(again) == str(caught.value)
 
 
-def test_a_mistake_of_the_user_stays_one() -> None:
+def test_a_user_error_remains_a_user_error() -> None:
     def kernel(plane: np.ndarray) -> np.ndarray:
         raise CubeError("the star is upside down", "and blue")
 
     with pytest.raises(CubeError) as caught:
-        settled(over_planes(cube((PLANES,)), "sharpen", kernel, [DATA], {DATA: Output()})[DATA].data)
+        computed(over_planes(cube((PLANES,)), "sharpen", kernel, [DATA], {DATA: Output()})[DATA].data)
     assert len(caught.value.problems) == 2
     assert caught.value.problems[0].startswith("sharpen, plane 0 (1e-06 m): the star is upside down")
     assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems  # noqa: S301
 
 
-def test_a_part_of_a_cube_keeps_its_channels() -> None:
+def test_a_subset_of_a_cube_keeps_its_channel_numbers() -> None:
     def kernel(plane: np.ndarray) -> np.ndarray:
         raise ValueError
 
@@ -170,14 +172,14 @@ def test_a_part_of_a_cube_keeps_its_channels() -> None:
         over_planes(cube().isel({WAVELENGTH: slice(4, 6)}), "test", kernel, [DATA], {DATA: Output()})
 
 
-# Runs of planes
+# Ranges of planes
 
 
 REACH = [(0, 2), (1, 5), (4, 5), (3, 9), (8, 9)]
 
 
 def flat_weights(first: int, last: int, lo: int, hi: int) -> np.ndarray:
-    """One over the number of planes that an output plane needs."""
+    """Return equal weights for the input planes of each output plane."""
     channel = np.arange(lo, hi)
     inside = [(channel >= a) & (channel < b) for a, b in REACH[first:last]]
     return np.array([row / row.sum() for row in inside])
@@ -199,7 +201,7 @@ def test_bins_do_not_depend_on_blocks(sizes: tuple[int, ...], block: int) -> Non
         for name, array in made.items():
             assert array.shape == (len(REACH), HEIGHT, WIDTH)
             assert array.dtype == np.float32
-            np.testing.assert_allclose(settled(array), expected[name], rtol=1e-6)
+            np.testing.assert_allclose(computed(array), expected[name], rtol=1e-6)
     assert made[DATA].chunks[0] == tuple(min(block, len(REACH) - i) for i in range(0, len(REACH), block))
 
 
@@ -209,11 +211,11 @@ def test_a_failure_in_a_bin_names_the_planes() -> None:
 
     made = over_bins(cube((4, 5)), "rebin", kernel, [DATA], REACH, flat_weights, block=2)[DATA]
     with pytest.raises(StageError, match=r"rebin failed on planes 3 to 8 \(1.003e-06 to 1.008e-06 m\)"):
-        settled(made.blocks[1])
+        computed(made.blocks[1])
 
 
 class Source:
-    """Planes that note when they are read. At the top of the module, because dask may pickle it."""
+    """Planes that record which of them are read. The class is at module level because dask may pickle it."""
 
     shape, dtype, ndim = (PLANES, HEIGHT, WIDTH), np.dtype("float32"), 3
     read: ClassVar[list[tuple[int, int]]] = []
@@ -224,19 +226,19 @@ class Source:
         return cube()[DATA].values[index]
 
 
-def test_a_slab_is_read_once_and_no_more_of_it_than_needed() -> None:
+def test_a_slab_is_read_once_and_contains_only_the_planes_needed() -> None:
     source = da.from_array(Source(), chunks=(1, HEIGHT, WIDTH), asarray=False, meta=np.empty((0, 0, 0), "f4"))
     given = cube((1,) * PLANES).assign({DATA: (DIMS, source)})
     made = over_bins(given, "bin", combine, [DATA], REACH, flat_weights, block=2)[DATA]
     assert not Source.read
-    settled(made.blocks[0])
+    computed(made.blocks[0])
     assert sorted(Source.read) == [(i, i + 1) for i in range(5)]
 
 
-# Effects, sizes
+# Functions of whole blocks, block sizes
 
 
-def test_over_blocks_gives_whole_planes_and_their_places() -> None:
+def test_over_blocks_passes_whole_planes_and_their_positions() -> None:
     seen: list[Any] = []
 
     def note(position: np.ndarray, data: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -245,21 +247,21 @@ def test_over_blocks_gives_whole_planes_and_their_places() -> None:
 
     work = over_blocks(cube((4, 3, 2)), note, [DATA, "weight"], "int64")
     assert not seen
-    assert settled(work.blocks[1]).tolist() == [3]
+    assert computed(work.blocks[1]).tolist() == [3]
     assert seen == [([4, 5, 6], (3, HEIGHT, WIDTH), [4.0, 5.0, 6.0])]
-    assert settled(work).tolist() == [4, 3, 2]
+    assert computed(work).tolist() == [4, 3, 2]
 
 
-def test_numpy_variables_beside_dask_ones_are_cut_alike() -> None:
+def test_numpy_variables_are_chunked_like_dask_variables() -> None:
     mixed = cube((4, 5)).assign(weight=cube()["weight"])
     made = over_planes(mixed, "test", lambda p, w: p * w, [DATA, "weight"], {DATA: Output()})[DATA]
     assert made.data.chunks[0] == (4, 5)
     split = mixed.assign({DATA: (DIMS, mixed[DATA].data.rechunk({1: 2, 2: 3}))})
     np.testing.assert_array_equal(
-        settled(
+        computed(
             over_planes(split, "test", lambda p, w: p * w, [DATA, "weight"], {DATA: Output()})[DATA].data
         ),
-        settled(made.data),
+        computed(made.data),
     )
 
 
@@ -272,15 +274,13 @@ def test_the_size_of_a_block(planes: int, side: int) -> None:
     assert block_sizes(cube()) == (PLANES,)
 
 
-def test_closures_hold_no_arrays() -> None:
-    """What goes into the graph for every block must stay small."""
-    big = cube((1,) * PLANES)
-    made = over_planes(big, "test", lambda p: p, [DATA], {DATA: Output()})[DATA].data
-    sizes = [
-        len(pickle.dumps(part, protocol=5))
-        for part in (
-            lucidcube.lift.blocks._Planes("s", len, (0,), ("data",), ((4, 5),), ("float32",), (np.nan,), "m"),
-        )
-    ]
-    assert max(sizes) < 1000
-    assert made.npartitions == PLANES
+def test_the_graph_of_a_block_is_small_and_its_tasks_are_named_after_the_stage() -> None:
+    sizes = []
+    for count in (100, 10_000):
+        data = da.zeros((count, 2, 2), chunks=(1, 2, 2), dtype=np.float32)
+        lazy = from_arrays(data, np.arange(1.0, count + 1))
+        made = over_planes(lazy, "sharpen", abs, [DATA, WAVELENGTH, CHANNEL], {DATA: Output()})[DATA].data
+        graph, _ = cull(dict(made.__dask_graph__()), [(made.name, 7, 0, 0)])
+        assert any(str(key[0]).startswith("sharpen-") for key in graph)
+        sizes.append(len(cloudpickle.dumps(graph)))
+    assert sizes[1] < 1.05 * sizes[0] < 5000

@@ -11,7 +11,7 @@ import xarray as xr
 from lucidcube.cube import DATA, VARIANCE, from_arrays
 from lucidcube.errors import ConfigError
 from lucidcube.lift import blocks
-from lucidcube.lift.blocks import blocks_of, over_blocks, planes_per_block
+from lucidcube.lift.blocks import limit_block_bytes, over_blocks, planes_per_block
 from lucidcube.run.compute import SegmentGraph, compute_block
 from lucidcube.run.plan import BASELINE, fit_memory, peak_memory, plan_stage
 from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
@@ -57,9 +57,9 @@ def test_what_cannot_fit_is_refused_with_the_setting_to_change(
     assert "512 x 512" in problem
 
 
-def test_blocks_of_ends_with_its_context() -> None:
+def test_the_limit_on_blocks_ends_with_its_context() -> None:
     before = planes_per_block(10_000, 1000)
-    with blocks_of(8000):
+    with limit_block_bytes(8000):
         assert planes_per_block(10_000, 1000) == 2
     assert planes_per_block(10_000, 1000) == before
 

@@ -1,1 +1,1 @@
-"""The lift: kernels of planes become lazy maps over blocks of a cube."""
+"""Turn kernels into lazy maps over blocks of a cube."""

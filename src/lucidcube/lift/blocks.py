@@ -1,9 +1,8 @@
-"""The lift: kernels of planes become lazy maps over blocks of a cube. Only this module and `bins` map.
+"""Map kernels over the blocks of a cube, lazily where the data are dask arrays.
 
-A block is a run of whole planes. Every function here takes a cube with NumPy or with dask data and
-returns what the stage produces in the same kind; with dask nothing is computed. Stages promise that
-their result does not depend on how a cube is chunked, and the lift keeps it: a kernel sees one
-plane, or for rebinning the planes of its output block, in a fixed order.
+A block is a run of whole planes. Cubes with NumPy data give NumPy results; with dask data nothing is computed.
+The result of a stage must not depend on how the cube is chunked, and the lift ensures this: a kernel receives
+a single plane, or, for rebinning, the planes that its output block needs, in a fixed order.
 """
 
 from __future__ import annotations
@@ -17,33 +16,32 @@ from typing import Any, NamedTuple
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.array.gufunc import apply_gufunc
 
 from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, block_sizes, describe_planes
 from lucidcube.errors import CubeError, StageError, UserError
 
 BLOCK_BYTES = 8 << 20
-"""Aim for the size of a block of one float32 variable: smaller ones cost more overhead than work."""
+"""Size limit of a block of one float32 variable; with much smaller blocks the overhead dominates."""
 MIN_BLOCKS = 16
-"""A cube is cut into about this many blocks at least, so that every core has something to do."""
+"""A cube is divided into at least about this many blocks, so that every core has work."""
 
-
-_aim: ContextVar[int | None] = ContextVar("block_bytes", default=None)
+_block_bytes: ContextVar[int | None] = ContextVar("block_bytes", default=None)
 
 
 @contextmanager
-def blocks_of(nbytes: int) -> Iterator[None]:
-    """Within this, aim for blocks of so many bytes, because a worker's memory holds no larger ones."""
-    token = _aim.set(nbytes)
+def limit_block_bytes(nbytes: int) -> Iterator[None]:
+    """Limit blocks of a float32 variable to this size within the context, as a worker's memory requires."""
+    token = _block_bytes.set(nbytes)
     try:
         yield
     finally:
-        _aim.reset(token)
+        _block_bytes.reset(token)
 
 
 def planes_per_block(planes: int, pixels: int) -> int:
-    """Planes in a block of a cube, as far as memory allows the same on any machine."""
-    return max(1, min((_aim.get() or BLOCK_BYTES) // (4 * pixels), -(-planes // MIN_BLOCKS)))
+    """Return the number of planes in a block; unless memory is short it is the same on every machine."""
+    limit = _block_bytes.get() or BLOCK_BYTES
+    return max(1, min(limit // (4 * pixels), -(-planes // MIN_BLOCKS)))
 
 
 class Output(NamedTuple):
@@ -52,13 +50,13 @@ class Output(NamedTuple):
     Attributes
     ----------
     dims
-        Dimensions within a plane: ``("y", "x")``, ``()`` for a number per plane, or new ones.
+        Dimensions within a plane: ``("y", "x")``, ``()`` for one number per plane, or new ones.
     dtype
-        Of the computed array.
+        Type of the computed array.
     blank
-        What a wholly NaN plane gives: a number, or the name of the input passed on unchanged.
+        Result for a plane that is entirely NaN: a number, or the name of the input to return unchanged.
     attrs
-        Of the variable.
+        Attributes of the variable.
     """
 
     dims: tuple[str, ...] = PLANE
@@ -82,139 +80,159 @@ def over_planes(
     Parameters
     ----------
     cube
-        With the variables (or coordinates) named in `inputs`.
+        Cube with the variables or coordinates named in `inputs`.
     stage
-        Name, for errors.
+        Name of the stage, for error messages and for the names of the tasks.
     kernel
-        ``kernel(*inputs, *optional)`` for one plane: 2-D arrays, or scalars of 1-D variables; returns
-        the outputs in order, a bare value if there is one. Inf never reaches it, nor does a plane
-        without a single finite number in the first input.
+        Function ``kernel(*inputs, *optional)`` of the arrays of one plane, or of scalars for 1-D variables.
+        It returns the outputs in order, or a bare value if there is only one. Infinities are replaced by
+        NaN before the call, and a plane without any finite number in the first input is not passed to it.
     inputs, optional
-        Names; an optional variable that the cube lacks reaches the kernel as None.
+        Names of variables. The kernel receives None for an optional variable that the cube does not have.
     outputs
-        What the kernel returns, by name.
+        Description of what the kernel returns, by name.
     sizes
-        Lengths of the output dimensions that no input has, or that come out longer or shorter.
+        Lengths of the output dimensions that no input has or whose length changes.
 
     Returns
     -------
     dict
-        Variable by name, to be assigned to the cube.
+        Variables by name, ready to be assigned to the cube.
+
+    Raises
+    ------
+    CubeError, StageError
+        If the kernel raises an exception, here or when the result is computed; the message names the plane.
     """
-    present = [name for name in optional if name in cube.variables]
-    names = [*inputs, *present]
-    lengths = {**{str(d): n for d, n in cube.sizes.items()}, **(sizes or {})}
-    block = _Planes(
+    present = [name for name in (*inputs, *optional) if name in cube.variables]
+    lengths: dict[Any, int] = {**cube.sizes, **(sizes or {})}
+    block = _PlaneByPlane(
         stage=stage,
         kernel=kernel,
-        slots=tuple(names.index(n) if n in names else None for n in (*inputs, *optional)),
-        names=tuple(names),
-        shapes=tuple(tuple(lengths[d] for d in o.dims) for o in outputs.values()),
-        dtypes=tuple(o.dtype for o in outputs.values()),
-        blanks=tuple(o.blank for o in outputs.values()),
+        present=tuple(present),
+        arguments=(*inputs, *optional),
+        results=tuple((tuple(lengths[d] for d in o.dims), o.dtype, o.blank) for o in outputs.values()),
         units=str(cube[WAVELENGTH].attrs.get(UNITS, "m")),
     )
-    arrays = _aligned(cube, [CHANNEL, WAVELENGTH, *names])
-    if isinstance(arrays[-1], da.Array):
-        results = _lazy(block, cube, names, arrays, outputs, lengths)
-    else:
-        results = block(*arrays)
+    variables = [xr.Variable(cube[n].dims, cube[n].data) for n in (CHANNEL, WAVELENGTH, *present)]
+    chunks = next((v.chunks[0] for v in variables if v.chunks), None)
+    if chunks is not None:
+        variables = [_in_blocks(v, chunks) for v in variables]
+    made = xr.apply_ufunc(
+        block,
+        *variables,
+        input_core_dims=[v.dims[1:] for v in variables],
+        output_core_dims=[o.dims for o in outputs.values()],
+        exclude_dims={d for v in variables for d in v.dims[1:] if d in (sizes or {})},
+        keep_attrs=False,
+        dask="parallelized",
+        dask_gufunc_kwargs={
+            "meta": tuple(np.empty((0,) * (1 + len(o.dims)), o.dtype) for o in outputs.values()),
+            "output_sizes": {d: lengths[d] for o in outputs.values() for d in o.dims},
+        },
+    )
+    made = made if isinstance(made, tuple) else (made,)
     return {
-        name: xr.Variable((WAVELENGTH, *o.dims), result, dict(o.attrs))
-        for (name, o), result in zip(outputs.items(), results, strict=True)
+        name: xr.Variable(variable.dims, variable.data, dict(output.attrs))
+        for (name, output), variable in zip(outputs.items(), made, strict=True)
     }
 
 
 def over_blocks(
     cube: xr.Dataset, function: Callable[..., np.ndarray], variables: Sequence[str], dtype: str
 ) -> da.Array:
-    """Call ``function(channel, *arrays)`` once per block for its effect; a lazy array of one item per block.
+    """Call ``function(positions, *arrays)`` once for each block of a lazy cube.
 
     Parameters
     ----------
     cube
-        With dask data.
+        Cube with dask data.
     function
-        Gets the positions of the block's planes in the cube and the block of each variable; returns
-        an array of length 1.
+        Function of the positions of the block's planes in the cube and of the block of each variable; it
+        returns an array of length 1.
     variables
-        Names; each has `wavelength` first and whole planes in a chunk.
+        Names of variables whose first dimension is `wavelength`.
     dtype
-        Of what the function returns.
+        Type of the array that the function returns.
 
     Returns
     -------
     dask.array.Array
-        (blocks,)
+        (blocks,) one item per block.
     """
     sizes = block_sizes(cube)
-    position = da.arange(cube.sizes[WAVELENGTH], chunks=(sizes,))
-    arguments: list[Any] = [position, "i"]
+    arguments: list[Any] = [da.arange(cube.sizes[WAVELENGTH], chunks=(sizes,)), "i"]
     for number, name in enumerate(variables):
-        axes = ["i", *(f"{d}_{number}" for d in cube[name].dims[1:])]
-        arguments += [_whole_planes(cube[name], sizes), axes]
+        data = _in_blocks(cube[name].variable, sizes).data
+        arguments += [data, ["i", *(f"{axis}_{number}" for axis in range(1, data.ndim))]]
     return da.blockwise(
-        _Bare(function),
+        _OnChunks(function),
         "i",
         *arguments,
         adjust_chunks={"i": 1},
-        concatenate=False,  # which would copy the one piece that there is
+        concatenate=False,  # which would copy the only chunk
         dtype=dtype,
         meta=np.empty((0,), dtype),
     )
 
 
+def _in_blocks(variable: xr.Variable, sizes: tuple[int, ...]) -> xr.Variable:
+    """Chunk a variable into blocks of whole planes."""
+    return variable.chunk(dict.fromkeys(variable.dims[1:], -1) | {WAVELENGTH: sizes})
+
+
 @dataclass(frozen=True)
-class _Bare:
-    """A function of arrays, given each in as many lists of length one as it has axes within a plane."""
+class _OnChunks:
+    """Call a function of arrays that dask passes as lists of one chunk, nested once per contracted axis."""
 
     function: Callable[..., np.ndarray]
 
     def __call__(self, *nested: Any) -> np.ndarray:
-        return self.function(*map(_unnested, nested))
+        return self.function(*map(_only_item, nested))
 
 
-def _unnested(value: Any) -> Any:
-    while isinstance(value, list):
-        (value,) = value
-    return value
+def _only_item(nested: Any) -> Any:
+    while isinstance(nested, list):
+        (nested,) = nested
+    return nested
 
 
 @dataclass(frozen=True)
-class _Planes:
-    """The planes of a block, one kernel call each."""
+class _PlaneByPlane:
+    """Call a kernel for each plane of a block; `results` holds the shape, dtype and blank of each output."""
 
     stage: str
     kernel: Callable[..., Any]
-    slots: tuple[int | None, ...]
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[str, ...]
-    blanks: tuple[float | str, ...]
+    present: tuple[str, ...]
+    arguments: tuple[str, ...]
+    results: tuple[tuple[tuple[int, ...], str, float | str], ...]
     units: str
 
+    @property
+    def __name__(self) -> str:
+        """Name that dask gives to the tasks."""
+        return self.stage
+
     def __call__(self, channel: np.ndarray, wavelength: np.ndarray, *blocks: np.ndarray) -> Any:
-        count = len(channel)
-        made = [np.empty((count, *s), d) for s, d in zip(self.shapes, self.dtypes, strict=True)]
-        for i in range(count):
+        made = tuple(np.empty((len(channel), *shape), dtype) for shape, dtype, _ in self.results)
+        for i in range(len(channel)):
             try:
-                results = self._plane([b[i] for b in blocks])
-            except UserError as error:
-                where = describe_planes(channel[i : i + 1], wavelength[i : i + 1], self.units)
-                raise CubeError(*(f"{self.stage}, {where}: {p}" for p in error.problems)) from None
+                results = self._plane([block[i] for block in blocks])
             except Exception as error:
-                where = describe_planes(channel[i : i + 1], wavelength[i : i + 1], self.units)
-                raise StageError(self.stage, where, f"{type(error).__name__}: {error}") from error
+                plane = describe_planes(channel[i : i + 1], wavelength[i : i + 1], self.units)
+                if isinstance(error, UserError):
+                    raise CubeError(*(f"{self.stage}, {plane}: {p}" for p in error.problems)) from None
+                raise StageError(self.stage, plane, f"{type(error).__name__}: {error}") from error
             for array, result in zip(made, results, strict=True):
                 array[i] = result
-        return tuple(made)
+        return made if len(made) > 1 else made[0]
 
-    def _plane(self, values: list[Any]) -> Sequence[Any]:
-        values = [_nan_for_inf(v) for v in values]
-        if not np.isfinite(values[0]).any():
-            return [values[self.names.index(b)] if isinstance(b, str) else b for b in self.blanks]
-        results = self.kernel(*(None if s is None else values[s] for s in self.slots))
-        return (results,) if len(self.shapes) == 1 else results
+    def _plane(self, arrays: Sequence[Any]) -> Sequence[Any]:
+        values = {name: _nan_for_inf(array) for name, array in zip(self.present, arrays, strict=True)}
+        if not np.isfinite(values[self.present[0]]).any():
+            return [values[blank] if isinstance(blank, str) else blank for _, _, blank in self.results]
+        results = self.kernel(*(values.get(name) for name in self.arguments))
+        return (results,) if len(self.results) == 1 else results
 
 
 def _nan_for_inf(value: Any) -> Any:
@@ -223,73 +241,3 @@ def _nan_for_inf(value: Any) -> Any:
         if infinite.any():
             return np.where(infinite, value.dtype.type(np.nan), value)
     return value
-
-
-def _whole_planes(variable: xr.DataArray, sizes: tuple[int, ...]) -> da.Array:
-    """The variable as a dask array in blocks of these sizes, every other axis in one piece."""
-    data = variable.data
-    chunks = (sizes, *((n,) for n in data.shape[1:]))
-    if not isinstance(data, da.Array):
-        return da.from_array(data, chunks=chunks)
-    return data if data.chunks == chunks else data.rechunk(chunks)
-
-
-def _aligned(cube: xr.Dataset, names: Sequence[str]) -> list[Any]:
-    """The named variables, all dask in the same blocks if any of them is dask, else all NumPy."""
-    if not any(isinstance(cube[name].data, da.Array) for name in names):
-        return [cube[name].data for name in names]
-    leader = next(cube[n].data for n in names if isinstance(cube[n].data, da.Array))
-    return [_whole_planes(cube[name], leader.chunks[0]) for name in names]
-
-
-def _lazy(
-    block: _Planes,
-    cube: xr.Dataset,
-    names: Sequence[str],
-    arrays: Sequence[da.Array],
-    outputs: Mapping[str, Output],
-    lengths: Mapping[str, int],
-) -> Sequence[da.Array]:
-    """The block function over dask arrays, by way of a generalised ufunc (several outputs, one call)."""
-    inside = [cube[name].dims[1:] for name in names]
-    known = {d for dims in inside for d in dims}
-
-    def name(dim: str) -> str:
-        """A dimension that changes its length is another one inside the ufunc."""
-        return dim if dim in known and lengths[dim] == cube.sizes[dim] else f"new_{dim}"
-
-    return gufunc(
-        block,
-        [(), (), *inside],
-        [[name(d) for d in o.dims] for o in outputs.values()],
-        arrays,
-        meta=tuple(np.empty((0,) * (1 + len(o.dims)), o.dtype) for o in outputs.values()),
-        output_sizes={name(d): lengths[d] for o in outputs.values() for d in o.dims if name(d) != d},
-    )
-
-
-@dataclass(frozen=True)
-class _Only:
-    """A function that returns the single item of what another returns."""
-
-    function: Callable[..., Any]
-
-    def __call__(self, *arrays: Any) -> Any:
-        (result,) = self.function(*arrays)
-        return result
-
-
-def gufunc(
-    function: Callable[..., Any],
-    inside: Sequence[Sequence[Any]],
-    made: Sequence[Sequence[Any]],
-    arrays: Sequence[da.Array],
-    **kwargs: Any,
-) -> Sequence[da.Array]:
-    """`apply_gufunc` for a function that returns a tuple, whatever its length."""
-    signature = "->".join(
-        ",".join("(" + ",".join(map(str, d)) + ")" for d in side) for side in (inside, made)
-    )
-    if len(made) > 1:
-        return tuple(apply_gufunc(function, signature, *arrays, **kwargs))
-    return (apply_gufunc(_Only(function), signature, *arrays, **{**kwargs, "meta": kwargs["meta"][0]}),)

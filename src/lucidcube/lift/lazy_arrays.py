@@ -1,4 +1,4 @@
-"""Where a lazy cube comes from: what needs many planes for few reads them itself, past dask's chunks."""
+"""Lazy cubes that remember their source, so that a stage can read ranges of planes past dask's chunks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import xarray as xr
 from lucidcube.cube import DIMS
 
 SOURCE_KEY = "lucidcube_source"
-"""Where a variable's encoding keeps what it is read from."""
+"""Key of a variable's encoding for the name of its lazy array and the source of that array."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A run of planes of something that is sliced like an array; nothing is read until it is sliced.
+    """A range of planes of an array-like source; nothing is read until the window is sliced.
 
     Attributes
     ----------
     source
-        Picklable, with a shape, sliced along its first axis.
+        Picklable object with a shape that can be sliced along its first axis.
     lo, hi
-        First plane, and the one after the last.
+        First plane, and the plane after the last.
     """
 
     source: Any
@@ -43,21 +43,21 @@ class Window:
 
 
 def from_source(source: Any, block: int, name: str) -> xr.Variable:
-    """A lazy cube of something that is sliced like an array, in blocks of whole planes.
+    """Make a lazy cube of an array-like source, in blocks of whole planes.
 
     Parameters
     ----------
     source
-        Picklable, with shape and dtype; each slicing reads just what it says.
+        Picklable object with shape and dtype; slicing it reads only the requested planes.
     block
-        Planes in a block.
+        Number of planes in a block.
     name
-        Of the dask array, the same for the same content.
+        Name of the dask array: the same for the same content.
 
     Returns
     -------
     xarray.Variable
-        (wavelength, y, x). It remembers its source: what needs many planes for few can read them itself.
+        (wavelength, y, x). `source_of` returns its source.
     """
     planes, rows, columns = source.shape
     lazy = da.from_array(
@@ -73,13 +73,8 @@ def from_source(source: Any, block: int, name: str) -> xr.Variable:
     return xr.Variable(DIMS, lazy, encoding={SOURCE_KEY: (lazy.name, source)})
 
 
-def reads_itself(variable: xr.Variable) -> bool:
-    """Whether a stage that needs many planes for few reads them from the source of the variable."""
-    return source_of(variable) is not None
-
-
 def source_of(variable: xr.Variable) -> Any:
-    """What a variable is read from, if it is still just that and nothing was done to it."""
+    """Return the source that a variable is read from, or None if it has none or was changed since."""
     name, source = variable.encoding.get(SOURCE_KEY, (None, None))
     return source if getattr(variable.data, "name", None) == name else None
 

@@ -1,20 +1,21 @@
-"""The lift of rebinning: a kernel that turns runs of input planes into output planes, block by block."""
+"""Map the kernel of rebinning over blocks of output planes, each made from a range of input planes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.base import tokenize
 
-from lucidcube.cube import CHANNEL, UNITS, WAVELENGTH, X, Y, describe_planes
+from lucidcube.cube import CHANNEL, UNITS, WAVELENGTH, describe_planes
 from lucidcube.errors import StageError, UserError
-from lucidcube.lift.blocks import gufunc
 from lucidcube.lift.lazy_arrays import Window, source_of
+
+_META, _RESULTS = np.empty((0, 0, 0), np.float32), np.empty(0, object)
 
 
 def over_bins(
@@ -27,114 +28,89 @@ def over_bins(
     *,
     block: int,
 ) -> dict[str, Any]:
-    """Apply a kernel that turns runs of input planes into output planes.
+    """Apply a kernel that combines ranges of input planes into output planes.
 
-    Each block of output planes is made of the input planes ``lo`` to ``hi`` that it needs: a slab
-    read once, plus the few that it shares with its neighbours.
+    Each block of output planes is made from the input planes ``lo`` to ``hi`` that it needs; neighbouring
+    blocks share a few of them. They are read from the source of the variables where these have one.
 
     Parameters
     ----------
     cube, stage, inputs
         As for `over_planes`; the inputs are cubes (wavelength, y, x).
     kernel
-        ``kernel(weights, *slabs)`` with weights (output planes, input planes) and slabs
-        (input planes, y, x), arrays or anything that is sliced like one; returns one array
+        Function ``kernel(weights, *slabs)`` of the weights (output planes, input planes) and of slabs
+        (input planes, y, x), which are arrays or can be sliced like arrays. It returns one array
         (output planes, y, x) float32 for each input.
     reach
-        For each output plane the run of input planes that it needs, ``(lo, hi)``.
+        Range of input planes ``(lo, hi)`` that each output plane needs.
     weights
-        ``weights(first, last, lo, hi)`` makes the weights of output planes first to last (exclusive)
-        on input planes lo to hi.
+        Function ``weights(first, last, lo, hi)`` that returns the weights of the output planes first to last
+        (exclusive) on the input planes lo to hi.
     block
-        Output planes per block.
+        Number of output planes in a block.
 
     Returns
     -------
     dict
-        Array by name.
+        Arrays by name.
     """
     units = str(cube[WAVELENGTH].attrs.get(UNITS, "m"))
-    lazy = isinstance(cube[inputs[0]].data, da.Array)
     sources = [source_of(cube[name].variable) for name in inputs]
-    calls = []
+    calls, slabs = [], []
     for first in range(0, len(reach), block):
         last = min(first + block, len(reach))
         lo, hi = min(r[0] for r in reach[first:last]), max(r[1] for r in reach[first:last])
-        where = describe_planes(cube[CHANNEL].values[lo:hi], cube[WAVELENGTH].values[lo:hi], units)
+        planes = describe_planes(cube[CHANNEL].values[lo:hi], cube[WAVELENGTH].values[lo:hi], units)
         windows = () if None in sources else tuple(Window(source, lo, hi) for source in sources)
-        slabs = [] if windows else [cube[name].data[lo:hi] for name in inputs]
-        calls.append((_Bins(stage, kernel, where, windows, weights(first, last, lo, hi)), slabs))
-    if lazy and None not in sources:
-        tables = np.concatenate([call.table.reshape(-1) for call, _ in calls])
-        name = f"{stage}-{tokenize(kernel, sources, reach, block, tables)}"
-        arrays = _unfed([call for call, _ in calls], cube.sizes[Y], cube.sizes[X], len(inputs), name)
+        calls.append(_Bins(stage, kernel, planes, weights(first, last, lo, hi), windows))
+        slabs.append([] if windows else [cube[name].data[lo:hi] for name in inputs])
+    if None not in sources:
+        arrays = _from_sources(calls, len(inputs), cube[inputs[0]].shape[1:])
+    elif isinstance(cube[inputs[0]].data, da.Array):
+        arrays = _from_slabs(calls, slabs)
     else:
-        parts = [_fed(call, slabs) if lazy else call(*slabs) for call, slabs in calls]
-        join = da.concatenate if lazy else np.concatenate
-        arrays = [join(pieces) for pieces in zip(*parts, strict=True)]
+        parts = [call(*arrays) for call, arrays in zip(calls, slabs, strict=True)]
+        arrays = [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
     return dict(zip(inputs, arrays, strict=True))
 
 
-def _fed(call: _Bins, slabs: Sequence[da.Array]) -> Sequence[da.Array]:
-    """Blocks of output planes, lazily, from lazy slabs of input planes."""
-    return gufunc(
-        call,
-        [("j", "y", "x")] * len(slabs),
-        [("i", "y", "x")] * len(slabs),
-        [s.rechunk({0: -1, 1: -1, 2: -1}) for s in slabs],
-        meta=tuple(np.empty((0, 0, 0), np.float32) for _ in slabs),
-        output_sizes={"i": len(call.table)},
-    )
-
-
-def _unfed(calls: Sequence[_Bins], rows: int, columns: int, count: int, name: str) -> list[da.Array]:
-    """Arrays of output planes, lazily, from calls that read their input themselves.
-
-    A few layers for all of the calls: a generalised ufunc for each would take longer than many a call.
-    """
-    boxes = np.empty(len(calls), object)
-    boxes[:] = calls
-    made = da.from_array(boxes, chunks=1, name=name).map_blocks(
-        _called, dtype=object, meta=np.empty(0, object)
-    )
-    sizes = tuple(len(call.table) for call in calls)
+def _from_sources(calls: Sequence[_Bins], count: int, sides: tuple[int, ...]) -> list[da.Array]:
+    """Make lazy arrays of calls that read their input themselves, in a few layers for all calls."""
+    boxed = np.empty(len(calls), object)
+    boxed[:] = calls
+    results = da.from_array(boxed, chunks=1, name=False).map_blocks(_call, dtype=object, meta=_RESULTS)
+    chunks = (tuple(len(call.table) for call in calls), *((n,) for n in sides))
     return [
-        da.blockwise(
-            _taken,
-            "iyx",
-            made,
-            "i",
-            number=number,
-            new_axes={"y": rows, "x": columns},
-            adjust_chunks={"i": sizes},
-            dtype=np.float32,
-            meta=np.empty((0, 0, 0), np.float32),
-        )
-        for number in range(count)
+        results.map_blocks(itemgetter(i), chunks=chunks, new_axis=[1, 2], meta=_META) for i in range(count)
     ]
 
 
-def _called(box: np.ndarray) -> np.ndarray:
-    """What the call in a box of one item returns, in another such box."""
-    made = np.empty(1, object)
-    made[0] = box[0]()
-    return made
+def _call(boxed: np.ndarray) -> Any:
+    return boxed[0]()
 
 
-def _taken(box: np.ndarray, number: int) -> np.ndarray:
-    array: np.ndarray = box[0][number]
-    return array
+def _from_slabs(calls: Sequence[_Bins], slabs: Sequence[Sequence[da.Array]]) -> list[da.Array]:
+    """Make lazy arrays of calls on lazy slabs of input planes."""
+    parts = []
+    for call, arrays in zip(calls, slabs, strict=True):
+        whole = [slab.rechunk(-1) for slab in arrays]
+        results = da.map_blocks(call, *whole, dtype=object, meta=_RESULTS)
+        chunks = (len(call.table), *whole[0].shape[1:])
+        parts.append(
+            [results.map_blocks(itemgetter(i), chunks=chunks, meta=_META) for i in range(len(whole))]
+        )
+    return [da.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
 
 @dataclass(frozen=True)
 class _Bins:
-    """One block of output planes made of windows of files, or of slabs of arrays."""
+    """Make one block of output planes from windows of files, or from the slabs that it is called with."""
 
     stage: str
     kernel: Callable[..., Any]
-    where: str
-    windows: tuple[Window, ...]
+    planes: str
     table: np.ndarray
+    windows: tuple[Window, ...] = ()
 
     def __call__(self, *slabs: np.ndarray) -> Any:
         try:
@@ -142,4 +118,4 @@ class _Bins:
         except UserError:
             raise
         except Exception as error:
-            raise StageError(self.stage, self.where, f"{type(error).__name__}: {error}") from error
+            raise StageError(self.stage, self.planes, f"{type(error).__name__}: {error}") from error

@@ -22,7 +22,7 @@ from lucidcube.cube import PSF, WAVELENGTH, X, Y, describe_blocks
 from lucidcube.errors import BlocksFailed, ConfigError, Failure, UserError
 from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import Specifier
-from lucidcube.lift.blocks import blocks_of, planes_per_block
+from lucidcube.lift.blocks import limit_block_bytes, planes_per_block
 from lucidcube.lift.lazy_arrays import rechunk_sources
 from lucidcube.run.checkpoint import Checkpoint, fingerprint
 from lucidcube.run.compute import BlockComputer, check_engine, resident_peak
@@ -96,7 +96,7 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
         )
     except UserError as error:
         raise ConfigError(*error.problems) from None
-    with blocks_of(block_bytes):
+    with limit_block_bytes(block_bytes):
         return Plan(config, profile, _in_blocks(sources), steps, block_bytes, made_for)
 
 
@@ -138,7 +138,7 @@ def run(
     plan = check(config, monitor)
     summary = Summary(Path(config.output.path).expanduser())
     try:
-        with locked(config.work()), start_workers(plan.profile) as workers, blocks_of(plan.block_bytes):
+        with locked(config.work()), start_workers(plan.profile) as workers, limit_block_bytes(plan.block_bytes):
             if workers.dashboard:
                 monitor.message(f"dashboard: {workers.dashboard}")
             computer = BlockComputer(workers, monitor, stop or Stop(), summary, plan.profile.fft)
@@ -230,7 +230,7 @@ def checkpoints(config: Config) -> list[str]:
         names.append(segment.name)
         return segment.cube
 
-    with blocks_of(plan.block_bytes):
+    with limit_block_bytes(plan.block_bytes):
         _, errors = walk(config, plan.sources, _keys(_inputs(config)), visit)
     _raise_first(errors, Monitor())
     return names

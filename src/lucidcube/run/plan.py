@@ -85,7 +85,7 @@ def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tu
     Parameters
     ----------
     build
-        Plans all stages with blocks of the size that `lucidcube.lift.blocks.blocks_of` has set.
+        Plans all stages with blocks of the size that `lucidcube.lift.blocks.limit_block_bytes` has set.
     threads
         Number of blocks that a worker process computes at a time.
     memory
@@ -96,7 +96,7 @@ def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tu
     steps : list of Step
         The plan.
     block_bytes : int
-        The size of blocks to aim for; see `lucidcube.lift.blocks.blocks_of`.
+        The size of blocks to aim for; see `lucidcube.lift.blocks.limit_block_bytes`.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tu
     """
     block_bytes = blocks.BLOCK_BYTES
     while True:
-        with blocks.blocks_of(block_bytes):
+        with blocks.limit_block_bytes(block_bytes):
             steps = build()
         if peak_memory(steps, threads) <= memory:
             return steps, block_bytes

@@ -12,7 +12,7 @@ from lucidcube.cube import CHANNEL, DATA, DIMS, UNITS, VARIANCE, WAVELENGTH, X, 
 from lucidcube.errors import CubeError
 from lucidcube.kernels import rebin as kernel
 from lucidcube.lift.blocks import planes_per_block
-from lucidcube.lift.lazy_arrays import reads_itself
+from lucidcube.lift.lazy_arrays import source_of
 from lucidcube.lift.spectral_bins import over_bins
 from lucidcube.stages.base import SpectralWidth, Stage, parameter
 
@@ -67,7 +67,7 @@ class Rebin(Stage):
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
         """As for other stages where the cube is read from a file; else a slab of input planes besides."""
         usual = super().working_bytes(before, after)
-        if reads_itself(before[DATA].variable):
+        if source_of(before[DATA].variable) is not None:
             return usual
         planes = max(block_sizes(after)) * (before.sizes[WAVELENGTH] / after.sizes[WAVELENGTH] + 1)
         variables = 2 if VARIANCE in before else 1
