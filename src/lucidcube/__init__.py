@@ -1,3 +1,37 @@
-"""Sharpen astronomical integral-field cubes, lazily, in bounded memory."""
+"""Sharpen astronomical integral-field cubes, lazily, in bounded memory.
+
+The names of `__all__` are imported when they are first used, so that importing this package is quick. The
+function that runs a config is called `run_config` here, because `lucidcube.run` is the package it comes from.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lucidcube.config.schema import load as load_config
+    from lucidcube.io.reader import open_cube
+    from lucidcube.run.pipeline import run as run_config
+    from lucidcube.stages import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, NormalisePSF, Rebin
 
 __version__ = "0.1.0"
+__all__ = [
+    "Artefacts", "Deconvolve", "FitPSF", "Interpolate", "Mask", "NormalisePSF", "Rebin",
+    "load_config", "open_cube", "run_config",
+]  # fmt: skip
+
+_FUNCTIONS = {
+    "load_config": ("lucidcube.config.schema", "load"),
+    "open_cube": ("lucidcube.io.reader", "open_cube"),
+    "run_config": ("lucidcube.run.pipeline", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _FUNCTIONS.get(name, ("lucidcube.stages", name))
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,10 +1,12 @@
-"""The command line: what it prints, how it exits, and that a mistake is one line."""
+"""The command line: output, exit codes, and messages of one line for the mistakes of a user."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ import yaml
 from astropy.io import fits
 
 from lucidcube import __version__
-from lucidcube.cli.app import main
+from lucidcube.cli.app import app, main
 from lucidcube.run.monitor import Monitor
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages.base import REGISTRY
@@ -23,8 +25,8 @@ from lucidcube.stages.base import REGISTRY
 SCENE = Scene(shape=(4, 25, 25), seed=3, wavelength_step=0.5e-9)
 
 
-class Spoken(NamedTuple):
-    """How the program ended, and what it said."""
+class Output(NamedTuple):
+    """Exit code and output of the program."""
 
     code: int
     out: str
@@ -35,28 +37,28 @@ class Spoken(NamedTuple):
         return self.err.splitlines()
 
 
-Say = Callable[..., Spoken]
+Command = Callable[..., Output]
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs a command line."""
+def lucidcube(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Return a function that runs a command line in this process."""
 
-    def spoken(*arguments: object) -> Spoken:
+    def call(*arguments: object) -> Output:
         code = 0
         try:
             main([str(a) for a in arguments])
         except SystemExit as done:
             code = done.code if isinstance(done.code, int) else 0 if done.code is None else 1
         out, err = capsys.readouterr()
-        return Spoken(code, out, err)
+        return Output(code, out, err)
 
-    return spoken
+    return call
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with target.fits, star.fits, truth.fits and a config run.yaml."""
+    """Change to a folder with target.fits, star.fits, truth.fits and a config run.yaml."""
     write_scene(SCENE, tmp_path, truth=True)
     monkeypatch.chdir(tmp_path)
     write(tmp_path)
@@ -64,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    """run.yaml: a small job; `changes` replace whole parts of it, None leaves a part out."""
+    """Write run.yaml, a small job; `changes` replace whole sections, and None leaves a section out."""
     values: dict[str, Any] = {
         "target": {"input": "target.fits", "stages": ["artefacts", "mask", "interpolate"]},
         "star": {"input": "star.fits", "stages": ["normalise_psf", "fit_psf"]},
@@ -78,38 +80,38 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def mistake(spoken: Spoken, *parts: str, problems: int = 1) -> None:
-    """Exit code 2, a line for each problem that has the parts, no traceback, nothing half written."""
-    assert spoken.code == 2, spoken
-    assert "Traceback" not in spoken.err
-    assert len(spoken.lines) == problems, spoken.err
-    assert all(line.startswith("lucidcube: ") for line in spoken.lines)
+def assert_mistake(output: Output, *parts: str, problems: int = 1) -> None:
+    """Check for exit code 2 and one line per problem that contains the parts, without a traceback or stale file."""
+    assert output.code == 2, output
+    assert "Traceback" not in output.err
+    assert len(output.lines) == problems, output.err
+    assert all(line.startswith("lucidcube: ") for line in output.lines)
     for part in parts:
-        assert re.search(part, spoken.err), (part, spoken.err)
-    assert not leftovers(Path.cwd())
+        assert re.search(part, output.err), (part, output.err)
+    assert not temporary_files(Path.cwd())
 
 
-def leftovers(folder: Path) -> list[Path]:
+def temporary_files(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if "part" in p.suffix or (p.name.startswith(".") and p.is_file())]
 
 
-# What works
+# Commands that succeed
 
 
-def test_run(say: Say, folder: Path) -> None:
-    spoken = say("run", "run.yaml")
-    assert (spoken.code, spoken.out) == (0, "out/sharp.fits\n")
-    assert "deconvolve" in spoken.err
+def test_run(lucidcube: Command, folder: Path) -> None:
+    output = lucidcube("run", "run.yaml")
+    assert (output.code, output.out) == (0, "out/sharp.fits\n")
+    assert "deconvolve" in output.err
     assert fits.getdata("out/sharp.fits").shape == SCENE.shape
-    assert not leftovers(folder)
-    again = say("run", "run.yaml", "--quiet")
+    assert not temporary_files(folder)
+    again = lucidcube("run", "run.yaml", "--quiet")
     assert again == (0, "out/sharp.fits\n", "")
 
 
-def test_run_with_overrides(say: Say, folder: Path) -> None:
+def test_run_with_overrides(lucidcube: Command, folder: Path) -> None:
     (folder / "more.yaml").write_text("output: {path: more.fits}")
-    spoken = say("run", "run.yaml", "more.yaml", "--set", "deconvolve.n_iter=2", "--set", "target.mask.cut=[[0, 9]]", "--profile", "laptop", "--quiet")  # fmt: skip
-    assert spoken == (0, "more.fits\n", "")
+    output = lucidcube("run", "run.yaml", "more.yaml", "--set", "deconvolve.n_iter=2", "--set", "target.mask.cut=[[0, 9]]", "--profile", "laptop", "--quiet")  # fmt: skip
+    assert output == (0, "more.fits\n", "")
     with fits.open("more.fits") as hdus:
         rows = dict(zip(hdus["PROVENANCE"].data["KEY"], hdus["PROVENANCE"].data["VALUE"], strict=True))
     config = yaml.safe_load(rows["config"])
@@ -118,19 +120,19 @@ def test_run_with_overrides(say: Say, folder: Path) -> None:
     assert config["profile"] == "laptop"
 
 
-def test_plan(say: Say, folder: Path) -> None:
-    spoken = say("plan", "run.yaml")
-    assert spoken.code == 0
+def test_plan(lucidcube: Command, folder: Path) -> None:
+    output = lucidcube("plan", "run.yaml")
+    assert output.code == 0
     for word in (
         *("artefacts", "mask", "interpolate", "normalise_psf", "fit_psf", "deconvolve"),
         "predicted peak",
     ):
-        assert word in spoken.out, f"{word} cannot be read in the plan"
+        assert word in output.out, f"{word} cannot be read in the plan"
     assert sorted(p.name for p in folder.iterdir()) == ["run.yaml", "star.fits", "target.fits", "truth.fits"]
 
 
-def test_plan_as_json(say: Say, folder: Path) -> None:
-    plan = json.loads(say("plan", "run.yaml", "--json").out)
+def test_plan_as_json(lucidcube: Command, folder: Path) -> None:
+    plan = json.loads(lucidcube("plan", "run.yaml", "--json").out)
     assert [s["stage"] for s in plan["steps"]] == [
         "normalise_psf", "fit_psf", "artefacts", "mask", "interpolate", "deconvolve",
     ]  # fmt: skip
@@ -138,46 +140,46 @@ def test_plan_as_json(say: Say, folder: Path) -> None:
     assert plan["peak_memory_bytes"] > plan["scratch_bytes"] > 0
 
 
-def test_stages(say: Say, folder: Path) -> None:
-    listed = say("stages").out
+def test_stages(lucidcube: Command, folder: Path) -> None:
+    listed = lucidcube("stages").out
     for name in REGISTRY:
         assert name in listed
-        explained = say("stages", name)
+        explained = lucidcube("stages", name)
         assert explained.code == 0
         assert all(parameter in explained.out for parameter in REGISTRY[name].settings())
-    assert say("stages", "--markdown").out.startswith("# Stages")
-    mistake(say("stages", "rebinn"), "no stage 'rebinn'; did you mean 'rebin'")
+    assert lucidcube("stages", "--markdown").out.startswith("# Stages")
+    assert_mistake(lucidcube("stages", "rebinn"), "no stage 'rebinn'; did you mean 'rebin'")
 
 
-def test_config_commands(say: Say, folder: Path) -> None:
-    assert say("config", "check", "run.yaml") == (0, "nothing wrong\n", "")
-    template = say("config", "template").out
+def test_config_commands(lucidcube: Command, folder: Path) -> None:
+    assert lucidcube("config", "check", "run.yaml") == (0, "no errors found\n", "")
+    template = lucidcube("config", "template").out
     assert {*yaml.safe_load(template)} == {"target", "star", "deconvolve", "output", "checkpoints", "profile"}
-    assert json.loads(say("config", "schema").out)["required"] == ["target"]
+    assert json.loads(lucidcube("config", "schema").out)["required"] == ["target"]
     assert not (folder / "out").exists()
 
 
-def test_info(say: Say, folder: Path) -> None:
-    spoken = say("info", "target.fits{DATA}[:, 2:20, :]")
-    assert spoken.code == 0
+def test_info(lucidcube: Command, folder: Path) -> None:
+    output = lucidcube("info", "target.fits{DATA}[:, 2:20, :]")
+    assert output.code == 0
     for part in ("4 of 18 x 25", "7.165e-07", "AWAV", "variance    yes", "missing"):
-        assert part in spoken.out
-    assert "2 of 25 x 25" in say("info", "target.fits", "--slice", "1:3").out
+        assert part in output.out
+    assert "2 of 25 x 25" in lucidcube("info", "target.fits", "--slice", "1:3").out
 
 
-def test_version_and_help(say: Say) -> None:
-    assert say("--version").out.strip() == __version__
+def test_version_and_help(lucidcube: Command) -> None:
+    assert lucidcube("--version").out.strip() == __version__
     for arguments in (["--help"], ["run", "--help"], ["config", "--help"]):
-        spoken = say(*arguments)
-        assert (spoken.code, spoken.err) == (0, "")
-        assert "lucidcube" in spoken.out
+        output = lucidcube(*arguments)
+        assert (output.code, output.err) == (0, "")
+        assert "lucidcube" in output.out
 
 
 # Mistakes in the command
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["run"], "give a config file"),
         (["plan"], "give a config file"),
@@ -193,22 +195,22 @@ def test_version_and_help(say: Say) -> None:
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_a_wrong_command(say: Say, folder: Path, arguments: list[str], said: str) -> None:
-    mistake(say(*arguments), said)
+def test_a_wrong_command(lucidcube: Command, folder: Path, arguments: list[str], expected: str) -> None:
+    assert_mistake(lucidcube(*arguments), expected)
 
 
-def test_no_arguments_show_the_help(say: Say) -> None:
-    spoken = say()
-    assert spoken.code in (0, 2)
-    assert "run" in spoken.out + spoken.err
-    assert "Traceback" not in spoken.err
+def test_no_arguments_show_the_help(lucidcube: Command) -> None:
+    output = lucidcube()
+    assert output.code in (0, 2)
+    assert "run" in output.out + output.err
+    assert "Traceback" not in output.err
 
 
 # Mistakes in the config
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"deconvolve": {"n_itr": 3}}, r"run\.yaml: deconvolve\.n_itr: unknown key; did you mean 'n_iter'"),
         ({"deconvolve": {"n_iter": "many"}}, r"deconvolve\.n_iter: .*integer"),
@@ -223,30 +225,30 @@ def test_no_arguments_show_the_help(say: Say) -> None:
 )
 @pytest.mark.parametrize("command", [["run"], ["config", "check"]], ids=" ".join)
 def test_a_wrong_config(
-    say: Say, folder: Path, command: list[str], changes: dict[str, Any], said: str
+    lucidcube: Command, folder: Path, command: list[str], changes: dict[str, Any], expected: str
 ) -> None:
     write(folder, **changes)
-    mistake(say(*command, "run.yaml"), said)
+    assert_mistake(lucidcube(*command, "run.yaml"), expected)
 
 
-def test_all_mistakes_at_once(say: Say, folder: Path) -> None:
+def test_all_mistakes_at_once(lucidcube: Command, folder: Path) -> None:
     write(folder, deconvolve={"n_itr": 3}, target={"input": "target.fits", "stages": ["maks"]})
-    mistake(say("run", "run.yaml"), "n_itr", "maks", problems=2)
+    assert_mistake(lucidcube("run", "run.yaml"), "n_itr", "maks", problems=2)
     write(folder, target={"input": "targt.fits"}, star={"input": "star.fits{DAT}", "stages": ["fit_psf"]})
-    mistake(say("run", "run.yaml"), r"target\.input: .*targt", r"star\.input: .*DAT", problems=2)
+    assert_mistake(lucidcube("run", "run.yaml"), r"target\.input: .*targt", r"star\.input: .*DAT", problems=2)
 
 
 # Mistakes in the files
 
 
-def test_the_order_of_stages(say: Say, folder: Path) -> None:
+def test_the_order_of_stages(lucidcube: Command, folder: Path) -> None:
     write(folder, target={"input": "target.fits", "stages": ["mask", "artefacts", "interpolate"]})
-    mistake(say("run", "run.yaml"), r"target\.stages: mask needs 'badness', which artefacts makes: move artefacts before it")  # fmt: skip
+    assert_mistake(lucidcube("run", "run.yaml"), r"target\.stages: mask needs 'badness', which artefacts makes: move artefacts before it")  # fmt: skip
     write(folder, target={"input": "target.fits", "stages": ["mask", "interpolate"]})
-    mistake(say("run", "run.yaml"), "mask needs 'badness': put artefacts before it")
+    assert_mistake(lucidcube("run", "run.yaml"), "mask needs 'badness': put artefacts before it")
 
 
-def test_files_that_cannot_be_read(say: Say, folder: Path) -> None:
+def test_files_that_cannot_be_read(lucidcube: Command, folder: Path) -> None:
     (folder / "text.fits").write_text("this is not a FITS file at all, but a sentence.\n" * 100)
     (folder / "empty.fits").write_bytes(b"")
     whole = (folder / "target.fits").read_bytes()
@@ -254,7 +256,7 @@ def test_files_that_cannot_be_read(say: Say, folder: Path) -> None:
     fits.HDUList(
         [fits.PrimaryHDU(), fits.BinTableHDU.from_columns([fits.Column("A", "J", array=[1])])]
     ).writeto("table.fits")
-    for name, said in (
+    for name, expected in (
         ("targt.fits", r"target\.input: there is no file targt\.fits; did you mean target\.fits"),
         ("gone/target.fits", "no folder gone"),
         ("target.fits{DTA}", r"DTA.*DATA"),
@@ -268,25 +270,27 @@ def test_files_that_cannot_be_read(say: Say, folder: Path) -> None:
         ("target.fits(0,0,1)", "axes|axis"),
     ):
         write(folder, target={"input": name, "stages": ["interpolate"]})
-        mistake(say("run", "run.yaml"), said)
-        mistake(say("info", name), said.removeprefix(r"target\.input: "))
+        assert_mistake(lucidcube("run", "run.yaml"), expected)
+        assert_mistake(lucidcube("info", name), expected.removeprefix(r"target\.input: "))
 
 
-def test_wavelengths_that_differ(say: Say, folder: Path) -> None:
+def test_wavelengths_that_differ(lucidcube: Command, folder: Path) -> None:
     write(folder, star={"input": "star.fits", "stages": ["normalise_psf", "fit_psf"], "slice": "1:"})
-    spoken = say("run", "run.yaml")
-    mistake(spoken, "give both inputs the range that they share, wave: '")
-    wave = spoken.err.split("wave: '")[1].split("'")[0]
+    output = lucidcube("run", "run.yaml")
+    assert_mistake(output, "give both inputs the range that they share, wave: '")
+    wave = output.err.split("wave: '")[1].split("'")[0]
     write(
         folder,
         target={"input": "target.fits", "stages": ["interpolate"], "wave": wave},
         star={"input": "star.fits", "stages": ["normalise_psf", "fit_psf"], "wave": wave},
     )
-    assert say("run", "run.yaml", "--quiet").code == 0
+    assert lucidcube("run", "run.yaml", "--quiet").code == 0
     with fits.open("star.fits", mode="update") as hdus:
         hdus["DATA"].header["CRVAL3"] += 2.0
     write(folder)
-    mistake(say("run", "run.yaml"), "wavelengths of the target.*and of the star.*differ by up to 2e-10 m")
+    assert_mistake(
+        lucidcube("run", "run.yaml"), "wavelengths of the target.*and of the star.*differ by up to 2e-10 m"
+    )
 
 
 def psf(folder: Path, planes: np.ndarray) -> None:
@@ -295,86 +299,92 @@ def psf(folder: Path, planes: np.ndarray) -> None:
     write(folder, target={"input": "target.fits", "stages": ["interpolate"]}, star={"input": "psf.fits"})
 
 
-def test_psfs_that_are_none(say: Say, folder: Path) -> None:
+def test_psfs_that_cannot_be_used(lucidcube: Command, folder: Path) -> None:
     good = fits.getdata("truth.fits", "PSF")
     psf(folder, good)
-    assert say("run", "run.yaml", "--quiet").code == 0
+    assert lucidcube("run", "run.yaml", "--quiet").code == 0
     (folder / "out" / "sharp.fits").unlink()
-    for planes, said in (
+    for planes, expected in (
         (good[:, 1:, 1:], "odd"),
         (good * 4.35, "unit sum.*4.35"),
         (np.roll(good, 3, axis=2), "centred"),
         (np.full_like(good, np.nan), "NaN"),
     ):
         psf(folder, planes)
-        mistake(say("run", "run.yaml", "--quiet"), said, "deconvolve")
+        assert_mistake(lucidcube("run", "run.yaml", "--quiet"), expected, "deconvolve")
         assert not (folder / "out" / "sharp.fits").exists()
 
 
-def test_a_star_of_nan(say: Say, folder: Path) -> None:
+def test_a_star_of_nan(lucidcube: Command, folder: Path) -> None:
     with fits.open("star.fits", mode="update") as hdus:
         hdus["DATA"].data[:] = np.nan
-    mistake(say("run", "run.yaml", "--quiet"), "star|PSF", "NaN|no data")
+    assert_mistake(lucidcube("run", "run.yaml", "--quiet"), "star|PSF", "NaN|no data")
 
 
-def test_bins_finer_than_the_input(say: Say, folder: Path) -> None:
+def test_bins_finer_than_the_input(lucidcube: Command, folder: Path) -> None:
     write(folder, target={"input": "target.fits", "stages": [{"rebin": {"bin_step": "0.2 nm"}}]})
-    mistake(say("run", "run.yaml"), "bin_step 2e-10 m is smaller than the step of the input, 5e-10 m")
+    assert_mistake(
+        lucidcube("run", "run.yaml"), "bin_step 2e-10 m is smaller than the step of the input, 5e-10 m"
+    )
 
 
-def test_a_product_that_is_there(say: Say, folder: Path) -> None:
+def test_a_product_that_exists(lucidcube: Command, folder: Path) -> None:
     (folder / "out").mkdir()
-    (folder / "out" / "sharp.fits").write_text("precious")
+    (folder / "out" / "sharp.fits").write_text("valuable")
     write(folder, output={"path": "out/sharp.fits", "overwrite": False})
-    mistake(say("run", "run.yaml", "--quiet"), "exists")
-    assert (folder / "out" / "sharp.fits").read_text() == "precious"
-    assert say("config", "check", "run.yaml").code == 2
+    assert_mistake(lucidcube("run", "run.yaml", "--quiet"), "exists")
+    assert (folder / "out" / "sharp.fits").read_text() == "valuable"
+    assert lucidcube("config", "check", "run.yaml").code == 2
 
 
-def test_an_output_that_cannot_be_written(say: Say, folder: Path) -> None:
-    (folder / "file").write_text("in the way")
-    for output, said in (("file/sharp.fits", "file"), ("out", "out")):
+def test_an_output_that_cannot_be_written(lucidcube: Command, folder: Path) -> None:
+    (folder / "file").write_text("not a folder")
+    for path, expected in (("file/sharp.fits", "file"), ("out", "out")):
         (folder / "out").mkdir(exist_ok=True)
-        write(folder, output={"path": output}, checkpoints={"dir": "work"})
-        mistake(say("run", "run.yaml", "--quiet"), said)
+        write(folder, output={"path": path}, checkpoints={"dir": "work"})
+        assert_mistake(lucidcube("run", "run.yaml", "--quiet"), expected)
     write(folder, checkpoints={"dir": "file/work"})
-    mistake(say("run", "run.yaml", "--quiet"), r"set checkpoints\.dir")
+    assert_mistake(lucidcube("run", "run.yaml", "--quiet"), r"set checkpoints\.dir")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission(say: Say, folder: Path) -> None:
+def test_a_folder_without_permission(lucidcube: Command, folder: Path) -> None:
     (folder / "out").mkdir(mode=0o500)
     write(folder, checkpoints={"dir": "work"})
-    mistake(say("run", "run.yaml", "--quiet"), "[Pp]ermission")
+    assert_mistake(lucidcube("run", "run.yaml", "--quiet"), "[Pp]ermission")
 
 
-# What goes wrong on the way
+# Failures during a run
 
 
-def test_a_stage_that_fails(say: Say, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_fails(lucidcube: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError("no way")
 
     with monkeypatch.context() as patched:
         patched.setattr("lucidcube.stages.interpolate.fill_linear", fail)
-        spoken = say("run", "run.yaml", "--quiet")
-    assert spoken.code == 1
-    *failed, last = spoken.lines
-    assert len(failed) == SCENE.shape[0] - 1, "a plane without data cannot fail"
+        output = lucidcube("run", "run.yaml", "--quiet")
+    assert output.code == 1
+    *failed, last = output.lines
+    assert len(failed) == SCENE.shape[0] - 1, "a plane without data is not passed to the kernel"
     for line in failed:
-        said = r"lucidcube: stage interpolate failed on plane \d \(7\.1.*e-07 m\): ZeroDivisionError: no way"
-        assert re.fullmatch(said, line)
+        expected = (
+            r"lucidcube: stage interpolate failed on plane \d \(7\.1.*e-07 m\): ZeroDivisionError: no way"
+        )
+        assert re.fullmatch(expected, line)
     assert last == (
-        "lucidcube: blocks that failed: 3; what was done is kept, the same command goes on: "
+        "lucidcube: blocks that failed: 3; finished blocks are kept; to continue, run the same command: "
         "lucidcube run run.yaml --quiet"
     )
     assert not (folder / "out" / "sharp.fits").exists()
-    assert not leftovers(folder)
-    assert say("run", "run.yaml", "--quiet").code == 0
+    assert not temporary_files(folder)
+    assert lucidcube("run", "run.yaml", "--quiet").code == 0
 
 
 @pytest.mark.parametrize("after", [2, 11, 20])
-def test_an_interruption(say: Say, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def test_an_interruption(
+    lucidcube: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
     left = [after]
 
     def block(self: Monitor, number: int) -> None:
@@ -385,13 +395,58 @@ def test_an_interruption(say: Say, folder: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patched:
         patched.setattr(Monitor, "block", block)
         patched.setattr("lucidcube.lift.blocks.BLOCK_BYTES", 4 * 25 * 25)
-        spoken = say("run", "run.yaml", "--quiet")
+        output = lucidcube("run", "run.yaml", "--quiet")
     if left[0] > 0:
         pytest.fail(f"the run had only {after - left[0]} blocks")
-    assert spoken.code == 130
-    assert spoken.lines == [
-        "lucidcube: interrupted; what was done is kept, the same command goes on: lucidcube run run.yaml --quiet"
+    assert output.code == 130
+    assert output.lines == [
+        "lucidcube: interrupted; finished blocks are kept; to continue, run the same command: lucidcube run run.yaml --quiet"
     ]
     assert not (folder / "out" / "sharp.fits").exists()
-    assert not leftovers(folder)
-    assert say("run", "run.yaml", "--quiet").code == 0
+    assert not temporary_files(folder)
+    assert lucidcube("run", "run.yaml", "--quiet").code == 0
+
+
+# Closed pipes
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["rebin", "--help"],
+        ["stages", "fit_psf"],
+        ["stages", "--markdown"],
+        ["config", "template"],
+        ["plan", "run.yaml"],
+        ["info", "target.fits"],
+        ["run", "run.yaml", "--quiet"],
+    ],
+    ids=" ".join,
+)
+def test_a_closed_pipe_ends_quietly(folder: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "lucidcube", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # before the program writes, as its start takes longer
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_closed_pipes_of_progress_end_quietly_too(folder: Path) -> None:
+    command = [sys.executable, "-m", "lucidcube", "run", "run.yaml"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+    assert process.returncode == 141
+
+
+def test_the_commands_are_the_stages_with_the_first_line_of_their_files() -> None:
+    for name in REGISTRY:
+        (title, _, text), *_ = (
+            (s.partition(": ")) for s in [sys.modules[REGISTRY[name].__module__].__doc__ or ""]
+        )
+        assert title == f"Stage `{name}`"
+        assert app[name].help == text.rstrip(".")
+    assert {"base", "__init__"}.isdisjoint(app)

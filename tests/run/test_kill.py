@@ -179,7 +179,7 @@ def test_signals_end_a_run_in_good_order(
     os.killpg(running.pid, number)
     assert running.ends() == code
     said = (tmp_path / "log.txt").read_text().splitlines()
-    assert said[-1].endswith("what was done is kept, the same command goes on: lucidcube run run.yaml")
+    assert said[-1].endswith("finished blocks are kept; to continue, run the same command: lucidcube run run.yaml")
     assert "Traceback" not in "".join(said)
     assert sorted(os.listdir(tmp_path)) == ["log.txt", "profile.yaml", "run.yaml", "target.work"]
     done = next(line for line in said if "blocks:" in line)
@@ -277,7 +277,7 @@ def test_kill_of_a_scheduler(tmp_path: Path, nursery: Nursery, undisturbed: Undi
         assert running.ends() == 1
     said = (tmp_path / "log.txt").read_text()
     assert "the connection to the dask scheduler was lost" in said
-    assert "what was done is kept" in said
+    assert "finished blocks are kept" in said
     assert not (tmp_path / "out.fits").exists()
     (tmp_path / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
     goes_on(tmp_path, nursery, undisturbed)

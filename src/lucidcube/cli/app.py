@@ -1,8 +1,7 @@
-"""The command line: thin, and quick to say --help because every command imports what it needs itself."""
+"""The command line. Every command imports what it needs when it is called, so that --help is quick."""
 
 from __future__ import annotations
 
-import ast
 import json
 import shlex
 import signal
@@ -13,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from lucidcube import __version__
+from lucidcube.cli.closed_pipe import Console, ends_quietly
 from lucidcube.errors import BlocksFailed, StageError, UserError
 from lucidcube.run.signals import signals
 
@@ -25,59 +25,64 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
+    console=Console(),
 )
 config_app = App(name="config", help="Make, check and explain configs.")
 app.command(config_app)
 
-STAGES = Group("Stages, one at a time", sort_key=1)
+Sets = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--set",
+        consume_multiple=False,
+        negative=(),
+        help="value of a parameter, which overrides the config: deconvolve.n_iter=300",
+    ),
+]
+Configs = Annotated[Path, Parameter(help="YAML files, merged from left to right")]
+Profile = Annotated[
+    str | None,
+    Parameter(help="where to run: a built-in profile, the address of a scheduler, or a YAML file"),
+]
+Flag = Annotated[bool, Parameter(negative=())]
 
 
 def _add_stages() -> None:
-    """Name a command for each file of `lucidcube/stages`, without importing any."""
+    """Add a command for each stage without importing any; its help is the first line of the stage's file."""
+    group = Group("Stages, one at a time", sort_key=1)
     for file in sorted((Path(__file__).parents[1] / "stages").glob("[!_]*.py")):
-        if file.stem == "base":
-            continue
-        said = ast.get_docstring(ast.parse(file.read_text())) or ""
-        text = said.partition(": ")[2].rstrip(".")
-        app.command(f"lucidcube.cli.stage_commands:{file.stem}", name=file.stem, help=text, group=STAGES)
+        with file.open() as lines:
+            title, _, text = next(lines).strip().strip('"').partition(": ")
+        if title == f"Stage `{file.stem}`":
+            command = f"lucidcube.cli.stage_commands:{file.stem}"
+            app.command(command, name=file.stem, help=text.rstrip("."), group=group)
 
 
 _add_stages()
 
-Sets = Annotated[
-    list[str] | None,
-    Parameter(name="--set", consume_multiple=False, negative=(), help="override: deconvolve.n_iter=300"),
-]
-
 
 @app.command
 def run(
-    *configs: Path,
+    *configs: Configs,
     sets: Sets = None,
-    profile: str | None = None,
-    quiet: Annotated[bool, Parameter(negative=())] = False,
-    plot: Annotated[bool, Parameter(negative=())] = False,
+    profile: Profile = None,
+    quiet: Flag = False,
+    plot: Flag = False,
     plot_wavelength: str | None = None,
     plot_folder: Path | None = None,
 ) -> None:
-    """Do what the config says, and print where the product is. A run that was stopped goes on.
+    """Run all stages of a config and print the path of the product. A run that was stopped is continued.
 
     Parameters
     ----------
-    configs
-        YAML files, merged left to right.
-    sets
-        Override of a parameter.
-    profile
-        Where to run: a built-in name, the address of a scheduler, or a YAML file.
     quiet
         Show no progress.
     plot
-        Show how one plane is deconvolved; without a display, write frames as PNG.
+        Show how one plane is deconvolved; without a display, write frames as PNG files.
     plot_wavelength
-        Of that plane, as 0.72um; the middle one if not given.
+        Wavelength of that plane, such as 0.72um; the middle one if not given.
     plot_folder
-        Write frames there, display or not.
+        Folder to write frames to, even if there is a display.
     """
     from lucidcube.cli.console import Progress
     from lucidcube.cli.stage_commands import inspector
@@ -86,7 +91,7 @@ def run(
     from lucidcube.run.pipeline import run as run_pipeline
 
     config = _load(configs, sets, profile)
-    serve(load_profile(config.profile))  # in an allocation all tasks but one are servants, and end here
+    serve(load_profile(config.profile))  # all tasks of an allocation but one become workers and end here
     with signals() as stop, Monitor() if quiet else Progress() as monitor:
         done = run_pipeline(config, monitor, inspector(plot, plot_wavelength, plot_folder), stop)
     print(done.path)
@@ -95,25 +100,22 @@ def run(
 @app.command
 def clean(
     what: Path,
-    *configs: Path,
+    *configs: Configs,
     sets: Sets = None,
-    remove: Annotated[bool, Parameter(negative=())] = False,
+    remove: Flag = False,
     all_: Annotated[bool, Parameter("--all", negative=())] = False,
 ) -> None:
-    """List the checkpoints of a config, or in a work folder, and remove those that no longer serve.
+    """List the checkpoints in the work folder of a config, and remove the stale ones.
 
     Parameters
     ----------
     what
         YAML file of a run, or its work folder.
-    configs
-        More YAML files, merged as by run.
-    sets
-        Override of a parameter, as given to run.
     remove
-        Remove the checkpoints that this config does not use, and what killed runs left.
+        Remove the checkpoints that this config does not use, and temporary files that killed runs left.
     all_
-        With --remove: remove the others too. A folder does not tell which are used, so it needs this.
+        With --remove: remove the checkpoints that are used, too. Required with a folder, which does not tell
+        which ones are used.
     """
     from lucidcube.cli.console import clean_table
     from lucidcube.run import prune as cleaning
@@ -140,23 +142,17 @@ def clean(
 
 @app.command
 def plan(
-    *configs: Path,
+    *configs: Configs,
     sets: Sets = None,
-    profile: str | None = None,
+    profile: Profile = None,
     json_: Annotated[bool, Parameter("--json")] = False,
 ) -> None:
     """Show what a run would do: stages, shapes, blocks, bytes and memory. Nothing is computed.
 
     Parameters
     ----------
-    configs
-        YAML files, merged left to right.
-    sets
-        Override of a parameter.
-    profile
-        Where to run.
     json_
-        Print JSON.
+        Print the plan as JSON.
     """
     from lucidcube.cli.console import plan_json, plan_table
     from lucidcube.run.pipeline import check
@@ -169,15 +165,15 @@ def plan(
 
 
 @app.command
-def stages(name: str | None = None, *, markdown: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """List the stages, or explain one with all its parameters.
+def stages(name: str | None = None, *, markdown: Flag = False) -> None:
+    """List the stages, or explain one of them with all its parameters.
 
     Parameters
     ----------
     name
-        Of a stage.
+        Name of a stage.
     markdown
-        Print the page of the documentation.
+        Print the page about the stages of the documentation.
     """
     from difflib import get_close_matches
 
@@ -205,20 +201,20 @@ def info(
     wave: str | None = None,
     axes: str | None = None,
 ) -> None:
-    """Say what lucidcube sees in a FITS file: axes, wavelengths, units, variance, missing planes.
+    """Describe the cube in a FITS file: axes, wavelengths, units, variance, missing pixels.
 
     Parameters
     ----------
     cube
-        PATH{EXT}[SLICE](AXES)
+        PATH{EXT}[SLICE](AXES); all but PATH are optional.
     ext
         Name or number of the HDU.
     slice
-        Part to read, in numpy order: 100:200,:,3:-3
+        Part to read, in NumPy order: 100:200,:,3:-3
     wave
         Range of wavelengths to read: 0.55:0.60um
     axes
-        Numpy axis numbers: spectral=0,celestial=1,2
+        NumPy numbers of the axes: spectral=0,celestial=1,2
     """
     from lucidcube.cli.console import cube_text
     from lucidcube.io.reader import open_cube
@@ -229,21 +225,19 @@ def info(
 
 
 @app.command
-def simulate(
-    folder: Path, *, size: str = "5MB", seed: int = 0, truth: Annotated[bool, Parameter(negative=())] = False
-) -> None:
+def simulate(folder: Path, *, size: str = "5MB", seed: int = 0, truth: Flag = False) -> None:
     """Write a simulated target and star, plane by plane, so that they may be larger than memory.
 
     Parameters
     ----------
     folder
-        Where to write target.fits and star.fits.
+        Folder to write target.fits and star.fits to.
     size
-        Of the target: 500MB, 8GiB.
+        Size of the target: 500MB, 8GiB.
     seed
-        Of the random numbers: the same seed gives the same files.
+        Seed of the random numbers: the same seed gives the same files.
     truth
-        Write truth.fits as well: what the target would be without blur, noise and artefacts.
+        Write truth.fits as well: the target without blur, noise and artefacts.
     """
     from lucidcube.simulate import parse_size, scene_for_size, write_scene
 
@@ -254,7 +248,7 @@ def simulate(
 
 @config_app.command(name="template")
 def config_template() -> None:
-    """Print a config with every parameter at its default, commented."""
+    """Print a config that explains every parameter and sets it to its default."""
     from lucidcube.config.describe import template
 
     print(template(), end="")
@@ -270,7 +264,7 @@ def config_schema() -> None:
 
 @config_app.command(name="from")
 def config_from(product: Path) -> None:
-    """Print the config that a product was made with: from it the run can be repeated.
+    """Print the config that a product was made with, from which the run can be repeated.
 
     Parameters
     ----------
@@ -285,22 +279,12 @@ def config_from(product: Path) -> None:
 
 
 @config_app.command(name="check")
-def config_check(*configs: Path, sets: Sets = None, profile: str | None = None) -> None:
-    """Check a config and its inputs; all errors at once. Nothing is computed.
-
-    Parameters
-    ----------
-    configs
-        YAML files, merged left to right.
-    sets
-        Override of a parameter.
-    profile
-        Where it would run.
-    """
+def config_check(*configs: Configs, sets: Sets = None, profile: Profile = None) -> None:
+    """Check a config and its inputs, and report all errors at once. Nothing is computed."""
     from lucidcube.run.pipeline import check
 
     check(_load(configs, sets, profile))
-    print("nothing wrong")
+    print("no errors found")
 
 
 def _load(configs: tuple[Path, ...], sets: list[str] | None, profile: str | None) -> Any:
@@ -315,31 +299,38 @@ def _load(configs: tuple[Path, ...], sets: list[str] | None, profile: str | None
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit.
 
-    0: done. 1: a stage failed on some blocks. 2: a mistake of the user's. 75: a run was stopped by SIGTERM
-    and can go on (EX_TEMPFAIL: try again). 130, 143: interrupted, terminated.
+    The exit codes are 0 for success, 1 if a stage failed on some blocks, 2 for a mistake of the user, 75
+    (EX_TEMPFAIL) if a run was stopped by SIGTERM and can be continued, 130 and 143 if the program was
+    interrupted or terminated, and 141 if the reader of its output closed the pipe.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    kept = f"what was done is kept, the same command goes on: {shlex.join(['lucidcube', *given])}"
-    resumable = given[:1] == ["run"]
+    with ends_quietly():
+        _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: list[str]) -> None:
+    resumable = arguments[:1] == ["run"]
+    command = shlex.join(["lucidcube", *arguments])
+    kept = f"finished blocks are kept; to continue, run the same command: {command}"
     try:
         with signals():
-            app(given, exit_on_error=False, print_error=False)
+            app(arguments, exit_on_error=False, print_error=False)
     except UserError as error:
-        _leave(USER_ERROR, *error.problems)
+        _exit(USER_ERROR, *error.problems)
     except CycloptsError as error:
-        _leave(USER_ERROR, f"{' '.join(str(error).split())} (see lucidcube --help)")
+        _exit(USER_ERROR, f"{' '.join(str(error).split())} (see lucidcube --help)")
     except StageError as error:
-        _leave(STAGE_FAILED, str(error), *([kept] if resumable else []))
+        _exit(STAGE_FAILED, str(error), *([kept] if resumable else []))
     except BlocksFailed as error:
         count = f"blocks that failed: {len(error.failures)}"
-        _leave(STAGE_FAILED, *str(error).splitlines(), *([f"{count}; {kept}"] if resumable else []))
+        _exit(STAGE_FAILED, *str(error).splitlines(), *([f"{count}; {kept}"] if resumable else []))
     except KeyboardInterrupt as error:
-        if getattr(error, "signal", None) == signal.SIGTERM:
-            _leave(STOPPED if resumable else TERMINATED, f"stopped; {kept}" if resumable else "stopped")
-        _leave(INTERRUPTED, f"interrupted; {kept}" if resumable else "interrupted")
+        terminated = getattr(error, "signal", None) == signal.SIGTERM
+        text = "stopped" if terminated else "interrupted"
+        code = (STOPPED if resumable else TERMINATED) if terminated else INTERRUPTED
+        _exit(code, f"{text}; {kept}" if resumable else text)
 
 
-def _leave(code: int, *lines: str) -> NoReturn:
+def _exit(code: int, *lines: str) -> NoReturn:
     for line in lines:
         print(f"lucidcube: {line}", file=sys.stderr)
     sys.exit(code)

@@ -1,12 +1,11 @@
-"""The commands of the stages, made from their models when they are asked for.
+"""Make a command of every stage from its model, when the command is called.
 
-`lucidcube.cli.app` names them by the files in `lucidcube/stages` and loads this module only for the one that
-is typed; an attribute of this module of a stage's name is that stage's command.
+`lucidcube.cli.app` lists the commands by the files in `lucidcube/stages` and imports this module only for
+the one that is called: the attribute of this module that has the name of a stage is its command.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -37,9 +36,9 @@ WRITING = {
     "overwrite": "replace the product if it is there",
 }
 PLOTTING = {
-    "plot": "show how one plane is deconvolved; without a display, write frames as PNG",
-    "plot_wavelength": "of that plane, as 0.72um; the middle one if not given",
-    "plot_folder": "write frames there, display or not",
+    "plot": "show how one plane is deconvolved; without a display, write frames as PNG files",
+    "plot_wavelength": "wavelength of that plane, such as 0.72um; the middle one if not given",
+    "plot_folder": "folder to write frames to, even if there is a display",
 }
 
 
@@ -52,15 +51,17 @@ def __getattr__(name: str) -> Callable[..., None]:
 def inspector(
     plot: bool | None = None, plot_wavelength: str | None = None, plot_folder: str | Path | None = None
 ) -> Inspect | None:
-    """What shows the plane to be plotted; matplotlib is loaded only for this."""
+    """Return the function that plots a plane, or None; only with it matplotlib is imported."""
     if not (plot or plot_wavelength or plot_folder):
         return None
-    plotting = importlib.import_module("lucidcube.plotting.live")
-    return partial(plotting.watch_plane, wavelength=plot_wavelength, folder=plot_folder)
+    from lucidcube.plotting.live import watch_plane
+
+    show: Any = partial(watch_plane, wavelength=plot_wavelength, folder=plot_folder)
+    return show  # of a Deconvolve, the only stage that is ever plotted
 
 
 def _command(cls: type[Stage]) -> Callable[..., None]:
-    """A function whose signature is the stage's: files, its parameters, how to read and where to write."""
+    """Return a function with the options of a stage: files, parameters, how to read and where to write."""
 
     def command(*files: str, **options: Any) -> None:
         reading = {key: options.pop(key, None) for key in READING}

@@ -1,6 +1,6 @@
 """Map kernels over the blocks of a cube, lazily where the data are dask arrays.
 
-A block is a run of whole planes. Cubes with NumPy data give NumPy results; with dask data nothing is computed.
+A block is a run of whole planes. NumPy data give NumPy results; with dask data nothing is computed.
 The result of a stage must not depend on how the cube is chunked, and the lift ensures this: a kernel receives
 a single plane, or, for rebinning, the planes that its output block needs, in a fixed order.
 """

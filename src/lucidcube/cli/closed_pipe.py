@@ -1,0 +1,38 @@
+"""End quietly, as other commands do, when the reader of the output closes its pipe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rich.console
+
+CLOSED_PIPE = 128 + signal.SIGPIPE
+"""Exit code that a shell reports for a program that a closed pipe has ended."""
+
+
+class Console(rich.console.Console):
+    """A console that raises BrokenPipeError, where that of rich exits with 1, the code of a failed stage."""
+
+    def on_broken_pipe(self) -> None:
+        """Let `ends_quietly` handle the error."""
+        raise BrokenPipeError
+
+
+@contextmanager
+def ends_quietly() -> Iterator[None]:
+    """Exit without a message when a pipe is closed; the default action of SIGPIPE would also end sockets."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # an error while the interpreter exits could not be caught
+    except BrokenPipeError:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(devnull, stream.fileno())  # what is still buffered must go somewhere
+        sys.exit(CLOSED_PIPE)
