@@ -80,7 +80,7 @@ def source_of(variable: xr.Variable) -> Any:
 
 
 def rechunk_sources(cube: xr.Dataset, block: int) -> xr.Dataset:
-    """Return a cube whose variables with a source read blocks of so many planes."""
+    """Return a cube whose variables with a source have this number of planes in a block."""
     changed = {}
     for name, variable in cube.variables.items():
         source = source_of(variable)

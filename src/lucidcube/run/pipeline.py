@@ -138,7 +138,11 @@ def run(
     plan = check(config, monitor)
     summary = Summary(Path(config.output.path).expanduser())
     try:
-        with locked(config.work()), start_workers(plan.profile) as workers, limit_block_bytes(plan.block_bytes):
+        with (
+            locked(config.work()),
+            start_workers(plan.profile) as workers,
+            limit_block_bytes(plan.block_bytes),
+        ):
             if workers.dashboard:
                 monitor.message(f"dashboard: {workers.dashboard}")
             computer = BlockComputer(workers, monitor, stop or Stop(), summary, plan.profile.fft)
