@@ -385,10 +385,10 @@ class TestFiles:
 
     def test_a_failure_leaves_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(self: Scene, index: int) -> None:
-            raise RuntimeError("power cut")
+            raise RuntimeError("no more planes")
 
         monkeypatch.setattr(Scene, "plane", fail)
-        with pytest.raises(RuntimeError, match="power cut"):
+        with pytest.raises(RuntimeError, match="no more planes"):
             write_scene(Scene(shape=SMALL), tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["star.fits"]
 
@@ -423,12 +423,13 @@ class TestSizes:
             ("64k", 64000),
             ("123", 123),
             ("2KiB", 2048),
+            ("1e3", 1000),
         ],
     )
     def test_parse(self, text: str, size: int) -> None:
         assert parse_size(text) == size
 
-    @pytest.mark.parametrize("text", ["", "GB", "8 XB", "-1GB", "0", "1e3", "8iB", "nan"])
+    @pytest.mark.parametrize("text", ["", "GB", "8 XB", "-1GB", "0", "8iB", "nan"])
     def test_not_understood(self, text: str) -> None:
         with pytest.raises(ConfigError, match="500MiB"):
             parse_size(text)

@@ -179,7 +179,9 @@ def test_signals_end_a_run_in_good_order(
     os.killpg(running.pid, number)
     assert running.ends() == code
     said = (tmp_path / "log.txt").read_text().splitlines()
-    assert said[-1].endswith("finished blocks are kept; to continue, run the same command: lucidcube run run.yaml")
+    assert said[-1].endswith(
+        "finished blocks are kept; to continue, run the same command: lucidcube run run.yaml"
+    )
     assert "Traceback" not in "".join(said)
     assert sorted(os.listdir(tmp_path)) == ["log.txt", "profile.yaml", "run.yaml", "target.work"]
     done = next(line for line in said if "blocks:" in line)

@@ -1,7 +1,7 @@
-"""A seeded, physically explained simulation with known truth: an ice giant and a standard star.
+"""A seeded, physically motivated simulation with known truth: an ice giant and a standard star.
 
-`Scene` makes planes, `write_scene` streams them to FITS files. `optics` has the point spread function,
-`planet` the truth, `artefacts` what the instrument spoils.
+`Scene` makes planes, and `write_scene` writes them to FITS files one at a time. The point spread function is
+in `optics`, the truth in `planet`, and the faults of the instrument in `artefacts`.
 """
 
 from lucidcube.simulate.artefacts import ArtefactKind

@@ -1,7 +1,7 @@
-"""What the instrument adds: bad pixels, stripes, a ghost, cosmic rays; and where it has no data.
+"""Artefacts of the instrument (bad pixels, stripes, a ghost, cosmic rays) and pixels without data.
 
-The catalogue of lasting faults is drawn once per scene; only cosmic rays are drawn plane by plane. Faults are
-left by the detector and by imperfect reduction, and the variance knows nothing of them.
+The catalogue of permanent faults is drawn once per scene; only cosmic rays are drawn plane by plane. Faults
+come from the detector and from imperfect reduction, and the variance does not include them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 class ArtefactKind(IntEnum):
-    """Codes of the artefact map; where several overlap, the highest code is kept."""
+    """Codes of the artefact map; where artefacts overlap, the highest code is kept."""
 
     NONE = 0
     GHOST = 1
@@ -26,11 +26,11 @@ class ArtefactKind(IntEnum):
 
 @dataclass(frozen=True)
 class Stripe:
-    """A straight residual along the rows, `first` to `last` column, present for a part of the spectrum.
+    """A straight residual along the rows from column `first` to `last`, present in a part of the spectrum.
 
-    `row` is where it lies at mid-spectrum, `drift` how many rows it moves from end to end, `thickness` 1 or
-    2 rows. `flux` is reached at `middle` (a fraction of the spectrum); it fades as a squared cosine, and is
-    nothing half a `span` away.
+    It lies at `row` at mid-spectrum, moves by `drift` rows from end to end, and is `thickness` (1 or 2) rows
+    wide. It reaches `flux` at `middle`, a fraction of the spectrum, and fades as a squared cosine to zero at
+    a distance of half a `span`.
     """
 
     row: float
@@ -55,18 +55,18 @@ class Ghost:
 
 @dataclass(frozen=True)
 class Faults:
-    """All lasting faults of a scene.
+    """All permanent faults of a scene.
 
     Parameters
     ----------
     hot
-        Rows of (y, x, flux).
+        Hot pixels: rows of (y, x, flux).
     cold
-        Rows of (y, x, lost fraction of the light).
+        Cold pixels: rows of (y, x, fraction of the light that is lost).
     stripes, ghost
-        See the classes.
+        Stripes and the ghost.
     missing
-        Pixels without data, (y, x): outside the rotated field, and a few holes.
+        Map (y, x) of the pixels without data: those outside the rotated field, and a few holes.
     """
 
     hot: NDArray[np.float64]
@@ -77,7 +77,7 @@ class Faults:
 
 
 def outside_field(shape: tuple[int, int], rotation: float = np.deg2rad(8.0)) -> NDArray[np.bool_]:
-    """Pixels (y, x) outside a field that is turned by `rotation` (radians) against the pixel grid."""
+    """Return the map (y, x) of the pixels outside a field rotated by `rotation` (radians)."""
     y, x = np.ogrid[: shape[0], : shape[1]]
     dy, dx = (y - (shape[0] - 1) / 2) / shape[0], (x - (shape[1] - 1) / 2) / shape[1]
     along = dx * np.cos(rotation) + dy * np.sin(rotation)
@@ -88,18 +88,18 @@ def outside_field(shape: tuple[int, int], rotation: float = np.deg2rad(8.0)) -> 
 def draw_faults(
     shape: tuple[int, int], level: float, travel: float, generator: np.random.Generator
 ) -> Faults:
-    """Draw the lasting faults of a scene.
+    """Draw the permanent faults of a scene.
 
     Parameters
     ----------
     shape
-        Field (y, x).
+        Shape (y, x) of the field.
     level
-        Brightness of the object: the faults are scaled by it.
+        Brightness of the object, by which the faults are scaled.
     travel
-        Part of its path across the field that the ghost covers within the spectrum.
+        Fraction of its path across the field that the ghost covers within the spectrum.
     generator
-        Random numbers.
+        Random number generator.
     """
     area, side = shape[0] * shape[1], min(shape)
     missing = outside_field(shape)
@@ -153,39 +153,38 @@ def paint_artefacts(
     level: float,
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Artefacts of one plane.
+    """Make the artefacts of one plane.
 
     Parameters
     ----------
     faults
-        The lasting ones.
+        Permanent faults.
     position
-        Where the plane lies in the spectrum, 0 to 1.
+        Position of the plane in the spectrum, from 0 to 1.
     blurred, variance
         Image (y, x) without noise, and the variance of its noise.
     level
-        Brightness that cosmic rays are scaled by.
+        Brightness by which cosmic rays are scaled.
     generator
-        Random numbers of this plane, for its cosmic rays.
+        Random number generator of this plane, for its cosmic rays.
 
     Returns
     -------
     flux
-        What is added to the image; zero where there is no data.
+        Flux (y, x) to be added to the image, float32; zero where there is no data.
     kind
-        Codes of `ArtefactKind` (uint8), only where the flux exceeds one standard deviation of the noise: what
-        is weaker cannot be called wrong.
+        Codes of `ArtefactKind` (y, x), uint8, where the flux exceeds one standard deviation of the noise.
     """
     flux = np.zeros(blurred.shape, dtype=np.float32)
     kind = np.zeros(blurred.shape, dtype=np.uint8)
     _paint_ghost(faults.ghost, position, flux, kind)
     for stripe in faults.stripes:
         _paint_stripe(stripe, position, flux, kind)
-    y, x = faults.cold[:, 0].astype(np.intp), faults.cold[:, 1].astype(np.intp)
-    flux[y, x] -= (faults.cold[:, 2] * blurred[y, x]).astype(np.float32)
+    (y, x), loss = faults.cold[:, :2].T.astype(np.intp), faults.cold[:, 2]
+    flux[y, x] -= (loss * blurred[y, x]).astype(np.float32)
     kind[y, x] = ArtefactKind.COLD
-    y, x = faults.hot[:, 0].astype(np.intp), faults.hot[:, 1].astype(np.intp)
-    flux[y, x] += faults.hot[:, 2].astype(np.float32)
+    (y, x), excess = faults.hot[:, :2].T.astype(np.intp), faults.hot[:, 2]
+    flux[y, x] += excess.astype(np.float32)
     kind[y, x] = ArtefactKind.HOT
     _paint_cosmic_rays(level, generator, flux, kind)
     flux[faults.missing] = 0
@@ -200,7 +199,7 @@ def _paint_ghost(ghost: Ghost, position: float, flux: NDArray[np.float32], kind:
     window = np.s_[top : int(centre[0] + reach) + 2, left : int(centre[1] + reach) + 2]
     y, x = np.indices(flux[window].shape)
     radius = np.hypot(y + top - centre[0], x + left - centre[1])
-    # The secondary mirror leaves a shadow in the middle of a pupil image.
+    # The secondary mirror casts a shadow on the middle of a pupil image.
     ring = np.clip(ghost.radius - radius + 0.5, 0, 1) * (
         0.6 + 0.4 * np.clip(radius / ghost.radius / 0.4, 0, 1)
     )
@@ -223,7 +222,7 @@ def _paint_stripe(
 def _paint_cosmic_rays(
     level: float, generator: np.random.Generator, flux: NDArray[np.float32], kind: NDArray[np.uint8]
 ) -> None:
-    """Tracks of one to four pixels: the expected number is 1.5 in 10 000 pixels."""
+    """Add tracks of one to four pixels, on average 1.5 per 10 000 pixels."""
     ny, nx = flux.shape
     for _ in range(generator.poisson(1.5e-4 * ny * nx)):
         length, angle = generator.integers(1, 5), generator.uniform(0, np.pi)

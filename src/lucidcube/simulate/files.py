@@ -1,16 +1,16 @@
-"""A scene as MUSE-like FITS files, written plane by plane; and scenes of a wanted size."""
+"""Write scenes as MUSE-like FITS files, plane by plane, and make scenes of a given size."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from astropy.io import fits
+from dask.utils import parse_bytes
 from numpy.typing import NDArray
 
 from lucidcube.errors import ConfigError
@@ -22,12 +22,10 @@ _FLUX = "10**(-20)*erg/s/cm**2/Angstrom"
 _VARIANCE = f"({_FLUX})**2"
 _FULL_FIELD = 341
 _BLUE, _RED, _STEP = 475.0e-9, 935.0e-9, 0.125e-9
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 class ScenePaths(NamedTuple):
-    """Files of a written scene; `truth` is None if it was not asked for."""
+    """Files of a scene; `truth` is None if it was not requested."""
 
     target: Path
     star: Path
@@ -35,7 +33,7 @@ class ScenePaths(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """One image extension: what it is called, what it holds, and its cards."""
+    """One image extension: its name, type, shape of a plane, and cards."""
 
     name: str
     dtype: str
@@ -44,16 +42,16 @@ class _Layer(NamedTuple):
 
 
 def write_scene(scene: Scene, directory: str | Path, *, truth: bool = False) -> ScenePaths:
-    """Write ``target.fits`` and ``star.fits`` into `directory`, holding one plane at a time.
+    """Write ``target.fits`` and ``star.fits`` into a folder, with one plane in memory at a time.
 
-    Each has an empty primary HDU, ``DATA`` and ``STAT`` (variance), big-endian float32, like MUSE's.
+    Each file has an empty primary HDU, ``DATA`` and ``STAT`` (variance), big-endian float32, as MUSE has.
 
     Parameters
     ----------
     scene
-        What to write.
+        Scene to write.
     directory
-        Made if it does not exist. Files of the same names are replaced, each at once when it is whole.
+        Folder, created if it does not exist. Existing files are replaced once the new ones are complete.
     truth
         Write ``truth.fits`` too: ``TRUTH``, ``BLURRED``, ``PSF``, ``ARTEFACTS`` (uint8, codes of
         `ArtefactKind`) and ``ARTEFACT_FLUX``.
@@ -61,7 +59,7 @@ def write_scene(scene: Scene, directory: str | Path, *, truth: bool = False) -> 
     Returns
     -------
     ScenePaths
-        Where the files are.
+        Paths of the files.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,28 +87,29 @@ def write_scene(scene: Scene, directory: str | Path, *, truth: bool = False) -> 
 
 
 def parse_size(text: str) -> int:
-    """Bytes that a text such as ``8GB`` (10**9), ``500MiB`` (2**20) or ``1000000`` stands for.
+    """Return the number of bytes that a text such as ``8GB`` (10**9) or ``500MiB`` (2**20) stands for.
 
     Raises
     ------
     ConfigError
-        If it is not understood, or not at least one byte.
+        If the text is not a size, or is less than one byte.
     """
-    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
-    unit = (_UNITS | _BINARY_UNITS).get(match.group(2).lower()) if match else None
-    size = round(float(match.group(1)) * unit) if match and unit else 0
+    try:
+        size = parse_bytes(text) if any(c.isdigit() for c in text) else 0
+    except ValueError:
+        size = 0
     if size < 1:
         raise ConfigError(f"size {text!r} is not understood: type a number and a unit, as in 8GB or 500MiB")
-    return size
+    return int(size)
 
 
 def scene_for_size(nbytes: int, *, seed: int = 0) -> Scene:
-    """Scene whose target file (data and variance) holds about `nbytes`, like MUSE's narrow-field mode.
+    """Make a scene like those of MUSE's narrow-field mode whose target file holds about `nbytes`.
 
-    From 60 MB on, planes are 341 x 341. Channels are 0.125 nm apart about 705 nm; when they would reach
-    beyond 475 to 935 nm (3.4 GB, as large as a real cube) they lie closer together instead. Smaller scenes
-    have at least 32 planes, or else planes of 21 x 21. The field of the star is at most 151 x 151, which
-    keeps its file at a fifth of the size.
+    From 60 MB on, planes have 341 x 341 pixels. Channels are 0.125 nm apart and centred on 705 nm, or closer
+    together if they would extend beyond 475 to 935 nm (from 3.4 GB, the size of a real cube). Smaller scenes
+    have at least 32 planes, or else planes of 21 x 21 pixels. The field of the star has at most 151 x 151
+    pixels, so that its file has a fifth of the size.
 
     Raises
     ------
@@ -137,51 +136,37 @@ def scene_for_size(nbytes: int, *, seed: int = 0) -> Scene:
 
 
 class _CubeFile:
-    """Image extensions of one open file, written plane by plane at their places."""
+    """Image extensions of one open file, written plane by plane at their positions."""
 
-    def __init__(self, descriptor: int, offsets: Sequence[int], layers: Sequence[_Layer]) -> None:
-        self._descriptor, self._offsets, self._layers = descriptor, offsets, layers
+    def __init__(self, file: BinaryIO, scene: Scene, title: str, layers: Sequence[_Layer]) -> None:
+        self._file, self._layers, self._offsets = file, layers, list[int]()
+        file.write(_primary(scene, title).tostring().encode())
+        for layer in layers:
+            planes = np.broadcast_to(np.zeros((), layer.dtype), (scene.shape[0], *layer.field))
+            header = fits.ImageHDU(planes, header=layer.header, name=layer.name).header
+            file.write(header.tostring().encode())
+            self._offsets.append(file.tell())
+            file.seek(-(-planes.nbytes // _BLOCK) * _BLOCK, os.SEEK_CUR)
+        file.truncate()
 
     def write(self, index: int, images: Sequence[NDArray[np.generic]]) -> None:
-        """Put one image into each extension as its plane `index`."""
+        """Write one image into each extension as its plane `index`."""
         for image, offset, layer in zip(images, self._offsets, self._layers, strict=True):
             plane = np.ascontiguousarray(image, dtype=layer.dtype)
-            view = plane.reshape(-1).view(np.uint8).data
-            place = offset + index * plane.nbytes
-            while view:
-                written = os.pwrite(self._descriptor, view, place)
-                view, place = view[written:], place + written
+            self._file.seek(offset + index * plane.nbytes)
+            self._file.write(plane.data.cast("B"))
 
 
 @contextmanager
 def _cube_file(path: Path, scene: Scene, title: str, layers: Sequence[_Layer]) -> Iterator[_CubeFile]:
-    """Open `path` for planes: headers and size first; it appears under its name when all went well."""
+    """Open a file for planes; it appears under its name when all of them have been written."""
     part = path.with_name(path.name + ".part")
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        position = _put(descriptor, 0, _primary(scene, title))
-        offsets = []
-        for layer in layers:
-            shape = (scene.shape[0], *layer.field)
-            hdu = fits.ImageHDU(
-                np.broadcast_to(np.zeros((), layer.dtype), shape), header=layer.header, name=layer.name
-            )
-            position = _put(descriptor, position, hdu.header)
-            offsets.append(position)
-            nbytes = int(np.prod(shape)) * np.dtype(layer.dtype).itemsize
-            position += -(-nbytes // _BLOCK) * _BLOCK
-        os.ftruncate(descriptor, position)
-        yield _CubeFile(descriptor, offsets, layers)
-        os.replace(part, path)
+        with part.open("wb") as file:
+            yield _CubeFile(file, scene, title, layers)
+        part.replace(path)
     finally:
-        os.close(descriptor)
         part.unlink(missing_ok=True)
-
-
-def _put(descriptor: int, position: int, header: fits.Header) -> int:
-    text = header.tostring().encode("ascii")
-    os.pwrite(descriptor, text, position)
-    return position + len(text)
 
 
 def _primary(scene: Scene, title: str) -> fits.Header:
@@ -221,10 +206,8 @@ def _truth(scene: Scene) -> list[_Layer]:
 def _grid(
     scene: Scene, field: tuple[int, int], unit: str, cards: Mapping[str, str] | None = None
 ) -> fits.Header:
-    """World coordinates (the middle of `field` at the centre of the sky; Angstrom), unit, other `cards`."""
-    header = fits.Header()
-    for key, value in (cards or {}).items():
-        header[key] = value
+    """Return a header with `cards`, the unit and world coordinates, in Angstrom, of a field."""
+    header = fits.Header([(key, value) for key, value in (cards or {}).items()])
     if unit:
         header["BUNIT"] = unit
     header["CTYPE1"], header["CTYPE2"], header["CTYPE3"] = "RA---TAN", "DEC--TAN", "AWAV"
@@ -232,9 +215,7 @@ def _grid(
     header["CRPIX1"], header["CRPIX2"], header["CRPIX3"] = (field[1] + 1) / 2, (field[0] + 1) / 2, 1.0
     header["CRVAL1"], header["CRVAL2"] = scene.sky_centre
     header["CRVAL3"] = round(scene.first_wavelength * 1e10, 6)
-    matrix = scene.sky_matrix
-    header["CD1_1"], header["CD1_2"] = float(matrix[0, 0]), float(matrix[0, 1])
-    header["CD2_1"], header["CD2_2"] = float(matrix[1, 0]), float(matrix[1, 1])
+    (header["CD1_1"], header["CD1_2"]), (header["CD2_1"], header["CD2_2"]) = scene.sky_matrix.tolist()
     header["CD1_3"], header["CD2_3"], header["CD3_1"], header["CD3_2"] = 0.0, 0.0, 0.0, 0.0
     header["CD3_3"] = round(scene.wavelength_step * 1e10, 9)
     header["RADESYS"], header["EQUINOX"] = "FK5", 2000.0

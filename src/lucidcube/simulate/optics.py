@@ -7,12 +7,12 @@ optical transfer function at angular frequency v is
 
 with T the transfer function of the annular pupil and S the structure function of the residual phase. The
 power spectrum of that phase is a Moffat function plus a constant inside the AO cut-off, where the deformable
-mirror corrects, and the untouched von Karman turbulence outside. Phase falls as 1 / wavelength, so S is
-tabulated once against the baseline in metres and scaled by (500 nm / wavelength)**2: the core
-sharpens towards the red while the edge of the halo, at wavelength times cut-off, moves outwards.
+mirror corrects, and the uncorrected von Karman turbulence outside. The phase is proportional to
+1 / wavelength, so S is tabulated once against the baseline in metres and scaled by (500 nm / wavelength)**2:
+the core sharpens towards the red while the edge of the halo, at wavelength times cut-off, moves outwards.
 
-Everything is radial, so a PSF costs one matrix-vector product (a Hankel transform) and one table look-up per
-pixel. The square pixel is replaced by the disc of the same area, which keeps the symmetry.
+The model has circular symmetry, so a PSF costs one matrix-vector product (a Hankel transform) and one table
+look-up per pixel. The square pixel is replaced by a disc of the same area, which preserves the symmetry.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ REFERENCE_WAVELENGTH = 500e-9
 
 @dataclass(frozen=True)
 class AdaptiveOptics:
-    """Telescope, turbulence and correction; phases and r0 are those at 500 nm.
+    """Telescope, turbulence and correction; phases and r0 refer to 500 nm.
 
     Parameters
     ----------
     diameter, obstruction
-        Outer diameter of the pupil in metres, and the diameter of its central hole as a fraction of that.
+        Outer diameter of the pupil in metres, and the diameter of its central hole as a fraction of it.
     r0, outer_scale
         Fried parameter and outer scale of the von Karman turbulence, metres.
     cutoff
         Spatial frequency up to which the mirror corrects, 1/m.
     core_variance, core_width, core_slope
-        Moffat part of the corrected spectrum: its integral in rad^2, its width in 1/m, its exponent.
+        Moffat part of the corrected spectrum: integral in rad^2, width in 1/m, exponent.
     floor
         Constant part of the corrected spectrum, rad^2 m^2.
     """
@@ -56,14 +56,14 @@ class AdaptiveOptics:
     floor: float = 0.05
 
     def turbulence(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Von Karman power spectrum of the uncorrected phase (rad^2 m^2) at `frequency` (1/m)."""
+        """Return the von Karman power spectrum of the uncorrected phase (rad^2 m^2) at `frequency` (1/m)."""
         return np.asarray(
             0.0229 * self.r0 ** (-5 / 3) * (frequency**2 + self.outer_scale**-2.0) ** (-11 / 6),
             dtype=np.float64,
         )
 
     def corrected(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Power spectrum left inside the cut-off (rad^2 m^2) at `frequency` (1/m)."""
+        """Return the power spectrum that remains inside the cut-off (rad^2 m^2) at `frequency` (1/m)."""
         slope, squared_width = self.core_slope, self.core_width**2
         enclosed = 1.0 - (1.0 + self.cutoff**2 / squared_width) ** (1.0 - slope)
         peak = self.core_variance * (slope - 1.0) / (np.pi * squared_width * enclosed)
@@ -72,9 +72,9 @@ class AdaptiveOptics:
         )
 
     def structure_function(self, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Structure function of the residual phase (rad^2 at 500 nm) against `baseline` (m).
+        """Return the structure function of the residual phase (rad^2 at 500 nm) at `baseline` (m).
 
-        The turbulence has a closed form; the change that the mirror makes to it is integrated numerically.
+        That of the turbulence has a closed form; the change made by the mirror is integrated numerically.
         """
         scaled = np.maximum(2 * np.pi * baseline / self.outer_scale, 1e-9)
         shape = special.gamma(5 / 6) / 2 ** (1 / 6) - scaled ** (5 / 6) * special.kv(5 / 6, scaled)
@@ -82,7 +82,7 @@ class AdaptiveOptics:
             (self.outer_scale / self.r0) ** (5 / 3) * 2 ** (1 / 6) * special.gamma(11 / 6) / np.pi ** (8 / 3)
         )
         open_loop = scale * (24 / 5 * special.gamma(6 / 5)) ** (5 / 6) * shape
-        # Both spectra are steep near zero: nodes crowd there.
+        # Both spectra are steep near zero, so the nodes are denser there.
         position, weight = special.roots_legendre(400)
         frequency = self.cutoff * (0.5 + 0.5 * position) ** 3
         weight = weight * 1.5 * self.cutoff * (0.5 + 0.5 * position) ** 2
@@ -91,7 +91,7 @@ class AdaptiveOptics:
         return np.asarray(np.maximum(open_loop + 4 * np.pi * (oscillation @ removed), 0.0), dtype=np.float64)
 
     def pupil_transfer(self, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Normalised autocorrelation of the annular pupil against `baseline` (m)."""
+        """Return the normalised autocorrelation of the annular pupil at `baseline` (m)."""
         outer, inner = self.diameter / 2, self.obstruction * self.diameter / 2
         overlap = _overlap(outer, outer, baseline)
         if inner > 0:
@@ -100,7 +100,7 @@ class AdaptiveOptics:
 
 
 def _overlap(large: float, small: float, distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Area common to two discs of radii `large` >= `small` whose centres are `distance` apart."""
+    """Return the area common to two discs of radii `large` >= `small` at a `distance` of their centres."""
     apart = np.clip(distance, max(large - small, 1e-12), large + small)
     angle_large = np.arccos(np.clip((apart**2 + large**2 - small**2) / (2 * apart * large), -1, 1))
     angle_small = np.arccos(np.clip((apart**2 + small**2 - large**2) / (2 * apart * small), -1, 1))
@@ -117,13 +117,13 @@ class RadialPsf:
     Parameters
     ----------
     optics
-        The model.
+        Telescope, turbulence and adaptive optics.
     pixel_scale
         Arcseconds per pixel.
     reach
-        Largest radius that will be asked for, pixels.
+        Largest radius of the profiles in pixels.
     shortest
-        Shortest wavelength that will be asked for, metres.
+        Shortest wavelength of the profiles in metres.
     """
 
     def __init__(self, optics: AdaptiveOptics, pixel_scale: float, reach: float, shortest: float) -> None:
@@ -132,8 +132,8 @@ class RadialPsf:
         self._node_step = 0.0125
         count = int(np.arcsinh(reach / 4.0) / self._node_step) + 3
         radius = 4.0 * np.sinh(self._node_step * np.arange(count)) * pixel_scale
-        # Gauss's rule, five nodes to each oscillation at the largest radius: equal steps would leave a ring
-        # of light at a radius of 1 / step, and its wings within.
+        # Gauss's rule with five nodes per oscillation at the largest radius. Equal steps would leave a ring
+        # of light at a radius of 1 / step, with wings inside it.
         highest = optics.diameter / shortest * ARCSEC
         panels = int(highest * reach * pixel_scale) + 1
         position, weight = special.roots_legendre(5)
@@ -148,7 +148,7 @@ class RadialPsf:
         self._transfer = optics.pupil_transfer(self._baseline)
 
     def profile(self, wavelength: float) -> NDArray[np.float64]:
-        """Fraction of the light in a pixel at each radial node, for `wavelength` in metres."""
+        """Return the fraction of the light in a pixel at each radial node, for `wavelength` in metres."""
         baseline = wavelength / ARCSEC * self._frequency
         structure = np.interp(baseline, self._baseline, self._structure)
         transfer = np.interp(baseline, self._baseline, self._transfer, right=0.0)
@@ -156,7 +156,7 @@ class RadialPsf:
         return np.asarray(self._hankel @ transfer, dtype=np.float64)
 
     def look_up(self, shape: tuple[int, int], centre: tuple[float, float]) -> RadialLookUp:
-        """Prepare the painting of profiles on a (y, x) grid about `centre` (y, x), in pixels from zero."""
+        """Prepare images of profiles on a (y, x) grid about `centre` (y, x), in pixels from zero."""
         y, x = np.ogrid[: shape[0], : shape[1]]
         node = np.arcsinh(np.hypot(y - centre[0], x - centre[1]) / 4.0) / self._node_step
         index = node.astype(np.intp)
@@ -165,13 +165,13 @@ class RadialPsf:
 
 @dataclass(frozen=True)
 class RadialLookUp:
-    """Where each pixel of a grid lies among the radial nodes; the same for all wavelengths."""
+    """Position of each pixel of a grid between the radial nodes, which is the same for all wavelengths."""
 
     index: NDArray[np.intp]
     fraction: NDArray[np.float32]
 
     def paint(self, profile: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Image (y, x) of a radial `profile`, by linear interpolation between its nodes."""
+        """Return the image (y, x) of a radial `profile` by linear interpolation between its nodes."""
         value = profile.astype(np.float32)
         slope = np.diff(profile).astype(np.float32)
         image = slope.take(self.index)

@@ -1,13 +1,13 @@
 """The truth: an ice giant and its moon, before any telescope.
 
-Brightness is a sum of four fixed maps, each times a number that depends on the wavelength alone. So a plane
-of the truth costs four multiplications per pixel, and its Fourier transform the same, at any wavelength.
+The brightness is a sum of four fixed maps, each multiplied by a number that depends on the wavelength only,
+so that a plane of the truth costs four multiplications per pixel, as does its Fourier transform.
 
-- *deck*: sunlight from the cloud deck, darkened to the limb as Minnaert's law says (at full phase
-  mu**(2k - 1), k = 0.85), with bands along the latitudes and a dark spot; methane above it absorbs.
-- *haze*: thin and above the methane, so it fades the bands; k = 0.45 brightens the limb.
-- *clouds*: high, bright, little methane above them: streaks along the latitudes and knots about as wide as
-  a pixel.
+- *deck*: sunlight from the cloud deck, with limb darkening by Minnaert's law (at full phase mu**(2k - 1) with
+  k = 0.85), bands along the latitudes and a dark spot; methane above it absorbs.
+- *haze*: thin and above the methane, so that it weakens the bands; k = 0.45 brightens the limb.
+- *clouds*: high and bright, with little methane above them: streaks along the latitudes, and knots about as
+  wide as a pixel.
 - *moon*: a grey point outside the disc.
 """
 
@@ -24,7 +24,7 @@ FLATTENING = 0.02
 SUBPIXELS = 4
 POLE_ANGLE = np.deg2rad(-24.0)
 TILT = np.deg2rad(-28.0)
-# Centre (m), standard deviation (m), optical depth at the centre of the methane bands of the visible.
+# The real methane bands of the visible: centre (m), standard deviation (m), optical depth at the centre.
 METHANE_BANDS = (
     (543e-9, 3.5e-9, 0.25),
     (576e-9, 3.5e-9, 0.15),
@@ -39,7 +39,7 @@ METHANE_BANDS = (
 
 
 def methane_depth(wavelength: float) -> float:
-    """Optical depth of methane above the cloud deck, at `wavelength` in metres (band positions are real)."""
+    """Return the optical depth of methane above the cloud deck at `wavelength` in metres."""
     return float(
         sum(
             depth * np.exp(-0.5 * ((wavelength - centre) / width) ** 2)
@@ -49,7 +49,7 @@ def methane_depth(wavelength: float) -> float:
 
 
 def sunlight(wavelength: float) -> float:
-    """Spectrum of a 5772 K black body per unit wavelength, 1 at 700 nm; `wavelength` in metres."""
+    """Return the spectrum of a 5772 K black body per unit wavelength (m), relative to 700 nm."""
 
     def planck(at: float) -> float:
         return float(at**-5 / np.expm1(1.438777e-2 / (at * 5772.0)))
@@ -58,7 +58,7 @@ def sunlight(wavelength: float) -> float:
 
 
 def amplitudes(wavelength: float) -> NDArray[np.float32]:
-    """Factor of each map (deck, haze, clouds, moon) at `wavelength` in metres."""
+    """Return the factor of each map (deck, haze, clouds, moon) at `wavelength` in metres."""
     depth = methane_depth(wavelength)
     factors = np.array([0.92 * np.exp(-depth), 0.08, np.exp(-0.3 * depth), 1.0])
     return (DISC_LEVEL * sunlight(wavelength) * factors).astype(np.float32)
@@ -75,7 +75,7 @@ class _Disc:
 
 
 def _disc(shape: tuple[int, int], radius: float) -> _Disc:
-    """Orthographic view of a slightly flattened sphere, seen from `TILT` south of its equator."""
+    """Compute the orthographic view of a slightly flattened sphere, seen from `TILT` south of its equator."""
     fine_y = (np.arange(shape[0] * SUBPIXELS, dtype=np.float32) + 0.5) / SUBPIXELS - 0.5
     fine_x = (np.arange(shape[1] * SUBPIXELS, dtype=np.float32) + 0.5) / SUBPIXELS - 0.5
     y = ((fine_y - (shape[0] - 1) / 2) / np.float32(radius))[:, None]
@@ -92,7 +92,7 @@ def _disc(shape: tuple[int, int], radius: float) -> _Disc:
 
 
 def _pixels(fine: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Mean over the sub-pixels of each pixel, with nothing outside the disc."""
+    """Return the mean over the sub-pixels of each pixel, with zero outside the disc."""
     ny, nx = fine.shape[0] // SUBPIXELS, fine.shape[1] // SUBPIXELS
     parts = np.where(inside, fine, 0).reshape(ny, SUBPIXELS, nx, SUBPIXELS)
     return np.asarray(parts.mean(axis=(1, 3)), dtype=np.float32)
@@ -101,7 +101,7 @@ def _pixels(fine: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.
 def _patch(
     disc: _Disc, latitude: float, longitude: float, height: float, width: float
 ) -> NDArray[np.float32]:
-    """Gaussian patch of 1-sigma half-axes `height` and `width` in degrees of latitude and longitude."""
+    """Return a Gaussian patch; `height` and `width` are its standard deviations in degrees."""
     dy = (disc.latitude - np.float32(latitude)) / np.float32(height)
     dx = (disc.longitude - np.float32(longitude)) / np.float32(width)
     return np.asarray(np.exp(-0.5 * (dx**2 + dy**2)), dtype=np.float32)
@@ -110,7 +110,7 @@ def _patch(
 def _knots(
     shape: tuple[int, int], radius: float, count: int, generator: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Clouds of about the width of a pixel (standard deviation 0.4 to 0.7), at random places on the disc."""
+    """Return clouds about as wide as a pixel (standard deviation 0.4 to 0.7) at random places on the disc."""
     image = np.zeros(shape, dtype=np.float32)
     y, x = np.ogrid[: shape[0], : shape[1]]
     for _ in range(count):
@@ -125,12 +125,12 @@ def _knots(
 
 
 def disc_radius(shape: tuple[int, int]) -> float:
-    """Equatorial radius of the disc in pixels, for a field of `shape` (y, x)."""
+    """Return the equatorial radius of the disc in pixels, for a field of `shape` (y, x)."""
     return RADIUS_FRACTION * min(shape)
 
 
 def moon_pixel(shape: tuple[int, int]) -> tuple[int, int]:
-    """Pixel (y, x) that holds the moon: 1.32 radii from the centre of a field of `shape`, upper right."""
+    """Return the pixel (y, x) of the moon, 1.32 radii from the centre of a field of `shape`, upper right."""
     reach = 1.32 * disc_radius(shape)
     y = round((shape[0] - 1) / 2 + 0.46 * reach)
     x = round((shape[1] - 1) / 2 + 0.888 * reach)
@@ -138,7 +138,7 @@ def moon_pixel(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def maps(shape: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float32]:
-    """The four maps (deck, haze, clouds, moon), array (4, y, x), in units of `DISC_LEVEL`."""
+    """Return the four maps (deck, haze, clouds, moon), (4, y, x), in units of `DISC_LEVEL`."""
     radius = disc_radius(shape)
     disc = _disc(shape, radius)
     phase = generator.uniform(0, 2 * np.pi, 2).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A scene: what the telescope saw, and what was there, plane by plane."""
+"""A scene: the observed planes of a target and a star, together with the truth."""
 
 from __future__ import annotations
 
@@ -37,19 +37,17 @@ class ScenePlane(NamedTuple):
     Attributes
     ----------
     truth
-        The object itself. No NaN.
+        The object itself, without NaN.
     psf
-        Point spread function: odd square stamp, centred, sum one.
+        Point spread function: odd square stamp, centred, with a sum of one.
     blurred
-        Truth convolved with the PSF, zero beyond the edge. No NaN.
-    observed
-        Blurred + artefact_flux + noise; NaN where there is no data.
-    variance
-        Variance of the noise; NaN where there is no data.
+        Truth convolved with the PSF, zero beyond the edge, without NaN.
+    observed, variance
+        Sum of `blurred`, `artefact_flux` and noise, and variance of the noise; NaN where there is no data.
     artefact_kind
         Codes of `ArtefactKind`, uint8.
     artefact_flux
-        What the artefacts added.
+        Flux of the artefacts.
     """
 
     truth: NDArray[np.float32]
@@ -67,9 +65,9 @@ class StarPlane(NamedTuple):
     Attributes
     ----------
     observed, variance
-        The star on its background, with noise and a few outliers; NaN outside the field.
+        The star on its background with noise and a few outliers, and its variance; NaN outside the field.
     psf
-        The true PSF: that of the target at this wavelength.
+        The true PSF, which is that of the target at this wavelength.
     background
         Level of the background.
     """
@@ -81,7 +79,7 @@ class StarPlane(NamedTuple):
 
 
 class Moon(NamedTuple):
-    """Where the moon is: pixel (from zero) and right ascension, declination in degrees."""
+    """Position of the moon: pixel (from zero), right ascension and declination in degrees."""
 
     y: int
     x: int
@@ -91,27 +89,26 @@ class Moon(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """A seeded simulation of an ice giant and a standard star, seen by an AO-fed integral-field spectrograph.
+    """A seeded simulation of an ice giant and a standard star seen by an AO-fed integral-field spectrograph.
 
-    Every plane is a pure function of these parameters and its index: planes may be made in any order,
-    anywhere. Noise is normal with the variance of the counted photons (`gain`) plus that of the read-out:
-    with hundreds of counts in a pixel of the disc, and read noise ruling outside it, Poisson's law could not
-    be told from it.
+    Every plane is a pure function of these parameters and its index, so that planes can be made in any order.
+    Noise is normal with the variance of the photons (`gain`) plus that of the read-out: with hundreds of
+    counts in a pixel of the disc and mostly read noise outside, a Poisson distribution would look the same.
 
     Parameters
     ----------
     shape
-        Wavelengths, y, x.
+        Number of wavelengths, size along y, size along x.
     first_wavelength, wavelength_step
-        Metres. The default covers the flank of the methane band at 727 nm.
+        Wavelengths in metres. The default covers the flank of the methane band at 727 nm.
     seed
-        Of everything random.
+        Seed of all random numbers.
     pixel_scale
         Arcseconds per pixel.
     position_angle
-        Degrees from north to the +y axis, through east.
+        Angle from north through east to the +y axis, in degrees.
     star_shape
-        Field (y, x) of the star; that of the target if None.
+        Shape (y, x) of a plane of the star; that of the target if None.
     optics
         Telescope, turbulence and adaptive optics.
     gain
@@ -151,7 +148,7 @@ class Scene:
 
     @property
     def wavelengths(self) -> NDArray[np.float64]:
-        """Centre of each channel, metres (in air)."""
+        """Centre of each channel in metres (in air)."""
         steps = np.arange(self.shape[0], dtype=np.float64)
         return np.asarray(self.first_wavelength + self.wavelength_step * steps, dtype=np.float64)
 
@@ -167,12 +164,12 @@ class Scene:
 
     @property
     def stamp(self) -> int:
-        """Side of the PSF stamps: the largest odd one that fits both fields."""
+        """Side of the PSF stamps: the largest odd number that fits both fields."""
         return (min(*self.target_field, *self.star_field) - 1) // 2 * 2 + 1
 
     @property
     def empty_plane(self) -> int | None:
-        """Index of the plane of the target that is wholly NaN; None in a scene of fewer than four planes."""
+        """Index of the plane of the target that is entirely NaN; None with fewer than four planes."""
         return self.shape[0] * 3 // 5 if self.shape[0] >= 4 else None
 
     @property
@@ -182,7 +179,7 @@ class Scene:
 
     @property
     def star_centre(self) -> tuple[float, float]:
-        """Where the star is, (y, x) in pixels from zero, between pixels and off the centre of its field."""
+        """Position (y, x) of the star in pixels from zero, between pixels and off the centre of the field."""
         ny, nx = self.star_field
         return (ny - 1) / 2 + 0.034 * ny + 0.31, (nx - 1) / 2 - 0.045 * nx + 0.17
 
@@ -195,7 +192,7 @@ class Scene:
 
     @property
     def moon(self) -> Moon:
-        """The moon's pixel and its place on the sky (gnomonic projection about `sky_centre`)."""
+        """The position of the moon, by a gnomonic projection about `sky_centre`."""
         y, x = planet.moon_pixel(self.target_field)
         offset = (x - (self.target_field[1] - 1) / 2, y - (self.target_field[0] - 1) / 2)
         east, north = np.deg2rad(self.sky_matrix @ np.array(offset))
@@ -206,13 +203,7 @@ class Scene:
         return Moon(y, x, float(np.rad2deg(ra)), float(np.rad2deg(dec)))
 
     def plane(self, index: int) -> ScenePlane:
-        """The target at channel `index`.
-
-        Raises
-        ------
-        IndexError
-            If there is no such channel.
-        """
+        """Return the target at channel `index`; raise an IndexError if there is no such channel."""
         wavelength = self._wavelength(index)
         factors = planet.amplitudes(wavelength)
         truth = _mixture(factors, self._maps)
@@ -228,18 +219,11 @@ class Scene:
         if index == self.empty_plane:
             observed[:], variance[:], flux[:], kind[:] = np.nan, np.nan, 0, 0
         else:
-            observed[self._faults.missing] = np.nan
-            variance[self._faults.missing] = np.nan
+            observed[self._faults.missing] = variance[self._faults.missing] = np.nan
         return ScenePlane(truth, psf, blurred, observed, variance, kind, flux)
 
     def star_plane(self, index: int) -> StarPlane:
-        """The standard star at channel `index`.
-
-        Raises
-        ------
-        IndexError
-            If there is no such channel.
-        """
+        """Return the standard star at channel `index`; raise an IndexError if there is no such channel."""
         wavelength = self._wavelength(index)
         profile = self._radial_psf.profile(wavelength)
         stamp = self._stamp_look_up.paint(profile)
@@ -252,8 +236,7 @@ class Scene:
         observed += self._noise(variance, self._generator(_Stream.STAR, index))
         y, x, flux = self._star_outliers
         observed[y.astype(np.intp), x.astype(np.intp)] += flux.astype(np.float32)
-        observed[self._star_missing] = np.nan
-        variance[self._star_missing] = np.nan
+        observed[self._star_missing] = variance[self._star_missing] = np.nan
         return StarPlane(observed, variance, _unit(stamp), background)
 
     def _wavelength(self, index: int) -> float:
@@ -278,7 +261,7 @@ class Scene:
         return noise
 
     def _blur(self, factors: NDArray[np.float32], psf: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Linear convolution of the truth with `psf`: the transforms of the four maps are kept."""
+        """Convolve the truth with `psf` linearly; the transforms of the four maps are cached."""
         (ny, nx), half = self.target_field, self.stamp // 2
         product = _mixture(factors, self._map_transforms.view(np.float32)).view(np.complex64)
         product *= fft.rfft2(psf, self._padded)
@@ -295,7 +278,7 @@ class Scene:
 
     @property
     def _padded(self) -> tuple[int, int]:
-        """Transform lengths at which what wraps around stays out of the part that is kept."""
+        """Lengths of the transforms at which the part that is used is free of wrap-around."""
         ny, nx = (fft.next_fast_len(n + self.stamp // 2, real=True) for n in self.target_field)
         return ny, nx
 
@@ -325,7 +308,7 @@ class Scene:
 
     @cached_property
     def _star_outliers(self) -> NDArray[np.float64]:
-        """Hot pixels well away from the star: rows y, x, flux; from hardly visible to a third of its peak."""
+        """Hot pixels away from the star (rows y, x, flux), of up to a third of the peak of the star."""
         generator = self._generator(_Stream.STAR_FAULTS)
         y, x = np.indices(self.star_field)
         away = np.hypot(y - self.star_centre[0], x - self.star_centre[1]) > 0.2 * min(self.star_field)
@@ -338,7 +321,7 @@ def _unit(stamp: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _mixture(factors: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum of `images` (n, y, x) times `factors` (n,); several times faster than `tensordot` for so few."""
+    """Return the sum of `images` (n, y, x) times `factors` (n,), several times faster than `tensordot`."""
     total = images[0] * factors[0]
     term = np.empty_like(total)
     for factor, image in zip(factors[1:], images[1:], strict=True):
