@@ -1,4 +1,4 @@
-"""The simulation against physics worked out another way, and against its own files."""
+"""The simulation, compared with physics computed in another way and with its own files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def psf_stamp(optics: AdaptiveOptics, wavelength: float, side: int, scale: float
 def square_grid_psf(
     optics: AdaptiveOptics, wavelength: float, side: int, scale: float
 ) -> NDArray[np.float64]:
-    """PSF from a pupil drawn on a grid and the covariance of the phase by FFT, in square pixels."""
+    """Compute the PSF from a pupil on a grid and the covariance of the phase by FFT, in square pixels."""
     grid, spacing, fine_grid = 512, 1 / 16, 2048
     axis = np.fft.fftfreq(grid, spacing)
     frequency = np.hypot(axis[:, None], axis)
@@ -117,7 +117,7 @@ class TestOptics:
     def test_sum_over_a_wide_field_is_one(self) -> None:
         assert psf_stamp(AdaptiveOptics(), 700e-9, 601, 0.025).sum() == pytest.approx(1.0, abs=3e-3)
 
-    def test_redder_is_sharper_and_the_halo_wider(self) -> None:
+    def test_towards_the_red_the_core_is_sharper_and_the_halo_wider(self) -> None:
         blue, red = (psf_stamp(AdaptiveOptics(), w, 101, 0.025) for w in (480e-9, 930e-9))
         perfect_blue, perfect_red = (psf_stamp(PERFECT, w, 101, 0.025) for w in (480e-9, 930e-9))
         assert red[50, 50] / perfect_red[50, 50] > 3 * blue[50, 50] / perfect_blue[50, 50]
@@ -188,7 +188,7 @@ class TestPlane:
         darkening = np.median(truth[(rho > 0.93) & (rho < 0.96)]) / np.median(truth[rho < 0.5])
         assert 0.3 < darkening < 0.65
 
-    def test_the_planet_does_not_depend_on_what_is_observed_of_it(self) -> None:
+    def test_the_planet_does_not_depend_on_the_observation(self) -> None:
         one = Scene(shape=(40, 61, 61), seed=2)
         part = Scene(shape=(1, 61, 61), seed=2, first_wavelength=float(one.wavelengths[7]))
         np.testing.assert_array_equal(one.plane(7).truth, part.plane(0).truth)
@@ -234,7 +234,7 @@ class TestArtefacts:
         assert np.hypot(*first) > 15
         np.testing.assert_allclose(first, second, atol=2)
 
-    def test_bad_pixels_stay_and_cosmic_rays_do_not(self) -> None:
+    def test_bad_pixels_are_permanent_and_cosmic_rays_are_not(self) -> None:
         made = Scene(shape=(32, 101, 101), seed=1)
         one, two = made.plane(3).artefact_kind, made.plane(4).artefact_kind
         np.testing.assert_array_equal(one == ArtefactKind.HOT, two == ArtefactKind.HOT)
@@ -273,7 +273,7 @@ class TestStar:
         assert 0.9 < 1.4826 * np.median(np.abs(rough)) < 1.15
         assert 4 <= np.count_nonzero(rough > 8) <= 6
 
-    def test_own_field(self) -> None:
+    def test_the_star_has_its_own_field(self) -> None:
         made = Scene(shape=(2, 61, 61), star_shape=(41, 43))
         assert made.star_plane(0).observed.shape == (41, 43)
         assert made.plane(0).psf.shape == (41, 41) == made.star_plane(0).psf.shape
@@ -355,7 +355,7 @@ class TestFiles:
             "truth.fits",
         ]
 
-    def test_the_moon_is_where_the_sky_says(self, tmp_path: Path) -> None:
+    def test_the_moon_is_at_its_sky_coordinates(self, tmp_path: Path) -> None:
         made = Scene(shape=(1, 61, 81), seed=4)
         paths = write_scene(made, tmp_path, truth=True)
         assert paths.truth is not None
@@ -371,7 +371,7 @@ class TestFiles:
         assert scales == pytest.approx(0.025)
 
     @pytest.mark.parametrize("angle", [0.0, 20.0, -75.0])
-    def test_the_field_is_turned_as_stated(self, angle: float, tmp_path: Path) -> None:
+    def test_the_field_has_the_stated_position_angle(self, angle: float, tmp_path: Path) -> None:
         paths = write_scene(Scene(shape=(1, 31, 31), position_angle=angle), tmp_path)
         sky = WCS(fits.getheader(paths.target, "DATA")).celestial
         centre, up, right = (sky.pixel_to_world(x, y) for x, y in ((15, 15), (15, 20), (20, 15)))

@@ -1,8 +1,8 @@
-"""The vocabulary: what a cube is, and the names of everything in it.
+"""The vocabulary: the definition of a cube, and the names of its variables, dimensions and attributes.
 
-A cube is a plain `xarray.Dataset` with dims (`wavelength`, `y`, `x`), coordinates in memory and
-data in dask arrays chunked by whole planes (or plain NumPy arrays, for small work). There is no
-subclass and no accessor: any xarray code works on it.
+A cube is a plain `xarray.Dataset` with the dimensions (`wavelength`, `y`, `x`), coordinates in memory, and
+data in dask arrays chunked by whole planes, or in NumPy arrays if it is small. There is no subclass and no
+accessor: any xarray code works on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PARAMETER = "parameter"
 """Dimension of the fitted parameters of a PSF model."""
 
 CHANNEL = "channel"
-"""Coordinate on `wavelength`: number of the plane, in the input file or on the grid made by rebinning."""
+"""Coordinate along `wavelength`: number of the plane in the input file, or on the grid of rebinning."""
 
 DATA = "data"
 VARIANCE = "variance"
@@ -34,7 +34,7 @@ FILLED = "filled"
 RESIDUAL = "residual"
 PSF = "psf"
 
-# attrs of the Dataset
+# Attributes of the Dataset
 SOURCE = "source"
 HEADER = "header"
 PRIMARY_HEADER = "primary_header"
@@ -46,16 +46,16 @@ UNITS = "units"
 
 
 class Variable(NamedTuple):
-    """What a variable of a cube is.
+    """The description of a variable of a cube.
 
     Attributes
     ----------
     dims
-        Its dimensions, wavelength first.
+        Dimensions, wavelength first.
     flux_power
-        How its numbers scale with the flux: 1 for the data, 2 for their variance, 0 for the rest.
+        Power of the flux that the values are proportional to: 1 for the data, 2 for the variance, else 0.
     meaning
-        One sentence.
+        Short description.
     """
 
     dims: tuple[str, ...]
@@ -64,52 +64,54 @@ class Variable(NamedTuple):
 
 
 VARIABLES: Mapping[str, Variable] = {
-    DATA: Variable(DIMS, 1, "the main product of the stage before: flux; NaN where there is no data"),
+    DATA: Variable(DIMS, 1, "main product of the previous stage: flux; NaN where there is no data"),
     VARIANCE: Variable(DIMS, 2, "variance of the data"),
-    BADNESS: Variable(DIMS, 0, "standard deviations by which the fine structure stands out"),
+    BADNESS: Variable(DIMS, 0, "artefact score: standard deviations by which the fine structure stands out"),
     MASK: Variable(DIMS, 0, "1 where a pixel is an artefact"),
-    FILLED: Variable(DIMS, 0, "1 where the data were interpolated and deserve no weight"),
-    RESIDUAL: Variable(DIMS, 1, "input minus model of the last stage that has a model"),
-    PSF: Variable((WAVELENGTH, *PSF_PLANE), 0, "point spread function, unit sum, centred"),
-    "cut": Variable((WAVELENGTH,), 0, "badness from which a pixel of the plane is an artefact"),
-    "outlier": Variable(DIMS, 0, "1 where a pixel of the star's plane was thrown out as an outlier"),
+    FILLED: Variable(DIMS, 0, "1 where the data were interpolated and have no weight"),
+    RESIDUAL: Variable(DIMS, 1, "input minus model of the last stage with a model"),
+    PSF: Variable((WAVELENGTH, *PSF_PLANE), 0, "point spread function, centred, with unit sum"),
+    "cut": Variable((WAVELENGTH,), 0, "artefact score from which a pixel of the plane is an artefact"),
+    "outlier": Variable(DIMS, 0, "1 where a pixel of the star was rejected as an outlier"),
     "background": Variable(DIMS, 0, "1 where the background of the star was measured"),
     "star_region": Variable(DIMS, 0, "1 where the star's centre of mass was measured"),
-    "offset_y": Variable((WAVELENGTH,), 0, "pixels by which the star was moved along y"),
-    "offset_x": Variable((WAVELENGTH,), 0, "pixels by which the star was moved along x"),
+    "offset_y": Variable((WAVELENGTH,), 0, "shift of the star along y in pixels"),
+    "offset_x": Variable((WAVELENGTH,), 0, "shift of the star along x in pixels"),
     "background_level": Variable((WAVELENGTH,), 1, "background that was subtracted from the star"),
-    "total": Variable((WAVELENGTH,), 1, "sum of the star that was divided out"),
+    "total": Variable((WAVELENGTH,), 1, "sum of the star by which it was divided"),
     "fit_value": Variable((WAVELENGTH, PARAMETER), 0, "fitted parameters of the PSF model"),
-    "fit_error": Variable((WAVELENGTH, PARAMETER), 0, "their standard errors; NaN where unknown"),
+    "fit_error": Variable(
+        (WAVELENGTH, PARAMETER), 0, "standard errors of the fitted parameters; NaN where unknown"
+    ),
     "reduced_chi2": Variable((WAVELENGTH,), 0, "chi squared of the fit per degree of freedom"),
-    "fit_status": Variable((WAVELENGTH,), 0, "how the fit ended"),
-    "iterations": Variable((WAVELENGTH,), 0, "iterations of the deconvolution"),
-    "stop_reason": Variable((WAVELENGTH,), 0, "why the deconvolution stopped"),
+    "fit_status": Variable((WAVELENGTH,), 0, "status of the fit"),
+    "iterations": Variable((WAVELENGTH,), 0, "number of iterations of the deconvolution"),
+    "stop_reason": Variable((WAVELENGTH,), 0, "reason why the deconvolution stopped"),
     "fabs": Variable((WAVELENGTH,), 1, "largest absolute residual"),
     "rms": Variable((WAVELENGTH,), 1, "root mean square residual"),
-    "flux_in": Variable((WAVELENGTH,), 1, "sum of the plane that went in"),
+    "flux_in": Variable((WAVELENGTH,), 1, "sum of the input plane"),
     "flux_out": Variable((WAVELENGTH,), 1, "sum of the components"),
-    "chi2": Variable((WAVELENGTH,), 0, "mean squared residual over the variance"),
+    "chi2": Variable((WAVELENGTH,), 0, "mean of the squared residual divided by the variance"),
 }
 """Every variable that a stage may read or write, by name."""
 
 
 def require(cube: xr.Dataset, variables: Iterable[str], by: str) -> None:
-    """Check that a Dataset is a cube and has what a stage needs.
+    """Check that a cube has the variables that a stage needs.
 
     Parameters
     ----------
     cube
         Any Dataset.
     variables
-        Names that must be in it.
+        Names of the required variables.
     by
-        Who asks, for the message.
+        Name of the stage, for the message.
 
     Raises
     ------
     CubeError
-        If a dimension or a variable is missing, or the dimensions are in another order.
+        If a variable is missing or does not have its dimensions in the right order.
     """
     for name in variables:
         if name not in cube.variables:
@@ -117,7 +119,7 @@ def require(cube: xr.Dataset, variables: Iterable[str], by: str) -> None:
             raise CubeError(f"{by} needs the variable {name!r} ({_meaning(name)}); this cube has {present}")
         wanted = VARIABLES[name].dims if name in VARIABLES else None
         if wanted is not None and cube[name].dims != wanted:
-            raise CubeError(f"{by}: {name!r} has dimensions {cube[name].dims}; they must be {wanted}")
+            raise CubeError(f"{by}: {name!r} has the dimensions {cube[name].dims}; they must be {wanted}")
 
 
 def _meaning(name: str) -> str:
@@ -133,27 +135,32 @@ def from_arrays(
     wavelength_units: str = "m",
     attrs: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Make a cube of arrays.
+    """Make a cube from arrays.
 
     Parameters
     ----------
     data
-        (wavelength, y, x) or (y, x); NumPy or dask; NaN where there is no data.
+        Array (wavelength, y, x) or (y, x), NumPy or dask; NaN where there is no data.
     wavelength
-        (wavelength,) positions of the channels, in `wavelength_units`.
+        Positions (wavelength,) of the channels in `wavelength_units`.
     variance
-        As `data`.
+        Array like `data`.
     units
-        Of the data.
+        Units of the data.
     wavelength_units
         SI unit of the spectral axis: ``m``, ``Hz`` or ``m/s``.
     attrs
-        Of the Dataset.
+        Attributes of the Dataset.
 
     Returns
     -------
     xarray.Dataset
-        The cube; dask data stay lazy.
+        The cube; dask arrays remain lazy.
+
+    Raises
+    ------
+    CubeError
+        If the number of planes and that of the wavelengths differ.
     """
     if data.ndim == 2:
         data = data[None]
@@ -175,7 +182,7 @@ def from_arrays(
 
 
 def block_sizes(cube: xr.Dataset) -> tuple[int, ...]:
-    """Planes in each block of the cube's lazy variables, the data first; one block if none is lazy."""
+    """Return the number of planes in each block of the lazy data or, failing that, of another variable."""
     for name in (DATA, *cube.data_vars):
         if name in cube.data_vars and cube[name].dims[:1] == (WAVELENGTH,) and cube[name].chunks:
             return tuple(cube[name].chunks[0])
@@ -183,7 +190,7 @@ def block_sizes(cube: xr.Dataset) -> tuple[int, ...]:
 
 
 def describe_planes(channel: np.ndarray, wavelength: np.ndarray, units: str) -> str:
-    """Name a run of planes in words: ``planes 3 to 5 (7.051e-07 to 7.053e-07 m)``."""
+    """Describe a range of planes: ``planes 3 to 5 (7.051e-07 to 7.053e-07 m)``."""
     if not np.isfinite(wavelength).all():
         return f"plane {channel[0]}" if len(channel) == 1 else f"planes {channel[0]} to {channel[-1]}"
     if len(channel) == 1:

@@ -1,4 +1,4 @@
-"""What can go wrong, by whose fault it is."""
+"""The exceptions: mistakes of the user, and failures of stages."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: shown as one line per problem, exit code 2.
+    """A mistake that the user can correct: one line per problem is printed, with exit code 2.
 
     Parameters
     ----------
     problems
-        One sentence, or several: what is wrong, where, and what to type instead.
+        One or more messages: what is wrong, where, and what to type instead.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -28,20 +28,20 @@ class ConfigError(UserError):
 
 
 class CubeError(UserError):
-    """A file or a cube is not what the work needs."""
+    """A file or a cube does not have what is needed."""
 
 
 class StageError(Exception):
-    """A stage failed on some planes; carries which, so that the report can say it.
+    """A stage failed on some planes.
 
     Parameters
     ----------
     stage
         Name of the stage.
     where
-        The planes, in words: ``"planes 3 to 5 (7.051e-07 to 7.053e-07 m)"``.
+        Description of the planes: ``"planes 3 to 5 (7.051e-07 to 7.053e-07 m)"``.
     cause
-        The error, in words (kept as text so that it travels between processes).
+        Description of the error, as text so that it can be sent between processes.
     """
 
     def __init__(self, stage: str, where: str, cause: str) -> None:

@@ -1,4 +1,4 @@
-"""Every stage as a command on FITS files."""
+"""Every stage as a command that reads and writes FITS files."""
 
 import shutil
 import subprocess
@@ -35,7 +35,7 @@ PRODUCT = "target_rebin_interp_deconv.fits"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated target and star, all products of the chain of commands, and that of the run."""
+    """Make a simulated target and star, all products of the chain of commands, and that of the run."""
     made = tmp_path_factory.mktemp("chain")
     write_scene(Scene(shape=(21, 35, 37), seed=5), made)
     with pytest.MonkeyPatch.context() as patch:
@@ -64,24 +64,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     return folder
 
 
-def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def error_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    lines = [line for line in said.splitlines() if line.startswith("lucidcube: ")]
-    assert len(lines) == 1, said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    lines = [line for line in output.splitlines() if line.startswith("lucidcube: ")]
+    assert len(lines) == 1, output
+    assert "Traceback" not in output
     return lines[0]
 
 
-def test_the_chain_gives_the_numbers_of_the_run(folder: Path) -> None:
+def test_the_chain_of_commands_gives_the_values_of_the_run(folder: Path) -> None:
     with fits.open(folder / PRODUCT) as chain, fits.open(folder / "run.fits") as whole:
         for name in ("DECONVOLVED", "RESIDUAL", "STAT", "FILLED", "PSF"):
             np.testing.assert_array_equal(chain[name].data, whole[name].data, err_msg=name)
@@ -112,7 +112,9 @@ def test_the_chain_gives_the_numbers_of_the_run(folder: Path) -> None:
         ),
     ],
 )
-def test_what_each_command_writes(folder: Path, name: str, images: list[str], tables: list[str]) -> None:
+def test_the_extensions_that_each_command_writes(
+    folder: Path, name: str, images: list[str], tables: list[str]
+) -> None:
     with fits.open(folder / f"{name}.fits", checksum=True) as hdus:
         hdus.verify("exception")
         assert [h.name for h in hdus] == [*images, *tables, "PROVENANCE"]
@@ -121,7 +123,7 @@ def test_what_each_command_writes(folder: Path, name: str, images: list[str], ta
 
 
 @pytest.mark.skipif(shutil.which("fitsverify") is None, reason="fitsverify is not installed")
-def test_fitsverify_finds_nothing(folder: Path) -> None:
+def test_fitsverify_reports_no_problems(folder: Path) -> None:
     products = [folder / "run.fits", *folder.glob("*_*.fits")]
     assert len(products) == 9
     for product in products:
@@ -147,7 +149,7 @@ def test_every_stage_has_a_command_with_its_parameters(capsys: pytest.CaptureFix
 
 
 def test_a_template_names_the_product(
-    there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    in_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["rebin", "target.fits", "-o", f"{tmp_path}/{{stem}}-new{{tag}}{{suffix}}", "--bin-step", "2nm"])
     path = tmp_path / "target-new_rebin.fits"
@@ -155,7 +157,7 @@ def test_a_template_names_the_product(
     assert fits.getheader(path)["CD3_3"] == pytest.approx(20)
 
 
-def test_reading_options(there: Path, tmp_path: Path) -> None:
+def test_reading_options(in_folder: Path, tmp_path: Path) -> None:
     main(
         ["interpolate", "target.fits", "--slice", "3:7,2:-2", "--ext", "DATA", "-o", f"{tmp_path}/part.fits"]
     )
@@ -191,8 +193,8 @@ def test_reading_options(there: Path, tmp_path: Path) -> None:
     ],
 )
 def test_mistakes(
-    there: Path, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+    in_folder: Path, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = sorted(p.name for p in there.iterdir())
-    assert expected in fails(arguments, capsys)
-    assert sorted(p.name for p in there.iterdir()) == before
+    before = sorted(p.name for p in in_folder.iterdir())
+    assert expected in error_line(arguments, capsys)
+    assert sorted(p.name for p in in_folder.iterdir()) == before

@@ -1,4 +1,4 @@
-"""The live plot: frames, windows, the choice of the plane, and that watching changes nothing."""
+"""The live plot: frames, windows, the choice of the plane, and that plotting does not change the result."""
 
 import importlib.util
 import re
@@ -14,9 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+import lucidcube.plotting
 import scenes
 from lucidcube.cube import DATA, DIMS, FILLED, PSF, PSF_PLANE, WAVELENGTH, from_arrays
 from lucidcube.errors import CubeError, UserError
+from lucidcube.plotting import figure
 from lucidcube.plotting import live as plot
 from lucidcube.plotting.live import watch_plane
 from lucidcube.stages.deconvolve import Deconvolve
@@ -27,12 +29,12 @@ LUCY = Deconvolve(method="lucy_richardson", n_iter=6)
 
 
 def changed(stage: Deconvolve, **values) -> Deconvolve:
-    """The stage with other values of some parameters."""
+    """Return the stage with other values of some parameters."""
     return Deconvolve(**stage.flat() | values)
 
 
 def joined(shape=SHAPE) -> xr.Dataset:
-    """Plane 3 of it has no data."""
+    """Return a cube whose plane 3 has no data."""
     cube = scenes.target_cube(shape).copy(deep=True)
     made = scenes.arrays(shape)
     cube[PSF] = ((WAVELENGTH, *PSF_PLANE), made.psf)
@@ -47,7 +49,7 @@ def small_pictures(monkeypatch):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What the picture was told: the pictures, the states (copied) and the results."""
+    """Record the pictures, copies of the states, and the results that they receive."""
     told = {"pictures": [], "states": [], "results": []}
     note, finish = plot.Picture.note, plot.Picture.finish
 
@@ -90,7 +92,7 @@ def test_frames_at_iterations_in_geometric_progression(tmp_path):
     np.testing.assert_allclose(late[1:] / late[:-1], 1000 ** (1 / 29), rtol=0.1)
 
 
-def test_frames_of_an_earlier_plot_go_and_other_files_stay(tmp_path):
+def test_frames_of_an_earlier_plot_are_removed_and_other_files_kept(tmp_path):
     for name in ("frame-00009.png", "frame-9.png", "notes.txt"):
         (tmp_path / name).write_text("old")
     paths = watch_plane(joined(), changed(CLEAN, n_iter=0), folder=tmp_path)
@@ -99,7 +101,7 @@ def test_frames_of_an_earlier_plot_go_and_other_files_stay(tmp_path):
 
 
 @pytest.mark.parametrize("stage", [CLEAN, LUCY], ids=["clean", "lucy"])
-def test_watching_changes_nothing(tmp_path, seen, stage):
+def test_plotting_does_not_change_the_result(tmp_path, seen, stage):
     cube = joined()
     before = cube.copy(deep=True)
     settings, drawn = dict(matplotlib.rcParams), set(sys.modules)
@@ -124,7 +126,7 @@ def test_watching_changes_nothing(tmp_path, seen, stage):
     ],
     ids=["clean", "lucy"],
 )
-def test_last_picture_shows_what_was_returned(tmp_path, seen, stage):
+def test_the_last_picture_shows_the_result(tmp_path, seen, stage):
     watch_plane(joined(), stage, folder=tmp_path, every=100)
     (picture,), (result,), last = seen["pictures"], seen["results"], seen["states"][-1]
     assert [s.iteration for s in seen["states"]] == list(range(1, 7))
@@ -145,7 +147,7 @@ def test_last_picture_shows_what_was_returned(tmp_path, seen, stage):
 
 
 def chosen(cube, wavelength=None):
-    """The plane that would be watched."""
+    """Return the index of the plane that would be plotted."""
     return int(re.match(r"plane (\d+)", plot._load(cube, CLEAN, wavelength).name)[1])
 
 
@@ -201,18 +203,18 @@ def test_only_the_chosen_plane_is_computed(tmp_path):
     [
         ("0.9um", r"wavelength 0\.9um is outside the cube's range, 0\.7165 um to 0\.7185 um"),
         (0.7, r"wavelength 0\.7 m is outside the cube's range"),
-        ("blue", r"'blue' is no place on this cube's spectral axis, such as '0\.72um'"),
-        ("3 kg", r"'3 kg' is no place on this cube's spectral axis"),
+        ("blue", r"'blue' is not a position on the spectral axis of this cube; type, for example, '0\.72um'"),
+        ("3 kg", r"'3 kg' is not a position on the spectral axis of this cube"),
         (float("nan"), "outside the cube's range"),
     ],
 )
-def test_wavelengths_that_cannot_be(tmp_path, wavelength, message):
+def test_wavelengths_that_are_not_understood(tmp_path, wavelength, message):
     with pytest.raises(UserError, match=message):
         watch_plane(joined(), CLEAN, wavelength=wavelength, folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_planes_without_data_and_unfit_psf(tmp_path):
+def test_planes_without_data_and_unusable_psfs(tmp_path):
     cube = joined()
     cube[DATA].values[1] = np.nan
     with pytest.raises(UserError, match=r"plane 1 at 0\.717 µm has no data"):
@@ -244,8 +246,8 @@ def test_planes_without_data_and_unfit_psf(tmp_path):
         ("all filled", CLEAN),
     ],
 )
-def test_odd_planes(tmp_path, seen, kind, stage):
-    """An image without wavelength, variance and unit, of values that leave little to scale by."""
+def test_unusual_planes(tmp_path, seen, kind, stage):
+    """Images without wavelength, variance and unit, whose values give no scale."""
     data = np.zeros((11, 14), np.float32)
     data[4:6, 5:9] = 1
     if kind == "constant":
@@ -294,7 +296,7 @@ def test_frames_where_the_backend_has_no_windows(tmp_path, monkeypatch):
 
 
 class Canvas(FigureCanvasAgg):
-    """Of a window whose user looks at the result and closes it, or closes it during drawing `closes_at`."""
+    """The canvas of a window that is closed after the result is shown, or during drawing `closes_at`."""
 
     closes_at = 0
 
@@ -343,7 +345,7 @@ def test_window_is_drawn_for_a_fifth_of_the_time(window, monkeypatch):
     assert window.drawings - 2 == 8
 
 
-def test_window_closed_early_is_drawn_no_more(window, seen):
+def test_a_window_that_was_closed_is_not_drawn_again(window, seen):
     window.closes_at = 2
     watch_plane(joined(), CLEAN, every=1)
     assert window.drawings == 2
@@ -351,9 +353,11 @@ def test_window_closed_early_is_drawn_no_more(window, seen):
     assert len(seen["states"]) == 6
 
 
-def test_without_matplotlib_the_error_says_what_to_install(monkeypatch, tmp_path):
+def test_without_matplotlib_the_message_says_what_to_install(monkeypatch, tmp_path):
     for name in [m for m in sys.modules if m.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(lucidcube.plotting, "figure", figure)  # restored after it is imported again
+    monkeypatch.delitem(sys.modules, figure.__name__)
     spec = importlib.util.spec_from_file_location("plot_alone", plot.__file__)
     alone = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "plot_alone", alone)

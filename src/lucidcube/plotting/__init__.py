@@ -1,1 +1,1 @@
-"""Pictures of a deconvolution while it runs."""
+"""Figures of a deconvolution while it runs."""

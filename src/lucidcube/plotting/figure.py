@@ -1,4 +1,4 @@
-"""The picture of a deconvolution: six panels, drawn with matplotlib, which is optional."""
+"""The figure of a deconvolution: six panels, drawn with matplotlib, which is optional."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ else:
 
 BLUE, RED, PALE, GREY, INK = "#0072B2", "#D55E00", "#A6CFE8", "#8C8C8C", "#222222"
 TITLE = {"loc": "left", "fontsize": 11, "color": INK}
+LEGEND = {
+    "fontsize": 8.5, "frameon": False, "labelcolor": INK, "loc": "lower right",
+    "bbox_to_anchor": (1.02, 0.985), "ncols": 3, "columnspacing": 1.1,
+    "handlelength": 1.4, "handletextpad": 0.5, "borderaxespad": 0,
+}  # fmt: skip
 BINS = 90
+"""Number of bins of the histogram."""
 
 
 class ShownPlane(NamedTuple):
-    """One plane of a joined cube, in memory, with what the labels say of it."""
+    """One plane of a cube in memory, with the texts of its labels."""
 
     data: NDArray[np.float32]
     psf: NDArray[np.float32]
@@ -36,33 +42,34 @@ class ShownPlane(NamedTuple):
 
 
 class Picture:
-    """The figure: six panels whose artists are made once and then given new data."""
+    """The figure: six panels whose artists are created once and then updated."""
 
     def __init__(self, figure: Any, plane: ShownPlane, stage: Deconvolve) -> None:
         self.figure, self._plane, self._stage = figure, plane, stage
         self._missing = np.isnan(plane.data)
         self._valid = ~self._missing if plane.filled is None else ~self._missing & ~plane.filled.astype(bool)
+        self._metric = f"|residual| ({plane.units})" if plane.units else "|residual|"
         self._touched = np.zeros(plane.data.shape, bool)
         self._state: IterationState | None = None
         self._make_artists()
 
     def note(self, state: IterationState) -> None:
-        """Keep up with an iteration that need not be drawn."""
+        """Record an iteration, which need not be drawn."""
         self._touched |= state.selected
         self._state = state._replace(selected=state.selected.copy())
 
     def draw(self) -> None:
-        """Bring the artists up to the last iteration noted."""
+        """Show the last iteration that was recorded."""
         if self._state is not None:
             self._show(self._state)
             most = self._stage.method.n_iter
             self._subtitle.set_text(f"iteration {self._state.iteration} of at most {most}")
 
     def finish(self, result: Deconvolution) -> None:
-        """Show what the kernel returned, which may be an earlier iterate than the last."""
-        nothing = np.zeros(self._missing.shape, bool)
+        """Show the result of the kernel, which may be an earlier iterate than the last."""
+        none = np.zeros(self._missing.shape, bool)
         blank = IterationState(
-            0, result.components, result.residual, nothing, math.nan, (result.fabs,), (result.rms,)
+            0, result.components, result.residual, none, math.nan, (result.fabs,), (result.rms,)
         )
         state = (self._state or blank)._replace(components=result.components, residual=result.residual)
         self._show(state)
@@ -92,19 +99,19 @@ class Picture:
         present = self._plane.data[~self._missing]
         bottom, top = min(0.0, _percentile(present, 0.5)), _percentile(present, 99.8)
         top = top if top > bottom else bottom + 1
-        bright, nothing = _colours("inferno"), np.full(self._missing.shape, np.nan, np.float32)
+        bright, empty = _colours("inferno"), np.full(self._missing.shape, np.nan, np.float32)
         self._flux_top = top
-        for ax, title, values in ((axes[0], "input", self._plane.data), (axes[1], "components", nothing)):
+        for ax, title, values in ((axes[0], "input", self._plane.data), (axes[1], "components", empty)):
             norm = AsinhNorm(linear_width=0.1 * (top - bottom), vmin=bottom, vmax=top)
             image = self._image(ax, title, values, self._plane.units, cmap=bright, norm=norm)
             _set_flux_ticks(image)
         self._components = image
         self._residual = self._image(
-            axes[2], "residual", nothing, self._plane.units, cmap=_colours("RdBu_r"), vmin=-1, vmax=1
+            axes[2], "residual", empty, self._plane.units, cmap=_colours("RdBu_r"), vmin=-1, vmax=1
         )
         steps = ListedColormap(["#F4F4F4", PALE, RED]).with_extremes(bad=GREY)
         self._selected = self._image(
-            axes[3], "selected pixels", nothing, "", cmap=steps, norm=BoundaryNorm([0, 1, 2, 3], 3)
+            axes[3], "selected pixels", empty, "", cmap=steps, norm=BoundaryNorm([0, 1, 2, 3], 3)
         )
         bar = self._selected.colorbar
         bar.set_ticks([0.5, 1.5, 2.5], labels=["never", "before", "now"])
@@ -128,7 +135,7 @@ class Picture:
         self._all = ax.stairs(np.ones(BINS), edges, fill=True, color=PALE, label="valid pixels")
         self._now = ax.stairs(np.ones(BINS), edges, fill=True, color=RED, label="selected")
         self._threshold = ax.axvline(1, color=INK, lw=1.4, ls="--", label="threshold")
-        _label_curves(ax, "metric", f"|residual|{_in_brackets(self._plane.units)}", "pixels")
+        _label_curves(ax, "metric", self._metric, "pixels")
 
     def _make_statistics(self, ax: Any) -> None:
         self._statistics = ax
@@ -138,10 +145,10 @@ class Picture:
         self._noise_level = self._noise()
         if self._noise_level > 0:
             ax.axhline(self._noise_level, color=INK, lw=1.2, ls=":", label="noise")
-        _label_curves(ax, "statistics", "iteration", f"|residual|{_in_brackets(self._plane.units)}")
+        _label_curves(ax, "statistics", "iteration", self._metric)
 
     def _noise(self) -> float:
-        """Root mean variance of the valid pixels; NaN where it is unknown."""
+        """Return the root of the mean variance of the valid pixels, or NaN if it is unknown."""
         if self._plane.variance is None:
             return math.nan
         known = self._plane.variance[self._valid & (self._plane.variance > 0)]
@@ -193,22 +200,11 @@ def _label_curves(ax: Any, title: str, x: str, y: str) -> None:
     ax.set_xlabel(x, fontsize=9, color=INK)
     ax.set_ylabel(y, fontsize=9, color=INK)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(
-        fontsize=8.5,
-        frameon=False,
-        labelcolor=INK,
-        loc="lower right",
-        bbox_to_anchor=(1.02, 0.985),
-        ncols=3,
-        columnspacing=1.1,
-        handlelength=1.4,
-        handletextpad=0.5,
-        borderaxespad=0,
-    )
+    ax.legend(**LEGEND)
 
 
 def _set_flux_ticks(image: Any) -> None:
-    """Zero and round numbers, not too close to each other on the stretched scale."""
+    """Set ticks at zero and at round numbers that are not too close to each other on the stretched scale."""
     low, top = image.norm.linear_width / 10, image.norm.vmax
     if not low < top:
         return
@@ -219,10 +215,6 @@ def _set_flux_ticks(image: Any) -> None:
             ticks.append(float(tick))
     image.colorbar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     image.colorbar.ax.minorticks_off()
-
-
-def _in_brackets(unit: str) -> str:
-    return f" ({unit})" if unit else ""
 
 
 def _colours(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""The live plot: watch the deconvolution of one plane, in a window or as PNG frames.
+"""The live plot: the deconvolution of one plane is shown in a window or written as PNG frames.
 
-Needs matplotlib, which is optional; nothing else imports this module unless a plot is asked for.
+It needs matplotlib, which is optional; this module is imported only if a plot is requested.
 """
 
 from __future__ import annotations
@@ -21,23 +21,15 @@ from numpy.typing import NDArray
 from lucidcube.cube import CHANNEL, DATA, FILLED, PSF, UNITS, VARIANCE, WAVELENGTH, require
 from lucidcube.errors import CubeError, UserError
 from lucidcube.kernels.deconvolution.common import IterationState
-from lucidcube.plotting.figure import Picture, ShownPlane
+from lucidcube.plotting.figure import AVAILABLE, Picture, ShownPlane
 from lucidcube.stages.deconvolve import Deconvolve, usable_psf
 
-try:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-except ImportError:
-    AVAILABLE = False
-else:
-    AVAILABLE = True
-
 FRAMES = 30
-"""About this many frames are written of a deconvolution that uses all its iterations."""
+"""Approximate number of frames of a deconvolution that uses all its iterations."""
 FOLDER = "lucidcube-plot"
-"""Where frames go that were not asked for by a folder."""
+"""Default folder of frames."""
 DRAWING_SHARE = 0.2
-"""Of the time, in a window."""
+"""Fraction of the time that may be spent on drawing in a window."""
 
 SIZE, DPI = (13.6, 8.8), 100
 SHOWN_UNITS = {"m": ("um", "µm"), "Hz": ("GHz", "GHz"), "m/s": ("km/s", "km/s")}
@@ -51,28 +43,28 @@ def watch_plane(
     folder: str | Path | None = None,
     every: int | None = None,
 ) -> list[Path]:
-    """Deconvolve one plane and draw what happens.
+    """Deconvolve one plane and draw the iterations.
 
-    On a display with an interactive backend of matplotlib this is a window, drawn as often as it costs
-    no more than a fifth of the time; it stays until it is closed. Otherwise, or with a `folder`, frames
-    ``frame-00001.png``, ... are written; the last one shows the result.
+    With a display and an interactive backend of matplotlib they are drawn in a window, so often that drawing
+    takes at most a fifth of the time; the window stays open until it is closed. Otherwise, or with a
+    `folder`, frames ``frame-00001.png``, ... are written; the last one shows the result.
 
     Parameters
     ----------
     cube
-        With `data` and `psf`, and `variance` and `filled` if there are; NumPy or dask. Only one plane is
-        computed (a few, where the middle of the cube is empty).
+        Cube with `data` and `psf`, and optionally `variance` and `filled`; NumPy or dask. Only one plane is
+        computed (a few if the middle of the cube has no data).
     stage
-        Says how to deconvolve.
+        The deconvolution.
     wavelength
-        The nearest plane is taken: a number in the unit of the cube's axis (m, Hz or m/s), or text with a
-        unit, such as ``"0.72um"``. Default: the plane with data that is nearest to the middle.
+        Wavelength of the plane: a number in the unit of the cube's axis (m, Hz or m/s), or text with a unit,
+        such as ``"0.72um"``. The nearest plane is used; by default the plane with data nearest to the middle.
     folder
-        For the frames; made if need be, and freed of the frames of an earlier plot. Default: a window, or
-        `FOLDER` where there can be none.
+        Folder for the frames, created if necessary; frames of an earlier plot are removed. By default a
+        window is used, or `FOLDER` where no window can be opened.
     every
-        Draw every so many iterations. Default: in a window as time allows; frames at iterations in
-        geometric progression, because most happens at the start.
+        Number of iterations between drawings. By default a window is drawn as time allows, and frames are
+        written at iterations in geometric progression, because most changes happen at the start.
 
     Returns
     -------
@@ -82,8 +74,8 @@ def watch_plane(
     Raises
     ------
     UserError
-        If matplotlib is not installed, the wavelength cannot be understood or lies outside the cube,
-        the plane has no data, or its PSF is not fit for use.
+        If matplotlib is not installed, the wavelength is not understood or lies outside the cube, the plane
+        has no data, or its PSF cannot be used.
     """
     if not AVAILABLE:
         raise UserError("the live plot needs matplotlib: pip install 'lucidcube[plot]'")
@@ -127,15 +119,15 @@ def _load(cube: xr.Dataset, stage: Deconvolve, wavelength: float | str | None) -
 
 
 def _where(chosen: xr.Dataset) -> str:
-    """As ``plane 5 at 0.72 µm``; an image may have no wavelength."""
+    """Describe a plane, as ``plane 5 at 0.72 µm``; an image may have no wavelength."""
     plane, wavelength = f"plane {chosen[CHANNEL].item()}", chosen[WAVELENGTH].item()
     if math.isnan(wavelength):
         return plane
-    return f"{plane} at {_spoken(wavelength, _axis_unit(chosen[WAVELENGTH]), 1)}"
+    return f"{plane} at {_with_unit(wavelength, chosen[WAVELENGTH].attrs.get(UNITS, 'm'), 1)}"
 
 
 def _middle(cube: xr.Dataset) -> int:
-    """The plane with data that is nearest to the middle of the cube."""
+    """Return the index of the plane with data that is nearest to the middle of the cube."""
     count = cube.sizes[WAVELENGTH]
     for index in sorted(range(count), key=lambda i: abs(2 * i - count + 1)):
         if np.isfinite(cube[DATA].isel({WAVELENGTH: index}).to_numpy()).any():
@@ -144,20 +136,19 @@ def _middle(cube: xr.Dataset) -> int:
 
 
 def _nearest(axis: xr.DataArray, wanted: float | str) -> int:
-    """The plane nearest to a wavelength that may lie half a channel outside of the cube."""
-    unit = _axis_unit(axis)
+    """Return the index of the plane nearest to a wavelength, at most half a channel outside the cube."""
+    unit = str(axis.attrs.get(UNITS, "m"))
     value = _in_unit(wanted, unit) if isinstance(wanted, str) else float(wanted)
     positions = axis.to_numpy()
     if np.isnan(positions).any():
-        raise UserError(f"wavelength {wanted} cannot be looked up: the planes have no wavelengths")
+        raise UserError(f"wavelength {wanted} cannot be found: the planes have no wavelengths")
     half = abs(positions[-1] - positions[0]) / max(1, 2 * (positions.size - 1))
     low, high = float(positions.min()), float(positions.max())
     slack = half + 1e-6 * abs(high)
     if not low - slack <= value <= high + slack:
         asked = wanted if isinstance(wanted, str) else f"{wanted:g} {unit}"
-        raise UserError(
-            f"wavelength {asked} is outside the cube's range, {_spoken(low, unit)} to {_spoken(high, unit)}"
-        )
+        limits = f"{_with_unit(low, unit)} to {_with_unit(high, unit)}"
+        raise UserError(f"wavelength {asked} is outside the cube's range, {limits}")
     return int(np.argmin(np.abs(positions - value)))
 
 
@@ -168,22 +159,20 @@ def _in_unit(text: str, unit: str) -> float:
             return float(quantity.value)
         return float(quantity.to_value(unit, equivalencies=units.spectral()))
     except (TypeError, ValueError) as error:
-        example = _spoken(7.2e-7 if unit == "m" else 1e5, unit).replace(" ", "")
-        raise UserError(f"{text!r} is no place on this cube's spectral axis, such as {example!r}") from error
+        example = _with_unit(7.2e-7 if unit == "m" else 1e5, unit).replace(" ", "")
+        raise UserError(
+            f"{text!r} is not a position on the spectral axis of this cube; type, for example, {example!r}"
+        ) from error
 
 
-def _axis_unit(axis: xr.DataArray) -> str:
-    return str(axis.attrs.get(UNITS, "m"))
-
-
-def _spoken(value: float, unit: str, style: int = 0) -> str:
-    """As ``0.72 um`` (style 0, which can be typed) or ``0.72 µm`` (1)."""
+def _with_unit(value: float, unit: str, style: int = 0) -> str:
+    """Format a wavelength as ``0.72 um`` (style 0, for messages) or ``0.72 µm`` (style 1)."""
     shown = SHOWN_UNITS.get(unit, (unit, unit))
     return f"{(value * units.Unit(unit)).to_value(shown[0]):.6g} {shown[style]}"
 
 
 def _pretty_unit(text: str) -> str:
-    """``10**(-20)*erg/s/cm**2`` as people write it; what astropy cannot read stays as it is."""
+    """Format a unit such as ``10**(-20)*erg/s/cm**2`` for labels; an unknown unit is returned unchanged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", units.UnitsWarning)
         unit = units.Unit(text, parse_strict="silent")
@@ -197,7 +186,7 @@ def _finite_or_nan(values: NDArray[Any]) -> NDArray[Any]:
 
 
 class _Frames:
-    """An observer that writes a PNG after some of the iterations, and a last one."""
+    """An observer that writes a PNG file after some of the iterations, and one of the result."""
 
     def __init__(self, picture: Picture, folder: Path, iterations: set[int] | range) -> None:
         self._picture, self._folder, self._iterations = picture, folder, iterations
@@ -221,7 +210,7 @@ class _Frames:
 
 
 class _Window:
-    """An observer that draws in a window, as often as time allows or at every so many iterations."""
+    """An observer that draws in a window, as often as time allows or every few iterations."""
 
     def __init__(self, picture: Picture, every: int | None) -> None:
         self._picture, self._every = picture, every
@@ -229,7 +218,7 @@ class _Window:
         self._closed, self._waiting, self._next = False, False, 0.0
         self._canvas.mpl_connect("close_event", self._on_close)
         picture.figure.show()
-        # The first drawing loads fonts and is slow; it must not count for how often to draw.
+        # The first drawing loads fonts and is slow; it must not determine how often to draw.
         self._refresh()
 
     def __call__(self, state: IterationState) -> None:
@@ -262,19 +251,22 @@ class _Window:
 
 
 def _page() -> Any:
-    """A figure of our own, unknown to pyplot."""
+    """Create a figure that pyplot does not manage."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def _window() -> Any | None:
-    """A figure in a window, or None where there can be none."""
+    """Create a figure in a window, or return None if no window can be opened."""
     if sys.platform.startswith("linux") and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
         return None
-    # Importing pyplot may look for a display, so it is left until there should be one.
+    # Importing pyplot may connect to a display, so it is imported only if there seems to be one.
     from matplotlib import pyplot
 
     figure = pyplot.figure(figsize=SIZE, dpi=DPI, facecolor="white")
@@ -285,7 +277,7 @@ def _window() -> Any | None:
 
 
 def _folder(folder: str | Path) -> Path:
-    """Made, and without the frames of an earlier plot, which would pass for the end of this one."""
+    """Create the folder, and remove the frames of an earlier plot from it."""
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -297,7 +289,7 @@ def _folder(folder: str | Path) -> Path:
 
 
 def _iterations(count: int, every: int | None) -> set[int] | range:
-    """The iterations after which a frame is written."""
+    """Return the iterations after which a frame is written."""
     if every is not None:
         return range(every, count + 1, every)
     return {round(i) for i in np.geomspace(1, max(1, count), FRAMES)}
