@@ -1,4 +1,4 @@
-"""Reading and writing FITS cubes, beside the plain reading and writing of the same bytes."""
+"""Read and write FITS cubes, compared with reading and writing the same bytes as plain files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLANES = 32
 
 
 class Read:
-    """A MUSE-like file, data and variance, as a lazy cube."""
+    """Read a MUSE-like file, data and variance, as a lazy cube."""
 
     params = (101, 341)
     param_names = ("side",)
@@ -53,12 +53,12 @@ class Read:
         self.path.read_bytes()
 
     def track_overhead(self, side: int) -> float:
-        """Time of reading as float32 planes over that of reading the bytes."""
+        """Return the time to read float32 planes divided by the time to read the bytes."""
         return ratio(lambda: self.time_read(side), lambda: self.time_read_plainly(side))
 
 
 class Write:
-    """A cube of float32 planes, eight at a time, with checksums, to the disk and not only its cache."""
+    """Write a cube of float32 planes, eight at a time, with checksums and a sync to disk."""
 
     params = (101, 341)
     param_names = ("side",)
@@ -89,5 +89,5 @@ class Write:
             os.fsync(file.fileno())
 
     def track_overhead(self, side: int) -> float:
-        """Time of writing over that of writing the bytes."""
+        """Return the time to write a cube divided by the time to write the bytes."""
         return ratio(lambda: self.time_write(side), lambda: self.time_write_plainly(side))

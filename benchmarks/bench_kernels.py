@@ -1,4 +1,4 @@
-"""Time and memory of each kernel on one plane, at three sizes."""
+"""Time and memory of each kernel for one plane of three sizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDES = [101, 341, 1023]
 
 
 class Plane:
-    """What all have in common: a plane of each size, and everything compiled before the clock runs."""
+    """Base class: planes of each size, and everything compiled before the measurement."""
 
     params = SIDES
     param_names = ("side",)
@@ -33,7 +33,7 @@ class Plane:
         self.work()
 
     def work(self) -> object:
-        """The kernel, on `given`."""
+        """Call the kernel with `given`."""
         raise NotImplementedError
 
     def time_plane(self, side: int) -> None:
@@ -74,7 +74,7 @@ class FitGaussian(Plane):
 
 
 class Clean(Plane):
-    """Twenty iterations; the setting-up of a field is part of it."""
+    """Twenty iterations, including the set-up for a field of view."""
 
     threshold = 0.3
 
@@ -96,7 +96,7 @@ class LucyRichardson(Plane):
 
 
 class Convolve(Plane):
-    """One convolution, to set beside `TransformPair`."""
+    """One convolution, to be compared with `TransformPair`."""
 
     def setup(self, side: int) -> None:
         self.given = planes(side)
@@ -108,7 +108,7 @@ class Convolve(Plane):
 
 
 class TransformPair(Plane):
-    """One forward and one inverse transform by scipy, of the size that a convolution needs."""
+    """One forward and one inverse transform by SciPy, of the size that a convolution needs."""
 
     def setup(self, side: int) -> None:
         size = scipy.fft.next_fast_len(side + planes(side).psf.shape[0] // 2, real=True)
@@ -119,7 +119,7 @@ class TransformPair(Plane):
 
 
 class Rebin(Plane):
-    """Nine channels become two."""
+    """Rebinning of nine channels to two."""
 
     def setup(self, side: int) -> None:
         axis = WAVELENGTH + 0.125e-9 * np.arange(9)

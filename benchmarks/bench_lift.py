@@ -1,4 +1,4 @@
-"""What the lift and a checkpoint cost for each block, with kernels that do nothing."""
+"""Overhead of the lift and of a checkpoint per block, with a kernel that does nothing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SIDE = 31
 
 
 def nothing(plane: np.ndarray) -> np.ndarray:
-    """The cheapest kernel."""
+    """Return the plane: the cheapest kernel."""
     return plane
 
 
 class Lift:
-    """Seconds for a number of blocks of one small plane each."""
+    """Build and compute blocks of one small plane each."""
 
     params = (64, 512)
     param_names = ("blocks",)
@@ -49,7 +49,7 @@ class Lift:
 
 
 class Store:
-    """A checkpoint of data and variance, in blocks of eight planes; the plain writing of the same bytes."""
+    """Write a checkpoint of data and variance in blocks of eight planes, and the same bytes as plain files."""
 
     params = (101, 341)
     param_names = ("side",)
@@ -65,9 +65,9 @@ class Store:
 
     def _write(self) -> Checkpoint:
         shutil.rmtree(self.folder / "store", ignore_errors=True)
-        made = Checkpoint.prepare(self.folder / "store", self.lazy, [DATA, VARIANCE], {"why": "benchmark"})
-        dask.compute(made.write(self.lazy, [DATA, VARIANCE]), scheduler="synchronous")
-        return made
+        checkpoint = Checkpoint.prepare(self.folder / "store", self.lazy, [DATA, VARIANCE], {})
+        dask.compute(checkpoint.write(self.lazy, [DATA, VARIANCE]), scheduler="synchronous")
+        return checkpoint
 
     def time_write(self, side: int) -> None:
         self._write()
@@ -76,7 +76,7 @@ class Store:
         self._write()
 
     def time_write_plainly(self, side: int) -> None:
-        shutil.rmtree(self.folder / "plain", ignore_errors=True)  # as above
+        shutil.rmtree(self.folder / "plain", ignore_errors=True)  # as in _write
         (self.folder / "plain").mkdir()
         for name in (DATA, VARIANCE):
             values: Any = self.cube[name].values
@@ -84,16 +84,16 @@ class Store:
                 (self.folder / "plain" / f"{name}-{first}").write_bytes(values[first : first + 8])
 
     def track_overhead_of_writing(self, side: int) -> float:
-        """Time of a checkpoint over that of plain files of the same bytes."""
+        """Return the time to write a checkpoint divided by the time to write plain files."""
         return ratio(lambda: self.time_write(side), lambda: self.time_write_plainly(side))
 
 
 def ratio(one: Any, other: Any, rounds: int = 5) -> float:
-    """Least time of one over least time of the other, measured alternately."""
+    """Return the ratio of the shortest times of two functions that are measured alternately."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for spent, call in zip(times, (one, other), strict=True):
-            begun = perf_counter()
+            start = perf_counter()
             call()
-            spent.append(perf_counter() - begun)
+            spent.append(perf_counter() - start)
     return min(times[0]) / min(times[1])

@@ -1,4 +1,4 @@
-"""The command line as a user waits for it: start-up, and a whole run."""
+"""The command line: its start-up time, and a whole run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ profile: laptop
 
 
 class StartUp:
-    """Commands that do nothing."""
+    """Start commands that compute nothing."""
 
     timeout = 60.0
 
@@ -36,12 +36,12 @@ class StartUp:
         subprocess.run([PROGRAM, "--help"], check=True, stdout=subprocess.DEVNULL)
 
     def time_stages(self) -> None:
-        """Everything that a run needs is imported."""
+        """Import everything that a run needs."""
         subprocess.run([PROGRAM, "stages"], check=True, stdout=subprocess.DEVNULL)
 
 
 class WholeRun:
-    """From two raw cubes to the product, 100 iterations of CLEAN."""
+    """Run all stages from two raw cubes to the product, with 100 iterations of CLEAN."""
 
     params = (61, 341)
     param_names = ("side",)

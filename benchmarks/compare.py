@@ -1,14 +1,15 @@
-"""Race lucidcube against what else a user could pick, on the same planes, in one process tree.
+"""Compare the speed of lucidcube with that of other programs on the same planes.
 
-The reference program (aopp_deconv_tool 0.1.28, numpy 1.26.4, Python 3.12) runs in its own environment, named
-by ``$REFERENCE_PY``; scikit-image and RedLionfish run in this process if they are installed. Both sides
-work on one thread a plane and are measured alternately, so that whatever else the machine does meets both.
+The reference program (aopp_deconv_tool 0.1.28, numpy 1.26.4, Python 3.12) runs in an environment of its own,
+whose Python is named by ``$REFERENCE_PY``; scikit-image and RedLionfish run in this process if they are
+installed. Both sides use one thread and are measured alternately, so that other load affects both equally.
 
     REFERENCE_PY=ref/bin/python python benchmarks/compare.py --work /somewhere        # kernels, peers, limits
     REFERENCE_PY=ref/bin/python python benchmarks/compare.py --work /somewhere whole  # the whole run
 
-A ratio is CPU seconds of the peer over ours: median, and (least to largest) over the rounds. The start-up of
-the reference's commands, measured in each round, is taken off; the whole run is wall time, start-up included.
+A ratio is the CPU time of the peer divided by ours: the median and the range over the rounds. The start-up
+time of the reference's commands, which is measured in each round, is subtracted. For the whole run the ratio is
+that of wall times, including start-up.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from lucidcube.simulate import Scene, write_scene
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 WAVELENGTH = 720e-9
 SSA: Any = {"window": 10, "start": -0.25, "stop": -0.75, "region": "class"}
-LEAST_PLANES = 8  # the reference rebins no axis that is shorter than its response
+MIN_PLANES = 8  # the reference cannot rebin an axis that is shorter than its response
 PLANE = "(1,2)"
 CONFIG = """\
 target:
@@ -63,11 +64,11 @@ profile: laptop
 
 
 @dataclass
-class Race:
-    """Measurements of a peer and of ours, round by round, in seconds.
+class Comparison:
+    """The times of a peer and of lucidcube in each round, in seconds.
 
-    `goal` is what the peer must take at least, in units of ours; for a limit (`at_most`) it is the other
-    way round: what we may take at most, in units of the least that the arithmetic needs.
+    `goal` is the smallest ratio of the peer's time to ours; with `at_most` it is the largest ratio of our
+    time to that of the peer, which is then the time that the arithmetic needs.
     """
 
     name: str
@@ -77,12 +78,12 @@ class Race:
     ours: list[float] = field(default_factory=list)
 
     def add(self, peer: float, ours: float) -> None:
-        """Take note of one round."""
+        """Record one round."""
         self.peer.append(peer)
         self.ours.append(ours)
 
     def line(self) -> str:
-        """One row of a Markdown table."""
+        """Return one row of a Markdown table."""
         pairs = zip(self.peer, self.ours, strict=True)
         ratios = [b / a if self.at_most else a / b for a, b in pairs]
         middle = statistics.median(ratios)
@@ -96,23 +97,23 @@ class Race:
 HEAD = "| what | peer, ms | lucidcube, ms | ratio (spread) | goal |\n|---|---|---|---|---|"
 
 
-def cpu_of(function: Callable[[], object], least: float = 0.05) -> float:
-    """CPU seconds of a call, the mean over as many calls as take `least` seconds."""
-    calls, begun = 0, time.process_time()
-    while (spent := time.process_time() - begun) < least or calls == 0:
+def cpu_of(function: Callable[[], object], shortest: float = 0.05) -> float:
+    """Return the CPU seconds of a call, averaged over as many calls as fit into `shortest` seconds."""
+    calls, start = 0, time.process_time()
+    while (spent := time.process_time() - start) < shortest or calls == 0:
         function()
         calls += 1
     return spent / calls
 
 
 class Reference:
-    """The reference program's commands, on files with absolute paths in one folder."""
+    """The commands of the reference program, for files with absolute paths in one folder."""
 
     def __init__(self, python: str, folder: Path) -> None:
         self._python, self._folder = python, folder
 
     def run(self, module: str, *arguments: str, blas: str = "1") -> float:
-        """Run a command and return its CPU seconds, those of its children included."""
+        """Run a command and return its CPU seconds, including those of its children."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [self._python, "-m", f"aopp_deconv_tool.{module}", *arguments],
@@ -127,11 +128,11 @@ class Reference:
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
     def file(self, name: str) -> str:
-        """A file of the folder as an argument: image axes given, as the commands want them."""
+        """Return the argument for a file of the folder, including the axes of the image."""
         return f"{self._folder / name}.fits{PLANE}"
 
     def chain(self) -> Iterator[tuple[str, list[str]]]:
-        """The commands from raw files to the deconvolved cube, with the reference's defaults."""
+        """Yield the commands from raw files to the deconvolved cube, with the defaults of the reference."""
         bare = str(self._folder)
         yield "spectral_rebin", [f"{bare}/obs.fits"]
         yield "spectral_rebin", [f"{bare}/star.fits"]
@@ -145,7 +146,7 @@ class Reference:
 
 
 def make_case(folder: Path, planes: int, side: int) -> None:
-    """Raw cubes of target and star that rebin to `planes` planes; CUNIT3 is m, which both sides can read."""
+    """Write raw cubes that are rebinned to `planes` planes, in metres, which both sides can read."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "star.fits").exists():
         return
@@ -164,7 +165,7 @@ def make_case(folder: Path, planes: int, side: int) -> None:
 
 
 def planes_of(path: Path) -> list[np.ndarray]:
-    """The planes of the first image of a FITS file."""
+    """Return the planes of the first image of a FITS file."""
     with fits.open(path) as hdus:
         data = next(hdu.data for hdu in hdus if hdu.data is not None and hdu.data.ndim == 3)
         dtype = data.dtype.newbyteorder("=") if data.dtype.kind in "ui" else np.dtype(np.float32)
@@ -172,7 +173,7 @@ def planes_of(path: Path) -> list[np.ndarray]:
 
 
 def keep_planes(path: Path, count: int) -> None:
-    """Cut a cube down to its first planes."""
+    """Reduce a cube to its first planes."""
     with fits.open(path) as hdus:
         for hdu in hdus:
             if hdu.data is not None and hdu.data.ndim == 3:
@@ -181,10 +182,10 @@ def keep_planes(path: Path, count: int) -> None:
     whole.writeto(path, overwrite=True)
 
 
-def race_reference(
+def compare_reference(
     reference: Reference, folder: Path, planes: int, rounds: int, wanted: list[str]
-) -> Iterator[Race]:
-    """Every kernel against the reference's command on the same planes, with its own products as input."""
+) -> Iterator[Comparison]:
+    """Compare every kernel with the command of the reference, on the products of the reference."""
     for number, (module, arguments) in enumerate(list(reference.chain())[:7]):
         reference.run(module, *arguments)
         if number < 2:
@@ -196,7 +197,7 @@ def race_reference(
     prepared = planes_of(folder / "star_rebin_normalised.fits")
     psfs = [fit_psf(normalise_psf(plane).image, wavelength=WAVELENGTH).image for plane in star]
     numbers = range(len(target))
-    # With one process it waits for ever: one is always kept for its messages.
+    # With one process the reference hangs, because one is always reserved for its messages.
     sharpen = [reference.file("obs_rebin_interp"), reference.file("star_rebin_normalised_modelled_radial")]
     sharpen += ["--n_processes", "2", "-o", str(folder / "one.fits")]
     commands = dict(list(reference.chain())[2:7])
@@ -242,17 +243,17 @@ def race_reference(
     for name, (goal, module, arguments, ours) in rows.items():
         if wanted and name not in wanted:
             continue
-        race = Race(f"{name} / reference", goal)
+        comparison = Comparison(f"{name} / reference", goal)
         ours()
         for _ in range(rounds):
             start_up = reference.run(module, "--help")
             spent = reference.run(module, *(arguments or commands[module]))
-            race.add((spent - start_up) / len(numbers), cpu_of(ours) / len(numbers))
-        yield race
+            comparison.add((spent - start_up) / len(numbers), cpu_of(ours) / len(numbers))
+        yield comparison
 
 
 def textbook_peers() -> Mapping[str, tuple[float, Callable[[np.ndarray, np.ndarray, int], Any]]]:
-    """The textbook Lucy-Richardson iteration of other packages, those that are installed."""
+    """Return the Lucy-Richardson iterations of other packages that are installed."""
     peers: dict[str, tuple[float, Callable[[np.ndarray, np.ndarray, int], Any]]] = {}
     if importlib.util.find_spec("skimage"):
         from skimage.restoration import richardson_lucy
@@ -270,22 +271,24 @@ def textbook_peers() -> Mapping[str, tuple[float, Callable[[np.ndarray, np.ndarr
     return peers
 
 
-def race_textbook(plane: np.ndarray, psf: np.ndarray, rounds: int, iterations: int) -> Iterator[Race]:
-    """Lucy-Richardson as in the textbook: same plane, PSF and number of iterations."""
+def compare_textbook(
+    plane: np.ndarray, psf: np.ndarray, rounds: int, iterations: int
+) -> Iterator[Comparison]:
+    """Compare textbook Lucy-Richardson for the same plane, PSF and number of iterations."""
     positive = np.clip(np.nan_to_num(plane), 1e-3 * np.nanmax(plane), None).astype(np.float32)
     settings: dict[str, Any] = {"strength": 1, "nudge_factor": 0, "pad_observation": False}
     for name, (goal, peer) in textbook_peers().items():
-        race = Race(f"lucy_richardson, {iterations} iterations / {name}", goal)
+        comparison = Comparison(f"lucy_richardson, {iterations} iterations / {name}", goal)
         lucy_richardson(positive, psf, n_iter=iterations, **settings)
         for _ in range(rounds):
             theirs = cpu_of(lambda peer=peer: peer(positive, psf, iterations))
             ours = cpu_of(lambda: lucy_richardson(positive, psf, n_iter=iterations, **settings))
-            race.add(theirs, ours)
-        yield race
+            comparison.add(theirs, ours)
+        yield comparison
 
 
-def race_limit(plane: np.ndarray, psf: np.ndarray, rounds: int) -> Iterator[Race]:
-    """An iteration against the transforms that it cannot do without, on the smallest alias-free size."""
+def compare_limit(plane: np.ndarray, psf: np.ndarray, rounds: int) -> Iterator[Comparison]:
+    """Compare an iteration with the transforms that it needs, at the smallest size without aliasing."""
     margin = edge_margin(psf, plane.shape)
     shape = plane.shape[0] + 2 * margin[0], plane.shape[1] + 2 * margin[1]
     convolver = Convolver(psf, shape)
@@ -313,72 +316,75 @@ def race_limit(plane: np.ndarray, psf: np.ndarray, rounds: int) -> Iterator[Race
         "lucy_richardson, iteration / its four FFTs": (2, lambda n: lucy_richardson(plane, psf, n_iter=n)),
     }
     for name, (pairs, method) in methods.items():
-        races = Race(f"{name}, ours", 1.3, at_most=True), Race(f"{name}, scipy's", 1.3, at_most=True)
+        comparisons = (
+            Comparison(f"{name}, ours", 1.3, at_most=True),
+            Comparison(f"{name}, scipy's", 1.3, at_most=True),
+        )
         method(10)
         for _ in range(rounds):
             spent = (cpu_of(lambda m=method: m(120)) - cpu_of(lambda m=method: m(20))) / 100
-            for race, pair in zip(races, (own, of_scipy), strict=True):
-                race.add(pairs * cpu_of(pair), spent)
-        yield from races
+            for comparison, pair in zip(comparisons, (own, of_scipy), strict=True):
+                comparison.add(pairs * cpu_of(pair), spent)
+        yield from comparisons
 
 
-def race_whole(reference: Reference, folder: Path, rounds: int) -> Race:
-    """Wall time from raw files to products, start-up of every command included, all cores.
+def compare_whole(reference: Reference, folder: Path, rounds: int) -> Comparison:
+    """Compare wall times from raw files to products on all cores, including the start-up of every command.
 
-    The reference takes minutes, in which the machine changes its pace: ours is run before each of its
-    commands, and the mean of these runs stands beside the sum of the commands.
+    The reference takes minutes, during which the speed of the machine may change. Our run is therefore
+    repeated before each of its commands, and the mean of these runs is compared with the sum of the commands.
     """
-    race = Race("whole run, wall / reference", 40)
+    comparison = Comparison("whole run, wall / reference", 40)
     for number in range(rounds):
         theirs, ours = 0.0, []
         for module, arguments in reference.chain():
             ours.append(run_whole(folder))
-            begun = time.perf_counter()
+            start = time.perf_counter()
             reference.run(module, *arguments, blas="2")
-            theirs += time.perf_counter() - begun
-        race.add(theirs, statistics.mean(ours))
-        spread = f"{race.ours[-1]:.2f} s ({min(ours):.2f} to {max(ours):.2f})"
+            theirs += time.perf_counter() - start
+        comparison.add(theirs, statistics.mean(ours))
+        spread = f"{comparison.ours[-1]:.2f} s ({min(ours):.2f} to {max(ours):.2f})"
         print(f"round {number}: {theirs:.1f} s / {spread}", file=sys.stderr, flush=True)
-    return race
+    return comparison
 
 
 def run_whole(folder: Path) -> float:
-    """Wall time of our run of the case in a folder, from nothing."""
+    """Return the wall time of our run of the case in a folder, without checkpoints."""
     program = str(Path(sys.executable).with_name("lucidcube"))
     environment = {name: value for name, value in os.environ.items() if name not in THREADS}
     out, config = folder / "out", folder / "run.yaml"
     shutil.rmtree(out, ignore_errors=True)
     config.write_text(CONFIG.format(folder=folder, out=out))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     subprocess.run(
         [program, "run", str(config), "--quiet"], check=True, env=environment, stdout=subprocess.DEVNULL
     )
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def race(chosen: argparse.Namespace, python: str, folder: Path) -> None:
-    """Run the races that were asked for, and print their lines."""
+def compare(chosen: argparse.Namespace, python: str, folder: Path) -> None:
+    """Make the requested comparisons and print their rows."""
     if "reference" in chosen.what:
         few = folder / "few"
-        make_case(few, max(chosen.planes, LEAST_PLANES), chosen.side)
+        make_case(few, max(chosen.planes, MIN_PLANES), chosen.side)
         reference = Reference(python, few)
-        for result in race_reference(reference, few, chosen.planes, chosen.rounds, chosen.only):
+        for result in compare_reference(reference, few, chosen.planes, chosen.rounds, chosen.only):
             print(result.line(), flush=True)
     scene = Scene(shape=(2, chosen.side, chosen.side), first_wavelength=WAVELENGTH, seed=1)
     seen = scene.plane(0)
     if "textbook" in chosen.what:
-        for result in race_textbook(seen.blurred, seen.psf, chosen.rounds, 100):
+        for result in compare_textbook(seen.blurred, seen.psf, chosen.rounds, 100):
             print(result.line(), flush=True)
     if "limit" in chosen.what:
-        for result in race_limit(seen.blurred, seen.psf, chosen.rounds):
+        for result in compare_limit(seen.blurred, seen.psf, chosen.rounds):
             print(result.line(), flush=True)
     if "whole" in chosen.what:
         make_case(folder / "whole", 12, chosen.side)
-        print(race_whole(Reference(python, folder / "whole"), folder / "whole", chosen.rounds).line())
+        print(compare_whole(Reference(python, folder / "whole"), folder / "whole", chosen.rounds).line())
 
 
 def main() -> None:
-    """Run what is asked for and print the tables."""
+    """Parse the command line, make the comparisons and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -399,7 +405,7 @@ def main() -> None:
         )
     print(HEAD)
     with threadpool_limits(1):
-        race(chosen, python, folder)
+        compare(chosen, python, folder)
 
 
 if __name__ == "__main__":

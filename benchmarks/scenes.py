@@ -1,4 +1,4 @@
-"""The planes and cubes that the benchmarks work on: simulated, seeded, made once for each size."""
+"""The planes and cubes of the benchmarks: simulated with a fixed seed, once for each size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SSA: Any = {"window": 10, "start": -0.25, "stop": -0.75, "region": "class"}
 
 
 class Planes(NamedTuple):
-    """One wavelength as each kernel finds it."""
+    """One wavelength at each stage of the pipeline."""
 
     observed: NDArray[np.float32]
     badness: NDArray[np.float32]
@@ -33,13 +33,13 @@ class Planes(NamedTuple):
 
 
 def scene(side: int, planes: int = 2) -> Scene:
-    """A scene of square planes, a nanometre apart."""
+    """Make a scene of square planes that are one nanometre apart."""
     return Scene(shape=(planes, side, side), first_wavelength=WAVELENGTH, wavelength_step=1e-9, seed=1)
 
 
 @cache
 def planes(side: int) -> Planes:
-    """The first wavelength of the scene, with what comes before each kernel done to it."""
+    """Return the first wavelength of a scene after each stage."""
     made = scene(side)
     target, star = made.plane(0), made.star_plane(0).observed
     badness_map = badness(target.observed, **SSA)
@@ -50,7 +50,7 @@ def planes(side: int) -> Planes:
 
 @cache
 def cube(side: int, count: int) -> xr.Dataset:
-    """A cube of `count` equal planes with variance, in memory."""
+    """Return a cube of `count` equal planes with variance, in memory."""
     plane = scene(side).plane(0)
     stack = (np.repeat(image[None], count, axis=0) for image in (plane.observed, plane.variance))
     data, variance = stack

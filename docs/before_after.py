@@ -1,4 +1,4 @@
-"""Make the picture of the README: a simulated planet before and after, beside the truth."""
+"""Make the figure of the README: a simulated planet before and after the pipeline, and the truth."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ from lucidcube.simulate import Scene, write_scene
 
 PICTURE = Path(__file__).parent / "images" / "before-after.png"
 REGIONS = """image
-circle(75,69,12)   # the ghost, as one would draw it in DS9
+circle(75,69,12)   # the ghost, as it would be drawn in DS9
 box(77,87,32,3,0)  # the stripe
 """
 
@@ -54,7 +54,7 @@ def draw(before: np.ndarray, sharp: np.ndarray, truth: np.ndarray, wavelength: f
     figure = Figure(figsize=(12, 4.7), layout="constrained")
     FigureCanvasAgg(figure)
     top = np.percentile(truth, 99.7)
-    titles = ("one channel as observed", "rebinned, cleaned and deconvolved", "the truth, without blur")
+    titles = ("one channel as observed", "rebinned, interpolated and deconvolved", "the truth, without blur")
     for axes, image, title in zip(figure.subplots(1, 3), (before, sharp, truth), titles, strict=True):
         axes.set_facecolor("0.35")
         axes.imshow(image, origin="lower", cmap="inferno", vmin=0, vmax=top, interpolation="nearest")

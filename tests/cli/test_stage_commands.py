@@ -142,10 +142,10 @@ def test_the_psf_is_centred_in_its_header(folder: Path) -> None:
 def test_every_stage_has_a_command_with_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     for name, cls in REGISTRY.items():
         main([name, "--help"])
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
         for key, members in cls.choices().items():
             for parameter in {p for m in members.values() for p in m.model_fields} - {key}:
-                assert f"--{parameter.replace('_', '-').lower()}" in said.lower(), f"{name} {parameter}"
+                assert f"--{parameter.replace('_', '-').lower()}" in output.lower(), f"{name} {parameter}"
 
 
 def test_a_template_names_the_product(

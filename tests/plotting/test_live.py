@@ -50,22 +50,22 @@ def small_pictures(monkeypatch):
 @pytest.fixture
 def seen(monkeypatch):
     """Record the pictures, copies of the states, and the results that they receive."""
-    told = {"pictures": [], "states": [], "results": []}
+    recorded = {"pictures": [], "states": [], "results": []}
     note, finish = plot.Picture.note, plot.Picture.finish
 
     def noting(picture, state):
         copied = {k: np.array(getattr(state, k)) for k in ("components", "residual", "selected")}
-        told["states"].append(state._replace(**copied))
+        recorded["states"].append(state._replace(**copied))
         note(picture, state)
 
     def finishing(picture, result):
-        told["pictures"].append(picture)
-        told["results"].append(result)
+        recorded["pictures"].append(picture)
+        recorded["results"].append(result)
         finish(picture, result)
 
     monkeypatch.setattr(plot.Picture, "note", noting)
     monkeypatch.setattr(plot.Picture, "finish", finishing)
-    return told
+    return recorded
 
 
 @pytest.mark.parametrize("stage", [changed(CLEAN, threshold=-1), LUCY], ids=["clean", "lucy"])
@@ -275,7 +275,9 @@ def test_unusual_planes(tmp_path, seen, kind, stage):
         watch_plane(cube, stage, wavelength=5e-7, folder=tmp_path)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a display is told by its variable on Linux")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="a display is recorded by its variable on Linux"
+)
 def test_frames_where_there_is_no_display(tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
