@@ -49,7 +49,7 @@ class Lift:
 
 
 class Store:
-    """Write a checkpoint of data and variance in blocks of eight planes, and the same bytes as plain files."""
+    """Write a checkpoint of data and variance in blocks of eight planes, and its bytes as plain files."""
 
     params = (101, 341)
     param_names = ("side",)

@@ -8,8 +8,8 @@ installed. Both sides use one thread and are measured alternately, so that other
     REFERENCE_PY=ref/bin/python python benchmarks/compare.py --work /somewhere whole  # the whole run
 
 A ratio is the CPU time of the peer divided by ours: the median and the range over the rounds. The start-up
-time of the reference's commands, which is measured in each round, is subtracted. For the whole run the ratio is
-that of wall times, including start-up.
+time of the reference's commands, which is measured in each round, is subtracted. For the whole run it is the
+ratio of wall times, including start-up.
 """
 
 from __future__ import annotations
