@@ -211,11 +211,25 @@ def test_each_method_mends_and_leaves_the_rest(method: str) -> None:
 
 def test_a_parameter_may_be_given_in_part() -> None:
     stage = FitPSF(model="gaussian", sigma={"free": False}, x=0.5)
-    overrides = stage.model.overrides()
-    assert overrides["sigma"].free is False
-    assert (overrides["sigma"].lower, overrides["sigma"].upper) == (0.2, 100.0)
-    assert overrides["x"].start == 0.5
-    assert overrides["x"].free is True
+    parameters = {p.name: p for p in stage.model.parameters()}
+    assert parameters["sigma"].free is False
+    assert (parameters["sigma"].lower, parameters["sigma"].upper) == (0.2, 100.0)
+    assert parameters["x"].start == 0.5
+    assert parameters["x"].free is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"x": {"domain": (6, 5)}}, "is empty"),
+        ({"x": 6}, "start 6 is outside"),
+        ({"r0": 0.1}, "r0"),
+        ({"model": "moffat"}, "moffat"),
+    ],
+)
+def test_impossible_fit_parameters_are_refused(settings: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        FitPSF(**{"model": "gaussian", **settings})
 
 
 def test_physical_models_need_the_wavelength() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal, Self, Union
 
@@ -13,8 +12,11 @@ from pydantic import Field, create_model, model_validator
 
 from lucidcube.cube import CHANNEL, DATA, PARAMETER, UNITS, VARIANCE, WAVELENGTH, X, Y
 from lucidcube.errors import CubeError
-from lucidcube.kernels.psf.least_squares import FitResult, FitStatus, fit_psf
-from lucidcube.kernels.psf.models import MODELS, ModelSpec, ParameterOverride
+from lucidcube.kernels.psf.fit import FitStatus, fit_parametric_psf, fit_radial_psf
+from lucidcube.kernels.psf.fit_problem import Solver
+from lucidcube.kernels.psf.least_squares import solve_least_squares, solve_minimize
+from lucidcube.kernels.psf.models import MODELS, ModelSpec, ParameterSpec
+from lucidcube.kernels.psf.nested_sampling import solve_nested_sampling
 from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import Parameters, Stage, Variant, parameter
@@ -44,10 +46,14 @@ class FitParameter(Parameters):
 class FitModel(Variant):
     """A model of a star."""
 
-    def overrides(self) -> dict[str, ParameterOverride]:
-        """The parameters as the kernel takes them."""
-        found = {name: value for name, value in self if isinstance(value, FitParameter)}
-        return {name: ParameterOverride(p.start, *p.domain, p.free) for name, p in found.items()}
+    def parameters(self) -> tuple[ParameterSpec, ...]:
+        """Return the parameters as the kernel takes them, in its order."""
+        specs = {p.name: p for p in MODELS[getattr(self, "model")].parameters}  # noqa: B009
+        return tuple(
+            specs[name]._replace(start=p.start, lower=p.domain[0], upper=p.domain[1], free=p.free)
+            for name, p in self
+            if isinstance(p, FitParameter)
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -92,9 +98,9 @@ class LeastSquares(Variant):
     method: Literal["least_squares"] = "least_squares"
     max_evaluations: int = parameter(200, unit="", ge=1, text="most evaluations of the model")
 
-    def fit(self, plane: np.ndarray, channel: int, **settings: Any) -> FitResult:
-        """Fit a plane; see `lucidcube.kernels.psf.least_squares`."""
-        return fit_psf(plane, method=self.method, max_evaluations=self.max_evaluations, **settings)
+    def solver(self, channel: int) -> Solver:
+        """Return the solver for a plane."""
+        return partial(solve_least_squares, max_evaluations=self.max_evaluations)
 
 
 class Minimize(Variant):
@@ -103,9 +109,9 @@ class Minimize(Variant):
     method: Literal["minimize"] = "minimize"
     max_evaluations: int = parameter(200, unit="", ge=1, text="most evaluations of the model")
 
-    def fit(self, plane: np.ndarray, channel: int, **settings: Any) -> FitResult:
-        """Fit a plane; see `lucidcube.kernels.psf.least_squares`."""
-        return fit_psf(plane, method=self.method, max_evaluations=self.max_evaluations, **settings)
+    def solver(self, channel: int) -> Solver:
+        """Return the solver for a plane."""
+        return partial(solve_minimize, max_evaluations=self.max_evaluations)
 
 
 class UltraNest(Variant):
@@ -121,14 +127,11 @@ class UltraNest(Variant):
             raise ValueError("ultranest is not installed: pip install 'lucidcube[nested]'")
         return self
 
-    def fit(self, plane: np.ndarray, channel: int, **settings: Any) -> FitResult:
-        """Fit a plane; see `lucidcube.kernels.psf.nested_sampling`."""
-        # Imported when it is used: the sampler brings half a second of imports with it.
-        nested = import_module("lucidcube.kernels.psf.nested_sampling")
-        result: FitResult = nested.fit_psf_nested(
-            plane, live_points=self.live_points, max_calls=self.max_calls, seed=channel, **settings
+    def solver(self, channel: int) -> Solver:
+        """Return the solver for a plane, seeded by its channel."""
+        return partial(
+            solve_nested_sampling, live_points=self.live_points, max_calls=self.max_calls, seed=channel
         )
-        return result
 
 
 class FitPSF(Stage):
@@ -180,17 +183,18 @@ class FitPSF(Stage):
             "reduced_chi2": Output(dims=(), dtype="float64", attrs={UNITS: ""}),
             "fit_status": Output(dims=(), dtype="uint8", blank=int(FitStatus.NO_DATA), attrs=STATUS),
         }
-        settings = {
-            "model": spec.name,
-            "parameters": self.model.overrides(),
-            "optics": Optics(self.telescope_diameter, self.central_obscuration, self.pixel_scale),
-        }
-        if spec.name == "radial":
-            settings["nbins"] = self.model.nbins
+        parameters = self.model.parameters()
+        if spec.star is None:
+            kernel = partial(_fit_radial, parameters=parameters, nbins=self.model.nbins)
+        else:
+            optics = Optics(self.telescope_diameter, self.central_obscuration, self.pixel_scale)
+            kernel = partial(
+                _fit_parametric, method=self.method, star=spec.star, parameters=parameters, optics=optics
+            )
         made = over_planes(
             cube.assign_coords({"metres": (WAVELENGTH, self._metres(cube))}),
             self.name,
-            partial(_fitted, method=self.method, settings=settings),
+            kernel,
             [DATA, "metres", CHANNEL],
             outputs,
             optional=[VARIANCE],
@@ -216,13 +220,20 @@ class FitPSF(Stage):
 STATUS = {UNITS: "", "meanings": {str(int(s)): s.name.lower().replace("_", " ") for s in FitStatus}}
 
 
-def _fitted(
+def _fit_radial(
+    plane: np.ndarray, metres: float, channel: int, variance: np.ndarray | None, **settings: Any
+) -> tuple[Any, ...]:
+    return fit_radial_psf(plane, variance, **settings)
+
+
+def _fit_parametric(
     plane: np.ndarray,
     metres: float,
     channel: int,
     variance: np.ndarray | None,
     *,
     method: LeastSquares | Minimize | UltraNest,
-    settings: dict[str, Any],
+    **settings: Any,
 ) -> tuple[Any, ...]:
-    return method.fit(plane, int(channel), wavelength=float(metres), variance=variance, **settings)
+    solver = method.solver(int(channel))
+    return fit_parametric_psf(plane, variance, wavelength=float(metres), solver=solver, **settings)

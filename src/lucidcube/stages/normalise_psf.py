@@ -84,7 +84,7 @@ class NormalisePSF(Stage):
 
 
 def _prepared(plane: np.ndarray, variance: np.ndarray | None, *, settings: dict[str, Any]) -> tuple[Any, ...]:
-    star = normalise_psf(plane, variance=variance, **settings)
+    star = normalise_psf(plane, variance, **settings)
     masks = (star.outlier_mask, star.background_mask, star.region_mask)
     numbers = (star.offset_y, star.offset_x, star.background, star.total)
     return (star.image, *(() if star.variance is None else (star.variance,)), *masks, *numbers)

@@ -1,27 +1,47 @@
-"""The least-squares problem that a parametric star model poses to a solver."""
+"""Least-squares problem that the solvers minimise to fit a parametric model to a star."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.kernels.psf.models import ParameterSpec, StarFunction
-from lucidcube.kernels.psf.optical_psf import Optics, StarImage
+from lucidcube.kernels.psf.optical_psf import Grid, Optics, StarImage
+from lucidcube.kernels.psf.subpixel_shift import sigma_from_area
 
-_DIFFERENCE_STEP = 1e-6  # relative; models are smooth in float64
+_DIFFERENCE_STEP = 1e-6  # relative; the models are smooth in float64
 
 
 class FitData(NamedTuple):
-    """The pixels that count in a fit."""
+    """Pixels that have weight in a fit."""
 
     values: NDArray[np.float64]
     """One-dimensional."""
     weight: NDArray[np.float64]
     """Inverse standard deviations; ones without a variance."""
     used: NDArray[np.bool_]
-    """(y, x): where the values come from."""
+    """(y, x) mask of the pixels that the values come from."""
     weighted: bool
-    """The weights come from a variance."""
+    """Whether the weights come from a variance."""
+
+    def too_few(self, n_free: int) -> bool:
+        """Return whether the pixels cannot contain a star: too few, none positive, or all equal."""
+        values = self.values
+        return bool(values.size <= n_free + 2 or not values.max() > 0.0 or np.ptp(values) == 0.0)
+
+
+def select_pixels(plane: NDArray[np.floating], variance: NDArray[np.floating] | None) -> FitData:
+    """Return the finite pixels; those of known variance only, unless there are none."""
+    used = np.isfinite(plane)
+    weight = np.ones(np.count_nonzero(used))
+    weighted = False
+    if variance is not None:
+        known = used & np.isfinite(variance) & (variance > 0.0)
+        if known.any():
+            used, weighted = known, True
+            weight = 1.0 / np.sqrt(variance[used].astype(np.float64))
+    return FitData(plane[used].astype(np.float64), weight, used, weighted)
 
 
 class FitProblem:
@@ -32,41 +52,45 @@ class FitProblem:
     data
         Pixels to fit.
     star
-        The model's star of unit flux.
+        Star of unit flux for given shape parameters.
     parameters
-        All parameters: x, y, those of the shape, factor, const.
+        All parameters: x, y, shape parameters, factor, const.
     wavelength
         Metres.
     optics
         Telescope and pixel size.
+
+    Attributes
+    ----------
+    lower, upper, free, start
+        Domain, freedom and start value of every parameter.
     """
 
     def __init__(
         self,
         data: FitData,
         star: StarFunction,
-        parameters: tuple[ParameterSpec, ...],
+        parameters: Sequence[ParameterSpec],
         wavelength: float,
         optics: Optics,
     ) -> None:
         self.data = data
-        self.star = star
-        self.wavelength = wavelength
-        self.optics = optics
-        self.shape = (data.used.shape[0], data.used.shape[1])
+        self.names = [p.name for p in parameters]
         self.lower = np.array([p.lower for p in parameters])
         self.upper = np.array([p.upper for p in parameters])
         self.free = np.array([p.free for p in parameters])
+        self._star, self._wavelength, self._optics = star, wavelength, optics
         self.start = self._start_values(parameters)
 
     def star_at(self, values: NDArray[np.float64], *, centred: bool = False) -> StarImage:
-        """Return the star of unit flux for all parameter values, or the same about the central pixel."""
+        """Return the star of unit flux for all parameter values, optionally about the central pixel."""
+        height, width = self.data.used.shape
         x, y = (0.0, 0.0) if centred else (float(values[0]), float(values[1]))
-        centre_y, centre_x = (self.shape[0] - 1) / 2 + y, (self.shape[1] - 1) / 2 + x
-        return self.star(values[2:-2], self.wavelength, self.optics, self.shape, centre_y, centre_x)
+        grid = Grid((height, width), (height - 1) / 2 + y, (width - 1) / 2 + x)
+        return self._star(values[2:-2], self._wavelength, self._optics, grid)
 
     def full(self, free_values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return all parameter values."""
+        """Return the values of all parameters, given those of the free ones."""
         values = self.start.copy()
         values[self.free] = free_values
         return values
@@ -80,81 +104,54 @@ class FitProblem:
     def jacobian(self, free_values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the derivatives of the residual, (pixel, free parameter).
 
-        Those by position, factor and const are exact, those by the shape are forward differences.
+        The derivatives with respect to the shape are forward differences, the others are exact.
         """
-        values = self.full(free_values)
-        used, weight = self.data.used, self.data.weight
-        star = self.star_at(values)
-        base = star.image[used]
+        values, used = self.full(free_values), self.data.used
+        image, by_y, by_x = (plane[used] for plane in self.star_at(values))
+        exact = {
+            0: values[-2] * by_x,
+            1: values[-2] * by_y,
+            values.size - 2: image,
+            values.size - 1: np.ones(image.size),
+        }
         columns = []
         for index in np.flatnonzero(self.free):
-            if index == 0:
-                column = values[-2] * star.by_x[used]
-            elif index == 1:
-                column = values[-2] * star.by_y[used]
-            elif index == values.size - 2:
-                column = base
-            elif index == values.size - 1:
-                column = np.ones(base.size)
-            else:
+            column = exact.get(int(index))
+            if column is None:
                 step = _DIFFERENCE_STEP * max(abs(values[index]), 1e-3)
                 step = -step if values[index] + step > self.upper[index] else step
                 moved = values.copy()
                 moved[index] += step
-                column = values[-2] * (self.star_at(moved).image[used] - base) / step
-            columns.append(column * weight)
+                column = values[-2] * (self.star_at(moved).image[used] - image) / step
+            columns.append(column * self.data.weight)
         return np.stack(columns, axis=1)
 
-    def log_likelihood(self, free_values: NDArray[np.float64]) -> float:
-        """Return minus half of chi squared."""
-        return -0.5 * float(np.sum(self.residual(free_values) ** 2))
-
-    def _start_values(self, parameters: tuple[ParameterSpec, ...]) -> NDArray[np.float64]:
-        """Return the start values, those left open taken from the plane."""
-        from_plane = {"sigma": self._sigma_from_area(), "wavelength": self.wavelength}
-        start = np.array(
-            [p.start if p.start is not None else from_plane.get(p.name, 0.0) for p in parameters], dtype=float
-        )
+    def _start_values(self, parameters: Sequence[ParameterSpec]) -> NDArray[np.float64]:
+        """Return the start values; those that are None are derived from the plane."""
+        values = self.data.values
+        level = np.median(values)
+        above = int(np.count_nonzero(values - level > 0.5 * (values.max() - level)))
+        derived = {"sigma": sigma_from_area(above), "wavelength": self._wavelength}
+        start = np.array([derived.get(p.name, 0.0) if p.start is None else p.start for p in parameters])
         start = np.clip(start, self.lower, self.upper)
-        open_factor, open_const = parameters[-2].start is None, parameters[-1].start is None
-        shape = self.star_at(start).image[self.data.used]
-        target, columns = self.data.values.copy(), []
-        if open_factor:
-            columns.append(shape)
-        else:
-            target -= start[-2] * shape
-        if open_const:
-            columns.append(np.ones(shape.size))
-        else:
-            target -= start[-1]
-        if columns:
-            weight = self.data.weight
-            matrix = np.stack(columns, axis=1) * weight[:, None]
-            solution = np.linalg.lstsq(matrix, target * weight, rcond=None)[0]
-            start[-2:][[open_factor, open_const]] = solution
+        image = self.star_at(start).image[self.data.used]
+        columns = np.stack([image, np.ones(image.size)], axis=1)
+        is_open = np.array([p.start is None for p in parameters[-2:]])
+        if is_open.any():
+            target = values - columns[:, ~is_open] @ start[-2:][~is_open]
+            matrix = columns[:, is_open] * self.data.weight[:, None]
+            start[-2:][is_open] = np.linalg.lstsq(matrix, target * self.data.weight, rcond=None)[0]
         return np.clip(start, self.lower, self.upper)
 
-    def _sigma_from_area(self) -> float:
-        """Return the width of the Gaussian with as many pixels above half the maximum."""
-        level = np.median(self.data.values)
-        above = np.count_nonzero(self.data.values - level > 0.5 * (self.data.values.max() - level))
-        return float(np.sqrt(above / (2.0 * np.pi * np.log(2.0))))
+
+class Solution(NamedTuple):
+    """Outcome of a solver."""
+
+    values: NDArray[np.float64]
+    """Best values of the free parameters."""
+    converged: bool
+    errors: NDArray[np.float64] | None = None
+    """Standard deviations of the free parameters; None to derive them from the Jacobian."""
 
 
-def select_pixels(plane: NDArray[np.floating], variance: NDArray[np.floating] | None) -> FitData:
-    """Return the finite pixels with their weights; see `fit_psf`."""
-    used = np.isfinite(plane)
-    weight = np.ones(np.count_nonzero(used))
-    weighted = False
-    if variance is not None:
-        known = used & np.isfinite(variance) & (variance > 0.0)
-        if known.any():
-            used, weighted = known, True
-            weight = 1.0 / np.sqrt(variance[used].astype(np.float64))
-    return FitData(plane[used].astype(np.float64), weight, used, weighted)
-
-
-def too_few(data: FitData, parameters: tuple[ParameterSpec, ...]) -> bool:
-    """Tell whether the pixels cannot hold a star: too few, none positive, or all the same."""
-    n_free = sum(p.free for p in parameters)
-    return bool(data.values.size <= n_free + 2 or not data.values.max() > 0.0 or np.ptp(data.values) == 0.0)
+Solver = Callable[[FitProblem], Solution]

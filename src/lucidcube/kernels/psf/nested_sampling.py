@@ -1,113 +1,88 @@
-"""Fit of a model to a normalised star by nested sampling; needs the optional package ultranest."""
+"""Solver by nested sampling, which requires the optional package ultranest."""
 
-from collections.abc import Mapping
-from importlib import import_module
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.psf.fit_problem import FitProblem, select_pixels, too_few
-from lucidcube.kernels.psf.least_squares import FitResult, finish, fit_psf, without_outliers
-from lucidcube.kernels.psf.models import MODELS, ParameterOverride, resolve_parameters
-from lucidcube.kernels.psf.optical_psf import Optics
+from lucidcube.kernels.psf.fit_problem import FitProblem, Solution
+from lucidcube.kernels.psf.least_squares import solve_least_squares
 
-# Through import_module because the package has no type information; an ImportError here names it.
-_ultranest = import_module("ultranest")
-
+# The sampler uses the global random generator of NumPy, which a sampler in another thread would disturb.
 _ONE_SAMPLER = Lock()
-"""The sampler draws from NumPy's global generator: a second one in another thread would disturb it."""
+_WIDTHS = 5.0  # in units of the spread of the values: half width of a domain that has no limits
+_MAX_EVALUATIONS = 200  # of the least-squares fit that estimates the noise
 
-_WIDTHS = 5.0  # widths of the plane's values that an unbounded domain is cut to
 
+def solve_nested_sampling(problem: FitProblem, *, live_points: int, max_calls: int, seed: int) -> Solution:
+    """Sample the posterior by nested sampling (Skilling 2004; ultranest: Buchner 2021, JOSS 6, 3001).
 
-def fit_psf_nested(
-    plane: NDArray[np.floating],
-    model: str,
-    *,
-    wavelength: float,
-    variance: NDArray[np.floating] | None = None,
-    parameters: Mapping[str, ParameterOverride] | None = None,
-    optics: Optics | None = None,
-    nbins: int = 50,
-    live_points: int = 100,
-    max_calls: int = 100_000,
-    seed: int = 0,
-) -> FitResult:
-    """Fit a model by nested sampling (Skilling 2004; ultranest: Buchner 2021, JOSS 6, 3001).
-
-    The prior is flat over the domain of each parameter. Unbounded domains (factor, const) are cut to a
-    few times the flux, and to a few standard deviations of the values, of the plane.
+    The prior is flat over the domain of each parameter. Infinite domains (factor, const) are limited to
+    a few times the flux and a few standard deviations of the values of the plane. Without a variance,
+    the scatter about the least-squares solution is taken as the noise.
 
     Parameters
     ----------
-    plane, model, wavelength, variance, parameters, optics, nbins
-        As in `fit_psf`; `radial` has no likelihood and is fitted as there. Without a variance, the scatter
-        about the least-squares solution serves as noise.
+    problem
+        At least one parameter must be free.
     live_points
-        Live points of the sampler.
+        Number of live points of the sampler.
     max_calls
-        Limit of evaluations of the likelihood.
+        Maximum number of evaluations of the likelihood.
     seed
-        Of the random numbers: the same seed gives the same result. The generator of NumPy's global
-        state, which the sampler draws from, is put back afterwards.
+        Seed of the random numbers; the same seed gives the same result. The state of NumPy's global
+        generator, which the sampler uses, is restored afterwards.
 
     Returns
     -------
-    FitResult
-        Values of highest likelihood; errors are the standard deviations of the posterior.
+    Solution
+        Values of highest likelihood; the errors are the standard deviations of the posterior.
 
     Raises
     ------
-    ValueError
-        As `fit_psf`.
+    ImportError
+        If ultranest is not installed.
     """
-    start = fit_psf(
-        plane,
-        model,
-        wavelength=wavelength,
-        variance=variance,
-        parameters=parameters,
-        optics=optics,
-        nbins=nbins,
-    )
-    spec = MODELS[model]
-    resolved = resolve_parameters(spec, parameters)
-    data = select_pixels(without_outliers(plane, nbins), variance)
-    if spec.star is None or too_few(data, resolved) or not any(p.free for p in resolved):
-        return start
-    problem = FitProblem(data, spec.star, resolved, wavelength, optics if optics is not None else Optics())
-    if not data.weighted:
-        scatter = float(np.std(problem.residual(start.values[problem.free])))
-        problem.data = data._replace(weight=data.weight / (scatter if scatter > 0.0 else 1.0))
+    from ultranest import ReactiveNestedSampler  # optional, and the import takes half a second
+
     lower, upper = _finite_domain(problem)
-    names = [p.name for p in resolved if p.free]
+    names = [name for name, free in zip(problem.names, problem.free, strict=True) if free]
+    per_sigma = 1.0 if problem.data.weighted else 1.0 / _scatter(problem)
+
+    def log_likelihood(values: NDArray[np.float64]) -> float:
+        return -0.5 * float(np.sum((problem.residual(values) * per_sigma) ** 2))
 
     def transform(cube: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(lower + cube * (upper - lower))
 
     with _ONE_SAMPLER:
-        state = np.random.get_state()  # noqa: NPY002  (the sampler knows no other generator)
+        state = np.random.get_state()  # noqa: NPY002  (the sampler supports no other generator)
         np.random.seed(seed)  # noqa: NPY002
-        sampler = _ultranest.ReactiveNestedSampler(names, problem.log_likelihood, transform)
-        result = sampler.run(
-            min_num_live_points=live_points, max_ncalls=max_calls, show_status=False, viz_callback=False
-        )
-        np.random.set_state(state)  # noqa: NPY002
-    best = np.asarray(result["maximum_likelihood"]["point"], dtype=np.float64)
-    fit = finish(problem, best, converged=int(result["ncall"]) < max_calls)
-    errors = np.full(fit.values.size, np.nan)
-    errors[problem.free] = result["posterior"]["stdev"]
-    reduced_chi2 = fit.reduced_chi2 if data.weighted else float("nan")
-    return fit._replace(errors=errors, reduced_chi2=reduced_chi2)
+        try:
+            sampler = ReactiveNestedSampler(names, log_likelihood, transform)
+            result = sampler.run(
+                min_num_live_points=live_points, max_ncalls=max_calls, show_status=False, viz_callback=False
+            )
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+    return Solution(
+        values=np.asarray(result["maximum_likelihood"]["point"], dtype=np.float64),
+        converged=int(result["ncall"]) < max_calls,
+        errors=np.asarray(result["posterior"]["stdev"], dtype=np.float64),
+    )
+
+
+def _scatter(problem: FitProblem) -> float:
+    """Return the standard deviation about the least-squares solution, or 1 if there is none."""
+    best = solve_least_squares(problem, max_evaluations=_MAX_EVALUATIONS)
+    return float(np.std(problem.residual(best.values))) or 1.0
 
 
 def _finite_domain(problem: FitProblem) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the limits of the free parameters, unbounded ones cut to what the plane can mean."""
+    """Return the limits of the free parameters, with finite ones for factor and const."""
     spread = _WIDTHS * float(np.std(problem.data.values))
-    flux = _WIDTHS * max(abs(float(problem.start[-2])), spread)
     reach = np.full(problem.start.size, spread)
-    reach[-2] = flux
+    reach[-2] = _WIDTHS * max(abs(float(problem.start[-2])), spread)
     lower = np.where(np.isfinite(problem.lower), problem.lower, problem.start - reach)
     upper = np.where(np.isfinite(problem.upper), problem.upper, problem.start + reach)
     return lower[problem.free], upper[problem.free]

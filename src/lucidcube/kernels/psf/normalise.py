@@ -6,10 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lucidcube.kernels.psf.background import BackgroundModel, background_level, robust_sigma, star_wing
-from lucidcube.kernels.psf.gaussian_core import fit_core
-from lucidcube.kernels.psf.median import median
-from lucidcube.kernels.psf.subpixel_shift import Shift
+from lucidcube.kernels.psf.background import (
+    BackgroundModel,
+    background_level,
+    median,
+    robust_sigma,
+    star_wing,
+)
+from lucidcube.kernels.psf.subpixel_shift import Shift, fit_core, move_whole_pixels
 
 DETECTED = 5.0
 """Standard deviations of the noise by which the mean of 3 x 3 pixels must exceed the sky to be a star."""
@@ -18,11 +22,11 @@ _CENTRED = 2e-3  # pixels
 
 
 class NormalisedPSF(NamedTuple):
-    """One prepared plane of the star; everything is on the output grid."""
+    """One prepared plane of the star; all planes are on the output grid."""
 
     image: NDArray[np.float32]
-    """Star (y, x), both odd: no sky, unit sum, its centre of mass the central pixel. NaN = missing; all
-    NaN where there is no star."""
+    """Star (y, x), both odd, without sky, of unit sum, with its centre of mass at the central pixel.
+    NaN = missing; all NaN if there is no star."""
     variance: NDArray[np.float32] | None
     """Variance of `image`; None if none was given. The noise of the sky level is not included."""
     outlier_mask: NDArray[np.uint8]
@@ -32,17 +36,17 @@ class NormalisedPSF(NamedTuple):
     region_mask: NDArray[np.uint8]
     """1 in the region of interest, whose centre of mass is the central pixel."""
     offset_y: float
-    """Pixels by which the star was moved up; NaN without a star."""
+    """Pixels by which the star was moved towards larger y; NaN without a star."""
     offset_x: float
-    """Pixels by which the star was moved to larger x; NaN without a star."""
+    """Pixels by which the star was moved towards larger x; NaN without a star."""
     background: float
     """Sky level that was subtracted, in the units of the input."""
     total: float
-    """Sum of the sky-subtracted, centred, trimmed plane that was divided out; NaN without a star."""
+    """Sum of the sky-subtracted, centred, trimmed plane, by which it was divided; NaN without a star."""
 
 
 class _Star(NamedTuple):
-    """A star found in a plane, still on the input grid."""
+    """Star found in a plane, still on the input grid."""
 
     image: NDArray[np.float32]
     outliers: NDArray[np.bool_]
@@ -53,46 +57,47 @@ class _Star(NamedTuple):
 
 def normalise_psf(
     plane: NDArray[np.floating],
+    variance: NDArray[np.floating] | None,
     *,
-    variance: NDArray[np.floating] | None = None,
-    n_sigma: float = 5.0,
-    background_threshold: float = 1e-3,
-    background_noise_model: BackgroundModel = "gennorm",
-    n_largest_regions: int = 1,
-    threshold: float = 1e-2,
-    trim_to_shape: tuple[int, int] | None = None,
+    n_sigma: float,
+    background_threshold: float,
+    background_noise_model: BackgroundModel,
+    n_largest_regions: int,
+    threshold: float,
+    trim_to_shape: tuple[int, int] | None,
 ) -> NormalisedPSF:
     """Prepare one plane of an isolated star as a point spread function.
 
-    In this order: odd shape (a last row or column is dropped); pixels further than `n_sigma` standard
-    deviations from the mean become missing, except their largest connected group, the star itself; the
-    sky level is measured outside the star and subtracted; the star is moved so that the centre of mass
-    of the region of interest is the central pixel; the frame is trimmed; the plane is divided by its sum.
+    In this order: a last row or column is dropped where a side is even; pixels further than `n_sigma`
+    standard deviations from the mean become missing, except for their largest connected group, which is
+    the star; the sky level is measured outside the star and subtracted; the star is moved so that the
+    centre of mass of the region of interest is the central pixel; the frame is trimmed; the plane is
+    divided by its sum.
 
     Parameters
     ----------
     plane
         Star (y, x); NaN = no data.
     variance
-        Its variance, same shape; NaN where unknown.
+        Variance of the plane, same shape, NaN where unknown; or None.
     n_sigma
-        Limit for outliers; also how far a star must stand out of the noise (mean of 3 x 3 pixels).
+        Limit for outliers.
     background_threshold
         The sky is measured outside the largest connected region above this fraction of the maximum.
     background_noise_model
         Distribution whose location is the sky level; see `background_level`.
     n_largest_regions
-        Number of connected regions, largest first, that make the region of interest.
+        Number of connected regions, largest first, that make up the region of interest.
     threshold
-        Limit of the region of interest, as a fraction of the maximum.
+        Lower limit of the region of interest, as a fraction of the maximum.
     trim_to_shape
-        Odd (y, x) to which the centred plane is cut, if it is larger.
+        Odd (y, x) to which the centred plane is cut where it is larger, or None.
 
     Returns
     -------
     NormalisedPSF
-        A plane without a star (constant, pure noise, fewer than three pixels above `threshold`, no
-        positive sum) gives an image of NaN.
+        The image is NaN if there is no star: the plane is constant or pure noise, fewer than three
+        pixels are above `threshold`, or the sum is not positive.
 
     Raises
     ------
@@ -107,38 +112,26 @@ def normalise_psf(
     odd = tuple(slice(0, n - 1 + n % 2) for n in plane.shape)
     cut = _trim(tuple(n - 1 + n % 2 for n in plane.shape), trim_to_shape)
     star = _find_star(plane[odd], n_sigma, background_threshold, background_noise_model)
-    spread = None if variance is None else np.where(np.isnan(star.image), np.nan, variance[odd])
-    region = _largest_regions(star.image, threshold, n_largest_regions)
-    if not _is_star(star, region):
-        return _no_star(star, cut, spread is not None)
-
-    offset_y, offset_x = _centring_offset(region, star.image)
-    shift = Shift(star.image, fit_core(star.image))
-    shifted = shift.image(offset_y, offset_x)
-    for _ in range(_N_CENTRINGS):
-        region = _largest_regions(shifted, threshold, n_largest_regions)
-        if not region.any():
-            return _no_star(star, cut, spread is not None)
-        step_y, step_x = _centring_offset(region, shifted)
-        if max(abs(step_y), abs(step_x)) < _CENTRED:
-            break
-        offset_y, offset_x = offset_y + step_y, offset_x + step_x
-        shifted = shift.image(offset_y, offset_x)
-
-    image = shifted[cut]
+    centred = _centre(star, threshold, n_largest_regions)
+    if centred is None:
+        return _no_star(star, cut, variance is not None)
+    image, region, shift, offset_y, offset_x = centred
+    image = image[cut]
     total = float(np.nansum(image, dtype=np.float64))
     if not total > 0.0:
-        return _no_star(star, cut, spread is not None)
-    moved_variance = None if spread is None else shift.variance(spread, offset_y, offset_x)[cut]
+        return _no_star(star, cut, variance is not None)
+    if variance is not None:
+        known = np.where(np.isnan(star.image), np.nan, variance[odd])
+        variance = shift.variance(known, offset_y, offset_x)[cut] / np.float32(total) ** 2
     outliers = star.outliers
     if outliers.any():
         outliers = ndimage.shift(outliers.astype(np.float32), (offset_y, offset_x), order=1) > 1e-3
-    moved_background = _move_whole_pixels(star.background_pixels, round(offset_y), round(offset_x))
+    sky = move_whole_pixels(star.background_pixels, round(offset_y), round(offset_x), outside=False)
     return NormalisedPSF(
         image=np.asarray(image / np.float32(total), dtype=np.float32),
-        variance=None if moved_variance is None else moved_variance / np.float32(total) ** 2,
+        variance=variance,
         outlier_mask=(outliers[cut] & np.isnan(image)).astype(np.uint8),
-        background_mask=(moved_background[cut] & np.isfinite(image)).astype(np.uint8),
+        background_mask=(sky[cut] & np.isfinite(image)).astype(np.uint8),
         region_mask=region[cut].astype(np.uint8),
         offset_y=offset_y,
         offset_x=offset_x,
@@ -148,18 +141,9 @@ def normalise_psf(
 
 
 def outlier_pixels(plane: NDArray[np.floating], n_sigma: float) -> NDArray[np.bool_]:
-    """Return the pixels beyond `n_sigma` standard deviations of the mean, but for their largest group.
+    """Return the pixels further than `n_sigma` standard deviations from the mean, except their largest group.
 
-    Parameters
-    ----------
-    plane
-        Plane (y, x); NaN is no outlier.
-    n_sigma
-        Limit in standard deviations of all finite pixels.
-
-    Returns
-    -------
-    ndarray of bool
+    The mean and standard deviation are those of all finite pixels (y, x); NaN is not an outlier.
     """
     finite = plane[np.isfinite(plane)].astype(np.float64)
     if finite.size == 0:
@@ -178,19 +162,19 @@ def _find_star(
     finite = np.isfinite(image)
     if not finite.any():
         return _Star(image, outliers, np.zeros(plane.shape, dtype=np.bool_), 0.0, 0.0)
-    # Fractions of the maximum mean nothing above a bright sky: the first pass is lifted by the median, the
-    # second by the level that the first one found.
+    # Fractions of the maximum are meaningless above a bright sky: the first pass subtracts the median, the
+    # second the level found by the first.
     level = median(image[finite])
     y, x = np.ogrid[: plane.shape[0], : plane.shape[1]]
     y, x = y.astype(np.float32), x.astype(np.float32)
     background_pixels = finite
     for final in (False, True):
-        lifted = image - np.float32(level)
-        star = _largest_regions(lifted, background_threshold, 1)
+        above_sky = image - np.float32(level)
+        star = _largest_regions(above_sky, background_threshold, 1)
         background_pixels = finite & ~star
         if not star.any() or not background_pixels.any():
             break
-        centre_y, centre_x = ndimage.center_of_mass(np.where(star, lifted, 0.0))
+        centre_y, centre_x = ndimage.center_of_mass(np.where(star, above_sky, 0.0))
         radius = np.maximum(np.hypot(y - centre_y, x - centre_x)[background_pixels], np.float32(0.5))
         values = image[background_pixels]
         if final:
@@ -202,14 +186,36 @@ def _find_star(
     return _Star(image - np.float32(level), outliers, background_pixels, level, _pixel_noise(image))
 
 
+def _centre(
+    star: _Star, threshold: float, n_regions: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], Shift, float, float] | None:
+    """Return the star at the central pixel, its region of interest and the shift; None without a star."""
+    region = _largest_regions(star.image, threshold, n_regions)
+    if not _is_star(star, region):
+        return None
+    offset_y, offset_x = _centring_offset(region, star.image)
+    shift = Shift(star.image, fit_core(star.image))
+    image = shift.image(offset_y, offset_x)
+    for _ in range(_N_CENTRINGS):
+        region = _largest_regions(image, threshold, n_regions)
+        if not region.any():
+            return None
+        step_y, step_x = _centring_offset(region, image)
+        if max(abs(step_y), abs(step_x)) < _CENTRED:
+            break
+        offset_y, offset_x = offset_y + step_y, offset_x + step_x
+        image = shift.image(offset_y, offset_x)
+    return image, region, shift, offset_y, offset_x
+
+
 def _pixel_noise(image: NDArray[np.float32]) -> float:
-    """Return the noise per pixel from differences of neighbours, which a smooth wing hardly touches."""
+    """Return the noise per pixel from differences of neighbours, which a smooth wing hardly affects."""
     difference = image[:, 1:] - image[:, :-1]
     return robust_sigma(difference[np.isfinite(difference)]) / float(np.sqrt(2.0))
 
 
 def _is_star(star: _Star, region: NDArray[np.bool_]) -> bool:
-    """Tell whether the region holds more than a hot pixel or a fluctuation of the noise."""
+    """Return whether the region is more than a hot pixel or a fluctuation of the noise."""
     if np.count_nonzero(region) < 3:
         return False
     smooth = ndimage.uniform_filter(np.where(region, star.image, 0.0), 3, mode="constant")
@@ -217,7 +223,7 @@ def _is_star(star: _Star, region: NDArray[np.bool_]) -> bool:
 
 
 def _no_star(star: _Star, cut: tuple[slice, ...], with_variance: bool) -> NormalisedPSF:
-    """Return the documented outcome for a plane without a star."""
+    """Return the result for a plane without a star."""
     empty = np.full(star.image.shape, np.nan, dtype=np.float32)[cut]
     return NormalisedPSF(
         image=empty,
@@ -239,7 +245,7 @@ def _trim(shape: tuple[int, ...], trim_to_shape: tuple[int, int] | None) -> tupl
 
 
 def _largest_groups(mask: NDArray[np.bool_], n_groups: int) -> NDArray[np.bool_]:
-    """Return the `n_groups` largest 4-connected groups; of equal ones the first in memory order."""
+    """Return the `n_groups` largest 4-connected groups; of equal sizes the first in memory order."""
     labels, n_found = ndimage.label(mask)
     if n_found <= n_groups:
         return mask
@@ -262,19 +268,3 @@ def _centring_offset(region: NDArray[np.bool_], image: NDArray[np.float32]) -> t
     weights = np.where(region, image, 0.0).astype(np.float64)
     centre_y, centre_x = ndimage.center_of_mass(weights)
     return (image.shape[0] - 1) / 2 - float(centre_y), (image.shape[1] - 1) / 2 - float(centre_x)
-
-
-def _move_whole_pixels(mask: NDArray[np.bool_], step_y: int, step_x: int) -> NDArray[np.bool_]:
-    """Return the mask moved by whole pixels; False comes in from outside."""
-    moved = np.zeros_like(mask)
-    to_y, from_y = _overlap(mask.shape[0], step_y)
-    to_x, from_x = _overlap(mask.shape[1], step_x)
-    moved[to_y, to_x] = mask[from_y, from_x]
-    return moved
-
-
-def _overlap(length: int, step: int) -> tuple[slice, slice]:
-    """Return where an axis moved by whole pixels lies on itself, and what comes to lie there."""
-    kept = max(length - abs(step), 0)
-    to, source = max(step, 0), max(-step, 0)
-    return slice(to, to + kept), slice(source, source + kept)

@@ -1,12 +1,12 @@
-"""Radially symmetric long-exposure star images: optical transfer function, profile, pixel integration.
+"""Radially symmetric long-exposure images of a star: transfer function, radial profile, pixel integration.
 
-A long-exposure image of a star through a circular telescope has the transfer function
-``T(rho) exp(-D(rho) / 2)``: T is the overlap of the pupil with its copy displaced by rho, D the structure
-function of the phase that turbulence or adaptive optics leave (Roddier 1981, Progress in Optics 19, 281). As
-both depend on the length of rho alone, the image is a Hankel transform in one dimension, which needs no
-two-dimensional grid, does not wrap around, and can be put anywhere between pixels.
+The long-exposure image of a star through a circular telescope has the transfer function
+``T(rho) exp(-D(rho) / 2)``. T is the overlap of the pupil with its copy displaced by rho, and D is the
+structure function of the phase left by turbulence or adaptive optics (Roddier 1981, Progress in Optics
+19, 281). Both depend only on the length of rho, so the image is a one-dimensional Hankel transform: it
+needs no two-dimensional grid, does not wrap around, and can be centred anywhere between pixels.
 
-Radii here are in units of lambda/D; they are float64 because fits difference these functions.
+Radii are in units of lambda/D. They are float64 because fits take differences of these functions.
 """
 
 from collections.abc import Callable
@@ -18,56 +18,75 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import gammaincc, j0, j1
 
-from lucidcube.kernels.psf.turbulence import telescope_transfer, unit_nodes
+from lucidcube.kernels.psf.turbulence import unit_nodes
 
 StructureFunction = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 ZONE_RADIUS = 32.0  # lambda/D; each further zone reaches twice as far
 _N_ZONE_STEPS = 512
 _N_NODES = 256
-# A zone beyond the first is the transform of the transfer function times Q(9, 50 s**2), s = 1 at its last
-# node: flat to 17th order at the origin, 2e-13 there, and its own transform is below 1e-13 in the zone.
+# Beyond the first zone the transfer function is multiplied by Q(9, 50 s**2), with s = 1 at its last node.
+# This taper is flat to 17th order at the origin and 2e-13 at s = 1; its transform is below 1e-13 in the zone.
 _TAPER_ORDER, _TAPER_SCALE = 9, 50.0
 
 
 class Optics(NamedTuple):
     """Telescope and detector."""
 
-    telescope_diameter: float = 8.0
+    telescope_diameter: float
     """Metres."""
-    central_obscuration: float = 0.14
-    """Diameter of the central obscuration as a fraction of that of the telescope."""
-    pixel_scale: float = 0.025
-    """Arcseconds per pixel; the default is that of the narrow field of MUSE."""
+    central_obscuration: float
+    """Diameter of the central obscuration as a fraction of that of the telescope, 0 <= fraction < 1."""
+    pixel_scale: float
+    """Arcseconds per pixel."""
 
     def resolution(self, wavelength: float) -> float:
         """Return lambda/D in pixels for a wavelength in metres."""
         return wavelength / self.telescope_diameter / np.deg2rad(self.pixel_scale / 3600.0)
 
 
+class Grid(NamedTuple):
+    """Pixel grid of an image and the centre of the star on it, in pixel indices."""
+
+    shape: tuple[int, int]
+    centre_y: float
+    centre_x: float
+
+    def largest_radius(self) -> float:
+        """Return the distance in pixels from the centre to the furthest corner."""
+        far_y = max(abs(self.centre_y), abs(self.shape[0] - 1 - self.centre_y))
+        far_x = max(abs(self.centre_x), abs(self.shape[1] - 1 - self.centre_x))
+        return float(np.hypot(far_y, far_x))
+
+
 class RadialProfile(NamedTuple):
-    """Star image of unit flux as a function of radius, tabulated in zones of equal numbers of steps."""
+    """Star of unit flux as a function of radius, tabulated in zones with equal numbers of steps."""
 
     value: NDArray[np.float64]
-    """(zone, step) flux per pixel area. Zone 0 holds it at a point, the others averaged over a pixel."""
+    """(zone, step) flux per pixel area: point values in zone 0, averages over a pixel in the others."""
     slope: NDArray[np.float64]
-    """(zone, step) derivative by the radius in pixels."""
+    """(zone, step) derivative with respect to the radius in pixels."""
     resolution: float
     """lambda/D in pixels; zone k ends at radius ``ZONE_RADIUS * 2**k`` times this."""
 
 
 class StarImage(NamedTuple):
-    """Star of unit flux on a pixel grid, and its derivatives by the position of its centre."""
+    """Star of unit flux on a pixel grid, and its derivatives with respect to the position of its centre."""
 
     image: NDArray[np.float64]
     by_y: NDArray[np.float64]
     by_x: NDArray[np.float64]
 
 
+def long_exposure(structure: StructureFunction, wavelength: float, optics: Optics, grid: Grid) -> StarImage:
+    """Return the image of a star of unit flux, integrated over pixels; see `radial_profile`."""
+    return star_image(radial_profile(structure, wavelength, optics, grid.largest_radius()), grid)
+
+
 def radial_profile(
     structure: StructureFunction, wavelength: float, optics: Optics, largest_radius: float
 ) -> RadialProfile:
-    """Return the profile of a star behind the given phase structure function.
+    """Return the radial profile of a star seen through a phase of the given structure function.
 
     Parameters
     ----------
@@ -78,17 +97,13 @@ def radial_profile(
     optics
         Telescope and pixel size.
     largest_radius
-        Pixels that the table must cover.
-
-    Returns
-    -------
-    RadialProfile
+        Radius in pixels that the table must cover.
 
     Notes
     -----
-    Far from the star the image is set by the transfer function at small separations, so a zone that
-    starts twice as far out needs half of it only. Diffraction rings are dropped from 32
-    lambda/D on, where they are below 1e-5 of the peak.
+    Far from the star the image is determined by the transfer function at small separations, so a zone
+    that starts twice as far out needs only half of its range. Diffraction rings are dropped beyond 32
+    lambda/D, where they are below 1e-5 of the peak.
     """
     resolution = optics.resolution(wavelength)
     n_zones = 2
@@ -111,29 +126,37 @@ def radial_profile(
     return RadialProfile(np.array(value), np.array(slope), resolution)
 
 
-def star_image(profile: RadialProfile, shape: tuple[int, int], centre_y: float, centre_x: float) -> StarImage:
-    """Integrate a profile over square pixels.
-
-    Parameters
-    ----------
-    profile
-        Profile of unit flux.
-    shape
-        (y, x) of the grid.
-    centre_y, centre_x
-        Centre of the star in pixel indices.
-
-    Returns
-    -------
-    StarImage
-        float64. The flux is that which falls on the grid, of one in all.
-    """
+def star_image(profile: RadialProfile, grid: Grid) -> StarImage:
+    """Integrate a profile over square pixels; the flux beyond the grid is missing from the image."""
     n_points = int(np.ceil(2.0 + 2.0 / profile.resolution))
     node, weight = np.polynomial.legendre.leggauss(n_points)
-    planes = _integrate_pixels(
-        profile.value, profile.slope, profile.resolution, shape, centre_y, centre_x, 0.5 * node, 0.5 * weight
-    )
-    return StarImage(*planes)
+    return StarImage(*_integrate_pixels(*profile, *grid, 0.5 * node, 0.5 * weight))
+
+
+def telescope_transfer(separation: NDArray[np.float64], obscuration: float) -> NDArray[np.float64]:
+    """Return the transfer function of an annular pupil (O'Neill 1956, J. Opt. Soc. Am. 46, 285).
+
+    The separation is in units of the diameter of the pupil, and the function is zero from 1 on. The
+    obscuration is the ratio of the inner to the outer diameter, 0 <= obscuration < 1.
+    """
+    outer = _overlap(separation, 0.5, 0.5)
+    if obscuration == 0.0:
+        return outer / (0.25 * np.pi)
+    inner = 0.5 * obscuration
+    area = outer + _overlap(separation, inner, inner) - 2.0 * _overlap(separation, 0.5, inner)
+    return np.asarray(area / (0.25 * np.pi * (1.0 - obscuration**2)))
+
+
+def _overlap(separation: NDArray[np.float64], radius_1: float, radius_2: float) -> NDArray[np.float64]:
+    """Return the common area of two circles (radius_1 >= radius_2) at the given separations."""
+    low, high = radius_1 - radius_2, radius_1 + radius_2
+    between = (separation > low) & (separation < high)
+    d = np.where(between, separation, 0.5 * (low + high) if low + high > 0.0 else 1.0)
+    angle_1 = np.arccos((d**2 + radius_1**2 - radius_2**2) / (2.0 * d * radius_1))
+    angle_2 = np.arccos((d**2 + radius_2**2 - radius_1**2) / (2.0 * d * radius_2))
+    lens = radius_1**2 * (angle_1 - 0.5 * np.sin(2.0 * angle_1))
+    lens += radius_2**2 * (angle_2 - 0.5 * np.sin(2.0 * angle_2))
+    return np.asarray(np.where(between, lens, np.where(separation <= low, np.pi * radius_2**2, 0.0)))
 
 
 def _pixel_transfer(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -146,7 +169,7 @@ def _pixel_transfer(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def _hankel_kernels() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return J0 and J1 of 2 pi r s: radii of a zone by nodes. The same for every zone and wavelength."""
+    """Return J0 and J1 of 2 pi r s at the radii of a zone (rows) and the nodes; the same for all zones."""
     radius = np.linspace(0.0, ZONE_RADIUS, _N_ZONE_STEPS + 1)
     node, _ = unit_nodes(_N_NODES)
     phase = 2.0 * np.pi * radius[:, None] * node**2
@@ -167,7 +190,7 @@ def _integrate_pixels(
     node: NDArray[np.float64],
     weight: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Average the profile and its gradient over pixels: by quadrature in zone 0, at the centre beyond."""
+    """Average the profile and its gradient over pixels: by quadrature in zone 0, at pixel centres beyond."""
     height, width = shape
     image, by_y, by_x = np.empty(shape), np.empty(shape), np.empty(shape)
     n_steps = value.shape[1] - 1
@@ -205,7 +228,7 @@ def _integrate_pixels(
 def _hermite(
     value: NDArray[np.float64], slope: NDArray[np.float64], zone: int, radius: float, step: float
 ) -> tuple[float, float]:
-    """Return the cubic Hermite interpolation and its derivative; constant beyond the table."""
+    """Return the cubic Hermite interpolation and its derivative; the value is constant beyond the table."""
     n_steps = value.shape[1] - 1
     position = min(radius / step, float(n_steps))
     k = min(int(position), n_steps - 1)

@@ -1,58 +1,124 @@
-"""Shift of a plane by a fraction of a pixel that keeps flux and width, with missing pixels kept missing."""
+"""Shift a plane by a fraction of a pixel so that flux and width are kept and missing pixels stay missing."""
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.optimize import least_squares
 
-from lucidcube.kernels.psf.gaussian_core import Core
-
-# The interpolation reaches this many pixels to either side. With this window a Gaussian of 2 pixels FWHM is
-# wrong by 0.16 % of its peak at worst, one of 3 pixels by 0.05 %; longer ones ring more about a sharp star.
+# Reach of the interpolation in pixels on either side. The error is at most 0.16 % of the peak for a Gaussian
+# of 2 pixels FWHM, 0.05 % for one of 3 pixels. A longer window would ring more about a sharp star.
 HALF_LENGTH = 6
 _KAISER_BETA = 7.0
 _NEGLIGIBLE_SHARE = 1e-3
+_CORE_LEVEL = 0.25  # of the maximum
+_MIN_CORE = 8  # pixels
+_REACH = 40  # pixels from the maximum, about ten times the largest sigma
+_MIN_SIGMA, _MAX_SIGMA = 0.5, 4.0  # pixels: a narrower source is not a star, a wider one is interpolated well
 
 
-def shift_taps(offset: float) -> tuple[int, NDArray[np.float64]]:
-    """Return the weights that shift samples by `offset`: a sinc under a Kaiser window, of unit sum.
+class Core(NamedTuple):
+    """Round Gaussian fitted to the core of a star, which can be moved without interpolation."""
 
-    Parameters
-    ----------
-    offset
-        Shift in samples, towards larger indices.
+    y: float
+    x: float
+    sigma: float
+    peak: float
 
-    Returns
-    -------
-    first, weights
-        ``out[i] = sum_k weights[k] * in[i + first + k]``. A whole number gives a single weight of one.
+    def image(
+        self, shape: tuple[int, ...], offset_y: float = 0.0, offset_x: float = 0.0
+    ) -> NDArray[np.float32]:
+        """Return the Gaussian sampled at the pixel centres of a (y, x) grid, moved by the offsets."""
+        dy = (np.arange(shape[0]) - self.y - offset_y) / self.sigma
+        dx = (np.arange(shape[1]) - self.x - offset_x) / self.sigma
+        along_y, along_x = self.peak * np.exp(-0.5 * dy**2), np.exp(-0.5 * dx**2)
+        return (along_y[:, None] * along_x).astype(np.float32)
+
+
+def sigma_from_area(n_pixels: int) -> float:
+    """Return the sigma in pixels of the round Gaussian with `n_pixels` pixels above half its maximum."""
+    return float(np.sqrt(n_pixels / (2.0 * np.pi * np.log(2.0))))
+
+
+def fit_core(plane: NDArray[np.floating]) -> Core | None:
+    """Fit a Gaussian and a constant to the pixels about the maximum of a star (y, x); NaN = missing.
+
+    The result is None if the core has too few pixels, or its sigma is outside 0.5 to 4 pixels.
+    """
+    brightest = np.unravel_index(int(np.nanargmax(plane)), plane.shape)
+    maximum = float(plane[brightest])
+    first = [max(int(n) - _REACH, 0) for n in brightest]
+    near = plane[tuple(slice(n, int(m) + _REACH + 1) for n, m in zip(first, brightest, strict=True))]
+    labels, _ = ndimage.label(near > _CORE_LEVEL * maximum)
+    label = labels[brightest[0] - first[0], brightest[1] - first[1]]
+    pixels = ndimage.binary_dilation(labels == label, np.ones((3, 3))) & np.isfinite(near)
+    y, x = np.nonzero(pixels)
+    y, x = y + first[0], x + first[1]
+    values = near[pixels].astype(np.float64) / maximum
+    if values.size < _MIN_CORE:
+        return None
+    sigma = sigma_from_area(int(np.count_nonzero(values > 0.5)))
+    if not sigma < _MAX_SIGMA:
+        return None
+
+    def residual(p: NDArray[np.float64]) -> NDArray[np.float64]:
+        squared = (y - p[0]) ** 2 + (x - p[1]) ** 2
+        return np.asarray(p[3] * np.exp(-0.5 * squared / p[2] ** 2) + p[4] - values)
+
+    start = np.array([brightest[0], brightest[1], max(sigma, _MIN_SIGMA), 1.0, 0.0])
+    centre_y, centre_x, sigma, height, _ = map(
+        float, least_squares(residual, start, method="lm", max_nfev=300).x
+    )
+    core = Core(centre_y, centre_x, abs(sigma), height * maximum)
+    inside = max(abs(core.y - brightest[0]), abs(core.x - brightest[1])) < 2.0
+    return core if inside and _MIN_SIGMA < core.sigma < _MAX_SIGMA and 0.0 < height < 3.0 else None
+
+
+def shift_weights(offset: float) -> tuple[int, NDArray[np.float64]]:
+    """Return the weights that shift samples by `offset` towards larger indices.
+
+    The result is `first` and `weights` in ``out[i] = sum_k weights[k] * in[i + first + k]``. The weights are
+    a sinc times a Kaiser window, of unit sum; a whole number gives a single weight of one.
     """
     whole = round(offset)
     fraction = offset - whole
     if fraction == 0.0:
         return -whole, np.ones(1)
     position = np.arange(-HALF_LENGTH, HALF_LENGTH + 1) + fraction
-    reach = HALF_LENGTH + 0.5
-    window = np.i0(_KAISER_BETA * np.sqrt(1.0 - (position / reach) ** 2))
+    window = np.i0(_KAISER_BETA * np.sqrt(1.0 - (position / (HALF_LENGTH + 0.5)) ** 2))
     weights = np.sinc(position) * window
     return -whole - HALF_LENGTH, weights / weights.sum()
 
 
+def move_whole_pixels(
+    mask: NDArray[np.bool_], step_y: int, step_x: int, *, outside: bool
+) -> NDArray[np.bool_]:
+    """Return a mask moved by whole pixels; `outside` is the value of pixels from beyond the edge."""
+    moved = np.full_like(mask, outside)
+    to_y, from_y = _overlap(mask.shape[0], step_y)
+    to_x, from_x = _overlap(mask.shape[1], step_x)
+    moved[to_y, to_x] = mask[from_y, from_x]
+    return moved
+
+
 class Shift:
-    """Shifts a plane by fractions of a pixel, any number of times.
+    """Shift of one plane by fractions of a pixel, which can be repeated with other offsets.
 
-    A star narrower than some 2.5 pixels FWHM holds finer structure than its samples tell, which no
-    interpolation brings back: it would come out up to 2 % too wide. With the `core` that `fit_core`
-    finds, the Gaussian is moved by its formula and only what it leaves is interpolated.
+    A star narrower than about 2.5 pixels FWHM is undersampled, and interpolation alone would make it up
+    to 2 % too wide. If the `core` found by `fit_core` is given, the Gaussian is evaluated at its new
+    position and only the remainder is interpolated.
 
-    Missing pixels are filled from their neighbours beforehand so that they do not ring, and an output
-    pixel more than a thousandth of whose footprint (one pixel square) is missing, is missing.
+    Missing pixels are first filled from their neighbours so that they do not cause ringing. An output
+    pixel is missing if more than a thousandth of its footprint (a square of one pixel) is missing.
 
     Parameters
     ----------
     plane
-        Plane (y, x); NaN = missing. The background must be about zero.
+        Plane (y, x) with a background of about zero; NaN = missing.
     core
-        Gaussian to be moved by its formula.
+        Gaussian that is evaluated rather than interpolated.
     """
 
     def __init__(self, plane: NDArray[np.floating], core: Core | None = None) -> None:
@@ -61,144 +127,92 @@ class Shift:
         self._filled = _framed(plane if core is None else plane - core.image(plane.shape))
 
     def image(self, offset_y: float, offset_x: float) -> NDArray[np.float32]:
-        """The plane, shifted.
+        """Return the plane shifted by finite offsets in pixels, towards larger indices where positive.
 
-        Parameters
-        ----------
-        offset_y, offset_x
-            Finite shifts in pixels, towards larger indices where positive.
-
-        Returns
-        -------
-        ndarray
-            Plane (y, x), NaN where it would come from missing pixels or from beyond the edge.
+        Pixels that would come from missing pixels or from beyond the edge are NaN.
         """
-        image = _separable(self._filled, *shift_taps(offset_y), *shift_taps(offset_x), HALF_LENGTH)
+        image = _separable(self._filled, *shift_weights(offset_y), *shift_weights(offset_x))
         if self._core is not None:
             image += self._core.image(self._missing.shape, offset_y, offset_x)
-        image[_missing_after(self._missing, offset_y, offset_x)] = np.nan
+        image[self._missing_after(offset_y, offset_x)] = np.nan
         return image
 
     def variance(
         self, variance: NDArray[np.floating], offset_y: float, offset_x: float
     ) -> NDArray[np.float32]:
-        """The variance of the shifted plane.
+        """Return the variance of the shifted plane from that of the plane (NaN = unknown).
 
-        Parameters
-        ----------
-        variance
-            Of the plane, same shape; NaN where unknown.
-        offset_y, offset_x
-            As for `image`.
-
-        Returns
-        -------
-        ndarray
-            By exact propagation pixel by pixel (the noise of neighbours becomes correlated); NaN where
-            `image` is.
+        The propagation is exact for each pixel, but the noise of neighbouring pixels becomes correlated.
+        The result is NaN where `image` is.
         """
-        (first_y, weights_y), (first_x, weights_x) = shift_taps(offset_y), shift_taps(offset_x)
-        spread = _separable(_framed(variance), first_y, weights_y**2, first_x, weights_x**2, HALF_LENGTH)
-        spread[_missing_after(self._missing, offset_y, offset_x)] = np.nan
-        return spread
+        (first_y, weights_y), (first_x, weights_x) = shift_weights(offset_y), shift_weights(offset_x)
+        shifted = _separable(_framed(variance), first_y, weights_y**2, first_x, weights_x**2)
+        shifted[self._missing_after(offset_y, offset_x)] = np.nan
+        return shifted
+
+    def _missing_after(self, offset_y: float, offset_x: float) -> NDArray[np.bool_]:
+        """Return where the footprint of a shifted pixel contains missing or outside pixels."""
+        missing = np.zeros_like(self._missing)
+        floor_y, floor_x = int(np.floor(offset_y)), int(np.floor(offset_x))
+        share_y, share_x = offset_y - floor_y, offset_x - floor_x
+        for step_y, weight_y in ((floor_y, 1.0 - share_y), (floor_y + 1, share_y)):
+            for step_x, weight_x in ((floor_x, 1.0 - share_x), (floor_x + 1, share_x)):
+                if weight_y * weight_x > _NEGLIGIBLE_SHARE:
+                    missing |= move_whole_pixels(self._missing, step_y, step_x, outside=True)
+        return missing
+
+
+def _overlap(length: int, step: int) -> tuple[slice, slice]:
+    """Return the slices of the target and the source along an axis that is moved by `step` pixels."""
+    kept = max(length - abs(step), 0)
+    to, source = max(step, 0), max(-step, 0)
+    return slice(to, to + kept), slice(source, source + kept)
 
 
 def _framed(plane: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return a copy with a frame as wide as the interpolation reaches, and nothing missing."""
-    height, width = plane.shape
-    framed = np.full((height + 2 * HALF_LENGTH, width + 2 * HALF_LENGTH), np.nan, dtype=np.float32)
-    framed[HALF_LENGTH:-HALF_LENGTH, HALF_LENGTH:-HALF_LENGTH] = plane
+    """Return a copy without missing pixels, in a frame as wide as the reach of the interpolation."""
+    framed = np.pad(plane.astype(np.float32), HALF_LENGTH, constant_values=np.nan)
     return _fill_outwards(framed, HALF_LENGTH + 1)
 
 
-def _missing_after(missing: NDArray[np.bool_], offset_y: float, offset_x: float) -> NDArray[np.bool_]:
-    """Return where the pixel-square footprint of a shifted pixel holds missing or outside pixels."""
-    height, width = missing.shape
-    lost = np.zeros(missing.shape, dtype=np.bool_)
-    floor_y, floor_x = int(np.floor(offset_y)), int(np.floor(offset_x))
-    share_y, share_x = offset_y - floor_y, offset_x - floor_x
-    for step_y, weight_y in ((floor_y, 1.0 - share_y), (floor_y + 1, share_y)):
-        for step_x, weight_x in ((floor_x, 1.0 - share_x), (floor_x + 1, share_x)):
-            if weight_y * weight_x <= _NEGLIGIBLE_SHARE:
-                continue
-            source = np.ones(missing.shape, dtype=np.bool_)
-            to_y = slice(max(step_y, 0), max(min(height + step_y, height), 0))
-            to_x = slice(max(step_x, 0), max(min(width + step_x, width), 0))
-            from_y = slice(max(-step_y, 0), max(min(height - step_y, height), 0))
-            from_x = slice(max(-step_x, 0), max(min(width - step_x, width), 0))
-            source[to_y, to_x] = missing[from_y, from_x]
-            lost |= source
-    return lost
-
-
-@njit(cache=True, nogil=True)
-def _fill_outwards(plane: NDArray[np.float32], n_passes: int) -> NDArray[np.float32]:
-    """Fill NaN within `n_passes` pixels of data by the mean of their filled neighbours, the rest by zero."""
-    height, width = plane.shape
-    filled = plane.copy()
-    missing = np.empty((height * width, 2), dtype=np.int32)
-    count = 0
-    for y in range(height):
-        for x in range(width):
-            if np.isnan(filled[y, x]):
-                missing[count, 0], missing[count, 1] = y, x
-                count += 1
-    place, value = np.empty((count, 2), dtype=np.int32), np.empty(count, dtype=np.float32)
-    for _ in range(n_passes):
-        n_filled, n_left = 0, 0
-        for k in range(count):
-            y, x = missing[k]
-            total, known = 0.0, 0
-            for j in range(max(y - 1, 0), min(y + 2, height)):
-                for i in range(max(x - 1, 0), min(x + 2, width)):
-                    if not np.isnan(filled[j, i]):
-                        total += filled[j, i]
-                        known += 1
-            if known > 0:
-                place[n_filled, 0], place[n_filled, 1] = y, x
-                value[n_filled] = total / known
-                n_filled += 1
-            else:
-                missing[n_left, 0], missing[n_left, 1] = y, x
-                n_left += 1
-        for k in range(n_filled):
-            filled[place[k, 0], place[k, 1]] = value[k]
-        count = n_left
-        if n_filled == 0:
-            break
-    for k in range(count):
-        filled[missing[k, 0], missing[k, 1]] = 0.0
-    return filled
-
-
-@njit(cache=True, nogil=True)
 def _separable(
     framed: NDArray[np.float32],
     first_y: int,
     weights_y: NDArray[np.float64],
     first_x: int,
     weights_x: NDArray[np.float64],
-    frame: int,
 ) -> NDArray[np.float32]:
-    """Apply two one-dimensional weight sets; what lies beyond the frame counts as zero."""
-    height, width = framed.shape
-    out_height, out_width = height - 2 * frame, width - 2 * frame
-    rows = np.zeros((height, out_width), dtype=np.float32)
-    for y in range(height):
-        for k in range(weights_x.size):
-            shift = first_x + k + frame
-            low, high = max(0, -shift), min(out_width, width - shift)
-            weight = np.float32(weights_x[k])
-            row, source = rows[y, low:high], framed[y, low + shift : high + shift]
-            for x in range(row.size):
-                row[x] += weight * source[x]
-    out = np.zeros((out_height, out_width), dtype=np.float32)
-    for y in range(out_height):
-        for k in range(weights_y.size):
-            line = y + first_y + k + frame
-            if 0 <= line < height:
-                weight = np.float32(weights_y[k])
-                row, source = out[y], rows[line]
-                for x in range(out_width):
-                    row[x] += weight * source[x]
+    """Correlate along x and y with one-dimensional weights, and drop the frame."""
+    return _correlate(_correlate(framed.T, first_x, weights_x).T, first_y, weights_y)
+
+
+def _correlate(framed: NDArray[np.float32], first: int, weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Correlate along the first axis, and drop its frame; samples beyond the frame count as zero."""
+    length = framed.shape[0] - 2 * HALF_LENGTH
+    out = np.zeros_like(framed[:length])
+    for step, weight in enumerate(weights.astype(np.float32), first + HALF_LENGTH):
+        low, high = max(0, -step), min(length, framed.shape[0] - step)
+        if low < high:
+            out[low:high] += weight * framed[low + step : high + step]
     return out
+
+
+@njit(cache=True, nogil=True)
+def _fill_outwards(plane: NDArray[np.float32], n_passes: int) -> NDArray[np.float32]:
+    """Fill NaN within `n_passes` pixels of data by the mean of their filled neighbours, the rest by zero."""
+    height, width = plane.shape
+    for _ in range(n_passes):
+        filled = plane.copy()
+        for y in range(height):
+            for x in range(width):
+                if np.isnan(plane[y, x]):
+                    total, known = 0.0, 0
+                    for j in range(max(y - 1, 0), min(y + 2, height)):
+                        for i in range(max(x - 1, 0), min(x + 2, width)):
+                            if not np.isnan(plane[j, i]):
+                                total += plane[j, i]
+                                known += 1
+                    if known > 0:
+                        filled[y, x] = total / known
+        plane = filled
+    return np.where(np.isnan(plane), np.float32(0.0), plane)

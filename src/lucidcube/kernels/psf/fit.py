@@ -1,0 +1,201 @@
+"""Fit of a model to a normalised star; the image of the model is the point spread function."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lucidcube.kernels.psf.fit_problem import FitProblem, Solution, Solver, select_pixels
+from lucidcube.kernels.psf.models import MODELS, ParameterSpec, StarFunction
+from lucidcube.kernels.psf.optical_psf import Optics
+from lucidcube.kernels.psf.radial_profile import fit_radial_profile, radial_model
+
+_OUTLIER_ANNULI = 50
+
+
+class FitStatus(IntEnum):
+    """How a fit ended."""
+
+    FINE = 0
+    NOT_CONVERGED = 1
+    NO_DATA = 2
+
+
+class FitResult(NamedTuple):
+    """Fitted star."""
+
+    image: NDArray[np.float32]
+    """Model about the central pixel, whatever the fitted position, without the constant: finite, not
+    negative, unit sum over the plane. All NaN if the status is NO_DATA."""
+    values: NDArray[np.float64]
+    """Parameters in the order of the model's list; NaN if the status is NO_DATA."""
+    errors: NDArray[np.float64]
+    """One standard deviation; NaN where fixed, at a limit of the domain, or unknown."""
+    reduced_chi2: float
+    """Chi squared per degree of freedom; NaN without a variance."""
+    status: FitStatus
+
+
+def fit_radial_psf(
+    plane: NDArray[np.floating],
+    variance: NDArray[np.floating] | None,
+    *,
+    parameters: Sequence[ParameterSpec],
+    nbins: int,
+) -> FitResult:
+    """Fit the model `radial` to one plane of a normalised star; see `fit_radial_profile`.
+
+    Parameters
+    ----------
+    plane
+        Star (y, x), both odd, the star near the central pixel; NaN = no data.
+    variance
+        Variance of the plane, same shape, or None. Pixels without a finite positive one have no weight;
+        if no pixel has one, the fit is unweighted.
+    parameters
+        The offsets x and y from the central pixel.
+    nbins
+        Number of annuli, at least 3.
+
+    Returns
+    -------
+    FitResult
+        The status is NO_DATA if too few pixels are finite, or none is positive.
+
+    Raises
+    ------
+    ValueError
+        If a side is even or `nbins` is below 3.
+    """
+    _check_odd(plane.shape)
+    if nbins < 3:
+        raise ValueError(f"nbins must be at least 3, not {nbins}")
+    data = select_pixels(plane, variance)
+    n_free = sum(p.free for p in parameters)
+    if data.too_few(n_free):
+        return _no_data(plane.shape, len(parameters))
+    weight = None
+    if data.weighted:
+        weight = np.zeros(plane.shape)
+        weight[data.used] = data.weight**2
+    usable = np.where(data.used, plane, np.float32(np.nan))
+    fit = fit_radial_profile(usable, weight, x=parameters[0], y=parameters[1], n_annuli=nbins)
+    if not np.isfinite(fit.image).all():
+        return _no_data(plane.shape, len(parameters))
+    reduced_chi2 = float("nan")
+    if weight is not None:
+        chi2 = (plane - radial_model(fit, plane.shape))[fit.used] ** 2 * weight[fit.used]
+        reduced_chi2 = float(chi2.sum()) / max(chi2.size - nbins - n_free, 1)
+    status = FitStatus.FINE if fit.converged else FitStatus.NOT_CONVERGED
+    return FitResult(fit.image, np.array(fit.centre[::-1]), np.array(fit.errors[::-1]), reduced_chi2, status)
+
+
+def fit_parametric_psf(
+    plane: NDArray[np.floating],
+    variance: NDArray[np.floating] | None,
+    *,
+    star: StarFunction,
+    parameters: Sequence[ParameterSpec],
+    wavelength: float,
+    optics: Optics,
+    solver: Solver,
+) -> FitResult:
+    """Fit a parametric model to one plane of a normalised star.
+
+    Parameters
+    ----------
+    plane, variance
+        As for `fit_radial_psf`.
+    star
+        Star of the model for given shape parameters.
+    parameters
+        All parameters of the model, as in `MODELS` or with other start values, domains and freedom.
+    wavelength
+        Metres.
+    optics
+        Telescope and pixel size, which `gaussian` does not use.
+    solver
+        Function that minimises chi squared, such as `solve_least_squares`.
+
+    Returns
+    -------
+    FitResult
+        The status is NO_DATA if too few pixels are finite, or none is positive.
+
+    Raises
+    ------
+    ValueError
+        If a side is even.
+
+    Notes
+    -----
+    Pixels that differ from their annulus by more than 5 robust standard deviations have no weight.
+    Errors are derived from the variance, or without one from the scatter of the residual. They assume
+    independent pixels, which is not exact for interpolated ones.
+    """
+    _check_odd(plane.shape)
+    n_free = sum(p.free for p in parameters)
+    data = select_pixels(plane, variance)
+    if not data.too_few(n_free):
+        data = select_pixels(_without_outliers(plane), variance)
+    if data.too_few(n_free):
+        return _no_data(plane.shape, len(parameters))
+    problem = FitProblem(data, star, parameters, wavelength, optics)
+    return _result(problem, solver(problem) if n_free else Solution(np.empty(0), converged=True))
+
+
+def _check_odd(shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the plane has a central pixel."""
+    if any(n % 2 == 0 for n in shape):
+        raise ValueError(f"the plane must be odd along y and x to have a central pixel, not {shape}")
+
+
+def _without_outliers(plane: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the plane with NaN where a pixel differs from its annulus by more than 5 robust deviations.
+
+    A cosmic ray in the wing of a bright star is hidden by the standard deviation of the whole plane,
+    which `normalise_psf` uses to find outliers, but would dominate a fit weighted by the variance.
+    """
+    x, y = MODELS["radial"].parameters
+    fit = fit_radial_profile(plane, None, x=x, y=y, n_annuli=_OUTLIER_ANNULI)
+    return np.where(fit.used, plane, np.float32(np.nan)) if fit.converged else plane
+
+
+def _no_data(shape: tuple[int, ...], n_parameters: int) -> FitResult:
+    """Return the result for a plane that cannot be fitted."""
+    unknown = np.full(n_parameters, np.nan)
+    empty = np.full(shape, np.nan, dtype=np.float32)
+    return FitResult(empty, unknown, unknown.copy(), float("nan"), FitStatus.NO_DATA)
+
+
+def _result(problem: FitProblem, solution: Solution) -> FitResult:
+    """Return the image, errors and chi squared of a solution."""
+    values = problem.full(solution.values)
+    chi2 = float(np.sum(problem.residual(solution.values) ** 2))
+    freedom = problem.data.values.size - solution.values.size
+    image = np.maximum(problem.star_at(values, centred=True).image, 0.0)
+    reduced_chi2 = chi2 / freedom if problem.data.weighted else float("nan")
+    errors = np.full(values.size, np.nan)
+    if solution.errors is not None:
+        errors[problem.free] = solution.errors
+    else:
+        errors[problem.free] = _errors(problem, values, 1.0 if problem.data.weighted else chi2 / freedom)
+    status = FitStatus.FINE if solution.converged else FitStatus.NOT_CONVERGED
+    return FitResult((image / image.sum()).astype(np.float32), values, errors, reduced_chi2, status)
+
+
+def _errors(problem: FitProblem, values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """Return the errors of the free parameters from the Jacobian; NaN at a limit of the domain."""
+    at_limit = np.isclose(values, problem.lower, 1e-9, 0.0) | np.isclose(values, problem.upper, 1e-9, 0.0)
+    inside = ~at_limit[problem.free]
+    errors = np.full(inside.size, np.nan)
+    if inside.any():
+        jacobian = problem.jacobian(values[problem.free])[:, inside]
+        norm = np.sqrt(np.sum(jacobian**2, axis=0))
+        norm = np.where(norm > 0.0, norm, 1.0)
+        scaled = jacobian / norm
+        spread = np.sqrt(scale * np.diag(np.linalg.pinv(scaled.T @ scaled))) / norm
+        errors[inside] = np.where(spread > 0.0, spread, np.nan)
+    return errors
