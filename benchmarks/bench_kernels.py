@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import scipy.fft
 
@@ -10,12 +12,14 @@ from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.fourier.convolver import Convolver
 from lucidcube.kernels.mask import bad_pixel_mask
-from lucidcube.kernels.psf.least_squares import fit_psf
-from lucidcube.kernels.psf.normalise import normalise_psf
+from lucidcube.kernels.psf.fit import fit_parametric_psf
+from lucidcube.kernels.psf.least_squares import solve_least_squares
+from lucidcube.kernels.psf.models import MODELS
+from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.kernels.rebin import bins, rebin_block, weights
 from lucidcube.kernels.ssa.artefact_score import badness
 
-from .scenes import SSA, WAVELENGTH, Planes, planes
+from .scenes import SSA, WAVELENGTH, Planes, normalised, planes, radial_psf
 
 SIDES = [101, 341, 1023]
 
@@ -50,7 +54,7 @@ class Artefacts(Plane):
 
 class Mask(Plane):
     def work(self) -> object:
-        return bad_pixel_mask(self.given.badness, 3.0)
+        return bad_pixel_mask(self.given.badness, 3.0, max_dilation=None)
 
 
 class Interpolate(Plane):
@@ -60,17 +64,25 @@ class Interpolate(Plane):
 
 class NormalisePSF(Plane):
     def work(self) -> object:
-        return normalise_psf(self.given.star)
+        return normalised(self.given.star)
 
 
 class FitRadial(Plane):
     def work(self) -> object:
-        return fit_psf(self.given.prepared, wavelength=WAVELENGTH)
+        return radial_psf(self.given.prepared)
 
 
 class FitGaussian(Plane):
     def work(self) -> object:
-        return fit_psf(self.given.prepared, "gaussian", wavelength=WAVELENGTH)
+        return fit_parametric_psf(
+            self.given.prepared,
+            None,
+            star=MODELS["gaussian"].star,
+            parameters=MODELS["gaussian"].parameters,
+            wavelength=WAVELENGTH,
+            optics=Optics(8.0, 0.14, 0.025),
+            solver=partial(solve_least_squares, max_evaluations=200),
+        )
 
 
 class Clean(Plane):
@@ -129,4 +141,4 @@ class Rebin(Plane):
         self.work()
 
     def work(self) -> object:
-        return rebin_block(self.table, self.slab)
+        return rebin_block(self.table, self.slab, operation="mean")

@@ -39,10 +39,12 @@ from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.fourier.convolver import Convolver
 from lucidcube.kernels.mask import bad_pixel_mask
-from lucidcube.kernels.psf.least_squares import fit_psf
+from lucidcube.kernels.psf.fit import fit_radial_psf
+from lucidcube.kernels.psf.models import MODELS
 from lucidcube.kernels.psf.normalise import normalise_psf
 from lucidcube.kernels.ssa.artefact_score import badness
 from lucidcube.simulate import Scene, write_scene
+from lucidcube.stages.normalise_psf import NormalisePSF
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 WAVELENGTH = 720e-9
@@ -145,6 +147,16 @@ class Reference:
         yield "deconvolve", [*sharp, "--threshold", "0.3", "--n_processes", "2", "-o", f"{bare}/sharp.fits"]
 
 
+def normalised(star: np.ndarray) -> np.ndarray:
+    """Normalise a plane of the star with the defaults of the stage."""
+    return normalise_psf(star, None, **NormalisePSF().model_dump()).image
+
+
+def radial_psf(prepared: np.ndarray) -> np.ndarray:
+    """Fit a radial profile to a normalised plane with the defaults of the stage."""
+    return fit_radial_psf(prepared, None, parameters=MODELS["radial"].parameters, nbins=50).image
+
+
 def make_case(folder: Path, planes: int, side: int) -> None:
     """Write raw cubes that are rebinned to `planes` planes, in metres, which both sides can read."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +207,7 @@ def compare_reference(
     masks = [mask.astype(bool) for mask in planes_of(folder / "obs_rebin_artefactmap_bpmask.fits")]
     filled = planes_of(folder / "obs_rebin_interp.fits")
     prepared = planes_of(folder / "star_rebin_normalised.fits")
-    psfs = [fit_psf(normalise_psf(plane).image, wavelength=WAVELENGTH).image for plane in star]
+    psfs = [radial_psf(normalised(plane)) for plane in star]
     numbers = range(len(target))
     # With one process the reference hangs, because one is always reserved for its messages.
     sharpen = [reference.file("obs_rebin_interp"), reference.file("star_rebin_normalised_modelled_radial")]
@@ -207,19 +219,24 @@ def compare_reference(
 
     rows: dict[str, tuple[float, str, list[str], Callable[[], object]]] = {
         "artefacts": (30, "artefact_detection", [], over(lambda i: badness(target[i], **SSA))),
-        "mask": (10, "create_bad_pixel_mask", [], over(lambda i: bad_pixel_mask(maps[i], 3.0))),
+        "mask": (
+            10,
+            "create_bad_pixel_mask",
+            [],
+            over(lambda i: bad_pixel_mask(maps[i], 3.0, max_dilation=None)),
+        ),
         "interpolate": (
             100,
             "interpolate",
             [],
             over(lambda i: fill_linear(target[i], masks[i] | np.isnan(target[i]))),
         ),
-        "normalise_psf": (10, "psf_normalise", [], over(lambda i: normalise_psf(star[i]))),
+        "normalise_psf": (10, "psf_normalise", [], over(lambda i: normalised(star[i]))),
         "fit_psf radial": (
             20,
             "fit_psf_model",
             [],
-            over(lambda i: fit_psf(prepared[i], wavelength=WAVELENGTH)),
+            over(lambda i: radial_psf(prepared[i])),
         ),
         "lucy_richardson": (
             15,

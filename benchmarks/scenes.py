@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from lucidcube.cube import from_arrays
 from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.mask import bad_pixel_mask
+from lucidcube.kernels.psf.fit import fit_radial_psf
+from lucidcube.kernels.psf.models import MODELS
 from lucidcube.kernels.psf.normalise import normalise_psf
 from lucidcube.kernels.ssa.artefact_score import badness
 from lucidcube.simulate import Scene
+from lucidcube.stages.normalise_psf import NormalisePSF
 
 WAVELENGTH = 720e-9
 SSA: Any = {"window": 10, "start": -0.25, "stop": -0.75, "region": "class"}
@@ -37,6 +40,16 @@ def scene(side: int, planes: int = 2) -> Scene:
     return Scene(shape=(planes, side, side), first_wavelength=WAVELENGTH, wavelength_step=1e-9, seed=1)
 
 
+def normalised(star: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Normalise a plane of the star with the defaults of the stage."""
+    return normalise_psf(star, None, **NormalisePSF().model_dump()).image
+
+
+def radial_psf(prepared: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Fit a radial profile to a normalised plane with the defaults of the stage."""
+    return fit_radial_psf(prepared, None, parameters=MODELS["radial"].parameters, nbins=50).image
+
+
 @cache
 def planes(side: int) -> Planes:
     """Return the first wavelength of a scene after each stage."""
@@ -45,7 +58,7 @@ def planes(side: int) -> Planes:
     badness_map = badness(target.observed, **SSA)
     bad = bad_pixel_mask(badness_map, 3.0, max_dilation=3).astype(bool) | np.isnan(target.observed)
     filled = fill_linear(target.observed, bad)
-    return Planes(target.observed, badness_map, bad, filled, target.psf, star, normalise_psf(star).image)
+    return Planes(target.observed, badness_map, bad, filled, target.psf, star, normalised(star))
 
 
 @cache

@@ -12,14 +12,14 @@ from lucidcube.kernels.rebin import bins, channel_widths, rebin_block, weights
 def rebinned(axis, data, step, width, response="triangle", operation="mean", variance=None):
     grid = bins(axis, step, width, response)
     table = channel_widths(axis) * weights(axis, grid.centre, width, response)
-    return grid.centre, *rebin_block(table, data, variance, operation)
+    return grid.centre, *rebin_block(table, data, variance, operation=operation)
 
 
 def planes(spectrum):
     return np.asarray(spectrum, np.float32)[:, None, None] * np.ones((1, 3, 2), np.float32)
 
 
-def test_output_channels_begin_on_the_first_input() -> None:
+def test_output_channels_start_at_the_first_input() -> None:
     axis = 7.05e-7 + 1.25e-10 * np.arange(241)  # ends at 735 nm, exactly 30 steps on
     grid = bins(axis, 1e-9, 2e-9, "triangle")
     assert grid.centre.size == 31
@@ -53,7 +53,7 @@ def test_a_straight_line_stays_a_straight_line(response: str, slope: float, offs
     np.testing.assert_allclose(out[inside, 0, 0], expected[inside], rtol=2e-6)
 
 
-def test_a_gaussian_line_broadens_as_the_triangle_says() -> None:
+def test_a_gaussian_line_is_broadened_by_the_width_of_the_triangle() -> None:
     axis = np.arange(0, 80, 0.05)
     sigma, width = 4.0, 3.0
     centre, out = rebinned(axis, planes(np.exp(-((axis - 40) ** 2) / (2 * sigma**2))), 0.5, width)
@@ -88,7 +88,7 @@ def test_missing_channels_are_left_out() -> None:
     assert np.isnan(total[:, 1, 1]).all()
 
 
-def test_variance_is_that_of_many_noisy_cubes() -> None:
+def test_variance_is_the_scatter_of_many_noisy_cubes() -> None:
     rng = np.random.default_rng(3)
     axis = np.arange(33) * 0.25
     sigma = 1 + axis / 8
@@ -126,7 +126,7 @@ def test_agrees_with_spectres_on_adjoining_rectangles() -> None:
     np.testing.assert_allclose(out[1:-1, 0, 0], theirs, rtol=1e-5)
 
 
-def test_one_channel_is_passed_on() -> None:
+def test_a_single_channel_is_returned_unchanged() -> None:
     centre, out = rebinned(np.array([7e-7]), planes([4.0]), 1e-9, 2e-9)
     assert centre == pytest.approx([7e-7])
     np.testing.assert_array_equal(out, 4.0)

@@ -1,6 +1,4 @@
-"""Bad pixels from a badness map: a cut that follows the channel, and spreading around the worst ones."""
-
-from __future__ import annotations
+"""Mask of bad pixels from an artefact score: a cut that depends on the channel, and dilation by the score."""
 
 from collections.abc import Sequence
 
@@ -10,18 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def cut_by_channel(cuts: Sequence[tuple[float, float]], channels: ArrayLike) -> NDArray[np.float64]:
-    """Cut at each channel: linear between the given ones, constant outside them.
+    """Return the cut at each channel: linear between the given channels, constant outside them.
 
     Parameters
     ----------
     cuts
-        Pairs (channel index, cut in units of badness), in any order, each channel once.
-    channels : (n,) array
-        Channel indices wanted.
-
-    Returns
-    -------
-    (n,) float64 array
+        Pairs (channel index, cut in units of the artefact score), in any order.
+    channels
+        (n,) channel indices.
 
     Raises
     ------
@@ -38,51 +32,49 @@ def cut_by_channel(cuts: Sequence[tuple[float, float]], channels: ArrayLike) -> 
     return np.interp(np.asarray(channels, dtype=np.float64), index, value)
 
 
-def bad_pixel_mask(
-    badness: NDArray[np.floating], cut: float, *, max_dilation: int | None = None
-) -> NDArray[np.uint8]:
-    """Mark the pixels at or above the cut, and around each as many steps as whole units it lies above it.
+def bad_pixel_mask(score: NDArray[np.floating], cut: float, *, max_dilation: int | None) -> NDArray[np.uint8]:
+    """Mark the pixels at or above the cut, and dilate each by one step per whole unit above the cut.
 
-    A step adds the four nearest neighbours. A pixel is therefore marked if a bad one, n whole units above
-    the cut, lies no further than n in city-block distance: two sweeps over the plane (Rosenfeld & Pfaltz
-    1966, J. ACM 13, 471) find that, whatever the badness of the worst pixel.
+    A step adds the four nearest neighbours. A pixel is therefore marked if a bad pixel, n whole units above
+    the cut, is no further away than n in city-block distance. Two sweeps over the plane (Rosenfeld & Pfaltz
+    1966, J. ACM 13, 471) find these pixels, however high the score of the worst pixel.
 
     Parameters
     ----------
-    badness : (y, x) array
-        NaN is not bad and is never marked, but bad pixels spread across it.
+    score
+        (y, x) artefact score. NaN pixels are never marked, but bad pixels are dilated across them.
     cut
-        Badness from which on a pixel is bad.
+        Lowest score of a bad pixel.
     max_dilation
-        Largest number of steps, None for no limit.
+        Maximum number of steps; None for no limit.
 
     Returns
     -------
     (y, x) uint8 array
-        1 is bad.
+        1 where a pixel is bad.
 
     Raises
     ------
     ValueError
-        If the plane is not two-dimensional, the cut is not finite or ``max_dilation`` is negative.
+        If the plane is not two-dimensional, the cut is not finite or `max_dilation` is negative.
     """
-    if badness.ndim != 2 or not np.isfinite(cut):
-        raise ValueError(f"badness {badness.shape} must be two-dimensional and the cut {cut} finite")
+    if score.ndim != 2 or not np.isfinite(cut):
+        raise ValueError(f"the score {score.shape} must be two-dimensional and the cut {cut} finite")
     if max_dilation is not None and max_dilation < 0:
         raise ValueError(f"max_dilation must not be negative: {max_dilation}")
-    # No two pixels are further apart than this, so it limits nothing and keeps the steps small integers.
-    farthest = badness.shape[0] + badness.shape[1]
-    limit = farthest if max_dilation is None else min(max_dilation, farthest)
-    return _spread(badness, float(cut), limit)
+    # No two pixels are further apart than this, so it changes nothing and keeps the steps small integers.
+    farthest = score.shape[0] + score.shape[1]
+    return _dilate(score, float(cut), farthest if max_dilation is None else min(max_dilation, farthest))
 
 
 @njit(cache=True, nogil=True)
-def _spread(badness: NDArray[np.floating], cut: float, limit: int) -> NDArray[np.uint8]:
-    ny, nx = badness.shape
-    steps = np.empty((ny, nx), dtype=np.int32)  # by how many steps a pixel spreads further; -1: not bad
+def _dilate(score: NDArray[np.floating], cut: float, limit: int) -> NDArray[np.uint8]:
+    """Return the mask by a forward and a backward sweep; see `bad_pixel_mask`."""
+    ny, nx = score.shape
+    steps = np.empty((ny, nx), dtype=np.int32)  # number of further dilation steps of a pixel; -1: not bad
     for y in range(ny):
         for x in range(nx):
-            units = np.float64(badness[y, x]) - cut  # float64: a whole unit must not be lost to rounding
+            units = np.float64(score[y, x]) - cut  # float64: a whole unit must not be lost to rounding
             here = int(min(units, limit)) if units >= 0 else -1
             if y > 0:
                 here = max(here, steps[y - 1, x] - 1)
@@ -98,5 +90,5 @@ def _spread(badness: NDArray[np.floating], cut: float, limit: int) -> NDArray[np
             if x < nx - 1:
                 here = max(here, steps[y, x + 1] - 1)
             steps[y, x] = here
-            mask[y, x] = here >= 0 and not np.isnan(badness[y, x])
+            mask[y, x] = here >= 0 and not np.isnan(score[y, x])
     return mask

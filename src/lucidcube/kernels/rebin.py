@@ -1,7 +1,5 @@
 """Spectral rebinning: weighted combinations of channels that are point samples at their centres."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -11,39 +9,30 @@ Response = Literal["triangle", "rectangle"]
 Operation = Literal["mean", "sum", "mean_err"]
 
 STREAM_BYTES = 2 << 20
-"""Input that is read at once: enough for the disk, and small beside a block."""
+"""Size of the input that is read at once: large enough for the disk, small compared with a block."""
 
 EDGE = 1e-6
-"""Fraction of a step within which two positions are the same: axes are made of rounded decimals."""
+"""Fraction of a step within which two positions are equal, because axes consist of rounded decimals."""
 
 
 class Planes(Protocol):
-    """What is sliced along its first axis like a cube (wavelength, y, x)."""
+    """Array, or object that is sliced like one along its first axis, of shape (wavelength, y, x)."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Planes, rows and columns."""
-        ...
+    def shape(self) -> tuple[int, ...]: ...
 
-    def __getitem__(self, key: Any) -> np.ndarray:
-        """A run of planes as an array."""
-        ...
+    def __getitem__(self, key: Any) -> np.ndarray: ...
 
 
 class Bins(NamedTuple):
-    """A new spectral axis.
-
-    Attributes
-    ----------
-    centre
-        (output,) positions of the new channels.
-    lo, hi
-        (output,) the run of input channels that each is made of; empty where there are none.
-    """
+    """New spectral axis."""
 
     centre: np.ndarray
+    """(output,) positions of the new channels."""
     lo: np.ndarray
+    """(output,) first input channel of each output channel."""
     hi: np.ndarray
+    """(output,) one more than the last input channel; equal to `lo` if there are none."""
 
 
 def bins(axis: np.ndarray, step: float, width: float, response: Response) -> Bins:
@@ -54,14 +43,9 @@ def bins(axis: np.ndarray, step: float, width: float, response: Response) -> Bin
     axis
         (input,) monotonic positions of the input channels; a falling axis gives a falling one.
     step, width
-        Distance and full width at half maximum of the output channels, > 0, in the axis' units.
+        Distance and full width at half maximum of the output channels, > 0, in the units of the axis.
     response
         Shape of an output channel.
-
-    Returns
-    -------
-    Bins
-        The new axis.
     """
     if axis.size == 1:
         return Bins(axis.copy(), np.array([0]), np.array([1]))
@@ -77,7 +61,7 @@ def bins(axis: np.ndarray, step: float, width: float, response: Response) -> Bin
 
 
 def channel_widths(axis: np.ndarray) -> np.ndarray:
-    """Width of each channel, from mid-point to mid-point: (input,) > 0; all 1 on a uniform axis."""
+    """Return the relative width (input,) of each channel between mid-points; 1 on a uniform axis."""
     steps = np.abs(np.diff(axis))
     if steps.size < 2 or np.ptp(steps) <= 1e-3 * steps.mean():
         return np.ones(axis.size)
@@ -85,24 +69,17 @@ def channel_widths(axis: np.ndarray) -> np.ndarray:
 
 
 def weights(axis: np.ndarray, centre: np.ndarray, width: float, response: Response) -> np.ndarray:
-    """R(l_i - m_j): what each input channel counts in each output channel.
+    """Return the weight R(l_i - m_j) of each input channel in each output channel: (output, input) float64.
 
     Parameters
     ----------
-    axis
-        (input,) positions of the input channels.
-    centre
-        (output,) positions of the output channels.
+    axis, centre
+        Positions of the input channels and of the output channels.
     width
-        Full width at half maximum of R.
+        Full width at half maximum of R, whose peak is 1.
     response
-        ``triangle`` reaches zero at +-width; ``rectangle`` is `width` wide, and a channel just on its
+        ``triangle`` reaches zero at +-width. ``rectangle`` is `width` wide, and a channel exactly on its
         edge counts half, so that neighbouring rectangles share it.
-
-    Returns
-    -------
-    numpy.ndarray
-        (output, input) float64, unit peak.
     """
     distance = np.abs(axis[None, :] - centre[:, None]) / width
     if response == "triangle":
@@ -117,32 +94,31 @@ def weights(axis: np.ndarray, centre: np.ndarray, width: float, response: Respon
 
 
 def rebin_block(
-    table: np.ndarray, data: Planes, variance: Planes | None = None, operation: Operation = "mean"
+    table: np.ndarray, data: Planes, variance: Planes | None = None, *, operation: Operation
 ) -> tuple[np.ndarray, ...]:
     """Combine input planes into output planes.
 
-    The inputs are read a few planes at a time, in order, so they may be far larger than what is made of
-    them; the result does not depend on how many.
+    The inputs are read a few planes at a time, in order, so they can be much larger than the output. The
+    result does not depend on the number of planes that are read at once.
 
     Parameters
     ----------
     table
         (output, input) weights.
     data
-        (input, y, x) float32, an array or anything that is sliced like one along its first axis; NaN and
-        infinite values are left out and the other weights count for them.
+        (input, y, x) float32. NaN and infinite values are left out, and the weights are renormalised.
     variance
-        As `data`, or None.
+        Variance of `data`, same shape, or None.
     operation
-        ``mean``: sum(w x)/sum(w). ``sum``: sum(w x), scaled up by the weight that NaN left out.
-        ``mean_err``: sqrt(sum(w x^2)/sum(w)), summed in float64, because squares of fluxes of 1e-20 are
-        beyond float32.
+        ``mean``: sum(w x)/sum(w). ``sum``: sum(w x), scaled up for the weight of missing inputs.
+        ``mean_err``: sqrt(sum(w x^2)/sum(w)), summed in float64, because the squares of fluxes of 1e-20
+        underflow in float32.
 
     Returns
     -------
     tuple of numpy.ndarray
-        (output, y, x) float32, and its variance if one came in (to first order for ``mean_err``);
-        NaN where no input was valid. A NaN variance of a valid input makes the variance NaN.
+        (output, y, x) float32, followed by its variance if one is given (to first order for
+        ``mean_err``); NaN where no input is valid. The variance is NaN where that of a valid input is.
     """
     shape = (table.shape[0], *data.shape[1:])
     squares = operation == "mean_err"
@@ -161,7 +137,7 @@ def rebin_block(
             _accumulate(
                 table[rows, first:last], planes, spreads, squares, total[rows], weight[rows], spread[rows]
             )
-    _finish(table.sum(axis=1), total, weight, spread, {"mean": 0, "sum": 1, "mean_err": 2}[operation])
+    _finish(table.sum(axis=1), total, weight, spread, operation)
     out = total.astype(np.float32, copy=False)
     return (out,) if variance is None else (out, spread.astype(np.float32, copy=False))
 
@@ -176,7 +152,7 @@ def _accumulate(
     weight: np.ndarray,
     spread: np.ndarray,
 ) -> None:  # pragma: no cover - compiled
-    """Add planes to the sums, row by row so that the sums stay in the cache; always in order of the input."""
+    """Add planes to the sums in the order of the input, row by row so that the sums stay in the cache."""
     zero = np.float32(0)
     with_variance = spread.shape[0] > 0
     for y in range(data.shape[1]):
@@ -195,26 +171,15 @@ def _accumulate(
                         spread[j, y, x] += slope * slope * variance[k, y, x] if good else zero
 
 
-@njit(cache=True, nogil=True)
 def _finish(
-    everything: np.ndarray, total: np.ndarray, weight: np.ndarray, spread: np.ndarray, mode: int
-) -> None:  # pragma: no cover - compiled
-    """Turn sums into means (0), scaled sums (1) or root mean squares (2), in place."""
-    one = total.dtype.type(1)
+    everything: np.ndarray, total: np.ndarray, weight: np.ndarray, spread: np.ndarray, operation: Operation
+) -> None:
+    """Turn sums into means, scaled sums or root mean squares, in place; NaN where the weight is zero."""
     for j in range(total.shape[0]):
-        for y in range(total.shape[1]):
-            for x in range(total.shape[2]):
-                w = weight[j, y, x]
-                if w == 0:
-                    total[j, y, x] = np.nan
-                    if spread.shape[0] > 0:
-                        spread[j, y, x] = np.nan
-                    continue
-                scale = everything[j] / w if mode == 1 else one / w
-                mean = total[j, y, x] * scale
-                total[j, y, x] = np.sqrt(mean) if mode == 2 else mean
-                if spread.shape[0] > 0:
-                    gain = scale * scale
-                    if mode == 2:
-                        gain = gain / mean if mean > 0 else total.dtype.type(np.nan)
-                    spread[j, y, x] *= gain
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = (everything[j] if operation == "sum" else total.dtype.type(1)) / weight[j]
+            total[j] *= scale
+            if spread.shape[0] > 0:
+                spread[j] *= scale * scale / total[j] if operation == "mean_err" else scale * scale
+        if operation == "mean_err":
+            np.sqrt(total[j], out=total[j])
