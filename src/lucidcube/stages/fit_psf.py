@@ -15,7 +15,7 @@ from lucidcube.errors import CubeError
 from lucidcube.kernels.psf.fit import FitStatus, fit_parametric_psf, fit_radial_psf
 from lucidcube.kernels.psf.fit_problem import Solver
 from lucidcube.kernels.psf.least_squares import solve_least_squares, solve_minimize
-from lucidcube.kernels.psf.models import MODELS, ModelSpec, ParameterSpec
+from lucidcube.kernels.psf.models import MODELS, ModelSpec, Parameter
 from lucidcube.kernels.psf.nested_sampling import solve_nested_sampling
 from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.lift.blocks import Output, over_planes
@@ -46,7 +46,7 @@ class FitParameter(Parameters):
 class FitModel(Variant):
     """A model of a star."""
 
-    def parameters(self) -> tuple[ParameterSpec, ...]:
+    def parameters(self) -> tuple[Parameter, ...]:
         """Return the parameters as the kernel takes them, in its order."""
         specs = {p.name: p for p in MODELS[getattr(self, "model")].parameters}  # noqa: B009
         return tuple(

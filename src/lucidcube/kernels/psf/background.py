@@ -128,13 +128,9 @@ def background_level(
 ) -> float:
     """Return the sky level: the location of the noise distribution after the star's wing is subtracted.
 
-    Parameters
-    ----------
-    values, radius
-        Counts and distances from the star, as for `star_wing`. The level is 0 if there are no pixels.
-    model
-        `gennorm` for the location of a generalised normal distribution, `norm` for the mean after
-        clipping at 5 robust standard deviations, `none` for 0.
+    The model `gennorm` gives the location of a generalised normal distribution, `norm` the mean after
+    clipping at 5 robust standard deviations, `none` 0; the level is also 0 if there are no pixels.
+    `values` and `radius` are those of `star_wing`.
     """
     if model == "none" or values.size == 0:
         return 0.0

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.kernels.psf.fit_problem import FitProblem, Solution, Solver, select_pixels
-from lucidcube.kernels.psf.models import MODELS, ParameterSpec, StarFunction
+from lucidcube.kernels.psf.models import MODELS, Parameter, StarFunction
 from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.kernels.psf.radial_profile import fit_radial_profile, radial_model
 
@@ -42,7 +42,7 @@ def fit_radial_psf(
     plane: NDArray[np.floating],
     variance: NDArray[np.floating] | None,
     *,
-    parameters: Sequence[ParameterSpec],
+    parameters: Sequence[Parameter],
     nbins: int,
 ) -> FitResult:
     """Fit the model `radial` to one plane of a normalised star; see `fit_radial_profile`.
@@ -97,7 +97,7 @@ def fit_parametric_psf(
     variance: NDArray[np.floating] | None,
     *,
     star: StarFunction,
-    parameters: Sequence[ParameterSpec],
+    parameters: Sequence[Parameter],
     wavelength: float,
     optics: Optics,
     solver: Solver,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.psf.models import ParameterSpec, StarFunction
+from lucidcube.kernels.psf.models import Parameter, StarFunction
 from lucidcube.kernels.psf.optical_psf import Grid, Optics, StarImage
 from lucidcube.kernels.psf.subpixel_shift import sigma_from_area
 
@@ -47,30 +47,15 @@ def select_pixels(plane: NDArray[np.floating], variance: NDArray[np.floating] | 
 class FitProblem:
     """Weighted residuals of a parametric model as a function of its free parameters.
 
-    Parameters
-    ----------
-    data
-        Pixels to fit.
-    star
-        Star of unit flux for given shape parameters.
-    parameters
-        All parameters: x, y, shape parameters, factor, const.
-    wavelength
-        Metres.
-    optics
-        Telescope and pixel size.
-
-    Attributes
-    ----------
-    lower, upper, free, start
-        Domain, freedom and start value of every parameter.
+    The arguments other than `data` are those of `fit_parametric_psf`. The attributes `lower`, `upper`, `free`
+    and `start` contain the domain, freedom and start value of every parameter.
     """
 
     def __init__(
         self,
         data: FitData,
         star: StarFunction,
-        parameters: Sequence[ParameterSpec],
+        parameters: Sequence[Parameter],
         wavelength: float,
         optics: Optics,
     ) -> None:
@@ -126,7 +111,7 @@ class FitProblem:
             columns.append(column * self.data.weight)
         return np.stack(columns, axis=1)
 
-    def _start_values(self, parameters: Sequence[ParameterSpec]) -> NDArray[np.float64]:
+    def _start_values(self, parameters: Sequence[Parameter]) -> NDArray[np.float64]:
         """Return the start values; those that are None are derived from the plane."""
         values = self.data.values
         level = np.median(values)

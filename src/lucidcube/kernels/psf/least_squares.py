@@ -12,12 +12,7 @@ _TOLERANCE = 1e-8
 def solve_least_squares(problem: FitProblem, *, max_evaluations: int) -> Solution:
     """Minimise chi squared by bounded trust-region least squares.
 
-    Parameters
-    ----------
-    problem
-        At least one parameter must be free.
-    max_evaluations
-        Maximum number of evaluations of the model, not counting derivatives.
+    At least one parameter must be free. `max_evaluations` does not count evaluations for derivatives.
     """
     free = problem.free
     found = optimize.least_squares(

@@ -16,7 +16,7 @@ StarFunction = Callable[[NDArray[np.float64], float, Optics, Grid], StarImage]
 """Star of unit flux for given shape parameters of a model, wavelength in metres, telescope and grid."""
 
 
-class ParameterSpec(NamedTuple):
+class Parameter(NamedTuple):
     """Parameter of a model."""
 
     name: str
@@ -24,10 +24,10 @@ class ParameterSpec(NamedTuple):
     """Start value, or the value if fixed; None if it is derived from the plane as the description says."""
     lower: float
     upper: float
-    free: bool
-    """Whether the parameter is fitted; otherwise it is held at `start`."""
     unit: str
     description: str
+    free: bool = True
+    """Whether the parameter is fitted; otherwise it is held at `start`."""
 
 
 class ModelSpec(NamedTuple):
@@ -35,7 +35,7 @@ class ModelSpec(NamedTuple):
 
     name: str
     description: str
-    parameters: tuple[ParameterSpec, ...]
+    parameters: tuple[Parameter, ...]
     """Position (x, y), then for parametric models the shape parameters, factor and const."""
     star: StarFunction | None
     """Star for given shape parameters; None for `radial`, which is not a formula."""
@@ -112,42 +112,27 @@ def muse_ao_star(
     return long_exposure(structure, wavelength, optics, grid)
 
 
-def _free(name: str, start: float | None, lower: float, upper: float, unit: str, text: str) -> ParameterSpec:
-    """Return a parameter that is fitted unless the user fixes it."""
-    return ParameterSpec(name, start, lower, upper, True, unit, text)
-
-
-def _fixed(name: str, start: float | None, lower: float, upper: float, unit: str, text: str) -> ParameterSpec:
-    """Return a parameter that is held at its start value unless the user frees it."""
-    return ParameterSpec(name, start, lower, upper, False, unit, text)
-
-
 _POSITION = (
-    _free("x", 0.0, -5.0, 5.0, "pixel", "offset of the star along x from the central pixel"),
-    _free("y", 0.0, -5.0, 5.0, "pixel", "offset of the star along y from the central pixel"),
+    Parameter("x", 0.0, -5.0, 5.0, "pixel", "offset of the star along x from the central pixel"),
+    Parameter("y", 0.0, -5.0, 5.0, "pixel", "offset of the star along y from the central pixel"),
 )
 _SCALING = (
-    _free("factor", None, 0.0, np.inf, "flux of the plane", "flux of the star; starts at the best fit"),
-    _free("const", None, -np.inf, np.inf, "plane", "constant added to the star; starts at the best fit"),
+    Parameter("factor", None, 0.0, np.inf, "flux of the plane", "flux of the star; starts at the best fit"),
+    Parameter("const", None, -np.inf, np.inf, "plane", "constant added to the star; starts at the best fit"),
 )
-_SIGMA = _free("sigma", None, 0.2, 100.0, "pixel", "width; starts from the area above half the maximum")
-_WAVELENGTH = _fixed("wavelength", None, 1e-7, 1e-4, "m", "wavelength; starts at that of the plane")
-_R0 = _free("r0", 0.15, 0.01, 1.0, "m", "Fried parameter at 500 nm")
-_N_DIMENSIONS = _fixed(
-    "turbulence_ndim",
-    3.0,
-    1.5,
-    3.3,
-    "1",
-    "dimensions of the turbulence; 3 is Kolmogorov turbulence",
+_SIGMA = Parameter("sigma", None, 0.2, 100.0, "pixel", "width; starts from the area above half the maximum")
+_WAVELENGTH = Parameter("wavelength", None, 1e-7, 1e-4, "m", "wavelength; starts at that of the plane", False)
+_R0 = Parameter("r0", 0.15, 0.01, 1.0, "m", "Fried parameter at 500 nm")
+_N_DIMENSIONS = Parameter(
+    "turbulence_ndim", 3.0, 1.5, 3.3, "1", "dimensions of the turbulence; 3 is Kolmogorov turbulence", False
 )
-_OUTER_SCALE = _fixed("L0", 10.0, 1.0, 200.0, "m", "outer scale of the turbulence")
+_OUTER_SCALE = Parameter("L0", 10.0, 1.0, 200.0, "m", "outer scale of the turbulence", False)
 _ADAPTIVE_OPTICS = (
-    _free("alpha", 0.1, 5e-3, 2.0, "1/m", "width of the Moffat core of the power spectrum"),
-    _free("beta", 1.6, 1.05, 5.0, "1", "slope of the Moffat core of the power spectrum"),
-    _free("amplitude", 2.0, 0.0, 100.0, "rad^2", "phase variance of the Moffat core"),
-    _free("background", 5e-3, 0.0, 1.0, "rad^2 m^2", "constant floor of the corrected power spectrum"),
-    _fixed("cutoff", 2.06, 0.1, 20.0, "1/m", "highest spatial frequency that is corrected"),
+    Parameter("alpha", 0.1, 5e-3, 2.0, "1/m", "width of the Moffat core of the power spectrum"),
+    Parameter("beta", 1.6, 1.05, 5.0, "1", "slope of the Moffat core of the power spectrum"),
+    Parameter("amplitude", 2.0, 0.0, 100.0, "rad^2", "phase variance of the Moffat core"),
+    Parameter("background", 5e-3, 0.0, 1.0, "rad^2 m^2", "constant floor of the corrected power spectrum"),
+    Parameter("cutoff", 2.06, 0.1, 20.0, "1/m", "highest spatial frequency that is corrected", False),
 )
 
 MODELS: dict[str, ModelSpec] = {

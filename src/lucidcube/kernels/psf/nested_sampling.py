@@ -37,11 +37,6 @@ def solve_nested_sampling(problem: FitProblem, *, live_points: int, max_calls: i
     -------
     Solution
         Values of highest likelihood; the errors are the standard deviations of the posterior.
-
-    Raises
-    ------
-    ImportError
-        If ultranest is not installed.
     """
     from ultranest import ReactiveNestedSampler  # optional, and the import takes half a second
 

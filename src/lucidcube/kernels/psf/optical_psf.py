@@ -21,6 +21,7 @@ from scipy.special import gammaincc, j0, j1
 from lucidcube.kernels.psf.turbulence import unit_nodes
 
 StructureFunction = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Structure function (rad**2) of the separation in the pupil (m)."""
 
 ZONE_RADIUS = 32.0  # lambda/D; each further zone reaches twice as far
 _N_ZONE_STEPS = 512
@@ -88,16 +89,7 @@ def radial_profile(
 ) -> RadialProfile:
     """Return the radial profile of a star seen through a phase of the given structure function.
 
-    Parameters
-    ----------
-    structure
-        Structure function (rad**2) of the separation in the pupil (m).
-    wavelength
-        Metres.
-    optics
-        Telescope and pixel size.
-    largest_radius
-        Radius in pixels that the table must cover.
+    The wavelength is in metres. The table covers at least `largest_radius`, in pixels.
 
     Notes
     -----

@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from lucidcube.kernels.psf.models import ParameterSpec
+from lucidcube.kernels.psf.models import Parameter
 
 _INNERMOST = 0.5  # pixels; radius of the disc that is the first annulus
 _CLOSEST = 0.1  # pixels between the mean radii of two annuli
@@ -52,8 +52,8 @@ def fit_radial_profile(
     plane: NDArray[np.floating],
     weight: NDArray[np.float64] | None,
     *,
-    x: ParameterSpec,
-    y: ParameterSpec,
+    x: Parameter,
+    y: Parameter,
     n_annuli: int,
 ) -> RadialFit:
     """Fit a centre and a radial profile to a star.
@@ -108,7 +108,7 @@ def _fit_centre(
     finite: NDArray[np.bool_],
     weight: NDArray[np.float64] | None,
     edges: NDArray[np.float64],
-    parameters: tuple[ParameterSpec, ParameterSpec],
+    parameters: tuple[Parameter, Parameter],
 ) -> tuple[tuple[float, float], tuple[float, float], bool]:
     """Return the centre (y, x) as an offset from the central pixel, its errors, and whether it converged."""
     start = (parameters[0].start or 0.0, parameters[1].start or 0.0)

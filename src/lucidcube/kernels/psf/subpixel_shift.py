@@ -111,14 +111,8 @@ class Shift:
     position and only the remainder is interpolated.
 
     Missing pixels are first filled from their neighbours so that they do not cause ringing. An output
-    pixel is missing if more than a thousandth of its footprint (a square of one pixel) is missing.
-
-    Parameters
-    ----------
-    plane
-        Plane (y, x) with a background of about zero; NaN = missing.
-    core
-        Gaussian that is evaluated rather than interpolated.
+    pixel is missing if more than a thousandth of its footprint (a square of one pixel) is missing. The
+    background of the plane (y, x; NaN = missing) should be about zero.
     """
 
     def __init__(self, plane: NDArray[np.floating], core: Core | None = None) -> None:
