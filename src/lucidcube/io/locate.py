@@ -15,9 +15,13 @@ from lucidcube.io.hdus import Hdu
 from lucidcube.io.plane_reader import Encoding, Meaning, PlaneReader, fill, physical
 from lucidcube.io.staging import ScratchFolder
 
-_SAFE_EXPONENT = 96
-_SAMPLES = 16_384
-_TOO_GOOD = -27.0
+_SAMPLES = 1 << 17
+"""Number of values of a plane that are looked at before the cube is read."""
+_ROUNDING = -27.0
+"""Binary logarithm of 1e-8, less than the relative precision of float32."""
+
+_SQUARE = {"data": 2, "variance": 1, "error": 2, "weight": -1}
+"""The power that turns numbers of each meaning into squares of a flux."""
 
 
 def locate(
@@ -94,61 +98,77 @@ def locate(
 
 
 def scale_exponent(readers: Iterable[PlaneReader]) -> int:
-    """Power of two that brings the data near one, if float32 cannot hold their squares or variance well.
+    """Return the power of two by which a cube is scaled so that float32 holds its data, squares and variance.
+
+    Most cubes are read as they are. Scaling is needed where the brightest data lie outside 2**-32 to 2**48
+    (1e-20 fluxes do), or where a variance is too small or too large for float32; it brings the brightest
+    data to about 1. It follows the brightest data and not a typical value, because whatever is fainter than
+    2**-40 of them is beyond the precision of float32: the wings of a PSF or of a planet in float64 do not
+    count. Neither do fill values such as -3.4e38, which a wide gap separates from the data.
 
     Parameters
     ----------
     readers
-        Of the data and what tells their variance.
+        Of the data, and of what gives their variance.
 
     Returns
     -------
     int
-        Exponent for `PlaneReader`; 0 unless a typical square lies beyond 2**-96 to 2**96 (float32 ends at
-        2**-126 and 2**128). It depends on the file, not on the slice.
+        Exponent for `PlaneReader`. It depends on the file and not on the slice.
     """
-    squares: dict[Meaning, float] = {}
-    for reader in readers:
-        sizes = _sample(reader) * {"data": 2, "variance": 1, "error": 2, "weight": -1}[reader.meaning]
-        if len(sizes):
-            squares[reader.meaning] = float(np.median(sizes))
-    if all(abs(size) < _SAFE_EXPONENT for size in squares.values()):
+    squares = {reader.meaning: _log_sizes(reader) * _SQUARE[reader.meaning] for reader in readers}
+    data = squares.pop("data", np.empty(0))
+    variance = np.concatenate([*squares.values(), np.empty(0)])
+    if not data.size and not variance.size:
         return 0
-    return -round(squares.get("data", next(iter(squares.values()))) / 2)
+    largest = _largest(data if data.size else variance)
+    matters = variance[(variance > largest - 80) & (variance < largest + 40)]
+    fits_as_it_is = -64 <= largest <= 96 and np.all(np.abs(matters) < 112)
+    return 0 if fits_as_it_is else -round(largest / 2)
+
+
+def _largest(squares: NDArray[np.float64]) -> float:
+    """Return the largest of some logarithms, without those beyond float32 that a wide gap separates."""
+    largest = float(squares.max())
+    if largest < 126:
+        return largest
+    ordered = np.sort(squares)
+    gaps = np.flatnonzero((np.diff(ordered) > 80) & (ordered[1:] > 126))
+    return float(ordered[gaps[0]]) if gaps.size else largest
 
 
 def is_rather_variance(data: PlaneReader, error: PlaneReader) -> bool:
-    """Whether numbers called standard deviations are variances.
+    """Return whether numbers that a file calls standard deviations are variances.
 
-    Some files call them ERR all the same (the GMOS cube of NGC 3081 that comes with ifscube does). No float32
-    number is known to 1e-8 of itself, so errors that are typically smaller than that, but whose square roots
-    are plausible errors, are variances.
+    Some files call them ERR all the same (the GMOS cube of NGC 3081 that comes with ifscube does). Errors
+    that are typically smaller than 1e-8 of the data, but whose square roots are plausible errors, are
+    variances, because no float32 number is that precise.
     """
     if error.meaning != "error":
         return False
-    sizes, errors = _sample(data), _sample(error)
-    if not len(sizes) or not len(errors):
+    sizes, errors = _log_sizes(data), _log_sizes(error)
+    if not sizes.size or not errors.size:
         return False
     size, deviation = float(np.median(sizes)), float(np.median(errors))
-    return deviation - size < _TOO_GOOD < deviation / 2 - size < -_TOO_GOOD
+    return deviation - size < _ROUNDING < deviation / 2 - size < -_ROUNDING
 
 
-def _sample(reader: PlaneReader) -> NDArray[np.float64]:
-    """Binary logarithms of the sizes of some numbers other than 0, from all over the array."""
+def _log_sizes(reader: PlaneReader) -> NDArray[np.float64]:
+    """Return the binary logarithms of numbers from evenly spaced rows of three planes, without zeros."""
     dtype = np.dtype(reader.encoding.dtype)
-    plane = reader.slow * reader.fast
-    last = reader.count - 1
-    logarithms = []
+    width = min(reader.fast, _SAMPLES)
+    count = min(reader.slow, _SAMPLES // width)
+    rows = [reader.slow * (2 * i + 1) // (2 * count) for i in range(count)]
+    planes = sorted({(reader.count - 1) * tenth // 10 for tenth in (2, 5, 8)})
+    raw = np.empty((len(planes), count, width), dtype)
     try:
         with open(reader.path, "rb", buffering=0) as file:
-            for tenth in (2, 5, 8):
-                number = last * tenth // 10
-                first = plane * tenth // 10
-                raw = np.empty(min(_SAMPLES, plane - first), dtype)
-                fill(file.fileno(), raw, reader.offset + number * reader.stride + first * dtype.itemsize)
-                values = physical(raw, reader.encoding)
-                values = np.abs(values[np.isfinite(values) & (values != 0)])
-                logarithms.append(np.log2(values))
+            for i, plane in enumerate(planes):
+                for j, row in enumerate(rows):
+                    offset = reader.offset + plane * reader.stride + row * reader.fast * dtype.itemsize
+                    fill(file.fileno(), raw[i, j], offset)
     except OSError as error:
         raise CubeError(f"{reader.path} cannot be read: {error.strerror or error}") from None
-    return np.concatenate(logarithms)
+    values = physical(raw, reader.encoding)
+    sizes = np.abs(values) if reader.meaning == "data" else values
+    return np.log2(sizes[np.isfinite(sizes) & (sizes > 0)])

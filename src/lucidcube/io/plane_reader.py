@@ -1,16 +1,20 @@
-"""Reading planes of an array that lies uncompressed in a file, by position."""
+"""Reading the planes of an array that lies uncompressed in a file, by their positions."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
+
+_log = logging.getLogger(__name__)
 
 Meaning = Literal["data", "variance", "error", "weight"]
 """What the numbers of a file are: the data, their variance, standard deviation, or inverse variance."""
@@ -37,32 +41,27 @@ class Encoding(NamedTuple):
 
 @dataclass(frozen=True)
 class PlaneReader:
-    """An array (wavelength, y, x) in a file, to be sliced like NumPy: small, picklable, holds nothing open.
+    """An array (wavelength, y, x) in a file that can be sliced like a NumPy array.
 
-    Every plane must lie in one piece. Each slicing opens the file, reads the bytes it needs, and closes it.
+    It is small and picklable and holds no open file: each slicing opens the file, reads the bytes it needs,
+    and closes it. Every plane must lie in one piece.
 
     Attributes
     ----------
-    path
-        Of the file.
-    size, mtime_ns
-        What the file was when it was opened; a changed file is refused.
-    offset
-        Bytes before the first plane of the file.
-    stride
-        Bytes from one plane to the next.
+    path, size, mtime_ns
+        The file, and its size and time of change when it was opened; a changed file is refused.
+    offset, stride
+        Bytes before the first plane, and from one plane to the next.
     slow, fast
         Lengths of the two axes of a plane as it lies in the file.
     swapped
         Whether the fast axis is y.
-    encoding
-        Of the numbers.
-    meaning
-        What they are; standard deviations and inverse variances come out as variances.
+    encoding, meaning
+        How the numbers are stored, and what they are; standard deviations and weights are read as variances.
     exponent
-        The data are multiplied by 2**exponent, the variance by its square: exact.
+        The data are multiplied by 2**exponent and the variance by its square, which is exact.
     count
-        Planes in the file.
+        Number of planes in the file.
     planes, rows, columns
         Which of each are in the array.
     """
@@ -83,54 +82,44 @@ class PlaneReader:
     rows: range
     columns: range
 
+    ndim = 3
+    dtype = np.dtype(np.float32)
+
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Planes, rows and columns."""
+        """Numbers of planes, rows and columns."""
         return len(self.planes), len(self.rows), len(self.columns)
-
-    @property
-    def ndim(self) -> int:
-        """Three."""
-        return 3
-
-    @property
-    def dtype(self) -> np.dtype[np.float32]:
-        """Always float32."""
-        return np.dtype(np.float32)
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
         keys = key if isinstance(key, tuple) else (key,)
         if len(keys) > 3 or not all(isinstance(k, slice | int | np.integer) for k in keys):
-            raise TypeError(f"slices and integers only, not {key!r}")
+            raise TypeError(f"only slices and integers can index the planes of a file, not {key!r}")
+        axes = (self.planes, self.rows, self.columns)
         wanted = [
             axis[k if isinstance(k, slice) else slice(k, k + 1 or None)]
-            for axis, k in zip(self._axes, keys, strict=False)
+            for axis, k in zip(axes, keys, strict=False)
         ]
-        planes, rows, columns = (*wanted, *self._axes[len(keys) :])
+        planes, rows, columns = (*wanted, *axes[len(keys) :])
         block = replace(self, planes=planes, rows=rows, columns=columns).read()
         return block[tuple(slice(None) if isinstance(k, slice) else 0 for k in keys)]
 
-    @property
-    def _axes(self) -> tuple[range, range, range]:
-        return self.planes, self.rows, self.columns
-
     def read(self) -> NDArray[np.float32]:
-        """Read it all.
+        """Read the whole array.
 
         Returns
         -------
         ndarray
-            (wavelength, y, x) float32, C-contiguous; NaN for blank and infinite pixels and beyond float32.
+            (wavelength, y, x) float32, C-contiguous; see `to_float32` for what becomes NaN.
 
         Raises
         ------
         CubeError
             If the file is gone, has changed since it was opened, or is too short.
         """
-        return to_float32(self._stored(), self.encoding, self.meaning, self.exponent)
+        return to_float32(self._stored(), self.encoding, self.meaning, self.exponent, name=self.path)
 
     def _stored(self) -> NDArray[Any]:
-        """The numbers as in the file but in native byte order and in the order wavelength, y, x."""
+        """Return the stored numbers in native byte order and in the order wavelength, y, x."""
         slow, fast = (self.columns, self.rows) if self.swapped else (self.rows, self.columns)
         dtype = np.dtype(self.encoding.dtype)
         if not all(self.shape):
@@ -138,11 +127,13 @@ class PlaneReader:
         low, high = min(slow[0], slow[-1]), max(slow[0], slow[-1]) + 1
         block = np.empty((len(self.planes), high - low, self.fast), dtype)
         start = self.offset + low * self.fast * dtype.itemsize
-        together = high - low == self.slow and self.planes.step == 1 and self.stride == block[:1].nbytes
+        contiguous = high - low == self.slow and self.planes.step == 1 and self.stride == block[:1].nbytes
         try:
             with open(self.path, "rb", buffering=0) as file:
-                self._check_unchanged(os.fstat(file.fileno()))
-                if together:
+                now = os.fstat(file.fileno())
+                if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
+                    raise CubeError(f"{self.path} was changed after it was opened; start again")
+                if contiguous:
                     fill(file.fileno(), block, start + self.planes[0] * self.stride)
                 else:
                     for plane, number in zip(block, self.planes, strict=True):
@@ -154,13 +145,9 @@ class PlaneReader:
         block = block[:, _relative(slow, low), _relative(fast, 0)]
         return block.transpose(0, 2, 1) if self.swapped else block
 
-    def _check_unchanged(self, now: os.stat_result) -> None:
-        if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
-            raise CubeError(f"{self.path} was changed after it was opened; start again")
-
 
 def fill(descriptor: int, block: NDArray[Any], offset: int) -> None:
-    """Read the bytes of a C-contiguous array from a place in a file.
+    """Fill a C-contiguous array with the bytes that begin at `offset` in a file.
 
     Raises
     ------
@@ -177,9 +164,14 @@ def fill(descriptor: int, block: NDArray[Any], offset: int) -> None:
 
 
 def to_float32(
-    stored: NDArray[Any], encoding: Encoding, meaning: Meaning = "data", exponent: int = 0
+    stored: NDArray[Any],
+    encoding: Encoding,
+    meaning: Meaning = "data",
+    exponent: int = 0,
+    *,
+    name: str = "an array",
 ) -> NDArray[np.float32]:
-    """Turn stored numbers into physical ones.
+    """Turn stored numbers into data or variances.
 
     Parameters
     ----------
@@ -187,36 +179,28 @@ def to_float32(
         In native byte order; may be overwritten.
     encoding
         BSCALE, BZERO and BLANK are applied in float64.
-    meaning
-        Of the numbers.
-    exponent
+    meaning, exponent
         See `PlaneReader`.
+    name
+        The file, for the warning that is logged once if float32 cannot hold some of its values.
 
     Returns
     -------
     ndarray
-        Same shape, float32, C-contiguous; NaN where blank, infinite, or beyond float32, and for a weight
-        that is not positive.
+        Same shape, float32, C-contiguous; NaN where blank, infinite, or beyond float32, and for a weight that
+        is not positive. A value that is too small for float32 becomes 0.
     """
     plain = (encoding.scale, encoding.zero, encoding.blank) == (1.0, 0.0, None)
-    if plain and stored.dtype == np.float32 and meaning in ("data", "variance"):
-        result = np.ascontiguousarray(stored)
-        if exponent:
-            with np.errstate(over="ignore", under="ignore"):  # what overflows becomes NaN below
-                result = np.ldexp(result, exponent * (2 if meaning == "variance" else 1))
-    else:
-        values = physical(stored, encoding)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # likewise
-            if exponent:
-                values = np.ldexp(
-                    values, exponent * {"data": 1, "variance": 2, "error": 1, "weight": -2}[meaning]
-                )
-            if meaning == "error":
-                values = values * values
-            elif meaning == "weight":
-                values = np.divide(1.0, values, out=np.full(values.shape, np.nan), where=values > 0)
-            result = np.ascontiguousarray(values, np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if plain and stored.dtype == np.float32 and meaning in ("data", "variance"):
+            values = np.ascontiguousarray(stored)
+            result = np.ldexp(values, exponent * (1 + (meaning == "variance"))) if exponent else values
+        else:
+            values = physical(stored, encoding)
+            result = np.ascontiguousarray(_scaled(values, meaning, exponent), np.float32)
     infinite = np.isinf(result)
+    if result is not values:
+        _warn_of_losses(values, result, infinite, meaning, exponent, name)
     if infinite.any():
         result[infinite] = np.nan
     return result
@@ -234,7 +218,47 @@ def physical(stored: NDArray[Any], encoding: Encoding) -> NDArray[np.float64]:
     return values
 
 
+def _scaled(values: NDArray[np.float64], meaning: Meaning, exponent: int) -> NDArray[np.float64]:
+    """Return data times 2**exponent, or their variance times its square."""
+    if exponent:
+        values = np.ldexp(values, exponent * {"data": 1, "variance": 2, "error": 1, "weight": -2}[meaning])
+    if meaning == "error":
+        return values * values
+    if meaning == "weight":
+        return np.divide(1.0, values, out=np.full(values.shape, np.nan), where=values > 0)
+    return values
+
+
+def _warn_of_losses(
+    values: NDArray[np.floating[Any]],
+    result: NDArray[np.float32],
+    infinite: NDArray[np.bool_],
+    meaning: Meaning,
+    exponent: int,
+    name: str,
+) -> None:
+    """Log, once for each file, that some of its values are beyond float32."""
+    noun, power = ("data", 1) if meaning == "data" else ("variance", 2)
+    if infinite.any() and np.isfinite(values[infinite]).any():
+        limit = _power_of_two(128 - power * exponent)
+        _warn_once(f"{name}: values of the {noun} beyond {limit}, which float32 cannot hold, are read as NaN")
+    if meaning != "data" and np.any(np.isfinite(values[(result == 0) & (values > 0)])):
+        limit = _power_of_two(-149 - power * exponent)
+        _warn_once(f"{name}: variances below {limit}, which float32 cannot hold, are read as 0")
+
+
+@lru_cache(maxsize=256)
+def _warn_once(text: str) -> None:
+    _log.warning(text)
+
+
+def _power_of_two(exponent: int) -> str:
+    """Return 2**exponent as text in decimal, also where float64 cannot hold it."""
+    decimal = exponent * np.log10(2.0)
+    return f"{10 ** (decimal % 1):.1f}e{int(decimal // 1):+03d}"
+
+
 def _relative(kept: range, first: int) -> slice:
-    """The slice that takes a range out of an array whose first element has the number `first`."""
+    """Return the slice that takes a range out of an array whose first element has the number `first`."""
     stop = kept.stop - first
     return slice(kept.start - first, None if stop < 0 else stop, kept.step)
