@@ -12,9 +12,10 @@ import numpy as np
 from astropy.io import fits
 
 from lucidcube.cube import DATA, VARIANCE
+from lucidcube.io.hdu_bytes import ImagePlan
 from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import parse_specifier
-from lucidcube.io.writer import ImagePlan, finish, reserve, write_planes
+from lucidcube.io.writer import finish, reserve, write_planes
 from lucidcube.simulate import write_scene
 
 from .bench_lift import ratio

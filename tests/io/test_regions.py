@@ -225,7 +225,7 @@ def test_markers_are_left_out_and_named(write):
         ("image\npolygon(3,4,5,6)", "3 corners"),
         ("image\nbox(3,4,5,6,7,8)", "5 numbers"),
         ("image\ncircle(3,nan,5)", "is no position"),
-        ("image\ncircle(1e400,4,5)", "is no position"),
+        ("image\ncircle(1e400,4,5)", "nowhere on the plane"),
         ("image\ncircle(1e99,4,1e98)", "nowhere on the plane"),
         ("image\ncircle(3,4,-5)", "strictly positive"),
         ("image\nannulus(3,4,6,5)", "outer"),

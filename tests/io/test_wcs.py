@@ -17,14 +17,8 @@ from locations import SHARED
 from lucidcube.errors import CubeError
 from lucidcube.io.axes import Axes, find_axes
 from lucidcube.io.spectral import spectral_grid, spectral_unit
-from lucidcube.io.wcs import (
-    override_cards,
-    reorder_axes,
-    slice_cards,
-    spectral_cards,
-    wavelength_table,
-)
-from lucidcube.io.wcslib import celestial_wcs
+from lucidcube.io.spectral_cards import override_cards, spectral_cards, wavelength_table
+from lucidcube.io.wcs import celestial_wcs, reorder_axes, slice_cards
 
 
 def header(n: int = 8, **cards: object) -> fits.Header:

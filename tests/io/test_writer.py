@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from locations import SHARED
 from lucidcube.errors import CubeError
-from lucidcube.io.checksum import checksum, encode, fold
+from lucidcube.io.hdu_bytes import ImagePlan, checksum, encode, fold, stored_dtype
+from lucidcube.io.header_cards import shape_of
 from lucidcube.io.reader import open_cube
-from lucidcube.io.wcs import shape_of
-from lucidcube.io.writer import ImagePlan, abandon, finish, reserve, stored_dtype, write_planes
+from lucidcube.io.writer import abandon, finish, reserve, write_planes
 
 
 def numbers(dtype: str, shape: tuple[int, ...] = (7, 5, 3)) -> NDArray[np.generic]:

@@ -1,40 +1,67 @@
-"""Small files are written in one step."""
+"""Files that appear under their names only when they are complete."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
-"""The names of temporary files; one stays behind if its process is killed."""
+from typing import IO, Any
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all.
+def write_atomically(path: str | Path, content: str | bytes | memoryview, *, durable: bool = False) -> None:
+    """Write a small file in one step: readers see the old content or the new one, and nothing between.
 
     Parameters
     ----------
     path
-        The file; one that exists is replaced.
+        The file; its folder must exist. A symbolic link is replaced and not followed.
     content
-        The bytes.
+        Text is written as UTF-8.
+    durable
+        Whether the file must also survive a crash of the machine, which costs two calls of fsync.
 
     Raises
     ------
     OSError
-        If it cannot be written; then nothing is left behind.
+        If it cannot be written; then nothing is left behind, and an older file stays as it was.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    with atomic_file(path, durable=durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[IO[Any]]:
+    """Open a new binary file that takes its name when the block ends, or vanishes if the block fails.
+
+    The parameters are those of `write_atomically`.
+    """
+    part = part_path(path)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        temporary.replace(path)
+        with open(part, "x+b") as file:  # "x": never an existing file, and no symbolic link
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(part, path)
+        if durable:
+            sync_folder(path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        part.unlink(missing_ok=True)
         raise
+
+
+def part_path(path: str | Path) -> Path:
+    """Return an unused name for the temporary file of a file, in the same folder."""
+    path = Path(path)
+    return path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}.part")
+
+
+def sync_folder(path: str | Path) -> None:
+    """Make the name of a file durable."""
+    folder = os.open(Path(path).parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,4 +1,4 @@
-"""Single cards of a FITS header that somebody else wrote: reading them warily, placing new ones."""
+"""Single cards of a FITS header: reading those of untrusted headers, placing new ones."""
 
 from __future__ import annotations
 
@@ -9,28 +9,37 @@ from astropy.io import fits
 
 from lucidcube.errors import CubeError
 
+MALFORMED = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    fits.VerifyError,
+)
+"""What astropy raises on files that are not FITS (found by changing random bytes)."""
+
 _MATRIX = re.compile(r"(CD|PC)(\d+)_(\d+)([A-Z]?)")
 
 
 def text(header: fits.Header, keyword: str) -> str:
-    """Value of a card as stripped text; empty where it is missing or undefined.
+    """Return the value of a card as stripped text, empty where it is missing or undefined.
 
-    Raises
-    ------
-    CubeError
-        If the card cannot be parsed.
+    A card that cannot be parsed raises CubeError.
     """
-    value = _value(header, keyword)
+    try:
+        value = header.get(keyword)
+    except (fits.VerifyError, ValueError, OverflowError):
+        raise CubeError(f"the card {keyword} of the header cannot be read") from None
     return "" if value is None or isinstance(value, fits.card.Undefined) else str(value).strip()
 
 
 def number(header: fits.Header, keyword: str, default: float) -> float:
-    """Value of a card as a finite number, also where it was written as text; `default` where it is missing.
+    """Return the value of a card as a number, also where it was written as text; `default` if it is missing.
 
-    Raises
-    ------
-    CubeError
-        If it is no finite number.
+    A value that is not a finite number raises CubeError.
     """
     value = text(header, keyword)
     if not value:
@@ -45,40 +54,26 @@ def number(header: fits.Header, keyword: str, default: float) -> float:
 
 
 def shape_of(header: fits.Header) -> tuple[int, ...]:
-    """Shape of the array that a header describes, in numpy order."""
+    """Return the shape of the array that a header describes, in NumPy order."""
     return tuple(int(number(header, f"NAXIS{n}", 0)) for n in range(int(number(header, "NAXIS", 0)), 0, -1))
 
 
 def set_card(header: fits.Header, n: int, name: str, value: object) -> None:
-    """Set, in place, a card of an axis by its name without number; a new one goes beside the axis' others."""
+    """Set card `name` of axis `n` in place; a new card goes beside the others of the axis."""
     keyword = f"{name}{n}"
-    if keyword in header:
-        header[keyword] = value
-        return
     neighbours = [k for k in (f"CTYPE{n}", f"CRPIX{n}", f"CRVAL{n}", f"CTYPE{n - 1}") if k in header]
-    if neighbours:
+    if neighbours and keyword not in header:
         header.insert(neighbours[0], (keyword, value), after=True)
     else:
         header[keyword] = value
 
 
 def move_axis(header: fits.Header, n: int, alternate: str, start: float, step: float) -> None:
-    """Renumber the pixels of a WCS axis, in place.
+    """Renumber the pixels of WCS axis `n` in place.
 
-    Pixel q of the new grid (from 1) is pixel start + 1 + step * (q - 1) of the old one.
-    CRPIX moves; a step other than 1 scales the column of the axis in the CD or PC matrix, or CDELT. An axis
-    without any WCS card gets none.
-
-    Parameters
-    ----------
-    header
-        Modified.
-    n
-        FITS number of the axis.
-    alternate
-        Letter of an alternate WCS; empty for the primary one.
-    start, step
-        Need not be integers.
+    Pixel q of the new grid, counted from 1, is pixel ``start + 1 + step * (q - 1)`` of the old one. CRPIX
+    moves; a step other than 1 scales the column of the axis in the CD or PC matrix, or CDELT. An axis without
+    any WCS card gets none. `alternate` is the letter of an alternate WCS, empty for the primary one.
     """
     described = any(f"{name}{n}{alternate}" in header for name in ("CTYPE", "CRVAL", "CRPIX", "CDELT"))
     column = [k for k in header if (m := _MATRIX.fullmatch(k)) and int(m[3]) == n and m[4] == alternate]
@@ -100,10 +95,3 @@ def move_axis(header: fits.Header, n: int, alternate: str, start: float, step: f
         header[diagonal] = number(header, diagonal, 1.0) * step
     elif f"CDELT{n}{alternate}" in header or not matrix:
         header[f"CDELT{n}{alternate}"] = number(header, f"CDELT{n}{alternate}", 1.0) * step
-
-
-def _value(header: fits.Header, keyword: str) -> object:
-    try:
-        return header.get(keyword)
-    except (fits.VerifyError, ValueError, OverflowError):
-        raise CubeError(f"the card {keyword} of the header cannot be read") from None

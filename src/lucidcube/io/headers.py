@@ -10,7 +10,7 @@ from astropy.io import fits
 
 from lucidcube import __version__
 from lucidcube.cube import HEADER, HISTORY, PRIMARY_HEADER, WAVELENGTH
-from lucidcube.io.wcs import spectral_cards
+from lucidcube.io.spectral_cards import spectral_cards
 
 _OF_THE_FILE = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "EXTNAME", "XTENSION")
 

@@ -24,7 +24,7 @@ HALF_TURN = 180.0
 class RegionTrack:
     """One region followed through the channels.
 
-    Parameters
+    Attributes
     ----------
     regions
         The region as each file has it.
@@ -36,7 +36,7 @@ class RegionTrack:
     channels: tuple[float, ...] = ()
 
     def at(self, channel: float) -> Region | None:
-        """Region at a channel, linear between files; None before the first and after the last."""
+        """Return the region at a channel, linear between files; None before the first and after the last."""
         if not self.channels:
             return self.regions[0]
         if not self.channels[0] <= channel <= self.channels[-1]:
@@ -57,36 +57,24 @@ class RegionTrack:
 class RegionGroup:
     """Regions that include and exclude among themselves: those of one file, or of one dynamic list.
 
-    Parameters
-    ----------
-    tracks
-        The regions, followed through the channels.
-    left_out
-        What the files hold that encloses no pixels, for the log.
+    `left_out` describes what the files hold that encloses no pixels.
     """
 
     tracks: tuple[RegionTrack, ...]
     left_out: tuple[str, ...] = ()
 
     def at(self, channel: float) -> tuple[Region, ...]:
-        """Regions that exist at a channel; pass them to `region_mask`."""
+        """Return the regions that exist at a channel."""
         found = (track.at(channel) for track in self.tracks)
         return tuple(region for region in found if region is not None)
 
     def mask(self, channel: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """The regions of a channel drawn on a plane; see `region_mask`."""
+        """Draw the regions of a channel on a plane; see `region_mask`."""
         return region_mask(self.at(channel), shape)
 
 
 def region_mask(regions: Iterable[Region], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Draw regions on a plane.
-
-    Parameters
-    ----------
-    regions
-        Regions of one group at one channel. They may lie partly or wholly outside the plane.
-    shape
-        (y, x) of the plane.
+    """Draw the regions of one group at one channel on a plane of this (y, x) shape.
 
     Returns
     -------
@@ -109,15 +97,9 @@ def region_mask(regions: Iterable[Region], shape: tuple[int, int]) -> NDArray[np
 def const_regions(
     paths: Iterable[str | Path], *, wcs: WCS | None = None, header: Mapping[str, Any] | None = None
 ) -> tuple[RegionGroup, ...]:
-    """Regions that hold in every channel, one group for each file.
-
-    Parameters and errors are those of `lucidcube.io.region_file.load_regions`.
-    """
-    groups = []
-    for path in paths:
-        found = load_regions(path, wcs=wcs, header=header)
-        groups.append(RegionGroup(tuple(RegionTrack((r,)) for r in found.regions), found.left_out))
-    return tuple(groups)
+    """Read regions that hold in every channel, one group for each file; see `load_regions`."""
+    files = [load_regions(path, wcs=wcs, header=header) for path in paths]
+    return tuple(RegionGroup(tuple(RegionTrack((r,)) for r in f.regions), f.left_out) for f in files)
 
 
 def dynamic_regions(
@@ -126,7 +108,7 @@ def dynamic_regions(
     wcs: WCS | None = None,
     header: Mapping[str, Any] | None = None,
 ) -> RegionGroup:
-    """Regions that move from file to file.
+    """Read regions that move from file to file.
 
     Regions of different files are one if they have the same ``text`` (the n-th of those with that text);
     those without ``text`` are matched by their order. Between files every parameter goes linearly, an angle
@@ -145,7 +127,7 @@ def dynamic_regions(
     ConfigError
         If there is no file, or a channel has two.
     CubeError
-        See `lucidcube.io.region_file.load_regions`; also if matched regions differ in shape, corners or sign.
+        As `load_regions`; also if matched regions differ in shape, number of corners or sign.
     """
     channels = sorted(float(channel) for channel, _ in files)
     if not channels or not all(map(math.isfinite, channels)) or len(set(channels)) < len(channels):
@@ -170,12 +152,9 @@ def dynamic_regions(
 
 def _mismatches(track: Sequence[Region]) -> Iterator[str]:
     first = track[0]
+    wanted = (first.shape, len(first.parameters), first.excluded)
     for other in track[1:]:
-        if (other.shape, len(other.parameters), other.excluded) != (
-            first.shape,
-            len(first.parameters),
-            first.excluded,
-        ):
+        if (other.shape, len(other.parameters), other.excluded) != wanted:
             yield (
                 f"{other.where}: this {other.shape} does not match the {first.shape} at {first.where}; "
                 "give matching regions the same shape, corners and sign, and others different text={...}"

@@ -16,7 +16,8 @@ from lucidcube.io.hdus import Hdu
 from lucidcube.io.specifier import Specifier
 from lucidcube.io.specifier_parts import AxisSlice, WaveRange
 from lucidcube.io.spectral import Lookup, SpectralGrid, spectral_grid, spectral_unit
-from lucidcube.io.wcs import override_cards, reorder_axes, slice_cards
+from lucidcube.io.spectral_cards import override_cards
+from lucidcube.io.wcs import reorder_axes, slice_cards
 
 _SPEED_OF_LIGHT = 299_792_458.0
 

@@ -6,7 +6,6 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,53 +18,43 @@ from lucidcube.io.header_cards import number, text
 
 _log = logging.getLogger(__name__)
 
-_LENGTHS = {
-    1e-10: "angstrom angstroms ang a å 0.1nm",
-    1e-9: "nm nanometer nanometers nanometre nanometres",
-    1e-6: "um µm μm micron microns micrometer micrometers micrometre micrometres",
-    1e-3: "mm millimeter millimeters",
-    1e-2: "cm centimeter centimeters",
-    1.0: "m meter meters metre metres",
+_SPELLINGS = {
+    "m": {
+        1e-10: "angstrom angstroms ang a å 0.1nm",
+        1e-9: "nm nanometer nanometers nanometre nanometres",
+        1e-6: "um µm μm micron microns micrometer micrometers micrometre micrometres",
+        1e-3: "mm millimeter millimeters",
+        1e-2: "cm centimeter centimeters",
+        1.0: "m meter meters metre metres",
+    },
+    "Hz": {1.0: "hz hertz", 1e3: "khz", 1e6: "mhz", 1e9: "ghz", 1e12: "thz"},
+    "m/s": {1.0: "m/s m.s-1 ms-1 m.s**-1 m/sec", 1e3: "km/s km.s-1 kms-1 km.s**-1 km/sec"},
 }
-_FREQUENCIES = {1.0: "hz hertz", 1e3: "khz", 1e6: "mhz", 1e9: "ghz", 1e12: "thz"}
-_SPEEDS = {1.0: "m/s m.s-1 ms-1 m.s**-1 m/sec", 1e3: "km/s km.s-1 kms-1 km.s**-1 km/sec"}
 _UNITS = {
     spelling: (scale, si)
-    for table, si in ((_LENGTHS, "m"), (_FREQUENCIES, "Hz"), (_SPEEDS, "m/s"))
+    for si, table in _SPELLINGS.items()
     for scale, spellings in table.items()
     for spelling in spellings.split()
 }
 SI_OF_TYPE = {
-    "WAVE": "m",
-    "AWAV": "m",
-    "LAMBDA": "m",
-    "WAVELENGTH": "m",
-    "WAVELEN": "m",
+    **dict.fromkeys(("WAVE", "AWAV", "LAMBDA", "WAVELENGTH", "WAVELEN"), "m"),
     "FREQ": "Hz",
-    "VELO": "m/s",
-    "VRAD": "m/s",
-    "VOPT": "m/s",
+    **dict.fromkeys(("VELO", "VRAD", "VOPT"), "m/s"),
 }
 TYPE_OF_SI = {"m": "WAVE", "Hz": "FREQ", "m/s": "VELO"}
 _UNSUPPORTED = {"ENER", "WAVN", "ZOPT", "BETA", "FELO"}
 _UNTYPED = {"", "LINEAR", "PIXEL"}
+AIPS_FRAMES = ("LSR", "HEL", "OBS", "GEO")
+"""What follows the type in CTYPEs of the old AIPS convention, in the place of an algorithm."""
 _WAVELENGTH_RANGES = ((1e-8, 1e-2, "m"), (0.05, 100, "um"), (100, 1000, "nm"), (1000, 1e6, "Angstrom"))
 
 Positions = NDArray[np.floating[Any]]
 Lookup = Callable[[str, int, str], Positions]
-"""Column of a binary table by EXTNAME, EXTVER and TTYPE, for coordinates that are a table."""
+"""Returns a column of a binary table by EXTNAME, EXTVER and TTYPE, for coordinates that are a table."""
 
 
 class Unit(NamedTuple):
-    """A unit of the spectral axis.
-
-    Attributes
-    ----------
-    scale
-        SI units in one of it.
-    si
-        ``m``, ``Hz``, ``m/s``, or empty for numbers without a unit.
-    """
+    """A unit of the spectral axis: its size in an SI unit (``m``, ``Hz``, ``m/s``; empty for none)."""
 
     scale: float
     si: str
@@ -80,7 +69,7 @@ class SpectralGrid(NamedTuple):
         (n,) float64 positions of the channels in `si` units, strictly rising or falling.
     si
         ``m``, ``Hz``, ``m/s``, or empty where the header gives no spectral axis: then `values` is what it
-        says all the same, which is the number of the pixel (from 1) if it says nothing.
+        gives all the same, which is the number of the pixel (from 1) if it gives nothing.
     ctype
         Physical type without algorithm: ``WAVE``, ``AWAV``, ``FREQ``, ``VRAD``...; empty with an empty `si`.
     cunit
@@ -111,7 +100,7 @@ def spectral_unit(spelling: str) -> Unit | None:
 
 
 def is_spectral(header: fits.Header, n: int) -> bool:
-    """Whether FITS axis `n` says that it is spectral, by its CTYPE or, lacking a telling one, its CUNIT."""
+    """Return whether FITS axis `n` is spectral by its CTYPE or, if that says nothing, by its CUNIT."""
     kind = _kind(header, n)
     if kind in _UNTYPED:
         return spectral_unit(text(header, f"CUNIT{n}")) is not None
@@ -119,7 +108,7 @@ def is_spectral(header: fits.Header, n: int) -> bool:
 
 
 def spectral_step(header: fits.Header, n: int) -> float:
-    """Step of FITS axis `n` in CUNITs: CDn_n, else CDELTn * PCn_n; 1 where the header has none.
+    """Return the step of FITS axis `n` in CUNITs: CDn_n, else CDELTn * PCn_n, else 1.
 
     Cubes with a spatial CD matrix and CDELT3 are common, so CDELT counts wherever CDn_n is missing.
     """
@@ -128,11 +117,11 @@ def spectral_step(header: fits.Header, n: int) -> float:
 
 
 def spectral_grid(header: fits.Header, n: int, length: int, lookup: Lookup | None = None) -> SpectralGrid:
-    """Positions of the channels of a cube from its header.
+    """Compute the positions of the channels of a cube from its header.
 
-    The cards are read directly: linear, logarithmic (``-LOG`` and IRAF's ``DC-FLAG = 1``) and tabulated
-    (``-TAB``) axes need no more; other algorithms (``VOPT-F2W``) go through wcslib. Spectral terms off the
-    diagonal of the CD matrix are not used.
+    Linear, logarithmic (``-LOG`` and IRAF's ``DC-FLAG = 1``) and tabulated (``-TAB``) axes are computed here
+    from the cards, because wcslib refuses many real headers; other algorithms (``VOPT-F2W``) go through
+    wcslib. Spectral terms off the diagonal of the CD matrix are not used.
 
     Parameters
     ----------
@@ -144,10 +133,6 @@ def spectral_grid(header: fits.Header, n: int, length: int, lookup: Lookup | Non
         Number of channels.
     lookup
         Where to find the table of a ``-TAB`` axis.
-
-    Returns
-    -------
-    SpectralGrid
 
     Raises
     ------
@@ -173,17 +158,17 @@ def spectral_grid(header: fits.Header, n: int, length: int, lookup: Lookup | Non
             values = np.power(10.0, _bounded(values))
     unit, cunit = _unit_of_axis(header, n, kind, values)
     if code not in ("", "LOG", "TAB") and unit.si:
-        wcslib = import_module("lucidcube.io.wcslib")
-        values = wcslib.nonlinear_positions(header, n, offset, crval * unit.scale, step * unit.scale, unit.si)
-        unit = Unit(1.0, unit.si)
-    values = values * unit.scale
-    _check_order(values, n)
-    ctype = (
-        (TYPE_OF_SI[unit.si] if SI_OF_TYPE.get(kind) != unit.si or len(kind) != 4 else kind)
-        if unit.si
-        else ""
-    )
-    return SpectralGrid(values, unit.si, ctype, cunit)
+        values = _by_wcslib(header, n, offset, crval * unit.scale, step * unit.scale, unit.si)
+    else:
+        values = values * unit.scale
+    steps = np.diff(values)
+    if not np.isfinite(values).all() or not ((steps > 0).all() or (steps < 0).all()):
+        raise CubeError(
+            "the positions along the spectral axis neither rise nor fall throughout; "
+            f"look at CRVAL{n} and CD{n}_{n} or CDELT{n}, or give wave_start, wave_step and wave_unit"
+        )
+    known = SI_OF_TYPE.get(kind) == unit.si and len(kind) == 4
+    return SpectralGrid(values, unit.si, kind if known else TYPE_OF_SI.get(unit.si, ""), cunit)
 
 
 def _kind(header: fits.Header, n: int) -> str:
@@ -191,17 +176,15 @@ def _kind(header: fits.Header, n: int) -> str:
 
 
 def _algorithm(header: fits.Header, n: int) -> str:
-    """Three letters after the hyphens of CTYPE; empty for a linear axis and for old AIPS frames."""
+    """Return the three letters after the hyphens of CTYPE; empty for a linear axis and old AIPS frames."""
     code = text(header, f"CTYPE{n}").upper()[4:].strip("- ")
-    return (
-        "" if code in ("LSR", "HEL", "OBS", "GEO") or len(code) != 3 or _kind(header, n) in _UNTYPED else code
-    )
+    return "" if code in AIPS_FRAMES or len(code) != 3 or _kind(header, n) in _UNTYPED else code
 
 
 def _unit_of_axis(header: fits.Header, n: int, kind: str, values: Positions) -> tuple[Unit, str]:
-    """Unit by CUNIT, else by the standard, else by the size of the numbers (and a message)."""
+    """Return the unit by CUNIT, else by the standard, else by the size of the numbers, which is logged."""
     cunit = text(header, f"CUNIT{n}")
-    advice = "say what it is with wave_start, wave_step and wave_unit"
+    advice = "describe the axis with wave_start, wave_step and wave_unit"
     if kind in _UNSUPPORTED:
         raise CubeError(f"CTYPE{n} = {kind} is neither wavelength nor frequency nor velocity; {advice}")
     if cunit:
@@ -235,28 +218,46 @@ def _bounded(exponent: Positions) -> Positions:
     return exponent
 
 
-def _check_order(values: Positions, n: int) -> None:
-    steps = np.diff(values)
-    if not np.isfinite(values).all() or not ((steps > 0).all() or (steps < 0).all()):
-        raise CubeError(
-            "the positions along the spectral axis neither rise nor fall throughout; "
-            f"look at CRVAL{n} and CD{n}_{n} or CDELT{n}, or give wave_start, wave_step and wave_unit"
-        )
-
-
 def _tabulated(header: fits.Header, n: int, place: Positions, lookup: Lookup | None) -> Positions:
+    """Look positions up in the table of a -TAB axis."""
     name, column, index = (text(header, f"PS{n}_{m}") for m in range(3))
     if lookup is None or not name or not column:
         raise CubeError(f"CTYPE{n} = {text(header, f'CTYPE{n}')}, but its table {name!r} cannot be found")
     version = int(number(header, f"PV{n}_1", 1.0))
     coordinate = lookup(name, version, column)
+    if not len(coordinate):
+        raise CubeError(f"the wavelength table {name!r} is empty")
+    rows = np.arange(1.0, len(coordinate) + 1)
     if index:
         positions = lookup(name, version, index)
         if positions.shape != coordinate.shape or not (np.diff(positions) > 0).all():
             raise CubeError(f"the index {index!r} of the wavelength table {name!r} does not rise throughout")
-        place = np.interp(
-            place, positions, np.arange(1.0, len(coordinate) + 1), left=math.nan, right=math.nan
-        )
-    if not len(coordinate):
-        raise CubeError(f"the wavelength table {name!r} is empty")
-    return np.interp(place, np.arange(1.0, len(coordinate) + 1), coordinate, left=math.nan, right=math.nan)
+        place = np.interp(place, positions, rows, left=math.nan, right=math.nan)
+    return np.interp(place, rows, coordinate, left=math.nan, right=math.nan)
+
+
+def _by_wcslib(
+    header: fits.Header, n: int, offset: Positions, start: float, step: float, si: str
+) -> Positions:
+    """Compute the positions of an axis with a non-linear algorithm from its offsets in pixels."""
+    from astropy.wcs import WCS, WcsError  # late: it imports all of astropy.coordinates
+
+    cards = fits.Header()
+    cards["CTYPE1"], cards["CUNIT1"] = text(header, f"CTYPE{n}").upper(), si
+    cards["CRVAL1"], cards["CDELT1"], cards["CRPIX1"] = start, step, 0.0
+    parameters = {f"PV{n}_{m}": f"PV1_{m}" for m in range(8)}
+    for old, new in {
+        "RESTFRQ": "RESTFRQ",
+        "RESTFREQ": "RESTFREQ",
+        "RESTWAV": "RESTWAV",
+        **parameters,
+    }.items():
+        if old in header:
+            cards[new] = number(header, old, 0.0)
+    try:
+        return np.asarray(WCS(cards, naxis=1).wcs_pix2world(offset, 1)[0], float)
+    except (WcsError, ValueError):
+        raise CubeError(
+            f"CTYPE{n} = {cards['CTYPE1']} cannot be computed (is RESTFRQ or RESTWAV missing?); "
+            "give wave_start, wave_step and wave_unit"
+        ) from None

@@ -15,9 +15,11 @@ from lucidcube.errors import CubeError
 from lucidcube.io.axes import find_axes
 from lucidcube.io.header_cards import move_axis, number, set_card, shape_of, text
 from lucidcube.io.spectral import (
+    AIPS_FRAMES,
     SI_OF_TYPE,
     TYPE_OF_SI,
     SpectralGrid,
+    Unit,
     spectral_grid,
     spectral_step,
     spectral_unit,
@@ -40,7 +42,7 @@ def spectral_cards(
     unit: str | None = None,
     ctype: str | None = None,
 ) -> fits.Header:
-    """Describe a new spectral grid in a header; all other cards stay as they are.
+    """Describe a new spectral grid in a copy of a header; all other cards stay as they are.
 
     A uniform grid becomes CRVAL, CRPIX = 1 and CDn_n or CDELTn, whichever the header had, in the header's
     own CUNIT; a logarithmic one stays ``-LOG``, or becomes it; any other one is a ``-TAB``, whose table is
@@ -61,13 +63,12 @@ def spectral_cards(
     Returns
     -------
     astropy.io.fits.Header
-        A copy; the same card for card if the grid is the one that the header has. An image without a spectral
-        axis keeps its header.
+        The same card for card if the grid is the one that the header has, or if it has no spectral axis.
 
     Raises
     ------
     CubeError
-        If the header has no spectral axis to be found, or `unit` is unknown.
+        If the axes of the header cannot be told, or `unit` is unknown.
     """
     result = header.copy()
     n = _spectral_number(header) if axis is None else axis
@@ -78,15 +79,13 @@ def spectral_cards(
     if before is not None and unit is None and ctype is None and _same(before.values, wavelength):
         return result
     cunit = unit if unit is not None else before.cunit if before is not None else text(header, f"CUNIT{n}")
-    meant = spectral_unit(cunit)
-    if unit is not None and meant is None:
-        raise CubeError(f"{unit!r} is no unit of wavelength, frequency or speed; type for example um")
-    positions = wavelength / (meant.scale if meant else 1.0)
+    known = _known_unit(unit, "unit") if unit is not None else spectral_unit(cunit)
+    positions = wavelength / (known.scale if known else 1.0)
     lone_step = spectral_step(header, n)
-    if before is not None and meant is not None:
-        lone_step *= (spectral_unit(before.cunit) or meant).scale / meant.scale
+    if before is not None and known is not None:
+        lone_step *= (spectral_unit(before.cunit) or known).scale / known.scale
     code, step = _algorithm_for(positions, lone_step or 1.0)
-    kind = ctype or _base_type(header, n, before, meant.si if meant else "", code)
+    kind = ctype or _base_type(header, n, before, known.si if known else "", code)
     _carry_alternates(result, n, before, wavelength, linear=code == "")
     set_card(result, n, "CTYPE", f"{kind[:4]:-<4}-{code}" if code else kind)
     if cunit:
@@ -99,11 +98,8 @@ def spectral_cards(
     if code == "TAB":
         result[f"PS{n}_0"] = text(header, f"PS{n}_0") or "WCS-TABLE"
         result[f"PS{n}_1"] = text(header, f"PS{n}_1") or "WAVELENGTH"
-        if f"PS{n}_2" in result:
-            del result[f"PS{n}_2"]
-        set_card(result, n, "CRVAL", 1.0)
-    else:
-        set_card(result, n, "CRVAL", float(f"{positions[0]:.14g}"))
+        result.remove(f"PS{n}_2", ignore_missing=True)
+    set_card(result, n, "CRVAL", 1.0 if code == "TAB" else float(f"{positions[0]:.14g}"))
     set_card(result, n, "CRPIX", 1.0)
     _set_step(result, n, float(f"{step:.14g}"))
     if f"NAXIS{n}" in result:
@@ -114,21 +110,9 @@ def spectral_cards(
 def wavelength_table(
     header: fits.Header, wavelength: NDArray[np.floating[Any]], *, axis: int | None = None
 ) -> fits.BinTableHDU | None:
-    """Make the table that a header from `spectral_cards` refers to.
+    """Make the table that a header from `spectral_cards` refers to: one row with one vector, in its CUNIT.
 
-    Parameters
-    ----------
-    header
-        As returned by `spectral_cards`.
-    wavelength
-        (n,) positions in SI units.
-    axis
-        FITS number of the spectral axis; None to find it.
-
-    Returns
-    -------
-    astropy.io.fits.BinTableHDU or None
-        One row with one vector column, in the header's CUNIT; None unless the axis is a ``-TAB``.
+    The parameters are those of `spectral_cards`. The result is None unless the axis is a ``-TAB``.
     """
     n = _spectral_number(header) if axis is None else axis
     if not n or not text(header, f"CTYPE{n}").endswith("-TAB"):
@@ -150,37 +134,21 @@ def wavelength_table(
 def override_cards(
     header: fits.Header, n: int, start: float | None, step: float | None, unit: str | None
 ) -> fits.Header:
-    """Replace what a header says of its spectral axis by what the user says; what is None stays.
+    """Replace what a header says about spectral axis `n` by the user's values; what is None stays.
 
-    Parameters
-    ----------
-    header
-        Not modified.
-    n
-        FITS number of the spectral axis.
-    start, step
-        Position of the first channel and distance of two, in `unit`; either makes the axis linear.
-    unit
-        Alone, it corrects a missing or wrong CUNIT; None for the header's.
-
-    Raises
-    ------
-    CubeError
-        If the unit is unknown, or missing.
+    `start` is the position of the first channel and `step` the distance of two, in `unit`; either makes the
+    axis linear. `unit` alone corrects a missing or wrong CUNIT. A unit that is unknown or missing raises
+    CubeError. The header is not modified.
     """
     if start is None and step is None and unit is None:
         return header
     result = header.copy()
     cunit = text(header, f"CUNIT{n}") if unit is None else unit
-    meant = spectral_unit(cunit)
-    if meant is None:
-        raise CubeError(
-            f"wave_unit {cunit!r} is no unit of wavelength, frequency or speed; type for example um"
-        )
+    known = _known_unit(cunit, "wave_unit")
     set_card(result, n, "CUNIT", cunit)
     kind = text(header, f"CTYPE{n}").upper()
-    if SI_OF_TYPE.get(kind[:4]) != meant.si:
-        set_card(result, n, "CTYPE", TYPE_OF_SI[meant.si])
+    if SI_OF_TYPE.get(kind[:4]) != known.si:
+        set_card(result, n, "CTYPE", TYPE_OF_SI[known.si])
     elif start is not None or step is not None:
         set_card(result, n, "CTYPE", kind[:4])
     if start is not None:
@@ -191,6 +159,15 @@ def override_cards(
     return result
 
 
+def _known_unit(spelling: str, name: str) -> Unit:
+    unit = spectral_unit(spelling)
+    if unit is None:
+        raise CubeError(
+            f"{name}: {spelling!r} is no unit of wavelength, frequency or speed; type for example um"
+        )
+    return unit
+
+
 def _spectral_number(header: fits.Header) -> int:
     shape = shape_of(header)
     spectral = find_axes(header, shape).spectral
@@ -198,7 +175,7 @@ def _spectral_number(header: fits.Header) -> int:
 
 
 def _grid_or_none(header: fits.Header, n: int) -> SpectralGrid | None:
-    """What the header says of the axis; None for a table, or if it makes no sense (then it is replaced)."""
+    """Return the grid of a header; None for a table, or for a grid that makes no sense and is replaced."""
     try:
         return spectral_grid(header, n, max(int(number(header, f"NAXIS{n}", 1)), 1))
     except CubeError:
@@ -213,7 +190,7 @@ def _same(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> b
 
 
 def _algorithm_for(positions: NDArray[np.floating[Any]], lone_step: float) -> tuple[str, float]:
-    """Algorithm code of a grid and its CDELT."""
+    """Return the algorithm code of a grid and its CDELT."""
     count = len(positions) - 1
     if count < 1:
         return "", lone_step
@@ -231,14 +208,14 @@ def _algorithm_for(positions: NDArray[np.floating[Any]], lone_step: float) -> tu
 
 
 def _base_type(header: fits.Header, n: int, before: SpectralGrid | None, si: str, code: str) -> str:
-    """CTYPE without algorithm: the header's own wherever it still says the right thing."""
-    told = text(header, f"CTYPE{n}")
-    linear = "-" not in told or told.upper()[4:].strip("- ") in ("LSR", "HEL", "OBS", "GEO")
+    """Return CTYPE without algorithm: the header's own wherever it is still right."""
+    found = text(header, f"CTYPE{n}")
+    linear = "-" not in found or found.upper()[4:].strip("- ") in AIPS_FRAMES
     if linear and not code:
-        return told or TYPE_OF_SI.get(si, "")
+        return found or TYPE_OF_SI.get(si, "")
     if before is not None and before.ctype:
         return before.ctype
-    return told[:4].strip("-") if not linear else TYPE_OF_SI.get(si, "WAVE")
+    return found[:4].strip("-") if not linear else TYPE_OF_SI.get(si, "WAVE")
 
 
 def _set_step(header: fits.Header, n: int, step: float) -> None:
@@ -259,13 +236,13 @@ def _carry_alternates(
     *,
     linear: bool,
 ) -> None:
-    letters = [a for a in string.ascii_uppercase if f"CTYPE{n}{a}" in header or f"CRVAL{n}{a}" in header]
-    if not letters:
-        return
+    """Move the alternate descriptions of an axis from one linear grid to another, or remove them."""
     old_step = 0.0
     if before is not None and len(before.values) > 1 and _algorithm_for(before.values, 1.0)[0] == "":
         old_step = float(before.values[-1] - before.values[0]) / (len(before.values) - 1)
-    for letter in letters:
+    for letter in string.ascii_uppercase:
+        if f"CTYPE{n}{letter}" not in header and f"CRVAL{n}{letter}" not in header:
+            continue
         if linear and before is not None and old_step:
             step = float(after[-1] - after[0]) / (len(after) - 1) / old_step if len(after) > 1 else 1.0
             move_axis(header, n, letter, float(after[0] - before.values[0]) / old_step, step)

@@ -1,49 +1,97 @@
-"""The WCS of a header: what slicing and reordering do to it."""
+"""The WCS of a header: the sky coordinates of a cube, and what slicing and reordering do to the cards."""
 
 from __future__ import annotations
 
 import re
 import string
+import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 from astropy.io import fits
 
-from lucidcube.io.axes import Axes, find_axes
-from lucidcube.io.header_cards import move_axis, number, shape_of
-from lucidcube.io.spectral_cards import override_cards, spectral_cards, wavelength_table
+from lucidcube.errors import CubeError
+from lucidcube.io.axes import find_axes
+from lucidcube.io.header_cards import move_axis, number, shape_of, text
 
-__all__ = [
-    "Axes",
-    "find_axes",
-    "override_cards",
-    "reorder_axes",
-    "shape_of",
-    "slice_cards",
-    "spectral_cards",
-    "wavelength_table",
-]
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
 
 _SINGLE = re.compile(r"(NAXIS|CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CNAME|CRDER|CSYER|CROTA)(\d+)([A-Z]?)")
 _MATRIX = re.compile(r"(CD|PC)(\d+)_(\d+)([A-Z]?)")
 _PARAMETER = re.compile(r"(PV|PS)(\d+)_(\d+)([A-Z]?)")
+_SKY = re.compile(
+    r"RADESYS|RADECSYS|EQUINOX|EPOCH|LONPOLE|LATPOLE|DATE-OBS|MJD-OBS|DATE-AVG|MJD-AVG"
+    r"|DSUN_OBS|HGLN_OBS|HGLT_OBS|CRLN_OBS|CRLT_OBS|RSUN_REF|[AB]P?_(ORDER|\d_\d)"
+)
+_DEGREES = {"degree": "deg", "degrees": "deg", "degs": "deg", "arcseconds": "arcsec", "arcsecs": "arcsec"}
+
+
+def celestial_wcs(header: fits.Header) -> WCS:
+    """Return the sky coordinates (x, y) of the planes of a cube.
+
+    Only the cards of the two celestial axes are read, so odd spectral units or missing distortion tables do
+    no harm. SIP polynomials are used, distortion tables are not.
+
+    Raises
+    ------
+    CubeError
+        If the header holds no sky coordinates.
+    """
+    from astropy.wcs import WCS, WcsError  # late: it imports all of astropy.coordinates
+
+    cards = _celestial_cards(header)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what wcslib corrects in dates and units
+            wcs = WCS(cards, naxis=2)
+            sky = bool(wcs.has_celestial) and wcs.pixel_n_dim == 2
+            sky = sky and bool(np.isfinite(wcs.wcs_pix2world([[1.0, 1.0]], 1)).all() or wcs.wcs.lng >= 0)
+    except (WcsError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()
+        raise CubeError(
+            f"the header's sky coordinates cannot be used: {reason[-1] if reason else error!r}"
+        ) from None
+    if not sky:
+        found = " and ".join(repr(text(cards, f"CTYPE{n}")) for n in (1, 2))
+        raise CubeError(f"the header holds no sky coordinates (CTYPE {found}): use image coordinates")
+    return wcs
+
+
+def _celestial_cards(header: fits.Header) -> fits.Header:
+    """Return a header of two axes, x and y, with the cards that concern them."""
+    shape = shape_of(header)
+    axes = find_axes(header, shape)
+    numbers = (len(shape) - axes.x, len(shape) - axes.y)
+    cards = fits.Header()
+    for new, old in enumerate(numbers, start=1):
+        for name in ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CDELT", "CROTA"):
+            _copy(header, f"{name}{old}", cards, f"{name}{new}")
+        for other, column in enumerate(numbers, start=1):
+            for name in ("CD", "PC"):
+                _copy(header, f"{name}{old}_{column}", cards, f"{name}{new}_{other}")
+        for m in range(40):
+            _copy(header, f"PV{old}_{m}", cards, f"PV{new}_{m}")
+        cunit = text(cards, f"CUNIT{new}").lower()
+        if cunit:
+            cards[f"CUNIT{new}"] = _DEGREES.get(cunit, cunit)
+    for name in [k for k in header if _SKY.fullmatch(k)]:
+        _copy(header, name, cards, name)
+    return cards
+
+
+def _copy(source: fits.Header, old: str, target: fits.Header, new: str) -> None:
+    if old in source and text(source, old):
+        value = source[old]
+        target[new] = number(source, old, 0.0) if old.startswith(("CR", "CD", "PC", "PV")) else value
 
 
 def slice_cards(header: fits.Header, n: int, kept: range) -> fits.Header:
-    """Describe a slice of FITS axis `n`: CRPIX moves, a step other than 1 scales the column of the axis.
+    """Describe a slice of FITS axis `n`, the pixels `kept` counted from 0, in a copy of a header.
 
-    Parameters
-    ----------
-    header
-        Not modified. An axis without any WCS card gets none.
-    n
-        FITS number of the axis.
-    kept
-        Pixels that are kept, from 0; any step.
-
-    Returns
-    -------
-    astropy.io.fits.Header
-        The same card for card (but a copy) if everything is kept.
+    CRPIX moves, and a step other than 1 scales the column of the axis. An axis without any WCS card gets
+    none, and a slice that keeps everything changes no card.
     """
     result = header.copy()
     if f"NAXIS{n}" in header and kept != range(int(number(header, f"NAXIS{n}", 0))):
@@ -54,19 +102,9 @@ def slice_cards(header: fits.Header, n: int, kept: range) -> fits.Header:
 
 
 def reorder_axes(header: fits.Header, order: Sequence[int]) -> fits.Header:
-    """Renumber the FITS axes of a header.
+    """Renumber the FITS axes of a header: new axis 1, 2, ... had the number in `order`.
 
-    Parameters
-    ----------
-    header
-        Not modified.
-    order
-        For each new axis 1, 2, ... the number that it had.
-
-    Returns
-    -------
-    astropy.io.fits.Header
-        The same cards in the same order, with other numbers; NAXISn keep their places.
+    The result has the same cards in the same order, with other numbers; NAXISn keep their places.
     """
     if list(order) == list(range(1, len(order) + 1)):
         return header.copy()

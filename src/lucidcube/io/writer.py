@@ -1,6 +1,6 @@
-"""Writing FITS files plane by plane, from any number of threads or processes, without half products.
+"""Writing FITS files plane by plane, from any number of threads or processes.
 
-`reserve` makes a temporary file of the final size next to the product, with all headers; `write_planes` puts
+`reserve` makes a temporary file of the final size beside the product, with all headers; `write_planes` puts
 planes where they belong; `finish` adds the checksums and gives the file its name, `abandon` removes it.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,58 +17,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.io import fits
+from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
-from lucidcube.io.checksum import checksum, encode, fold
-from lucidcube.io.image_plan import BLOCK, ImagePlan, serialised, stored_dtype
-
-__all__ = ["Extent", "ImagePlan", "Layout", "abandon", "finish", "reserve", "stored_dtype", "write_planes"]
+from lucidcube.io.atomic import part_path, sync_folder
+from lucidcube.io.hdu_bytes import BLOCK, ImagePlan, checksum, encode, fold, serialised
+from lucidcube.io.plane_reader import fill
 
 _BUFFER = 4 << 20
 
 
 class Extent(NamedTuple):
-    """Where an HDU lies in the file.
+    """Where an HDU lies in a file: offsets of its header, of its data, and of the HDU after it.
 
-    Attributes
-    ----------
-    header, data, end
-        Offsets in bytes: of the header, of the data, and of the HDU after it.
-    size
-        Of the data without padding, in bytes.
-    shape
-        Number of planes, and the shape of one; empty for an HDU that is already written.
-    dtype
-        Of the stored numbers, with byte order.
-    scale_exponent
-        See `ImagePlan`.
+    `shape` holds the number of planes and the shape of one, and `dtype` the stored type; both are empty for
+    an HDU that is already written.
     """
 
     header: int
     data: int
     end: int
-    size: int
-    shape: tuple[int, ...]
-    dtype: str
-    scale_exponent: int
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    scale_exponent: int = 0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A reserved file: small and picklable.
-
-    Attributes
-    ----------
-    path
-        The product.
-    part
-        The temporary file in the same folder.
-    extents
-        One for each HDU.
-    overwrite
-        Whether an existing product may be replaced.
-    """
+    """A reserved file, small and picklable: its path, its temporary file, and one extent for each HDU."""
 
     path: str
     part: str
@@ -89,79 +65,68 @@ def reserve(
     Parameters
     ----------
     path
-        Of the product; its folder is made if need be.
+        The product; its folder is made if it does not exist.
     hdus
         The first becomes the primary HDU and must be an `ImagePlan`. Tables and small images are written at
         once.
     overwrite
-        Allow an existing product to be replaced (when it is finished).
+        Whether an existing product may be replaced, which happens in `finish`.
     when
         Date for the comments of CHECKSUM and DATASUM; none by default, so that the same planes give the same
         file.
-
-    Returns
-    -------
-    Layout
 
     Raises
     ------
     CubeError
         If the product exists, or there is no room; nothing is left behind.
     ValueError
-        If a dtype is not one of those above, or the first HDU is a table.
+        If a dtype cannot be stored, or the first HDU is a table.
     """
-    target = Path(path).expanduser()
+    target = Path(path).expanduser().absolute()
     _check_free(target, overwrite)
     if not hdus or not isinstance(hdus[0], ImagePlan):
         raise ValueError("the first HDU must be an ImagePlan")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", fits.verify.VerifyWarning)  # what cannot be mended is kept as it is
-        blocks = [serialised(hdu, when, primary=i == 0, alone=len(hdus) == 1) for i, hdu in enumerate(hdus)]
-    extents, place = [], 0
-    for (header, _, size), plan in zip(blocks, hdus, strict=True):
-        data = place + len(header)
-        end = data + _padded(size)
-        planned = isinstance(plan, ImagePlan) and size
-        extents.append(
-            Extent(
-                place,
-                data,
-                end,
-                size,
-                (math.prod(plan.shape[:-2]), *plan.shape[-2:]) if planned else (),
-                np.dtype(plan.dtype).newbyteorder(">").str if planned else "",
-                plan.scale_exponent if planned else 0,
+        warnings.simplefilter("ignore", fits.verify.VerifyWarning)  # odd cards are kept as they are
+        parts = [serialised(hdu, when, primary=i == 0, alone=len(hdus) == 1) for i, hdu in enumerate(hdus)]
+    extents: list[Extent] = []
+    for (header, _, size), plan in zip(parts, hdus, strict=True):
+        start = extents[-1].end if extents else 0
+        data = start + len(header)
+        extent = Extent(start, data, data + -(-size // BLOCK) * BLOCK)
+        if isinstance(plan, ImagePlan) and size:
+            extent = extent._replace(
+                shape=(math.prod(plan.shape[:-2]), *plan.shape[-2:]),
+                dtype=np.dtype(plan.dtype).newbyteorder(">").str,
+                scale_exponent=plan.scale_exponent,
             )
-        )
-        place = end
-    part = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex[:12]}.part")
-    layout = Layout(str(target.absolute()), str(part.absolute()), tuple(extents), overwrite)
+        extents.append(extent)
+    layout = Layout(str(target), str(part_path(target)), tuple(extents), overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _allocate(part, place)
-        with open(part, "r+b", buffering=0) as file:
-            for extent, (header, content, _) in zip(extents, blocks, strict=True):
+        _allocate(layout.part, extents[-1].end)
+        with open(layout.part, "r+b", buffering=0) as file:
+            for extent, (header, content, _) in zip(extents, parts, strict=True):
                 _put(file.fileno(), header, extent.header)
                 _put(file.fileno(), content, extent.data)
     except OSError as error:
         abandon(layout)
-        raise _no_room(error, layout, place) from None
+        raise _not_written(error, layout, extents[-1].end) from None
     return layout
 
 
 def write_planes(layout: Layout, hdu: int, first_plane: int, planes: NDArray[Any]) -> int:
-    """Write a run of planes at its place.
+    """Write a run of planes where they belong.
 
     Parameters
     ----------
     layout
         From `reserve`.
-    hdu
-        Number of the HDU in the file.
-    first_plane
-        Number of the first plane.
+    hdu, first_plane
+        Number of the HDU in the file, and of the first plane in the HDU.
     planes
-        (n, y, x) or (y, x), any real type; converted to the stored type in big-endian order.
+        (n, y, x) or (y, x), any real type; converted to the stored type in big-endian order. What that type
+        cannot hold becomes infinite or 0.
 
     Returns
     -------
@@ -180,10 +145,10 @@ def write_planes(layout: Layout, hdu: int, first_plane: int, planes: NDArray[Any
     count, *plane = extent.shape or (0,)
     if block.ndim != 3 or list(block.shape[1:]) != plane or not 0 <= first_plane <= count - len(block):
         raise ValueError(
-            f"planes {first_plane} and on, of shape {planes.shape}, do not fit {extent.shape} of HDU {hdu}"
+            f"planes of shape {planes.shape} from {first_plane} on do not fit HDU {hdu} of {extent.shape}"
         )
     stored = np.dtype(extent.dtype)
-    with np.errstate(over="ignore", under="ignore"):  # what the stored type cannot hold becomes inf or 0
+    with np.errstate(over="ignore", under="ignore"):
         if extent.scale_exponent:
             block = np.ldexp(block.astype(stored.newbyteorder("=")), -extent.scale_exponent)
         data = np.ascontiguousarray(block, stored).reshape(-1).view(np.uint8).data
@@ -192,7 +157,7 @@ def write_planes(layout: Layout, hdu: int, first_plane: int, planes: NDArray[Any
         with open(layout.part, "r+b", buffering=0) as file:
             _put(file.fileno(), data, extent.data + offset)
     except OSError as error:
-        raise _no_room(error, layout, len(data)) from None
+        raise _not_written(error, layout, len(data)) from None
     return checksum(data, offset)
 
 
@@ -202,7 +167,7 @@ def finish(layout: Layout, sums: Mapping[int, int]) -> Path:
     Parameters
     ----------
     layout
-        From `reserve`; all planes of it must have been written.
+        From `reserve`; all planes must have been written.
     sums
         For each HDU written by planes the sum of what `write_planes` returned, in any order. The bytes of an
         HDU that is not here are read back.
@@ -215,24 +180,20 @@ def finish(layout: Layout, sums: Mapping[int, int]) -> Path:
     Raises
     ------
     CubeError
-        If the disk fails, or another product has taken the name; then nothing is left behind.
+        If the disk fails, or another file has taken the name; then nothing is left behind.
     """
-    target, part = Path(layout.path), Path(layout.part)
+    target = Path(layout.path)
     try:
-        with open(part, "r+b", buffering=0) as file:
+        with open(layout.part, "r+b", buffering=0) as file:
             for i, extent in enumerate(layout.extents):
-                _seal(file.fileno(), extent, sums.get(i))
+                _add_checksums(file.fileno(), extent, sums.get(i))
             os.fsync(file.fileno())
         _check_free(target, layout.overwrite)
-        os.replace(part, target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        os.replace(layout.part, target)
+        sync_folder(target)
     except OSError as error:
         abandon(layout)
-        raise _no_room(error, layout, 0) from None
+        raise _not_written(error, layout, 0) from None
     except CubeError:
         abandon(layout)
         raise
@@ -240,7 +201,7 @@ def finish(layout: Layout, sums: Mapping[int, int]) -> Path:
 
 
 def abandon(layout: Layout) -> None:
-    """Remove the temporary file, if it is there."""
+    """Remove the temporary file, if it exists."""
     Path(layout.part).unlink(missing_ok=True)
 
 
@@ -253,33 +214,28 @@ def _check_free(target: Path, overwrite: bool) -> None:
         )
 
 
-def _seal(descriptor: int, extent: Extent, total: int | None) -> None:
-    """Fill CHECKSUM and DATASUM of an HDU in."""
+def _add_checksums(descriptor: int, extent: Extent, total: int | None) -> None:
+    """Fill in CHECKSUM and DATASUM of an HDU; all other bytes of its header stay."""
     if total is None:
         total = sum(
             checksum(_get(descriptor, place, min(_BUFFER, extent.end - place)))
             for place in range(extent.data, extent.end, _BUFFER)
         )
-    header = bytearray(_get(descriptor, extent.header, extent.data - extent.header))
+    header = _get(descriptor, extent.header, extent.data - extent.header)
     datasum = fold(total)
     _fill_in(header, "DATASUM", str(datasum))
     _fill_in(header, "CHECKSUM", encode(fold(checksum(header) + datasum)))
-    _put(descriptor, bytes(header), extent.header)
+    _put(descriptor, header, extent.header)
 
 
 def _fill_in(header: bytearray, keyword: str, value: str) -> None:
-    """Change the value of a card in place: all the other bytes of the header stay."""
     start = next(i for i in range(0, len(header), 80) if header[i : i + 9] == f"{keyword:<8}=".encode())
     comment = fits.Card.fromstring(bytes(header[start : start + 80])).comment
     header[start : start + 80] = str(fits.Card(keyword, value, comment)).encode("ascii")
 
 
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
-
-
-def _allocate(part: Path, size: int) -> None:
-    """A new file of zeros; a full disk is noticed now, where the file system can."""
+def _allocate(part: str, size: int) -> None:
+    """Make a new file of zeros, so that a full disk is noticed now where the file system allows it."""
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         os.posix_fallocate(descriptor, 0, size)
@@ -291,26 +247,21 @@ def _allocate(part: Path, size: int) -> None:
         os.close(descriptor)
 
 
-def _put(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+def _put(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     view = memoryview(data)
     done = 0
     while done < len(view):
         done += os.pwrite(descriptor, view[done:], offset + done)
 
 
-def _get(descriptor: int, offset: int, size: int) -> bytes:
-    parts = []
-    while size:
-        part = os.pread(descriptor, size, offset)
-        if not part:
-            raise OSError("the temporary file ends too early")
-        parts.append(part)
-        offset, size = offset + len(part), size - len(part)
-    return b"".join(parts)
+def _get(descriptor: int, offset: int, size: int) -> bytearray:
+    data = bytearray(size)
+    fill(descriptor, np.frombuffer(data, np.uint8), offset)
+    return data
 
 
-def _no_room(error: OSError, layout: Layout, size: int) -> CubeError:
-    needed = f" (it takes {size / 1e6:.0f} MB)" if size > 1e6 else ""
+def _not_written(error: OSError, layout: Layout, size: int) -> CubeError:
+    needed = f" (it takes {format_bytes(size)})" if size > 1e6 else ""
     return CubeError(
         f"{layout.path} cannot be written{needed}: {error.strerror or error}; nothing was left behind"
     )

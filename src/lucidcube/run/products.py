@@ -29,10 +29,11 @@ from lucidcube.cube import (
     VARIANCE,
     WAVELENGTH,
 )
+from lucidcube.io.hdu_bytes import ImagePlan, stored_dtype
 from lucidcube.io.headers import cube_header, provenance_cards, psf_header, spectral_axis, with_primary
+from lucidcube.io.spectral_cards import wavelength_table
 from lucidcube.io.tables import plane_table, provenance_table
-from lucidcube.io.wcs import wavelength_table
-from lucidcube.io.writer import ImagePlan, Layout, abandon, finish, reserve, stored_dtype, write_planes
+from lucidcube.io.writer import Layout, abandon, finish, reserve, write_planes
 from lucidcube.lift.blocks import over_blocks
 from lucidcube.stages.base import Stage
 
