@@ -8,13 +8,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from astropy.io import fits
 
 from lucidcube.errors import CubeError
-from lucidcube.io.header_cards import number, shape_of, text
+from lucidcube.io.header_cards import MALFORMED, number, shape_of, text
 from lucidcube.io.plane_reader import Encoding, Meaning
 
 _log = logging.getLogger(__name__)
@@ -30,17 +30,6 @@ _VARIANCE_NAMES: dict[str, Meaning] = {
 }
 _HDUCLAS3: dict[str, Meaning] = {"MSE": "variance", "RMSE": "error", "INVMSE": "weight"}
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
-_MALFORMED = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    fits.VerifyError,
-)
-"""What astropy raises on headers that are not FITS (seen by flipping bytes)."""
 
 
 class Hdu(NamedTuple):
@@ -53,9 +42,9 @@ class Hdu(NamedTuple):
     kind
         ``image`` for an array that can be read by position; ``tiled`` for a compressed one.
     header
-        As astropy shows it (that of the image for a tiled one).
+        As astropy shows it; that of the image for a tiled one.
     shape
-        Of the array in numpy order; empty if there is none.
+        Of the array in NumPy order; empty if there is none.
     offset
         Bytes before the data.
     """
@@ -75,31 +64,23 @@ class Hdu(NamedTuple):
 
     @property
     def encoding(self) -> Encoding:
-        """Of the numbers; BLANK is for integers only, whatever the header says."""
-        dtype = _DTYPES[self.bitpix]
-        blank = text(self.header, "BLANK") if self.bitpix > 0 else ""
+        """Encoding of the numbers; BLANK is for integers only, whatever the header contains."""
+        blank = self.bitpix > 0 and text(self.header, "BLANK")
         return Encoding(
-            dtype,
+            _DTYPES[self.bitpix],
             number(self.header, "BSCALE", 1.0),
             number(self.header, "BZERO", 0.0),
             int(number(self.header, "BLANK", 0)) if blank else None,
         )
 
     def describe(self) -> str:
-        """Name and shape in words."""
+        """Return the name and the shape in words."""
         shape = " x ".join(map(str, self.shape)) if self.shape else "no array"
         return f"{self.name or self.number} ({shape})"
 
 
 def list_hdus(path: Path, name: str) -> list[Hdu]:
-    """Read the headers of a file, and only those.
-
-    Parameters
-    ----------
-    path
-        Of an uncompressed FITS file.
-    name
-        As the user calls it, for messages.
+    """Read the headers of an uncompressed file, and only those; `name` is that of the file for messages.
 
     Raises
     ------
@@ -115,13 +96,18 @@ def list_hdus(path: Path, name: str) -> list[Hdu]:
             with fits.open(raw, mode="readonly", memmap=False, lazy_load_hdus=False) as file:
                 hdus = [_hdu(i, hdu, caught) for i, hdu in enumerate(file)]
                 last = file[-1].fileinfo()
-    except _MALFORMED as error:
+    except MALFORMED as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CubeError(f"{name} cannot be read as FITS: {reason[0]}") from None
     for warning in caught:
         _log.info("%s: %s", name, str(warning.message).splitlines()[0])
-    for hdu in hdus:
-        _check_complete(hdu, path, name)
+    there = path.stat().st_size
+    for hdu in (h for h in hdus if h.kind == "image" and h.shape):
+        needed = hdu.offset + math.prod(hdu.shape) * abs(hdu.bitpix) // 8
+        if there < needed:
+            raise CubeError(
+                f"{name} is cut short: extension {hdu.describe()} ends at byte {needed}, the file at {there}"
+            )
     with open(path, "rb") as rest:
         rest.seek(int(last["datLoc"]) + int(last["datSpan"]))
         if rest.read(8) == b"XTENSION":  # astropy leaves it out
@@ -130,7 +116,7 @@ def list_hdus(path: Path, name: str) -> list[Hdu]:
 
 
 def choose(hdus: Sequence[Hdu], ext: str | int | None, name: str) -> Hdu:
-    """The HDU that the user names, or the default one.
+    """Return the HDU that the user names, or the default one.
 
     Parameters
     ----------
@@ -170,9 +156,9 @@ def choose(hdus: Sequence[Hdu], ext: str | int | None, name: str) -> Hdu:
 
 
 def variance_of(hdus: Sequence[Hdu], data: Hdu) -> tuple[Hdu, Meaning] | None:
-    """The HDU with the variance of the data: by the data's ERRDATA card, else by its name.
+    """Return the HDU with the variance of the data: by the data's ERRDATA card, else by its name.
 
-    Only the default array of a file has one by name: nobody knows whose the errors are otherwise.
+    Only the default array of a file has one by name, because it is unknown whose errors they are otherwise.
     """
     fitting = [h for h in hdus if h.kind != "other" and h.shape == data.shape and h.number != data.number]
     named = text(data.header, "ERRDATA").upper()
@@ -189,29 +175,22 @@ def variance_of(hdus: Sequence[Hdu], data: Hdu) -> tuple[Hdu, Meaning] | None:
 
 
 def wavelength_column(path: Path, hdus: Sequence[Hdu], name: str, version: int, column: str) -> np.ndarray:
-    """A vector in the first row of a binary table, or a whole column of scalars.
+    """Return the vector in the first row of a binary table, or a whole column of scalars.
 
-    Raises
-    ------
-    CubeError
-        If it is not there.
+    A column that cannot be read raises CubeError.
     """
     numbers = [hdu.number for hdu in hdus if (hdu.name, hdu.version) == (name.upper(), version)]
     try:
         with open(path, "rb") as raw, fits.open(raw, mode="readonly", memmap=False) as file:
             values = np.asarray(file[numbers[0]].data[column], np.float64)
-    except _MALFORMED:
+    except MALFORMED:
         raise CubeError(
             f"the header refers to column {column!r} of a table {name!r}, which cannot be read"
         ) from None
     return values[0].ravel() if values.ndim > 1 else values
 
 
-def _hdu(
-    i: int,
-    hdu: fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU | fits.BinTableHDU,
-    caught: Sequence[warnings.WarningMessage],
-) -> Hdu:
+def _hdu(i: int, hdu: Any, caught: Sequence[warnings.WarningMessage]) -> Hdu:
     tiled = isinstance(hdu, fits.CompImageHDU)
     image = isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU) and not isinstance(hdu, fits.GroupsHDU)
     header = _legible(hdu.header, caught)
@@ -232,7 +211,7 @@ def _hdu(
 
 
 def _legible(header: fits.Header, caught: Sequence[warnings.WarningMessage]) -> fits.Header:
-    """A header that can be written: astropy mends what it can, and what it cannot becomes a comment.
+    """Return a header that can be written: astropy corrects cards where it can, others become comments.
 
     `caught` is where the warnings go; the values of cards that cause one are looked at twice.
     """
@@ -252,12 +231,3 @@ def _legible(header: fits.Header, caught: Sequence[warnings.WarningMessage]) -> 
             card = fits.Card("COMMENT", "an illegible card stood here")
         result.append(card, end=True)
     return result
-
-
-def _check_complete(hdu: Hdu, path: Path, name: str) -> None:
-    if hdu.kind == "image" and hdu.shape:
-        there, needed = path.stat().st_size, hdu.offset + math.prod(hdu.shape) * abs(hdu.bitpix) // 8
-        if there < needed:
-            raise CubeError(
-                f"{name} is cut short: extension {hdu.describe()} ends at byte {needed}, the file at {there}"
-            )

@@ -1,4 +1,4 @@
-"""The headers of products: those of the input, card for card, but for what the stages changed."""
+"""The headers of products: those of the input, card for card, except for what the stages changed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,16 @@ from lucidcube import __version__
 from lucidcube.cube import HEADER, HISTORY, PRIMARY_HEADER, WAVELENGTH
 from lucidcube.io.spectral_cards import spectral_cards
 
-_OF_THE_FILE = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "EXTNAME", "XTENSION")
+_STRUCTURAL = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "EXTNAME", "XTENSION")
 
 
 def spectral_axis(cube: xr.Dataset) -> int:
-    """FITS number of the spectral axis in the header of the input; 0 if it has none."""
+    """Return the FITS number of the spectral axis in the header of the input; 0 if it has none."""
     return int(cube[WAVELENGTH].attrs.get("axis", 0))
 
 
 def cube_header(cube: xr.Dataset) -> fits.Header:
-    """The header of the input on the wavelengths that the cube has now.
-
-    Parameters
-    ----------
-    cube
-        With the header of its file among its attributes, or without one.
-
-    Returns
-    -------
-    astropy.io.fits.Header
-        A copy; empty if the cube came from no file.
-    """
+    """Return the header of the input on the wavelengths of the cube; empty if it came from no file."""
     text = cube.attrs.get(HEADER)
     if not text:
         return fits.Header()
@@ -42,17 +31,16 @@ def cube_header(cube: xr.Dataset) -> fits.Header:
 
 
 def psf_header(star: xr.Dataset, sides: tuple[int, int]) -> fits.Header:
-    """A header for a PSF of `sides` (y, x) pixels: wavelengths of the star, and pixels from the centre."""
+    """Make a header for a PSF of `sides` (y, x) pixels: wavelengths of the star, pixels from the centre."""
     header, whole, axis = fits.Header(), cube_header(star), spectral_axis(star)
     for number, length in ((1, sides[1]), (2, sides[0])):
         header[f"CTYPE{number}"], header[f"CUNIT{number}"] = "LINEAR", "pixel"
         header[f"CRVAL{number}"], header[f"CRPIX{number}"] = 0.0, (length + 1) / 2
         header[f"CDELT{number}"] = 1.0
-    for key in ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CDELT"):
-        if axis and f"{key}{axis}" in whole:
-            header[f"{key}3"] = (whole[f"{key}{axis}"], whole.comments[f"{key}{axis}"])
-    if axis and f"CD{axis}_{axis}" in whole:
-        header["CDELT3"] = (whole[f"CD{axis}_{axis}"], whole.comments[f"CD{axis}_{axis}"])
+    cards = {f"{key}{axis}": f"{key}3" for key in ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CDELT")}
+    for old, new in {**cards, f"CD{axis}_{axis}": "CDELT3"}.items():
+        if axis and old in whole:
+            header[new] = (whole[old], whole.comments[old])
     return header
 
 
@@ -61,16 +49,15 @@ def with_primary(header: fits.Header, cube: xr.Dataset) -> fits.Header:
     text = cube.attrs.get(PRIMARY_HEADER)
     header = header.copy()
     for card in fits.Header.fromstring(text, sep="\n").cards if text else ():
-        if card.keyword.startswith(_OF_THE_FILE) or (card.keyword and card.keyword in header):
-            continue
-        header.append(card, end=True)
+        if not card.keyword.startswith(_STRUCTURAL) and not (card.keyword and card.keyword in header):
+            header.append(card, end=True)
     return header
 
 
 def provenance_cards(
     cubes: Mapping[str, xr.Dataset | None], inputs: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[str, Any, str]]:
-    """HIERARCH cards: version, names and checksums of the inputs, and the stages of each track."""
+    """Yield HIERARCH cards: version, names and checksums of the inputs, and the stages of each track."""
     yield "HIERARCH LUCIDCUBE VERSION", __version__, "program that made this"
     for track, identity in inputs.items():
         yield f"HIERARCH LUCIDCUBE {track.upper()} FILE", str(identity["file"]), ""

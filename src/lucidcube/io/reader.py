@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,45 +17,28 @@ from astropy.io import fits
 
 from lucidcube import cube as words
 from lucidcube.errors import ConfigError, CubeError
-from lucidcube.io.hdus import Hdu, choose, list_hdus, variance_of, wavelength_column
+from lucidcube.io.hdus import choose, list_hdus, variance_of, wavelength_column
 from lucidcube.io.header_cards import text
 from lucidcube.io.locate import is_rather_variance, locate, scale_exponent
-from lucidcube.io.plane_reader import Meaning, PlaneReader
+from lucidcube.io.plane_reader import PlaneReader
 from lucidcube.io.selection import product_header, select
 from lucidcube.io.specifier import Specifier, parse_specifier
-from lucidcube.io.spectral import Lookup
 from lucidcube.io.staging import ScratchFolder, is_compressed
 from lucidcube.lift.blocks import planes_per_block
 from lucidcube.lift.lazy_arrays import from_source
 
 _log = logging.getLogger(__name__)
 
-"""Size of a block of planes unless the caller says how many."""
-
 
 class FileIdentity(NamedTuple):
-    """What a file is, wherever it lies.
-
-    Attributes
-    ----------
-    size
-        In bytes.
-    sha256
-        In hexadecimal.
-    """
+    """What a file contains, wherever it lies: its size in bytes, and its SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
 
 
 def file_identity(path: str | Path) -> FileIdentity:
-    """Size and hash of the contents of a file, read in small pieces.
-
-    Raises
-    ------
-    CubeError
-        If it cannot be read.
-    """
+    """Read a file in small pieces and return its size and hash; one that cannot be read raises CubeError."""
     try:
         with open(Path(path).expanduser(), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -75,9 +59,9 @@ def open_cube(
 ) -> xr.Dataset:
     """Open an array of a FITS file, and its variance if the file has one, as a lazy cube.
 
-    Headers are read, and three short samples of the numbers; the planes are read when they are computed, each
-    block by itself. Compressed files and arrays whose planes are scattered over the file are rewritten once,
-    in bounded memory.
+    Headers are read, and samples of the numbers; the planes are read when they are computed, each block by
+    itself. Compressed files and arrays whose planes are scattered over the file are rewritten once, in
+    bounded memory.
 
     Parameters
     ----------
@@ -86,21 +70,22 @@ def open_cube(
     block
         Planes per block; see `lucidcube.lift.blocks.planes_per_block` for the default.
     scratch
-        Folder for what must be rewritten, shared by all workers; a temporary one by default, removed at exit.
+        Folder for what must be rewritten, shared by all workers; by default a temporary one, removed at exit.
     wave_start, wave_step, wave_unit
-        What the header should have said of the spectral axis.
+        Position of the first channel, distance of two, and their unit, in place of the header's.
     message
-        Told, in a sentence, what takes long.
+        Called with a sentence before work that takes long.
 
     Returns
     -------
     xarray.Dataset
         `data` and perhaps `variance`, float32 (wavelength, y, x), NaN where blank or infinite; coordinates
         `wavelength` (SI units; NaN for an image without one) and `channel` (number of the plane in the file).
-        The attribute `header` describes just this: sliced, with x, y, wavelength in that order but for axes
-        of length one, which stay where they were; its NAXISn are the shape to write. `scale_exponent` e: the
-        data were multiplied by 2**e, the variance by 4**e, to keep squares within float32 (0 for nearly all
-        files). `wavelength.attrs["axis"]` is the FITS number of the spectral axis in `header`; 0: image.
+        The attribute `header` describes just this: sliced, with x, y, wavelength in that order except for
+        axes of length one, which stay where they were; its NAXISn are the shape to write. `scale_exponent` e:
+        the data were multiplied by 2**e and the variance by 4**e, see `lucidcube.io.locate.scale_exponent`
+        (0 for nearly all files). `wavelength.attrs["axis"]` is the FITS number of the spectral axis in
+        `header`; 0 for an image.
 
     Raises
     ------
@@ -119,34 +104,32 @@ def open_cube(
         path = folder.decompressed(path, name)
     hdus = list_hdus(path, name)
     hdu = choose(hdus, wanted.ext, name)
-    chosen = select(wanted, hdu, (wave_start, wave_step, wave_unit), _lookup(path, hdus))
-    arrays: dict[str, tuple[Hdu, Meaning]] = {words.DATA: (hdu, "data")}
+    lookup = partial(wavelength_column, path, hdus)
+    chosen = select(wanted, hdu, (wave_start, wave_step, wave_unit), lookup)
+    bunit = text(hdu.header, "BUNIT")
+    units = {words.DATA: bunit}
+    readers = {words.DATA: locate(path, hdu, "data", chosen.axes, chosen.kept, folder, name)}
     companion = variance_of(hdus, hdu)
     if companion is not None:
-        arrays[words.VARIANCE] = companion
-    readers = {
-        variable: locate(path, array, meaning, chosen.axes, chosen.kept, folder, name)
-        for variable, (array, meaning) in arrays.items()
-    }
-    if companion is not None and is_rather_variance(readers[words.DATA], readers[words.VARIANCE]):
-        readers[words.VARIANCE] = replace(readers[words.VARIANCE], meaning="variance")
-        message(
-            f"{name}{{{companion[0].name}}} can only hold variances, not standard deviations: read as such"
-        )
+        other, meaning = companion
+        given = text(other.header, "BUNIT") if meaning == "variance" else ""
+        units[words.VARIANCE] = given or (f"({bunit})**2" if bunit else "")
+        reader = locate(path, other, meaning, chosen.axes, chosen.kept, folder, name)
+        if is_rather_variance(readers[words.DATA], reader):
+            reader = replace(reader, meaning="variance")
+            message(f"{name}{{{other.name}}} can only hold variances, not standard deviations: read as such")
+        readers[words.VARIANCE] = reader
     exponent = scale_exponent(readers.values())
     header, axis = product_header(chosen)
     grid = chosen.grid
+    wavelength_attrs = {words.UNITS: grid.si, "ctype": grid.ctype, "axis": axis}
     return xr.Dataset(
         {
-            variable: _lazy(replace(reader, exponent=exponent), block, units)
-            for (variable, reader), units in zip(readers.items(), _units(arrays), strict=True)
+            variable: _lazy(replace(reader, exponent=exponent), block, units[variable])
+            for variable, reader in readers.items()
         },
         coords={
-            words.WAVELENGTH: (
-                words.WAVELENGTH,
-                grid.values,
-                {words.UNITS: grid.si, "ctype": grid.ctype, "axis": axis},
-            ),
+            words.WAVELENGTH: (words.WAVELENGTH, grid.values, wavelength_attrs),
             words.CHANNEL: (words.WAVELENGTH, np.asarray(chosen.channels, np.int64)),
         },
         attrs={
@@ -160,7 +143,7 @@ def open_cube(
 
 
 def header_text(header: fits.Header) -> str:
-    """A header as text, one card a line; ``Header.fromstring(text, sep="\\n")`` is the way back."""
+    """Return a header as text, one card a line; ``Header.fromstring(text, sep="\\n")`` reads it back."""
     return str(header.tostring(sep="\n", endcard=False, padding=False))
 
 
@@ -170,22 +153,18 @@ def _check_readable(path: Path, name: str) -> None:
             start = file.read(4)
     except FileNotFoundError:
         folder = path.parent
-        names = [other.name for other in folder.iterdir()] if folder.is_dir() else []
+        if not folder.is_dir():
+            raise CubeError(f"no folder {folder}") from None
+        names = [other.name for other in folder.iterdir()]
         near = difflib.get_close_matches(path.name, names, 1)
         where = f"did you mean {Path(name).parent / near[0]}?" if near else f"{folder} has {len(names)} files"
-        raise CubeError(
-            f"there is no file {name}; {where}" if folder.is_dir() else f"no folder {folder}"
-        ) from None
+        raise CubeError(f"there is no file {name}; {where}") from None
     except OSError as error:
         raise CubeError(f"{name} cannot be read: {error.strerror or error}") from None
     if len(start) < 4:
         raise CubeError(f"{name} is no FITS file: it holds {len(start)} bytes")
     if start.startswith(b"PK\x03\x04"):
         raise CubeError(f"{name} is a ZIP archive; unpack it first")
-
-
-def _lookup(path: Path, hdus: Sequence[Hdu]) -> Lookup:
-    return lambda name, version, column: wavelength_column(path, hdus, name, version, column)
 
 
 def _lazy(reader: PlaneReader, block: int | None, units: str) -> xr.Variable:
@@ -195,13 +174,3 @@ def _lazy(reader: PlaneReader, block: int | None, units: str) -> xr.Variable:
     variable = from_source(reader, size, f"fits-{token}")
     variable.attrs[words.UNITS] = units
     return variable
-
-
-def _units(arrays: Mapping[str, tuple[Hdu, Meaning]]) -> list[str]:
-    """BUNIT of the data, and of the variance or what it must be."""
-    bunit = text(arrays[words.DATA][0].header, "BUNIT")
-    square = f"({bunit})**2" if bunit else ""
-    return [
-        bunit if meaning == "data" else (text(hdu.header, "BUNIT") if meaning == "variance" else "") or square
-        for hdu, meaning in arrays.values()
-    ]

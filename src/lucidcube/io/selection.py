@@ -13,8 +13,7 @@ from astropy.io import fits
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.axes import Axes, find_axes
 from lucidcube.io.hdus import Hdu
-from lucidcube.io.specifier import Specifier
-from lucidcube.io.specifier_parts import AxisSlice, WaveRange
+from lucidcube.io.specifier import AxisSlice, Specifier, WaveRange
 from lucidcube.io.spectral import Lookup, SpectralGrid, spectral_grid, spectral_unit
 from lucidcube.io.spectral_cards import override_cards
 from lucidcube.io.wcs import reorder_axes, slice_cards
@@ -23,18 +22,16 @@ _SPEED_OF_LIGHT = 299_792_458.0
 
 
 class Selection(NamedTuple):
-    """Which part of an array is the cube.
+    """The part of an array that is the cube.
 
     Attributes
     ----------
     specifier
-        What the user asked for, the range of wavelengths turned into a slice.
-    axes
-        What the axes are.
-    kept
-        For each axis the elements that are kept.
+        The user's choice, with the range of wavelengths turned into a slice.
+    axes, kept
+        The axes, and for each axis of the array the elements that are kept.
     header
-        Of the whole array, with what the user says of the spectral axis.
+        Of the whole array, with the user's values for the spectral axis.
     grid
         Of the channels that are kept; one NaN for an image.
     """
@@ -52,7 +49,7 @@ class Selection(NamedTuple):
 
 
 def select(
-    wanted: Specifier, hdu: Hdu, said: tuple[float | None, float | None, str | None], lookup: Lookup
+    wanted: Specifier, hdu: Hdu, given: tuple[float | None, float | None, str | None], lookup: Lookup
 ) -> Selection:
     """Apply a specifier to an array.
 
@@ -62,7 +59,7 @@ def select(
         Axes, slices and range of wavelengths.
     hdu
         The array.
-    said
+    given
         wave_start, wave_step and wave_unit, see `override_cards`.
     lookup
         See `spectral_grid`.
@@ -84,32 +81,28 @@ def select(
         name=name if wanted.ext is None else f"{name}{{{wanted.ext}}}",
     )
     if axes.spectral is None:
-        if wanted.wave is not None or said != (None, None, None):
+        if wanted.wave is not None or given != (None, None, None):
             raise CubeError(
                 f"{name} is an image: it has no spectral axis for wave, wave_start, wave_step, wave_unit"
             )
         return Selection(wanted, axes, kept, hdu.header, SpectralGrid(np.full(1, math.nan), "", "", ""))
     n = len(hdu.shape) - axes.spectral
-    header = override_cards(hdu.header, n, *said)
+    header = override_cards(hdu.header, n, *given)
     grid = spectral_grid(header, n, hdu.shape[axes.spectral], lookup)
     if wanted.wave is not None:
         kept[axes.spectral] = _within(kept[axes.spectral], grid, wanted.wave, name)
         index = tuple((k.start, k.stop if k.stop >= 0 else None, k.step) for k in kept)
         wanted = replace(wanted, index=index, wave=None)
-    return Selection(
-        wanted, axes, kept, header, grid._replace(values=grid.values[np.asarray(kept[axes.spectral])])
-    )
+    grid = grid._replace(values=grid.values[np.asarray(kept[axes.spectral])])
+    return Selection(wanted, axes, kept, header, grid)
 
 
 def product_header(chosen: Selection) -> tuple[fits.Header, int]:
     """Describe just the part that is kept.
 
-    Returns
-    -------
-    tuple
-        The header, its axes in the order in which products are written (wavelength, y, x; axes
-        of length one stay where they were unless others must move), and the FITS number of its spectral axis,
-        0 if there is none.
+    The axes of the header are in the order in which products are written (wavelength, y, x; axes of length
+    one stay where they were unless others must move). The number is that of its spectral axis, 0 if there is
+    none.
     """
     ndim = len(chosen.kept)
     header = chosen.header
@@ -125,9 +118,10 @@ def product_header(chosen: Selection) -> tuple[fits.Header, int]:
 
 
 def _kept(index: Sequence[int | AxisSlice], shape: tuple[int, ...], name: str) -> list[range]:
-    """Which elements of each axis the slices leave; integers leave one."""
+    """Return which elements of each axis the slices leave; integers leave one."""
+    sides = " x ".join(map(str, shape))
     if len(index) > len(shape):
-        raise CubeError(f"{name}: {len(index)} slices, but the array has {len(shape)} axes ({_by(shape)})")
+        raise CubeError(f"{name}: {len(index)} slices, but the array has {len(shape)} axes ({sides})")
     kept = []
     for axis, length in enumerate(shape):
         choice = index[axis] if axis < len(index) else (None, None, None)
@@ -138,29 +132,27 @@ def _kept(index: Sequence[int | AxisSlice], shape: tuple[int, ...], name: str) -
             part = range(length)[slice(*choice)]
         if not part:
             raise CubeError(
-                f"{name}: the slice leaves nothing of axis {axis}, which is {length} long ({_by(shape)})"
+                f"{name}: the slice leaves nothing of axis {axis}, which is {length} long ({sides})"
             )
         kept.append(part)
     return kept
 
 
 def _within(part: range, grid: SpectralGrid, wave: WaveRange, name: str) -> range:
-    """The channels of `part` in a closed range of the spectral axis."""
+    """Return the channels of `part` in a closed range of the spectral axis."""
     unit = spectral_unit(wave.unit)
     if unit is None:
         raise ConfigError(
             f"wave: {wave.unit!r} is no unit of wavelength, frequency or speed; type for example um"
         )
-    ends = [None if end is None else end * unit.scale for end in (wave.low, wave.high)]
+    low = -math.inf if wave.low is None else wave.low * unit.scale
+    high = math.inf if wave.high is None else wave.high * unit.scale
     if {unit.si, grid.si} == {"m", "Hz"}:
-        ends = [
-            None if end is None else (_SPEED_OF_LIGHT / end if end > 0 else math.inf) for end in ends[::-1]
-        ]
+        low, high = (_SPEED_OF_LIGHT / end if end > 0 else math.inf for end in (high, max(low, 0.0)))
     elif unit.si != grid.si:
         raise CubeError(
             f"{name}: wave is in {wave.unit}, but the spectral axis is in {grid.si or 'no known unit'}"
         )
-    low, high = (-math.inf if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
     positions = grid.values[np.asarray(part)]
     margin = 1e-9 * np.abs(positions)
     inside = np.flatnonzero((positions >= low - margin) & (positions <= high + margin))
@@ -173,7 +165,3 @@ def _within(part: range, grid: SpectralGrid, wave: WaveRange, name: str) -> rang
         )
         raise CubeError(f"{name}: no channel lies in the range of wave; the channels reach from {reach}")
     return part[int(inside[0]) : int(inside[-1]) + 1]
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

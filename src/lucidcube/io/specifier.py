@@ -5,29 +5,42 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from lucidcube.errors import ConfigError
-from lucidcube.io.specifier_parts import (
-    AXES_WORDS,
-    AxisSlice,
-    WaveRange,
-    parse_axes,
-    parse_ext,
-    parse_slices,
-    parse_wave,
-    slice_text,
-)
 
 FORM = "PATH{EXT}[SLICE](AXES)"
 _OPENER = {"}": "{", "]": "[", ")": "("}
 _GROUPS = ("EXT", "SLICE", "AXES")
 _FITS_NAME_THEN_GROUP = re.compile(r"\.(?:fits?|fts|fz)(?:\.(?:gz|bz2|xz|Z))?\s*[{\[(]", re.IGNORECASE)
+_INTEGER = re.compile(r"[+-]?\d{1,17}", re.ASCII)
+_LIST = r"-?\d{1,4}(?:\s*,\s*-?\d{1,4})*"
+_NUMBERS = re.compile(rf"{_LIST}\s*,?", re.ASCII)
+_AXES_WORDS = re.compile(r"\s*[({]?\s*(?:celestial|spectral)\s*[:=]", re.IGNORECASE)
+_AXES_ITEM = re.compile(
+    rf"\s*(?P<word>[A-Za-z]+)\s*[:=]\s*(?P<numbers>\(\s*{_LIST}\s*,?\s*\)|{_LIST})\s*(?:[,;\s]|$)", re.ASCII
+)
+_FLOAT = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_WAVE = re.compile(
+    rf"\s*(?P<low>{_FLOAT})?\s*(?P<low_unit>[^\d\s:][^:]*?)?\s*:\s*(?P<high>{_FLOAT})?\s*(?P<unit>[^\d\s:].*?)?\s*",
+    re.ASCII,
+)
+
+AxisSlice = tuple[int | None, int | None, int | None]
+"""Start, stop and step of a Python slice (`slice` itself cannot be hashed before Python 3.12)."""
+
+
+class WaveRange(NamedTuple):
+    """A closed range of the spectral axis, in `unit` as typed; an end that is None is open."""
+
+    low: float | None
+    high: float | None
+    unit: str
 
 
 @dataclass(frozen=True)
 class Specifier:
-    """An array in a file. `str` of it is text that parses to the same choices (less `wave`).
+    """An array in a file. `str` of it is text that parses to the same choices (without `wave`).
 
     Attributes
     ----------
@@ -36,11 +49,11 @@ class Specifier:
     ext
         Name (``SCI`` or ``SCI,2``) or number of the HDU; None for the default.
     index
-        Per numpy axis of the array an integer or an `AxisSlice`; missing ones mean "all".
+        Per NumPy axis of the array an integer or an `AxisSlice`; missing ones mean "all".
     celestial
-        Numpy axis numbers of y and x; None to tell them by their CTYPE.
+        NumPy axis numbers of y and x; None to tell them by their CTYPE.
     spectral
-        Numpy axis number of the wavelength; None to tell it by its CTYPE.
+        NumPy axis number of the wavelength; None to tell it by its CTYPE.
     wave
         Part of the spectral axis to keep.
     """
@@ -82,35 +95,33 @@ class Specifier:
         axes
             ``spectral=0``, ``celestial=1,2``, or both.
 
-        Returns
-        -------
-        Specifier
-
         Raises
         ------
         ConfigError
-            If one cannot be read, or says something else than the specifier does.
+            If one cannot be read, or contradicts the specifier.
         """
-        found = self
+        choices: dict[str, Any] = {}
         if ext is not None:
-            found = _merge(found, ext=parse_ext(str(ext), f"ext {str(ext)!r}"))
+            choices["ext"] = _parse_ext(str(ext), f"ext {str(ext)!r}")
         if slice is not None:
-            found = _merge(
-                found, index=parse_slices(slice.strip().removeprefix("[").removesuffix("]"), slice)
-            )
+            choices["index"] = _parse_slices(slice.strip().removeprefix("[").removesuffix("]"), slice)
         if axes is not None:
-            celestial, spectral = parse_axes(axes, axes)
-            found = _merge(found, celestial=celestial, spectral=spectral)
+            choices["celestial"], choices["spectral"] = _parse_axes(axes, axes)
         if wave is not None:
-            found = _merge(found, wave=parse_wave(wave))
-        return found
+            choices["wave"] = parse_wave(wave)
+        choices = {name: value for name, value in choices.items() if value is not None}
+        for name, value in choices.items():
+            before = getattr(self, name)
+            if before not in (None, (), value):
+                raise ConfigError(f"{self}: {name} is given twice, as {before} and as {value}; leave one out")
+        return replace(self, **choices)
 
     def __str__(self) -> str:
         text = _quoted(self.path)
         if self.ext is not None:
             text += f"{{{self.ext}}}"
         if self.index:
-            text += f"[{','.join(slice_text(i) for i in self.index)}]"
+            text += f"[{','.join(_slice_text(i) for i in self.index)}]"
         if self.celestial is not None and self.spectral is None:
             text += f"({self.celestial[0]},{self.celestial[1]})"
         elif self.celestial is not None:
@@ -121,26 +132,22 @@ class Specifier:
 
 
 def parse_specifier(text: str) -> Specifier:
-    """Read ``PATH{EXT}[SLICE](AXES)``.
+    """Parse ``PATH{EXT}[SLICE](AXES)``.
 
     Only groups at the very end count, so a path may hold brackets and spaces; one that itself ends in a group
-    is put in quotes: ``'odd name (1)'{DATA}``, a quote inside doubled.
+    is put in quotes: ``'odd name (1)'{DATA}``, a quote inside doubled. Neither the file nor its extensions
+    need exist.
 
     Parameters
     ----------
     text
-        What the user typed. EXT is a name or a number; SLICE Python slices or integers in numpy order; AXES
-        ``(1,2)`` (y and x), ``(0)`` (spectral) or ``{CELESTIAL:(1,2),SPECTRAL:(0)}``.
-
-    Returns
-    -------
-    Specifier
-        Nothing is looked up: neither the file nor its extensions need exist.
+        EXT is a name or a number; SLICE holds Python slices or integers in NumPy order; AXES is ``(1,2)`` (y
+        and x), ``(0)`` (spectral) or ``{CELESTIAL:(1,2),SPECTRAL:(0)}``.
 
     Raises
     ------
     ConfigError
-        Naming the piece that cannot be read, its place, and the form to type.
+        With the piece that cannot be read, its place, and the form to type.
     """
     if "\0" in text:
         raise ConfigError(f"{text!r}: a path cannot hold a null character")
@@ -151,7 +158,7 @@ def parse_specifier(text: str) -> Specifier:
         tail = tail.rstrip()
         start = _opening(tail, text)
         body = tail[start + 1 : -1]
-        kind = "SLICE" if tail[-1] == "]" else "AXES" if tail[-1] == ")" or AXES_WORDS.match(body) else "EXT"
+        kind = "SLICE" if tail[-1] == "]" else "AXES" if tail[-1] == ")" or _AXES_WORDS.match(body) else "EXT"
         if kind in kinds or (kinds and _GROUPS.index(kind) > _GROUPS.index(kinds[-1])):
             _refuse(text, tail[start:], f"the order is {FORM}, each at most once")
         kinds.append(kind)
@@ -166,22 +173,103 @@ def parse_specifier(text: str) -> Specifier:
         _refuse(text, tail.strip(), f"only groups may follow the quoted path: the form is {FORM}")
     if not path.strip():
         raise ConfigError(f"{text!r} names no file: the form is {FORM}")
-    celestial, spectral = parse_axes(pieces["AXES"], text) if "AXES" in pieces else (None, None)
+    celestial, spectral = _parse_axes(pieces["AXES"], text) if "AXES" in pieces else (None, None)
     return Specifier(
         path,
-        parse_ext(pieces["EXT"], text) if "EXT" in pieces else None,
-        parse_slices(pieces["SLICE"], text) if "SLICE" in pieces else (),
+        _parse_ext(pieces["EXT"], text) if "EXT" in pieces else None,
+        _parse_slices(pieces["SLICE"], text) if "SLICE" in pieces else (),
         celestial,
         spectral,
     )
 
 
-def _merge(found: Specifier, **choices: Any) -> Specifier:
-    for name, value in choices.items():
-        before = getattr(found, name)
-        if before not in (None, (), value) and value is not None:
-            raise ConfigError(f"{found}: {name} is given twice, as {before} and as {value}; leave one out")
-    return replace(found, **{name: value for name, value in choices.items() if value is not None})
+def parse_wave(text: str) -> WaveRange:
+    """Parse a range of the spectral axis such as ``0.55:0.60um``, ``550nm:`` or ``:115GHz``.
+
+    What is not two rising numbers and a unit raises ConfigError; one of the numbers may be missing.
+    """
+    advice = "type for example 0.55:0.60um"
+    match = _WAVE.fullmatch(text)
+    if match is None or (match["low"] is None and match["high"] is None):
+        raise ConfigError(f"wave {text!r} is not LOW:HIGH and a unit; {advice}")
+    units = {unit for unit in (match["low_unit"], match["unit"]) if unit}
+    if len(units) != 1:
+        problem = "has two units" if units else "has no unit"
+        raise ConfigError(f"wave {text!r} {problem}; {advice}")
+    unit = units.pop()
+    low, high = (None if match[end] is None else float(match[end]) for end in ("low", "high"))
+    if low is not None and high is not None and low > high:
+        raise ConfigError(f"wave {text!r} ends before it starts; type {match['high']}:{match['low']}{unit}")
+    return WaveRange(low, high, unit)
+
+
+def _parse_ext(body: str, text: str) -> str | int:
+    name = body.strip()
+    if not name or any(c in name for c in "{}[]()") or _AXES_WORDS.match(name):
+        raise ConfigError(
+            f"{text!r}: {body!r} is no extension; type its name or number, as in {{DATA}} or {{1}}"
+        )
+    return int(name) if name[0] not in "+-" and _INTEGER.fullmatch(name) else name
+
+
+def _parse_slices(body: str, text: str) -> tuple[int | AxisSlice, ...]:
+    return tuple(_parse_slice(piece.strip(), text) for piece in body.split(","))
+
+
+def _parse_slice(piece: str, text: str) -> int | AxisSlice:
+    parts = [part.strip() for part in piece.split(":")]
+    if not piece or len(parts) > 3 or not all(part == "" or _INTEGER.fullmatch(part) for part in parts):
+        raise ConfigError(
+            f"{text!r}: {piece!r} is no slice; type Python slices in NumPy order, as in [100:200,:,3:-3]"
+        )
+    if len(parts) == 1:
+        return int(piece)
+    start, stop, step = (*(int(part) if part else None for part in parts), None)[:3]
+    if step == 0:
+        raise ConfigError(f"{text!r}: the step of the slice {piece!r} is zero")
+    return start, stop, step
+
+
+def _slice_text(index: int | AxisSlice) -> str:
+    if isinstance(index, int):
+        return str(index)
+    start, stop, step = ("" if n is None else str(n) for n in index)
+    return f"{start}:{stop}:{step}" if step else f"{start}:{stop}"
+
+
+def _parse_axes(body: str, text: str) -> tuple[tuple[int, int] | None, int | None]:
+    """Return celestial and spectral axes; a bare pair is celestial, a bare number spectral."""
+    inside = body.strip()
+    given: dict[str, tuple[int, ...]] = {}
+    valid = True
+    if _AXES_WORDS.match(inside):
+        inside = inside[1:-1] if inside[0] in "({" and inside[-1] in ")}" else inside
+        place = 0
+        while valid and place < len(inside):
+            match = _AXES_ITEM.match(inside, place)
+            word = match["word"].lower() if match else ""
+            valid = word in ("celestial", "spectral") and word not in given
+            if match and valid:
+                given[word] = _integers(match["numbers"].strip("()"))
+                place = match.end()
+    else:
+        inside = inside.removeprefix("(").removesuffix(")").strip()
+        valid = _NUMBERS.fullmatch(inside) is not None
+        if valid:
+            numbers = _integers(inside)
+            given = {"celestial" if len(numbers) == 2 else "spectral": numbers}
+    celestial, spectral = given.get("celestial", ()), given.get("spectral", ())
+    repeated = len({*celestial, *spectral}) != len(celestial) + len(spectral)
+    if not valid or len(celestial) not in (0, 2) or len(spectral) not in (0, 1) or repeated:
+        raise ConfigError(
+            f"{text!r}: {body!r} names no axes; type NumPy axis numbers, as in (1,2) for y and x, "
+            "(0) for the spectral axis, {CELESTIAL:(1,2),SPECTRAL:(0)}, or the option spectral=0"
+        )
+    return (celestial[0], celestial[1]) if celestial else None, spectral[0] if spectral else None
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part.strip())
 
 
 def _refuse(text: str, piece: str, why: str) -> NoReturn:
@@ -193,7 +281,7 @@ def _refuse(text: str, piece: str, why: str) -> NoReturn:
 
 
 def _split_quoted(text: str) -> tuple[str | None, str]:
-    """Take a quoted path off the front; None and the whole text where there is no quote."""
+    """Take a quoted path off the front; return None and the whole text where there is no quote."""
     if text[:1] not in ("'", '"'):
         return None, text
     quote = text[0]
@@ -214,7 +302,7 @@ def _quoted(path: str) -> str:
 
 
 def _opening(tail: str, text: str) -> int:
-    """Where the group that ends `tail` begins."""
+    """Return where the group that ends `tail` begins."""
     closer, opener, depth = tail[-1], _OPENER[tail[-1]], 0
     for i in range(len(tail) - 1, -1, -1):
         depth += (tail[i] == closer) - (tail[i] == opener)

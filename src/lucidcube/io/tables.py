@@ -1,4 +1,4 @@
-"""The tables of products: a row per plane; and where it all came from."""
+"""The tables of products: a row per plane, and the provenance."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from astropy.io import fits
 from lucidcube import __version__
 from lucidcube.cube import PARAMETER, SCALE_EXPONENT, UNITS, VARIABLES, WAVELENGTH
 from lucidcube.errors import CubeError
+from lucidcube.io.header_cards import MALFORMED
 
 PROVENANCE = "PROVENANCE"
 _CODES = {"f": "D", "i": "J", "u": "B"}
 
 
 def plane_table(name: str, cube: xr.Dataset, variables: Sequence[str]) -> fits.BinTableHDU:
-    """A row per plane: wavelength, and a column per variable, or per parameter of a fit.
+    """Make a table with a row per plane: wavelength, and a column per variable, or per parameter of a fit.
 
     Parameters
     ----------
     name
         Of the extension.
     cube
-        With the variables; small, they are computed here if need be.
+        With the variables, which are computed here if they are lazy.
     variables
         Along `wavelength`, or `wavelength` and `parameter`. One that has ``meanings`` gets a column of
         words beside that of its codes.
@@ -58,7 +59,7 @@ def _columns(name: str, variable: xr.DataArray, exponent: int) -> list[fits.Colu
 
 
 def _table(name: str, columns: Sequence[fits.Column]) -> fits.BinTableHDU:
-    """As `BinTableHDU.from_columns`, which would import astropy.table to see that this is no such table."""
+    """Do what `BinTableHDU.from_columns` does without importing astropy.table for it."""
     hdu = fits.BinTableHDU(name=name)
     hdu.data = fits.FITS_rec.from_columns(columns)
     return hdu
@@ -74,19 +75,18 @@ def _texts(name: str, texts: Sequence[str]) -> fits.Column:
 
 
 def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]]) -> fits.BinTableHDU:
-    """A table (KEY, VALUE) of text from which the run can be repeated; `read_provenance` is the way back."""
+    """Make a table (KEY, VALUE) of text from which the run can be repeated; see `read_provenance`."""
     rows = {
         "version": __version__,
-        # JSON on one line: FITS tables hold printable ASCII only. It is YAML as well.
+        # JSON on one line, because FITS tables hold printable ASCII only. It is YAML as well.
         "config": json.dumps(dict(config)),
         **{f"{track}.{k}": str(v) for track, identity in inputs.items() for k, v in identity.items()},
     }
-    columns = [_texts("KEY", [*rows]), _texts("VALUE", [*rows.values()])]
-    return _table(PROVENANCE, columns)
+    return _table(PROVENANCE, [_texts("KEY", [*rows]), _texts("VALUE", [*rows.values()])])
 
 
 def read_provenance(path: str | Path) -> dict[str, str]:
-    """What a product says about how it was made.
+    """Return the rows of the provenance table of a product.
 
     Raises
     ------
@@ -100,5 +100,5 @@ def read_provenance(path: str | Path) -> dict[str, str]:
                 raise CubeError(f"{path} has no {PROVENANCE} table: it was not made by lucidcube run")
             table = hdus[PROVENANCE].data
             return {str(key): str(value) for key, value in zip(table["KEY"], table["VALUE"], strict=True)}
-    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
+    except MALFORMED as error:
         raise CubeError(f"{path} cannot be read as a product of lucidcube: {error}") from error
