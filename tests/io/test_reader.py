@@ -60,7 +60,7 @@ def muse(path: Path) -> Path:
     return path
 
 
-def test_a_cube_is_what_the_file_says(tmp_path: Path) -> None:
+def test_a_cube_has_the_numbers_and_coordinates_of_its_file(tmp_path: Path) -> None:
     cube = open_cube(f"{muse(tmp_path / 'cube.fits')}", block=3)
     assert cube["data"].dims == ("wavelength", "y", "x")
     assert cube["data"].chunks == ((3, 3, 1), (5,), (6,))
@@ -183,9 +183,9 @@ def test_any_order_of_axes(
         f"{path}{{CELESTIAL:({places[1]},{places[2]}),SPECTRAL:({places[0]})}}", scratch=tmp_path / "s"
     )
     np.testing.assert_array_equal(cube["data"].values, data)
-    told = fits.Header.fromstring(cube.attrs["header"], sep="\n")
-    assert [told[f"CTYPE{n}"] for n in (1, 2, 3)] == ["RA---TAN", "DEC--TAN", "AWAV"]
-    assert [told[f"NAXIS{n}"] for n in (1, 2, 3)] == [6, 5, 7]
+    header = fits.Header.fromstring(cube.attrs["header"], sep="\n")
+    assert [header[f"CTYPE{n}"] for n in (1, 2, 3)] == ["RA---TAN", "DEC--TAN", "AWAV"]
+    assert [header[f"NAXIS{n}"] for n in (1, 2, 3)] == [6, 5, 7]
     by_ctype = open_cube(str(path), scratch=tmp_path / "s")
     y_first = places[1] < places[2]
     np.testing.assert_array_equal(by_ctype["data"].values, data if y_first else data.transpose(0, 2, 1))
@@ -196,8 +196,8 @@ def test_axes_of_length_one_come_back(tmp_path: Path) -> None:
     path = write(tmp_path / "casa.fits", numbers((7, 1, 5, 6)), header)
     cube = open_cube(str(path))
     np.testing.assert_array_equal(cube["data"].values, numbers((7, 1, 5, 6))[:, 0])
-    told = fits.Header.fromstring(cube.attrs["header"], sep="\n")
-    assert [told[f"NAXIS{n}"] for n in (4, 3, 2, 1)] == [7, 1, 5, 6]
+    header = fits.Header.fromstring(cube.attrs["header"], sep="\n")
+    assert [header[f"NAXIS{n}"] for n in (4, 3, 2, 1)] == [7, 1, 5, 6]
     assert cube["wavelength"].attrs == {"units": "Hz", "ctype": "FREQ", "axis": 4}
 
 
@@ -261,7 +261,7 @@ def test_infinities_and_what_float32_cannot_hold_become_nan(tmp_path: Path) -> N
         ("IVAR", [1, 4, 0], [1, 0.25, np.nan]),
     ],
 )
-def test_variance_in_all_its_guises(
+def test_all_kinds_of_errors_become_variances(
     tmp_path: Path, name: str, stored: list[float], variance: list[float]
 ) -> None:
     data = np.ones((1, 3), np.float32)
@@ -306,11 +306,11 @@ def test_variances_that_are_called_errors(tmp_path: Path) -> None:
     for name, error, is_variance in (("a", variance, True), ("b", np.sqrt(variance), False)):
         hdus = [fits.PrimaryHDU(), fits.ImageHDU(data, cards(), name="SCI"), fits.ImageHDU(error, name="ERR")]
         fits.HDUList(hdus).writeto(tmp_path / name)
-        told: list[str] = []
-        cube = open_cube(str(tmp_path / name), message=told.append)
+        messages: list[str] = []
+        cube = open_cube(str(tmp_path / name), message=messages.append)
         found = np.ldexp(cube["variance"].values.astype(float), -2 * cube.attrs["scale_exponent"])
         np.testing.assert_allclose(found, variance, rtol=1e-6)
-        assert bool(told) == is_variance
+        assert bool(messages) == is_variance
 
 
 def test_scaling_does_not_depend_on_the_slice(tmp_path: Path) -> None:
@@ -330,12 +330,12 @@ def test_compressed_files(tmp_path: Path, compress: object) -> None:
     plain = muse(tmp_path / "cube.fits")
     packed = tmp_path / "cube.fits.gz"
     packed.write_bytes(compress(plain.read_bytes()))  # type: ignore[operator]
-    told: list[str] = []
+    messages: list[str] = []
     for _ in range(2):
-        cube = open_cube(f"{packed}{{DATA}}[2:]", scratch=tmp_path / "scratch", message=told.append)
+        cube = open_cube(f"{packed}{{DATA}}[2:]", scratch=tmp_path / "scratch", message=messages.append)
         np.testing.assert_array_equal(cube["data"].values, numbers()[2:])
-    assert len(told) == 1
-    assert "decompressing it once" in told[0]
+    assert len(messages) == 1
+    assert "decompressing it once" in messages[0]
     packed.write_bytes(packed.read_bytes()[:-400])
     with pytest.raises(CubeError, match=r"cube.fits.gz cannot be decompressed"):
         open_cube(str(packed), scratch=tmp_path / "scratch")
@@ -385,14 +385,19 @@ def test_a_range_in_the_other_kind_of_unit(tmp_path: Path) -> None:
     np.testing.assert_allclose(cube["wavelength"].values, [150e9, 200e9])
 
 
-def test_what_the_user_says_of_the_axis_counts(tmp_path: Path) -> None:
+def test_the_values_of_the_user_replace_those_of_the_header(tmp_path: Path) -> None:
     path = write(tmp_path / "cube.fits", None, cards(CTYPE3="LAMBDA", CUNIT3="furlong"))
     with pytest.raises(CubeError, match="CUNIT3 = 'furlong'"):
         open_cube(str(path))
     cube = open_cube(str(path), wave_start=2.0, wave_step=0.1, wave_unit="um")
     np.testing.assert_allclose(cube["wavelength"].values, (2 + 0.1 * np.arange(7)) * 1e-6)
-    told = fits.Header.fromstring(cube.attrs["header"], sep="\n")
-    assert (told["CTYPE3"], told["CUNIT3"], told["CRVAL3"], told["CDELT3"]) == ("WAVE", "um", 2.0, 0.1)
+    header = fits.Header.fromstring(cube.attrs["header"], sep="\n")
+    assert (header["CTYPE3"], header["CUNIT3"], header["CRVAL3"], header["CDELT3"]) == (
+        "WAVE",
+        "um",
+        2.0,
+        0.1,
+    )
     assert open_cube(str(path), wave_unit="nm")["wavelength"].values[0] == pytest.approx(4.75e-6)
     with pytest.raises(CubeError, match="is an image"):
         open_cube(
@@ -545,7 +550,7 @@ def test_every_real_file_opens_or_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no shared data")
-def test_real_files_say_what_is_known_of_them(tmp_path: Path) -> None:
+def test_real_files_are_read_correctly(tmp_path: Path) -> None:
     def load(name: str) -> object:
         return open_cube(f"{SHARED / 'data'}/{name}", scratch=tmp_path)
 

@@ -73,7 +73,7 @@ def test_x_is_the_last_axis(drawn):
     assert np.argwhere(drawn("image; circle(7,3,0.9)")).tolist() == [[2, 6]]
 
 
-def test_shapes_are_what_geometry_says(drawn):
+def test_shapes_follow_their_geometry(drawn):
     y, x = grid()
     v, u = turned(y, x, 19.1, 24.3, 33)
     np.testing.assert_array_equal(drawn("image;circle(24.3,19.1,8.2)"), np.hypot(y - 19.1, x - 24.3) < 8.2)
@@ -268,7 +268,7 @@ def test_files_that_cannot_be_read(tmp_path, write):
         load_regions(write("image;circle(1,2,3)\n" + "#" * LARGEST_FILE))
 
 
-def test_const_regions_hold_everywhere_and_stand_for_their_file(write):
+def test_const_regions_hold_in_every_channel_and_per_file(write):
     groups = const_regions(
         [write("image;circle(10,10,5);-circle(10,10,2)", "a.reg"), write("image;circle(10,10,1)", "b.reg")]
     )
@@ -329,7 +329,7 @@ def test_dynamic_channels_must_be_given_once(write):
             dynamic_regions(files)
 
 
-def test_groups_are_small_and_travel_between_processes(write):
+def test_groups_are_small_and_picklable(write):
     group = dynamic_regions([(0, write("image;circle(1,2,3)")), (3, write("image;circle(1,9,3)", "b.reg"))])
     packed = pickle.dumps(group)
     assert len(packed) < 2000

@@ -137,9 +137,9 @@ def test_values_that_float32_cannot_hold_are_reported_once(
     assert spread[1, 1] == 0
     messages = [record.getMessage().removeprefix(f"{tmp_path}/cube.fits: ") for record in caplog.records]
     assert messages == [
-        "values of the data beyond 3.4e+38, which float32 cannot hold, are read as NaN",
-        "values of the variance beyond 3.4e+38, which float32 cannot hold, are read as NaN",
-        "variances below 1.4e-45, which float32 cannot hold, are read as 0",
+        "the data hold numbers too large for float32; they are read as NaN",
+        "the variance holds numbers too large for float32; they are read as NaN",
+        "the variance holds numbers too small for float32; they are read as 0",
     ]
 
 

@@ -42,7 +42,7 @@ ALL = (None, None, None)
         ("cube{DATA}.fits", Specifier("cube{DATA}.fits")),
     ],
 )
-def test_reads(text: str, expected: Specifier) -> None:
+def test_valid_text_is_parsed(text: str, expected: Specifier) -> None:
     assert parse_specifier(text) == expected
     assert parse_specifier(str(expected)) == expected
 
@@ -71,14 +71,14 @@ def test_reads(text: str, expected: Specifier) -> None:
         ("cube\0.fits", "null character"),
     ],
 )
-def test_refuses_and_says_where(text: str, piece: str) -> None:
+def test_refusals_name_the_place(text: str, piece: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_specifier(text)
     assert piece in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_options_say_the_same_as_the_text() -> None:
+def test_options_are_equivalent_to_the_text() -> None:
     options = parse_specifier("c.fits").with_options(
         ext="DATA", slice="100:200", axes="spectral=0,celestial=1,2"
     )

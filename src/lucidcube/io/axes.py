@@ -35,22 +35,17 @@ def find_axes(
 ) -> Axes:
     """Find the axes of an array by the user's choice, then by CTYPE and CUNIT, then by elimination.
 
+    An axis with neither a celestial nor a spectral CTYPE (``LINEAR``, ``PIXEL``, none) is taken for what is
+    missing, if there is only one way to do it.
+
     Parameters
     ----------
-    header
-        Of the array. An axis with neither a celestial nor a spectral CTYPE (``LINEAR``, ``PIXEL``, none) is
-        taken for what is missing, if there is only one way to do it.
-    shape
-        Of the array, in NumPy order, after slicing; axes of length 1 may be anything.
+    header, shape
+        Of the array, after slicing, in NumPy order; axes of length 1 may be anything.
     celestial, spectral
         The user's choice: NumPy numbers of y and x, and of the wavelength. Negative ones count from the end.
     name
         Of the file, for messages.
-
-    Returns
-    -------
-    Axes
-        All other axes have length 1.
 
     Raises
     ------

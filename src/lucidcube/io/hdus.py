@@ -82,10 +82,7 @@ class Hdu(NamedTuple):
 def list_hdus(path: Path, name: str) -> list[Hdu]:
     """Read the headers of an uncompressed file, and only those; `name` is that of the file for messages.
 
-    Raises
-    ------
-    CubeError
-        If it is not FITS, or its end is missing.
+    A file that is not FITS, or whose end is missing, raises CubeError.
     """
     with open(path, "rb") as start:
         if not start.read(9).startswith(b"SIMPLE  ="):
@@ -118,20 +115,9 @@ def list_hdus(path: Path, name: str) -> list[Hdu]:
 def choose(hdus: Sequence[Hdu], ext: str | int | None, name: str) -> Hdu:
     """Return the HDU that the user names, or the default one.
 
-    Parameters
-    ----------
-    hdus
-        Of the file.
-    ext
-        Name (any case; ``SCI,2`` for a version) or number; None for the first of `DEFAULT_NAMES`, then the
-        first with an image.
-    name
-        Of the file, for messages.
-
-    Raises
-    ------
-    CubeError
-        If there is none, or no array in it; it lists what there is and the nearest name.
+    `ext` is a name (in any case; ``SCI,2`` for a version) or a number; None stands for the first of
+    `DEFAULT_NAMES`, then for the first HDU with an image. If there is none, or no array in it, CubeError
+    lists what there is in the file `name`.
     """
     there = ", ".join(hdu.describe() for hdu in hdus)
     images = [hdu for hdu in hdus if hdu.kind != "other" and len(hdu.shape) > 1]

@@ -33,25 +33,10 @@ def locate(
     folder: ScratchFolder,
     name: str,
 ) -> PlaneReader:
-    """Find where the planes of an array lie; rewrite it if they do not lie in one piece each.
+    """Find where the planes of an array lie; rewrite it in `folder` if they do not lie in one piece each.
 
-    Parameters
-    ----------
-    path, hdu
-        The array.
-    meaning
-        Of its numbers.
-    axes, kept
-        What its axes are, and which elements of each are wanted; one of those that are in no cube.
-    folder
-        Where to rewrite it.
-    name
-        Of the file, for messages.
-
-    Raises
-    ------
-    CubeError
-        If it must be rewritten and cannot.
+    `kept` holds the elements of each axis that are wanted, one for an axis that is none of `axes`. `name` is
+    that of the file, for messages. An array that must be rewritten and cannot raises CubeError.
     """
     offset, encoding = hdu.offset, hdu.encoding
     if hdu.kind == "tiled":
@@ -68,14 +53,8 @@ def locate(
     plane_bytes = shape[1] * shape[2] * item
     scattered = strides[fast] != item or (shape[1] > 1 and strides[slow] != shape[2] * item)
     if scattered:
-        path = folder.transposed(
-            path,
-            offset,
-            encoding.dtype,
-            shape,
-            (stride, strides[slow], strides[fast]),
-            name,
-        )
+        steps = (stride, strides[slow], strides[fast])
+        path = folder.transposed(path, offset, encoding.dtype, shape, steps, name)
         offset, stride = 0, plane_bytes
     stat = path.stat()
     return PlaneReader(
@@ -104,17 +83,8 @@ def scale_exponent(readers: Iterable[PlaneReader]) -> int:
     (1e-20 fluxes do), or where a variance is too small or too large for float32; it brings the brightest
     data to about 1. It follows the brightest data and not a typical value, because whatever is fainter than
     2**-40 of them is beyond the precision of float32: the wings of a PSF or of a planet in float64 do not
-    count. Neither do fill values such as -3.4e38, which a wide gap separates from the data.
-
-    Parameters
-    ----------
-    readers
-        Of the data, and of what gives their variance.
-
-    Returns
-    -------
-    int
-        Exponent for `PlaneReader`. It depends on the file and not on the slice.
+    count. Neither do fill values such as -3.4e38, which a wide gap separates from the data. The exponent
+    depends on the file and not on the slice.
     """
     squares = {reader.meaning: _log_sizes(reader) * _SQUARE[reader.meaning] for reader in readers}
     data = squares.pop("data", np.empty(0))

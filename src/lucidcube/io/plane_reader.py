@@ -21,17 +21,7 @@ Meaning = Literal["data", "variance", "error", "weight"]
 
 
 class Encoding(NamedTuple):
-    """How the numbers of a file become physical ones.
-
-    Attributes
-    ----------
-    dtype
-        As stored, with byte order: ``>f4``.
-    scale, zero
-        BSCALE and BZERO.
-    blank
-        The stored integer that means "no data".
-    """
+    """How numbers are stored: dtype with byte order, BSCALE, BZERO, and the integer that means "no data"."""
 
     dtype: str
     scale: float = 1.0
@@ -104,17 +94,9 @@ class PlaneReader:
         return block[tuple(slice(None) if isinstance(k, slice) else 0 for k in keys)]
 
     def read(self) -> NDArray[np.float32]:
-        """Read the whole array.
+        """Read the whole array (wavelength, y, x) by `to_float32`.
 
-        Returns
-        -------
-        ndarray
-            (wavelength, y, x) float32, C-contiguous; see `to_float32` for what becomes NaN.
-
-        Raises
-        ------
-        CubeError
-            If the file is gone, has changed since it was opened, or is too short.
+        A file that is gone, has changed since it was opened, or is too short raises CubeError.
         """
         return to_float32(self._stored(), self.encoding, self.meaning, self.exponent, name=self.path)
 
@@ -147,13 +129,7 @@ class PlaneReader:
 
 
 def fill(descriptor: int, block: NDArray[Any], offset: int) -> None:
-    """Fill a C-contiguous array with the bytes that begin at `offset` in a file.
-
-    Raises
-    ------
-    OSError
-        If the file ends too early.
-    """
+    """Fill a C-contiguous array with the bytes from `offset` of a file; OSError if it ends too early."""
     memory = block.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(memory):
@@ -200,7 +176,7 @@ def to_float32(
             result = np.ascontiguousarray(_scaled(values, meaning, exponent), np.float32)
     infinite = np.isinf(result)
     if result is not values:
-        _warn_of_losses(values, result, infinite, meaning, exponent, name)
+        _warn_of_losses(values, result, infinite, meaning, name)
     if infinite.any():
         result[infinite] = np.nan
     return result
@@ -234,28 +210,19 @@ def _warn_of_losses(
     result: NDArray[np.float32],
     infinite: NDArray[np.bool_],
     meaning: Meaning,
-    exponent: int,
     name: str,
 ) -> None:
     """Log, once for each file, that some of its values are beyond float32."""
-    noun, power = ("data", 1) if meaning == "data" else ("variance", 2)
     if infinite.any() and np.isfinite(values[infinite]).any():
-        limit = _power_of_two(128 - power * exponent)
-        _warn_once(f"{name}: values of the {noun} beyond {limit}, which float32 cannot hold, are read as NaN")
+        verb = "data hold" if meaning == "data" else "variance holds"
+        _warn_once(f"{name}: the {verb} numbers too large for float32; they are read as NaN")
     if meaning != "data" and np.any(np.isfinite(values[(result == 0) & (values > 0)])):
-        limit = _power_of_two(-149 - power * exponent)
-        _warn_once(f"{name}: variances below {limit}, which float32 cannot hold, are read as 0")
+        _warn_once(f"{name}: the variance holds numbers too small for float32; they are read as 0")
 
 
 @lru_cache(maxsize=256)
 def _warn_once(text: str) -> None:
     _log.warning(text)
-
-
-def _power_of_two(exponent: int) -> str:
-    """Return 2**exponent as text in decimal, also where float64 cannot hold it."""
-    decimal = exponent * np.log10(2.0)
-    return f"{10 ** (decimal % 1):.1f}e{int(decimal // 1):+03d}"
 
 
 def _relative(kept: range, first: int) -> slice:

@@ -92,7 +92,7 @@ def open_cube(
     ConfigError
         If the specifier cannot be read.
     CubeError
-        If there is no such file or array, it is damaged, or its axes cannot be told.
+        If there is no such file or array, it is damaged, or its axes are ambiguous.
     """
     wanted = parse_specifier(specifier) if isinstance(specifier, str) else specifier
     if block is not None and block < 1:

@@ -24,16 +24,9 @@ _SPEED_OF_LIGHT = 299_792_458.0
 class Selection(NamedTuple):
     """The part of an array that is the cube.
 
-    Attributes
-    ----------
-    specifier
-        The user's choice, with the range of wavelengths turned into a slice.
-    axes, kept
-        The axes, and for each axis of the array the elements that are kept.
-    header
-        Of the whole array, with the user's values for the spectral axis.
-    grid
-        Of the channels that are kept; one NaN for an image.
+    `specifier` is the user's choice with the range of wavelengths turned into a slice, `kept` holds the
+    elements of each axis that are kept, `header` belongs to the whole array and includes the user's values for
+    the spectral axis, and `grid` to the channels that are kept (one NaN for an image).
     """
 
     specifier: Specifier
@@ -51,25 +44,10 @@ class Selection(NamedTuple):
 def select(
     wanted: Specifier, hdu: Hdu, given: tuple[float | None, float | None, str | None], lookup: Lookup
 ) -> Selection:
-    """Apply a specifier to an array.
+    """Apply the axes, slices and range of wavelengths of a specifier to an array.
 
-    Parameters
-    ----------
-    wanted
-        Axes, slices and range of wavelengths.
-    hdu
-        The array.
-    given
-        wave_start, wave_step and wave_unit, see `override_cards`.
-    lookup
-        See `spectral_grid`.
-
-    Raises
-    ------
-    ConfigError
-        If the unit of the range of wavelengths is unknown.
-    CubeError
-        If the axes cannot be told, or nothing is left.
+    `given` holds wave_start, wave_step and wave_unit, see `override_cards`; for `lookup` see `spectral_grid`.
+    Ambiguous axes and a choice that leaves nothing raise CubeError, an unknown unit ConfigError.
     """
     name = wanted.path
     kept = _kept(wanted.index, hdu.shape, name)

@@ -12,14 +12,12 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
-from lucidcube.io.axes import find_axes
-from lucidcube.io.header_cards import move_axis, number, set_card, shape_of, text
+from lucidcube.io.header_cards import move_axis, number, set_card, text
 from lucidcube.io.spectral import (
     AIPS_FRAMES,
     SI_OF_TYPE,
     TYPE_OF_SI,
     SpectralGrid,
-    Unit,
     spectral_grid,
     spectral_step,
     spectral_unit,
@@ -38,9 +36,7 @@ def spectral_cards(
     header: fits.Header,
     wavelength: NDArray[np.floating[Any]],
     *,
-    axis: int | None = None,
-    unit: str | None = None,
-    ctype: str | None = None,
+    axis: int,
 ) -> fits.Header:
     """Describe a new spectral grid in a copy of a header; all other cards stay as they are.
 
@@ -56,36 +52,24 @@ def spectral_cards(
     wavelength
         (n,) positions in SI units (m, Hz or m/s), strictly rising or falling.
     axis
-        FITS number of the spectral axis; None to find it.
-    unit, ctype
-        CUNIT and CTYPE to write instead of the header's.
+        FITS number of the spectral axis.
 
     Returns
     -------
     astropy.io.fits.Header
-        The same card for card if the grid is the one that the header has, or if it has no spectral axis.
-
-    Raises
-    ------
-    CubeError
-        If the axes of the header cannot be told, or `unit` is unknown.
+        The same card for card if the grid is the one that the header has.
     """
-    result = header.copy()
-    n = _spectral_number(header) if axis is None else axis
-    if not n:
-        return result
+    result, n = header.copy(), axis
     wavelength = np.asarray(wavelength, np.float64)
     before = _grid_or_none(header, n)
-    if before is not None and unit is None and ctype is None and _same(before.values, wavelength):
+    if before is not None and _same(before.values, wavelength):
         return result
-    cunit = unit if unit is not None else before.cunit if before is not None else text(header, f"CUNIT{n}")
-    known = _known_unit(unit, "unit") if unit is not None else spectral_unit(cunit)
+    cunit = before.cunit if before is not None else text(header, f"CUNIT{n}")
+    known = spectral_unit(cunit)
     positions = wavelength / (known.scale if known else 1.0)
     lone_step = spectral_step(header, n)
-    if before is not None and known is not None:
-        lone_step *= (spectral_unit(before.cunit) or known).scale / known.scale
     code, step = _algorithm_for(positions, lone_step or 1.0)
-    kind = ctype or _base_type(header, n, before, known.si if known else "", code)
+    kind = _base_type(header, n, before, known.si if known else "", code)
     _carry_alternates(result, n, before, wavelength, linear=code == "")
     set_card(result, n, "CTYPE", f"{kind[:4]:-<4}-{code}" if code else kind)
     if cunit:
@@ -108,27 +92,25 @@ def spectral_cards(
 
 
 def wavelength_table(
-    header: fits.Header, wavelength: NDArray[np.floating[Any]], *, axis: int | None = None
+    header: fits.Header, wavelength: NDArray[np.floating[Any]], *, axis: int
 ) -> fits.BinTableHDU | None:
     """Make the table that a header from `spectral_cards` refers to: one row with one vector, in its CUNIT.
 
     The parameters are those of `spectral_cards`. The result is None unless the axis is a ``-TAB``.
     """
-    n = _spectral_number(header) if axis is None else axis
-    if not n or not text(header, f"CTYPE{n}").endswith("-TAB"):
+    if not text(header, f"CTYPE{axis}").endswith("-TAB"):
         return None
-    cunit = text(header, f"CUNIT{n}")
+    cunit, length = text(header, f"CUNIT{axis}"), len(wavelength)
     unit = spectral_unit(cunit)
     positions = np.asarray(wavelength, np.float64) / (unit.scale if unit else 1.0)
-    length = len(positions)
     column = fits.Column(
-        text(header, f"PS{n}_1"),
+        text(header, f"PS{axis}_1"),
         f"{length}D",
-        unit=cunit or None,
+        cunit or None,
         dim=f"(1,{length})",
         array=positions[None, :, None],
     )
-    return fits.BinTableHDU.from_columns([column], name=text(header, f"PS{n}_0"))
+    return fits.BinTableHDU.from_columns([column], name=text(header, f"PS{axis}_0"))
 
 
 def override_cards(
@@ -144,7 +126,11 @@ def override_cards(
         return header
     result = header.copy()
     cunit = text(header, f"CUNIT{n}") if unit is None else unit
-    known = _known_unit(cunit, "wave_unit")
+    known = spectral_unit(cunit)
+    if known is None:
+        raise CubeError(
+            f"wave_unit: {cunit!r} is no unit of wavelength, frequency or speed; type for example um"
+        )
     set_card(result, n, "CUNIT", cunit)
     kind = text(header, f"CTYPE{n}").upper()
     if SI_OF_TYPE.get(kind[:4]) != known.si:
@@ -157,21 +143,6 @@ def override_cards(
     if step is not None:
         _set_step(result, n, step)
     return result
-
-
-def _known_unit(spelling: str, name: str) -> Unit:
-    unit = spectral_unit(spelling)
-    if unit is None:
-        raise CubeError(
-            f"{name}: {spelling!r} is no unit of wavelength, frequency or speed; type for example um"
-        )
-    return unit
-
-
-def _spectral_number(header: fits.Header) -> int:
-    shape = shape_of(header)
-    spectral = find_axes(header, shape).spectral
-    return 0 if spectral is None else len(shape) - spectral
 
 
 def _grid_or_none(header: fits.Header, n: int) -> SpectralGrid | None:

@@ -46,12 +46,8 @@ class ScratchFolder:
     Each method raises CubeError if the input is damaged or the folder is full. What an earlier call made from
     the same, unchanged file is used again.
 
-    Parameters
-    ----------
-    given
-        The folder; None for a temporary one that is removed at exit.
-    message
-        Called with a sentence before work that takes long.
+    `given` is None for a temporary folder that is removed at exit; `message` is called with a sentence before
+    work that takes long.
     """
 
     def __init__(self, given: str | Path | None, message: Callable[[str], None]) -> None:
@@ -124,14 +120,8 @@ class ScratchFolder:
     ) -> Path:
         """Write an array whose planes are scattered over a file into a raw file, plane by plane.
 
-        Parameters
-        ----------
-        path, offset, dtype
-            Where the array lies, and its stored type, which is kept.
-        shape, strides
-            Of wavelength, slow and fast spatial axis; strides in bytes, the slow axis has the largest.
-        name
-            How the user calls the file.
+        `shape` and `strides` (in bytes) are those of wavelength, slow and fast spatial axis; the slow axis
+        has the largest stride. The stored type is kept.
         """
         layout = hashlib.sha256(repr((offset, dtype, shape, strides)).encode()).hexdigest()[:16]
         target = self.path / f"{_key(path)}-{layout}.raw"
