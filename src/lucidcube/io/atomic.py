@@ -33,10 +33,7 @@ def write_atomically(path: str | Path, content: str | bytes | memoryview, *, dur
 
 @contextmanager
 def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[IO[Any]]:
-    """Open a new binary file that takes its name when the block ends, or vanishes if the block fails.
-
-    The parameters are those of `write_atomically`.
-    """
+    """Open a new binary file that takes its name when the block ends, or vanishes if the block fails."""
     part = part_path(path)
     try:
         with open(part, "x+b") as file:  # "x": never an existing file, and no symbolic link

@@ -96,11 +96,8 @@ def _image_header(plan: ImagePlan, *, primary: bool, alone: bool) -> fits.Header
 def checksum(data: bytes | bytearray | memoryview, offset: int = 0) -> int:
     """Return the 32-bit ones' complement sum of bytes that begin at `offset` in an HDU.
 
-    The sums of parts add up to that of the whole in any order: it is `fold` of their plain sum.
-
-    References
-    ----------
-    FITS standard 4.0, appendix J.
+    The sums of parts add up to that of the whole in any order: it is `fold` of their plain sum. See appendix
+    J of the FITS standard 4.0.
     """
     lead = offset % 4
     raw = np.frombuffer(data, np.uint8)
@@ -120,12 +117,7 @@ def fold(total: int) -> int:
 
 
 def encode(total: int) -> str:
-    """Return the 16 characters of CHECKSUM that make the HDU sum to minus zero.
-
-    References
-    ----------
-    FITS standard 4.0, appendix J, section J.3.
-    """
+    """Return the 16 characters of CHECKSUM that make the HDU sum to minus zero (FITS standard 4.0, J.3)."""
     columns = []
     for byte in (~total & 0xFFFFFFFF).to_bytes(4, "big"):
         letters = [byte // 4 + 48] * 4

@@ -125,21 +125,10 @@ class RegionFile(NamedTuple):
 def load_regions(
     path: str | Path, *, wcs: WCS | None = None, header: Mapping[str, Any] | None = None
 ) -> RegionFile:
-    """Read a DS9 region file.
+    """Read a DS9 region file of at most 1 MiB.
 
-    Parameters
-    ----------
-    path
-        Text file of at most 1 MiB.
-    wcs
-        Two-dimensional WCS of the cube's planes, for celestial frames.
-    header
-        FITS header of the cube, for the ``physical`` frame.
-
-    Raises
-    ------
-    CubeError
-        If the file cannot be read or includes nothing; it names every line that cannot be used.
+    `wcs` is that of the cube, for celestial frames, and `header` its FITS header, for the ``physical`` frame.
+    A file that cannot be read or includes nothing raises CubeError, which names every unusable line.
     """
     found: list[Region] = []
     left_out: list[str] = []

@@ -25,8 +25,8 @@ class Selection(NamedTuple):
     """The part of an array that is the cube.
 
     `specifier` is the user's choice with the range of wavelengths turned into a slice, `kept` holds the
-    elements of each axis that are kept, `header` belongs to the whole array and includes the user's values for
-    the spectral axis, and `grid` to the channels that are kept (one NaN for an image).
+    elements of each axis that are kept, `header` belongs to the whole array and includes the user's values
+    for the spectral axis, and `grid` to the channels that are kept (one NaN for an image).
     """
 
     specifier: Specifier

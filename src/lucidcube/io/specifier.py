@@ -84,21 +84,9 @@ class Specifier:
     ) -> Specifier:
         """Add the choices of the command line, which need no shell quoting.
 
-        Parameters
-        ----------
-        ext
-            ``DATA`` or ``1``.
-        slice
-            ``100:200`` or ``100:200,:,3:-3``.
-        wave
-            ``0.55:0.60um``; either end may be left out.
-        axes
-            ``spectral=0``, ``celestial=1,2``, or both.
-
-        Raises
-        ------
-        ConfigError
-            If one cannot be read, or contradicts the specifier.
+        Examples are the ext ``DATA`` or ``1``, the slice ``100:200,:,3:-3``, the wave ``0.55:0.60um`` (either
+        end may be left out) and the axes ``spectral=0,celestial=1,2``. One that cannot be read or contradicts
+        the specifier raises ConfigError.
         """
         choices: dict[str, Any] = {}
         if ext is not None:
@@ -240,24 +228,17 @@ def _slice_text(index: int | AxisSlice) -> str:
 def _parse_axes(body: str, text: str) -> tuple[tuple[int, int] | None, int | None]:
     """Return celestial and spectral axes; a bare pair is celestial, a bare number spectral."""
     inside = body.strip()
-    given: dict[str, tuple[int, ...]] = {}
-    valid = True
     if _AXES_WORDS.match(inside):
         inside = inside[1:-1] if inside[0] in "({" and inside[-1] in ")}" else inside
-        place = 0
-        while valid and place < len(inside):
-            match = _AXES_ITEM.match(inside, place)
-            word = match["word"].lower() if match else ""
-            valid = word in ("celestial", "spectral") and word not in given
-            if match and valid:
-                given[word] = _integers(match["numbers"].strip("()"))
-                place = match.end()
+        items = list(_AXES_ITEM.finditer(inside))
+        given = {item["word"].lower(): _integers(item["numbers"].strip("()")) for item in items}
+        valid = len(given) == len(items) and given.keys() <= {"celestial", "spectral"}
+        valid = valid and "".join(item[0] for item in items) == inside
     else:
         inside = inside.removeprefix("(").removesuffix(")").strip()
         valid = _NUMBERS.fullmatch(inside) is not None
-        if valid:
-            numbers = _integers(inside)
-            given = {"celestial" if len(numbers) == 2 else "spectral": numbers}
+        numbers = _integers(inside) if valid else ()
+        given = {"celestial" if len(numbers) == 2 else "spectral": numbers}
     celestial, spectral = given.get("celestial", ()), given.get("spectral", ())
     repeated = len({*celestial, *spectral}) != len(celestial) + len(spectral)
     if not valid or len(celestial) not in (0, 2) or len(spectral) not in (0, 1) or repeated:

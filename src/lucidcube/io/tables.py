@@ -24,15 +24,8 @@ _CODES = {"f": "D", "i": "J", "u": "B"}
 def plane_table(name: str, cube: xr.Dataset, variables: Sequence[str]) -> fits.BinTableHDU:
     """Make a table with a row per plane: wavelength, and a column per variable, or per parameter of a fit.
 
-    Parameters
-    ----------
-    name
-        Of the extension.
-    cube
-        With the variables, which are computed here if they are lazy.
-    variables
-        Along `wavelength`, or `wavelength` and `parameter`. One that has ``meanings`` gets a column of
-        words beside that of its codes.
+    The variables lie along `wavelength`, or `wavelength` and `parameter`; lazy ones are computed here. One
+    that has ``meanings`` gets a column of words beside that of its codes.
     """
     axis, loaded = cube[WAVELENGTH], cube[list(variables)].compute()
     columns = [fits.Column("wavelength", "D", unit=_unit(axis), array=axis.values)]
@@ -86,13 +79,7 @@ def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str
 
 
 def read_provenance(path: str | Path) -> dict[str, str]:
-    """Return the rows of the provenance table of a product.
-
-    Raises
-    ------
-    CubeError
-        If the file cannot be read or is no product of this program.
-    """
+    """Return the rows of the provenance table of a product; CubeError if there is none or it is damaged."""
     path = Path(path).expanduser()
     try:
         with fits.open(io.BytesIO(path.read_bytes()) if path.suffix == ".gz" else path) as hdus:

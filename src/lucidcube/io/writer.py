@@ -120,10 +120,8 @@ def write_planes(layout: Layout, hdu: int, first_plane: int, planes: NDArray[Any
 
     Parameters
     ----------
-    layout
-        From `reserve`.
-    hdu, first_plane
-        Number of the HDU in the file, and of the first plane in the HDU.
+    layout, hdu, first_plane
+        The file, number of the HDU in the file, and of the first plane in the HDU.
     planes
         (n, y, x) or (y, x), any real type; converted to the stored type in big-endian order. What that type
         cannot hold becomes infinite or 0.
@@ -164,23 +162,9 @@ def write_planes(layout: Layout, hdu: int, first_plane: int, planes: NDArray[Any
 def finish(layout: Layout, sums: Mapping[int, int]) -> Path:
     """Add the checksums, make the file durable, and give it its name.
 
-    Parameters
-    ----------
-    layout
-        From `reserve`; all planes must have been written.
-    sums
-        For each HDU written by planes the sum of what `write_planes` returned, in any order. The bytes of an
-        HDU that is not here are read back.
-
-    Returns
-    -------
-    Path
-        The product.
-
-    Raises
-    ------
-    CubeError
-        If the disk fails, or another file has taken the name; then nothing is left behind.
+    All planes must have been written. `sums` holds, for each HDU written by planes, the sum of what
+    `write_planes` returned in any order; the bytes of an HDU that is not in it are read back. If the disk
+    fails, or another file has taken the name, CubeError is raised and nothing is left behind.
     """
     target = Path(layout.path)
     try:
