@@ -49,10 +49,10 @@ def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[IO[Any]]
         raise
 
 
-def part_path(path: str | Path) -> Path:
-    """Return an unused name for the temporary file of a file, in the same folder."""
+def part_path(path: str | Path, digits: int = 32) -> Path:
+    """Return an unused name for the temporary file of a file, in the same folder; stale ones are pruned."""
     path = Path(path)
-    return path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}.part")
+    return path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:digits]}.part")
 
 
 def sync_folder(path: str | Path) -> None:

@@ -101,7 +101,7 @@ def reserve(
                 scale_exponent=plan.scale_exponent,
             )
         extents.append(extent)
-    layout = Layout(str(target), str(part_path(target)), tuple(extents), overwrite)
+    layout = Layout(str(target), str(part_path(target, digits=12)), tuple(extents), overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _allocate(layout.part, extents[-1].end)
