@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
 
 def write_atomically(path: str | Path, content: str | bytes | memoryview, *, durable: bool = False) -> None:
@@ -32,7 +32,7 @@ def write_atomically(path: str | Path, content: str | bytes | memoryview, *, dur
 
 
 @contextmanager
-def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[IO[Any]]:
+def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """Open a new binary file that takes its name when the block ends, or vanishes if the block fails."""
     part = part_path(path)
     try:

@@ -14,6 +14,7 @@ from dask.utils import parse_bytes
 from numpy.typing import NDArray
 
 from lucidcube.errors import ConfigError
+from lucidcube.io.atomic import atomic_file
 from lucidcube.simulate.artefacts import ArtefactKind
 from lucidcube.simulate.scene import Scene
 
@@ -160,13 +161,8 @@ class _CubeFile:
 @contextmanager
 def _cube_file(path: Path, scene: Scene, title: str, layers: Sequence[_Layer]) -> Iterator[_CubeFile]:
     """Open a file for planes; it appears under its name when all of them have been written."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield _CubeFile(file, scene, title, layers)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        yield _CubeFile(file, scene, title, layers)
 
 
 def _primary(scene: Scene, title: str) -> fits.Header:
