@@ -1,16 +1,24 @@
 # make quickstart: set up and run the whole job on the simulated example
-# make test:       set up and pass every check
+# make test:       set up and run every check
+# make test-quick: set up and run the tests that are not marked slow
+# make coverage:   the same with coverage
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test lint docs clean
+.PHONY: quickstart test test-quick coverage lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/lucidcube run configs/quickstart.yaml
 
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not slurm"
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not slurm" --cov --cov-report=term
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -35,4 +43,4 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf out build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache
