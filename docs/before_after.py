@@ -8,7 +8,7 @@ from astropy.io import fits
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lucidcube.config.schema import from_plain
+from lucidcube.config.load import from_plain
 from lucidcube.run.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 

@@ -84,7 +84,7 @@ def work(stage: Stage, cube: xr.Dataset) -> xr.Dataset:
 
 
 def main(name: str, side: int, block: int, options: dict, files: list[str]) -> None:
-    stage = REGISTRY[name].model_validate(options)
+    stage = REGISTRY[name].parse(options)
     if files:
         small, large = (open_cube(file) for file in files)
     else:

@@ -27,9 +27,9 @@ def normalise(plane, variance=None, **settings) -> NormalisedPSF:
 def fit(plane, model="radial", *, variance=None, wavelength=WAVELENGTH, seed=0, **settings) -> FitResult:
     """Fit a plane with the parameters of the stage `fit_psf`."""
     stage = FitPSF(model=model, **settings)
-    parameters = stage.model.parameters()
+    parameters = stage.parameters()
     if model == "radial":
-        return fit_radial_psf(plane, variance, parameters=parameters, nbins=stage.model.nbins)
+        return fit_radial_psf(plane, variance, parameters=parameters, nbins=stage.nbins)
     return fit_parametric_psf(
         plane,
         variance,
@@ -37,7 +37,7 @@ def fit(plane, model="radial", *, variance=None, wavelength=WAVELENGTH, seed=0, 
         parameters=parameters,
         wavelength=wavelength,
         optics=MUSE,
-        solver=stage.method.solver(seed),
+        solver=stage.solver(seed),
     )
 
 

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
 from locations import ROOT
-from lucidcube.config.schema import from_plain
+from lucidcube.config.load import from_plain
 from lucidcube.run.pipeline import run
 from lucidcube.simulate import ArtefactKind, Scene
 

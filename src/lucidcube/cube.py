@@ -95,6 +95,15 @@ VARIABLES: Mapping[str, Variable] = {
 }
 """Every variable that a stage may read or write, by name."""
 
+STAR_NUMBERS = ("offset_y", "offset_x", "background_level", "total")
+"""Numbers per plane that the normalisation of the star gives."""
+
+FIT_RESULTS = ("fit_value", "fit_error", "reduced_chi2", "fit_status")
+"""Numbers per plane that the fit of a PSF model gives."""
+
+DECONVOLUTION_LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
+"""Numbers per plane that a deconvolution gives."""
+
 
 def require(cube: xr.Dataset, variables: Iterable[str], by: str) -> None:
     """Check that a cube has the variables that a stage needs.

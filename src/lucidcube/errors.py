@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
 
@@ -91,3 +92,12 @@ class BlocksFailed(Exception):
         if len(self.failures) > self.listed:
             lines.append(f"and {len(self.failures) - self.listed} more blocks")
         return "\n".join(lines)
+
+
+def did_you_mean(name: str, known: Iterable[str], *, others: bool = True) -> str:
+    """Return the end of a message about an unknown name: the closest known one, else all `others`."""
+    known = list(known)
+    near = get_close_matches(name, known, 1, 0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there are: {', '.join(known)}" if others and known else ""

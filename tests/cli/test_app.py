@@ -146,7 +146,9 @@ def test_stages(lucidcube: Command, folder: Path) -> None:
         assert name in listed
         explained = lucidcube("stages", name)
         assert explained.code == 0
-        assert all(parameter in explained.out for parameter in REGISTRY[name].settings())
+        assert all(
+            parameter in explained.out for v in REGISTRY[name].variants() for parameter in v.model_fields
+        )
     assert lucidcube("stages", "--markdown").out.startswith("# Stages")
     assert_mistake(lucidcube("stages", "rebinn"), "no stage 'rebinn'; did you mean 'rebin'")
 
@@ -331,10 +333,19 @@ def test_bins_finer_than_the_input(lucidcube: Command, folder: Path) -> None:
 def test_a_product_that_exists(lucidcube: Command, folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "sharp.fits").write_text("valuable")
-    write(folder, output={"path": "out/sharp.fits", "overwrite": False})
-    assert_mistake(lucidcube("run", "run.yaml", "--quiet"), "exists")
+    assert_mistake(
+        lucidcube("run", "run.yaml", "--quiet"),
+        "exists and was not made by lucidcube; give another name, or output.overwrite: true",
+    )
     assert (folder / "out" / "sharp.fits").read_text() == "valuable"
     assert lucidcube("config", "check", "run.yaml").code == 2
+    write(folder, output={"path": "out/sharp.fits", "overwrite": True})
+    assert lucidcube("run", "run.yaml", "--quiet").code == 0
+    write(folder, deconvolve={"n_iter": 1})
+    assert lucidcube("run", "run.yaml", "--quiet").code == 0, "a product is not replaced"
+    assert fits.getdata("out/sharp.fits", "DECONVOLUTION LOG")["iterations"].max() == 1
+    (folder / "out" / "sharp.fits").write_bytes((folder / "star.fits").read_bytes())
+    assert_mistake(lucidcube("run", "run.yaml", "--quiet"), "exists and was not made by lucidcube")
 
 
 def test_an_output_that_cannot_be_written(lucidcube: Command, folder: Path) -> None:

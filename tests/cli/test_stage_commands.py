@@ -9,7 +9,8 @@ import pytest
 from astropy.io import fits
 
 from lucidcube.cli.app import main
-from lucidcube.config.schema import from_plain
+from lucidcube.config.load import from_plain
+from lucidcube.io.tables import read_provenance
 from lucidcube.run.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages.base import REGISTRY
@@ -143,9 +144,8 @@ def test_every_stage_has_a_command_with_its_parameters(capsys: pytest.CaptureFix
     for name, cls in REGISTRY.items():
         main([name, "--help"])
         output = capsys.readouterr().out
-        for key, members in cls.choices().items():
-            for parameter in {p for m in members.values() for p in m.model_fields} - {key}:
-                assert f"--{parameter.replace('_', '-').lower()}" in output.lower(), f"{name} {parameter}"
+        for parameter in {p for variant in cls.variants() for p in variant.model_fields}:
+            assert f"--{parameter.replace('_', '-').lower()}" in output.lower(), f"{name} {parameter}"
 
 
 def test_a_template_names_the_product(
@@ -171,7 +171,13 @@ def test_reading_options(in_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["rebin", "target.fits"], "exists"),
+        (
+            ["rebin", "target.fits", "-o", "star.fits"],
+            "star.fits exists and was not made by lucidcube; give another name, or --overwrite",
+        ),
+        (["rebin", "target.fits", "-o", "target.fits", "--overwrite"], "is one of the inputs"),
+        (["artefacts", "target_rebin.fits", "-o", "target_rebin.fits"], "is one of the inputs"),
+        (["rebin", "target.fits", "--wave-start", "early"], "wave_start: input should be a valid number"),
         (["rebin", "targt.fits"], "did you mean target.fits"),
         (["rebin"], "takes 1 to 1 files"),
         (["deconvolve", "target_rebin.fits"], "takes 2 to 2 files"),
@@ -198,3 +204,13 @@ def test_mistakes(
     before = sorted(p.name for p in in_folder.iterdir())
     assert expected in error_line(arguments, capsys)
     assert sorted(p.name for p in in_folder.iterdir()) == before
+
+
+def test_a_product_is_replaced_and_any_other_file_only_if_allowed(in_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.fits"
+    main(["rebin", "target.fits", "-o", str(path)])
+    main(["rebin", "target.fits", "-o", str(path), "--operation", "sum"])
+    assert "sum" in read_provenance(path)["config"]
+    shutil.copy("star.fits", path)
+    main(["rebin", "target.fits", "-o", str(path), "--overwrite"])
+    assert fits.getdata(path).shape[0] == 6

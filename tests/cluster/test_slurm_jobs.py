@@ -20,7 +20,7 @@ from astropy.io import fits
 
 from locations import ROOT
 from lucidcube.cluster import load_profile, start_workers
-from lucidcube.config.schema import from_plain
+from lucidcube.config.load import from_plain
 from lucidcube.errors import ConfigError
 from lucidcube.run.monitor import Monitor
 from lucidcube.run.pipeline import run

@@ -110,7 +110,7 @@ def test_plotting_does_not_change_the_result(tmp_path, seen, stage):
     assert "matplotlib.pyplot" not in set(sys.modules) - drawn
     assert cube.identical(before)
     plane = cube.isel({WAVELENGTH: 2})
-    alone = stage.method.deconvolve(
+    alone = stage.deconvolve_plane(
         plane[DATA].values, plane[PSF].values, variance=plane["variance"].values, filled=plane[FILLED].values
     )
     (watched,) = seen["results"]

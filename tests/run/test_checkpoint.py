@@ -345,7 +345,7 @@ def variations() -> list[Any]:
         for key, value in usual.items():
             for other in candidates(value):
                 try:
-                    changed = cls.model_validate({key: other})
+                    changed = cls.parse({key: other})
                 except ValueError:
                     continue
                 if changed.flat().get(key) != value:

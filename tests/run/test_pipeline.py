@@ -18,7 +18,8 @@ from scipy.signal import convolve
 
 import lucidcube.lift.blocks
 import lucidcube.run.products
-from lucidcube.config.schema import Config, from_plain
+from lucidcube.config.load import from_plain
+from lucidcube.config.schema import Config
 from lucidcube.errors import ConfigError, UserError
 from lucidcube.run.checkpoint import Checkpoint
 from lucidcube.run.monitor import Monitor
@@ -726,7 +727,7 @@ def test_an_existing_product_is_noticed_before_any_work(files: Path, tmp_path: P
     out.write_bytes(b"precious")
     monitor = Recorder()
     with pytest.raises(UserError, match="exists"):
-        run(config(files, out, output={"path": str(out), "overwrite": False}), monitor)
+        run(config(files, out), monitor)
     assert out.read_bytes() == b"precious"
     assert not monitor.blocks, "all the work was done before the refusal"
 

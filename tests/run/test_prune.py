@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lucidcube.cli.app import main
-from lucidcube.config.schema import load
+from lucidcube.config.load import load
 from lucidcube.run.checkpoint import CHECKSUMS, COMPLETE, STORE
 from lucidcube.run.input_checksum import CACHE
 from lucidcube.run.lock import LOCK, locked

@@ -21,7 +21,8 @@ from rich.console import Console
 import lucidcube.stages.interpolate
 from lucidcube.cli.console import LOG_INTERVAL, Progress, summary
 from lucidcube.cluster.resources import available_resources
-from lucidcube.config.schema import Config, from_plain
+from lucidcube.config.load import from_plain
+from lucidcube.config.schema import Config
 from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
 from lucidcube.run.checkpoint import CHECKSUMS, STORE, Checkpoint
 from lucidcube.run.lock import HOLDER, LOCK, locked

@@ -1,7 +1,11 @@
-"""What every stage promises, tried on every stage there is."""
+"""What every variant of every stage must fulfil, from NumPy arrays to FITS files."""
 
 import re
-from typing import Literal, get_origin
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import dask.array as da
 import hypothesis
@@ -9,21 +13,58 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from astropy.io import fits
 from hypothesis import strategies as st
 
-import lucidcube.stages  # noqa: F401
-from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, VARIABLES, WAVELENGTH, from_arrays, require
+import lucidcube.stages  # noqa: F401  registers the stages
+from lucidcube.cli.app import main
+from lucidcube.config.load import from_plain
+from lucidcube.cube import (
+    BADNESS,
+    DATA,
+    DIMS,
+    FILLED,
+    MASK,
+    PARAMETER,
+    PSF,
+    PSF_PLANE,
+    VARIABLES,
+    VARIANCE,
+    WAVELENGTH,
+    from_arrays,
+    require,
+)
 from lucidcube.errors import CubeError
+from lucidcube.io.reader import open_cube
+from lucidcube.run.one_stage import run_stage
+from lucidcube.run.pipeline import run
 from lucidcube.stages.base import REGISTRY, Stage
 
-PLANES, HEIGHT, WIDTH = 7, 25, 27
+PLANES, HEIGHT, WIDTH = 5, 25, 27
 STEP = 0.5e-9
+QUICK = {"n_iter": 8, "max_evaluations": 1, "live_points": 20, "max_calls": 100, "window": 5}
+QUICK |= {key: {"free": False} for key in ("alpha", "beta", "amplitude", "background")}
+"""Parameters with which the stages take no time; they are not about the quality of the result."""
 
-every_stage = pytest.mark.parametrize("stage", [cls() for cls in REGISTRY.values()], ids=lambda s: s.name)
+
+def variants() -> Iterator[Any]:
+    """Every variant of every stage; nested sampling only where it is installed, and as a slow test."""
+    for name, cls in REGISTRY.items():
+        for variant in cls.variants():
+            words = {key: get_args(variant.model_fields[key].annotation)[0] for key in cls.choices}
+            nested = words.get("method") == "ultranest"
+            if nested and find_spec("ultranest") is None:
+                continue
+            quick = {key: value for key, value in QUICK.items() if key in variant.model_fields}
+            marks = [pytest.mark.slow] if nested and words["model"] != "radial" else []
+            yield pytest.param(cls(**words, **quick), id="-".join([name, *words.values()]), marks=marks)
+
+
+every_variant = pytest.mark.parametrize("stage", [*variants()])
 
 
 def example() -> xr.Dataset:
-    """A cube in memory that any stage can work on: a bright round object, noise, a few holes."""
+    """Return a cube in memory that any stage can work on: a bright round object, noise, a few holes."""
     rng = np.random.default_rng(7)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     object_ = 100 * np.exp(-((y - 12.3) ** 2 + (x - 13.2) ** 2) / (2 * 3.0**2))
@@ -39,16 +80,22 @@ def example() -> xr.Dataset:
     psf = np.exp(-((np.arange(-4, 5)[:, None] ** 2) + np.arange(-4, 5) ** 2) / 4.0)
     psf = np.broadcast_to(psf / psf.sum(), (PLANES, 9, 9)).astype(np.float32)
     extra = {
-        "badness": (DIMS, np.abs(rng.normal(1, 1.5, data.shape)).astype(np.float32)),
-        "mask": (DIMS, (rng.random(data.shape) < 0.02).astype(np.uint8)),
-        "filled": (DIMS, (rng.random(data.shape) < 0.02).astype(np.uint8)),
+        BADNESS: (DIMS, np.abs(rng.normal(1, 1.5, data.shape)).astype(np.float32)),
+        MASK: (DIMS, (rng.random(data.shape) < 0.02).astype(np.uint8)),
+        FILLED: (DIMS, (rng.random(data.shape) < 0.02).astype(np.uint8)),
         PSF: ((WAVELENGTH, *PSF_PLANE), psf),
     }
     return cube.assign(extra)
 
 
-def lazily(cube: xr.Dataset, sizes: tuple[int, ...]) -> xr.Dataset:
-    """The cube with dask data in blocks of these sizes."""
+@cache
+def expected(stage: Stage) -> xr.Dataset:
+    """Return what the stage makes of the example in memory; not to be modified."""
+    return stage(example())
+
+
+def lazily(cube: xr.Dataset, *sizes: int) -> xr.Dataset:
+    """Return the cube with dask arrays in blocks of these numbers of planes."""
     return cube.assign(
         {
             name: (v.dims, da.from_array(v.values, chunks=(sizes, *v.shape[1:])), v.attrs)
@@ -57,25 +104,30 @@ def lazily(cube: xr.Dataset, sizes: tuple[int, ...]) -> xr.Dataset:
     )
 
 
-def settled(stage: Stage, cube: xr.Dataset) -> xr.Dataset:
-    return stage(cube).compute(scheduler="synchronous")
-
-
-def same(a: xr.Dataset, b: xr.Dataset, names) -> None:
+def assert_same(a: xr.Dataset, b: xr.Dataset, names: Any) -> None:
     for name in names:
         if name in a.variables or name in b.variables:
             np.testing.assert_array_equal(a[name].values, b[name].values, err_msg=name)
 
 
-@every_stage
-def test_defaults_survive_yaml(stage: Stage) -> None:
+# The class
+
+
+@every_variant
+def test_parameters_survive_yaml(stage: Stage) -> None:
     text = yaml.safe_dump({stage.name: stage.flat()})
-    again = type(stage).model_validate(yaml.safe_load(text)[stage.name])
+    again = REGISTRY[stage.name].parse(yaml.safe_load(text)[stage.name])
     assert again == stage
     assert again.fingerprint() == stage.fingerprint()
 
 
-@every_stage
+def test_the_default_variant_is_one_of_the_variants() -> None:
+    for cls in REGISTRY.values():
+        assert type(cls()) in cls.variants()
+        assert type(cls()) is type(cls.parse({}))
+
+
+@every_variant
 def test_names_and_meanings(stage: Stage) -> None:
     cls = type(stage)
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", cls.name)
@@ -83,66 +135,51 @@ def test_names_and_meanings(stage: Stage) -> None:
     assert [c.tag for c in REGISTRY.values()].count(cls.tag) == 1
     assert {*cls.requires, *cls.optional, *cls.produces, *cls.drops} <= {*VARIABLES}
     assert (cls.__doc__ or "").strip()
-    choices = cls.choices()
-    models = [cls, *(m for members in choices.values() for m in members.values())]
-    for model in models:
-        for name, field in model.model_fields.items():
-            if name in choices and get_origin(field.annotation) is Literal:
-                continue
-            assert field.description, f"{model.__name__}.{name} has no description"
-            assert isinstance(field.json_schema_extra, dict), f"{model.__name__}.{name} has no unit"
-            assert "unit" in field.json_schema_extra
-    for chosen in choices.values():
-        for member in chosen.values():
-            inside = set(member.model_fields) - set(choices)
-            outside = set(cls.model_fields) - set(choices)
-            rest = [m for ms in choices.values() if ms is not chosen for m in ms.values()]
-            others = {n for m in rest for n in m.model_fields} - set(choices)
-            assert not inside & (outside | others), "two parameters of one name stand beside each other"
+    for name, field in cls.model_fields.items():
+        if name in cls.choices:
+            assert get_origin(field.annotation) is Literal
+            field = REGISTRY[cls.name].model_fields[name]
+        assert field.description, f"{cls.__name__}.{name} has no description"
+        assert isinstance(field.json_schema_extra, dict), f"{cls.__name__}.{name} has no unit"
+        assert "unit" in field.json_schema_extra
 
 
-@every_stage
+# Cubes in memory and lazy ones
+
+
+@every_variant
 def test_building_computes_nothing(stage: Stage, nothing_computes: None) -> None:
-    made = stage(lazily(example(), (3, 3, 1)))
+    made = stage(lazily(example(), 3, 2))
     for name in stage.produces:
         if name in made and made[name].ndim == 3:
             assert isinstance(made[name].data, da.Array), name
             assert all(len(c) == 1 for c in made[name].chunks[1:]), f"{name} is not in whole planes"
 
 
-@every_stage
+@every_variant
 def test_numpy_in_numpy_out(stage: Stage) -> None:
-    now, later = stage(example()), stage(lazily(example(), (3, 3, 1)))
     for name in stage.produces:
-        if name in now:
-            assert isinstance(now[name].data, np.ndarray)
-            if now[name].ndim == 3:
-                assert isinstance(later[name].data, da.Array)
-    same(now, later.compute(scheduler="synchronous"), stage.produces)
+        if name in expected(stage):
+            assert isinstance(expected(stage)[name].data, np.ndarray), name
 
 
-@every_stage
+@every_variant
 @hypothesis.given(cuts=st.sets(st.integers(1, PLANES - 1)))
-@hypothesis.settings(max_examples=6)
+@hypothesis.settings(max_examples=3)
 def test_chunking_does_not_matter(stage: Stage, cuts: set[int]) -> None:
-    edges = [0, *sorted(cuts), PLANES]
-    sizes = tuple(int(n) for n in np.diff(edges))
-    same(settled(stage, example()), settled(stage, lazily(example(), sizes)), stage.produces)
+    made = stage(lazily(example(), *np.diff([0, *sorted(cuts), PLANES]).tolist()))
+    assert_same(made.compute(scheduler="synchronous"), expected(stage), stage.produces)
 
 
-@every_stage
-def test_schedulers_agree(stage: Stage) -> None:
-    made = stage(lazily(example(), (2, 2, 2, 1)))
-    same(
-        made.compute(scheduler="synchronous"),
-        made.compute(scheduler="threads", num_workers=3),
-        stage.produces,
-    )
+@every_variant
+def test_the_scheduler_does_not_matter(stage: Stage) -> None:
+    made = stage(lazily(example(), 2, 1, 2)).compute(scheduler="threads", num_workers=3)
+    assert_same(made, expected(stage), stage.produces)
 
 
-@every_stage
+@every_variant
 def test_changes_exactly_what_it_declares(stage: Stage) -> None:
-    before = lazily(example(), (4, 3))
+    before = lazily(example(), 3, 2)
     after = stage(before)
     new_grid = after.sizes != before.sizes
     for name in before.data_vars:
@@ -154,88 +191,185 @@ def test_changes_exactly_what_it_declares(stage: Stage) -> None:
         else:
             assert not changed or (new_grid and name not in after), f"{name} changed undeclared"
     assert {*after.data_vars} - {*before.data_vars} <= {*stage.produces}
-    required = {n for n in stage.produces if n not in ("variance",)}
-    assert required <= {*after.data_vars}
+    assert {n for n in stage.produces if n != VARIANCE} <= {*after.data_vars}
 
 
-@every_stage
+@every_variant
 def test_declared_types_are_the_computed_ones(stage: Stage) -> None:
-    made = stage(lazily(example(), (4, 3)))
-    settled_ = made.compute(scheduler="synchronous")
+    declared, computed = stage(lazily(example(), 3, 2)), expected(stage)
     for name in stage.produces:
-        if name in made:
-            assert made[name].dtype == settled_[name].dtype, name
-            assert made[name].shape == settled_[name].shape, name
-            assert made[name].dims == VARIABLES[name].dims, name
+        if name in declared:
+            assert declared[name].dtype == computed[name].dtype, name
+            assert declared[name].shape == computed[name].shape, name
+            assert declared[name].dims == VARIABLES[name].dims, name
 
 
-@every_stage
+@every_variant
 def test_inputs_are_left_alone(stage: Stage) -> None:
     cube, copy = example(), example()
     for variable in cube.data_vars.values():
         variable.values.flags.writeable = False
     stage(cube)
-    same(cube, copy, cube.data_vars)
+    assert_same(cube, copy, cube.data_vars)
 
 
-@every_stage
+# What real data hold
+
+
+@every_variant
 def test_a_plane_of_nan_passes(stage: Stage) -> None:
     cube = example()
     cube[DATA].values[3] = np.nan
-    cube["badness"].values[3] = np.nan
+    cube[BADNESS].values[3] = np.nan
     made = stage(cube)
     if made.sizes[WAVELENGTH] == PLANES and DATA in stage.produces:
         assert np.isnan(made[DATA].values[3]).all()
         assert np.isfinite(made[DATA].values[4]).any()
 
 
-@every_stage
+@every_variant
 def test_a_cube_of_nan_passes(stage: Stage) -> None:
     cube = example()
     cube[DATA].values[:] = np.nan
-    cube["badness"].values[:] = np.nan
+    cube[BADNESS].values[:] = np.nan
     made = stage(cube)
     if DATA in stage.produces:
         assert np.isnan(made[DATA].values).all()
 
 
-@every_stage
+@every_variant
 def test_infinite_is_missing(stage: Stage) -> None:
-    infinite, missing = example(), example()
+    infinite, missing = (example().isel({WAVELENGTH: slice(0, 2)}) for _ in range(2))
     infinite[DATA].values[1, 3, 4], infinite[DATA].values[1, 20, 9] = np.inf, -np.inf
     missing[DATA].values[1, 3, 4] = missing[DATA].values[1, 20, 9] = np.nan
-    same(stage(infinite), stage(missing), stage.produces)
+    assert_same(stage(infinite), stage(missing), stage.produces)
 
 
-@every_stage
+@every_variant
 def test_one_plane(stage: Stage) -> None:
-    whole = example()
-    one = whole.isel({WAVELENGTH: slice(0, 1)})
-    made = stage(one)
+    made = stage(example().isel({WAVELENGTH: slice(0, 1)}))
     assert made.sizes[WAVELENGTH] == 1
     if stage.name != "rebin":
-        same(made, stage(whole).isel({WAVELENGTH: slice(0, 1)}), stage.produces)
+        assert_same(made, expected(stage).isel({WAVELENGTH: slice(0, 1)}), stage.produces)
 
 
-@every_stage
+@every_variant
 def test_no_variance_is_fine(stage: Stage) -> None:
-    made = stage(example().drop_vars("variance"))
-    assert "variance" not in made
+    made = stage(example().drop_vars(VARIANCE).isel({WAVELENGTH: slice(0, 2)}))
+    assert VARIANCE not in made
 
 
-@every_stage
+@every_variant
 def test_what_is_missing_is_named(stage: Stage) -> None:
     for name in stage.requires:
         with pytest.raises(CubeError, match=f"{stage.name} needs the variable '{name}'"):
             stage(example().drop_vars(name))
 
 
-@every_stage
+@every_variant
 def test_history_is_kept(stage: Stage) -> None:
-    twice = stage(example())
-    assert [h["stage"] for h in twice.attrs["history"]] == [stage.name]
+    assert expected(stage).attrs["history"] == [{"stage": stage.name, **stage.flat()}]
 
 
 def test_dimensions_in_another_order_are_refused() -> None:
     with pytest.raises(CubeError, match="they must be"):
         require(example().transpose("y", "x", WAVELENGTH, *PSF_PLANE), [DATA], "test")
+
+
+# From FITS to FITS
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example as FITS files: a cube with its variance, and files of its other variables."""
+    folder, cube = tmp_path_factory.mktemp("example"), example()
+    axis = fits.Header({"CTYPE3": "WAVE", "CUNIT3": "m", "CRPIX3": 1.0, "CRVAL3": 7e-7, "CDELT3": STEP})
+    for variable in (DATA, BADNESS, MASK, PSF):
+        hdus = [fits.PrimaryHDU(cube[variable].values, axis)]
+        if variable == DATA:
+            hdus[0].header["BUNIT"] = "adu"
+            hdus.append(fits.ImageHDU(cube[VARIANCE].values, axis, name="STAT"))
+        fits.HDUList(hdus).writeto(folder / f"{variable}.fits")
+    return folder
+
+
+def from_files(stage: Stage, files: Path, extra: tuple[str, ...]) -> xr.Dataset:
+    """Return what the stage makes in memory of the data and of some other variables of the example."""
+    cube, other = open_cube(str(files / "data.fits")).compute(), example()
+    return stage(cube.assign({name: (other[name].dims, other[name].values) for name in extra}))
+
+
+def assert_holds(path: Path, made: xr.Dataset, variables: Any, *, main: str = DATA) -> None:
+    """Check that a FITS file holds these variables, the main one first, and is valid."""
+    with fits.open(path, checksum=True) as hdus:
+        hdus.verify("exception")
+        columns = {c: h for h in hdus if isinstance(h, fits.BinTableHDU) for c in h.data.names}
+        np.testing.assert_array_equal(hdus[main if main != DATA else 0].data, made[DATA].values)
+        for name in {*variables} - {DATA}:
+            if name not in made:
+                continue
+            values = made[name].values
+            if made[name].dims == DIMS:
+                label = "STAT" if name == VARIANCE else name.upper()
+                np.testing.assert_array_equal(hdus[label].data, values, err_msg=name)
+            elif PARAMETER not in made[name].dims:
+                np.testing.assert_array_equal(columns[name].data[name], values, err_msg=name)
+            else:
+                suffix = "_error" if name == "fit_error" else ""
+                for label, column in zip(made[name].attrs["names"], values.T, strict=True):
+                    label = f"{label}_fit{suffix}" if label == WAVELENGTH else f"{label}{suffix}"
+                    np.testing.assert_array_equal(columns[label].data[label], column, err_msg=label)
+
+
+@every_variant
+def test_as_a_command(stage: Stage, files: Path, tmp_path: Path) -> None:
+    inputs = [str(files / f"{variable}.fits") for variable in stage.files]
+    options = {key: yaml.safe_dump(value) for key, value in stage.flat().items()}
+    path = run_stage(stage.name, inputs, options, output=str(tmp_path / "{stem}{tag}.fits"))
+    assert path.name == f"{stage.files[0]}{stage.file_tag()}.fits"
+    made = from_files(stage, files, tuple(v for v in stage.files if v != DATA))
+    variables = [v for v in stage.produces if v in made]
+    if DATA not in variables:
+        made = made.assign({DATA: made[variables[0]]})
+    assert_holds(path, made, variables)
+
+
+@every_variant
+def test_inside_a_run(stage: Stage, files: Path, tmp_path: Path) -> None:
+    item = {stage.name: stage.flat()}
+    config: dict[str, Any] = {
+        "target": {"input": f"{files}/data.fits", "stages": []},
+        "output": {"path": str(tmp_path / "out.fits"), "products": ["deconvolved", "residual", "log", "fit"]},
+        "profile": "synchronous",
+    }
+    config["output"]["products"] += ["psf", "filled", "mask", "badness", "variance"]
+    if stage.name == "deconvolve":
+        config |= {"star": {"input": f"{files}/psf.fits"}, **item}
+        made = from_files(stage, files, (PSF,))
+    elif stage.name in ("normalise_psf", "fit_psf"):
+        config["star"] = {"input": f"{files}/data.fits", "stages": [item]}
+        made = from_files(stage, files, ())
+    elif BADNESS in stage.requires:
+        first = REGISTRY["artefacts"](window=QUICK["window"])
+        config["target"]["stages"] = [{first.name: first.flat()}, item]
+        made = stage(from_files(first, files, ()))
+    else:
+        config["target"]["stages"] = [item]
+        made = from_files(stage, files, ())
+    path = run(from_plain(config)).path
+    if "star" in config and stage.name != "deconvolve":
+        tables = [v for v in stage.produces if VARIABLES[v].dims != DIMS]
+        assert_holds(path, made, tables, main="PSF")
+    else:
+        assert_holds(path, made, [v for v in stage.produces if v in made])
+
+
+def test_as_a_command_line(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "turbulence", "--r0", "{start: 0.2, free: false}", "--max-evaluations", "1"]
+    main(["fit_psf", f"{files}/data.fits", *options, "-o", f"{tmp_path}/psf.fits"])
+    assert capsys.readouterr().out.strip() == f"{tmp_path}/psf.fits"
+    table = fits.getdata(tmp_path / "psf.fits", "FITTED MODEL PARAMS")
+    np.testing.assert_array_equal(table["r0"], 0.2)
+    np.testing.assert_allclose(table["wavelength"], 7e-7 + STEP * np.arange(PLANES), rtol=1e-12)
+    np.testing.assert_array_equal(table["wavelength_fit"], table["wavelength"])
+    assert np.isnan(table["wavelength_fit_error"]).all()

@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from lucidcube import __version__
 from lucidcube.cli.closed_pipe import Console, ends_quietly
-from lucidcube.errors import BlocksFailed, StageError, UserError
+from lucidcube.errors import BlocksFailed, StageError, UserError, did_you_mean
 from lucidcube.run.signals import signals
 
 STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
@@ -175,8 +175,6 @@ def stages(name: str | None = None, *, markdown: Flag = False) -> None:
     markdown
         Print the page about the stages of the documentation.
     """
-    from difflib import get_close_matches
-
     from lucidcube.config.describe import stage_text, stages_markdown, summary
     from lucidcube.stages.base import REGISTRY
 
@@ -187,9 +185,7 @@ def stages(name: str | None = None, *, markdown: Flag = False) -> None:
     elif name in REGISTRY:
         print(stage_text(REGISTRY[name]))
     else:
-        near = get_close_matches(name, REGISTRY, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(REGISTRY)}"
-        raise UserError(f"there is no stage {name!r}; {hint}")
+        raise UserError(f"there is no stage {name!r}{did_you_mean(name, REGISTRY)}")
 
 
 @app.command
@@ -288,7 +284,7 @@ def config_check(*configs: Configs, sets: Sets = None, profile: Profile = None) 
 
 
 def _load(configs: tuple[Path, ...], sets: list[str] | None, profile: str | None) -> Any:
-    from lucidcube.config.schema import load
+    from lucidcube.config.load import load
 
     if not configs:
         raise UserError("give a config file: lucidcube run configs/quickstart.yaml")

@@ -7,7 +7,7 @@ the one that is called: the attribute of this module that has the name of a stag
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,24 +16,17 @@ from cyclopts import Group, Parameter
 
 from lucidcube.cli.console import Progress
 from lucidcube.config.describe import settings_help
+from lucidcube.config.schema import Config, Input, Output
 from lucidcube.cube import PSF
 from lucidcube.run.one_stage import run_stage
 from lucidcube.run.pipeline import Inspect
 from lucidcube.stages.base import REGISTRY, Stage
 
-READING = {
-    "ext": "name or number of the HDU",
-    "slice": "part to read, in numpy order: 100:200,:,3:-3",
-    "wave": "range of wavelengths to read: 0.55:0.60um",
-    "axes": "numpy axis numbers: spectral=0,celestial=1,2",
-    "wave_start": "wavelength of the first plane, where the header has none",
-    "wave_step": "wavelength between planes, likewise",
-    "wave_unit": "unit of wave_start and wave_step, as nm",
-}
+READING = {name: field.description for name, field in Input.model_fields.items() if name != "input"}
 WRITING = {
-    "output": "path, or a template of {parent}, {stem}, {tag} and {suffix} (-o)",
-    "profile": "where to run: a built-in name, the address of a scheduler, or a YAML file",
-    "overwrite": "replace the product if it is there",
+    "output": "path, or a template of {parent}, {stem}, {tag} and {suffix}",
+    "profile": Config.model_fields["profile"].description,
+    "overwrite": Output.model_fields["overwrite"].description,
 }
 PLOTTING = {
     "plot": "show how one plane is deconvolved; without a display, write frames as PNG files",
@@ -86,7 +79,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
     kinds = inspect.Parameter
     files = Annotated[str, Parameter(help=f"FITS files: {', '.join(cls.files)}")]
     parameters = [kinds("files", kinds.VAR_POSITIONAL, annotation=files)]
-    groups = {
+    groups: dict[Group, Mapping[str, str | None]] = {
         Group("Settings", sort_key=1): settings_help(cls),
         Group("Reading", sort_key=2): READING,
         Group("Writing", sort_key=3): WRITING,

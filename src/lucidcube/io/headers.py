@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -12,6 +13,7 @@ from lucidcube import __version__
 from lucidcube.cube import HEADER, HISTORY, PRIMARY_HEADER, WAVELENGTH
 from lucidcube.io.spectral_cards import spectral_cards
 
+VERSION_CARD = "LUCIDCUBE VERSION"
 _STRUCTURAL = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "EXTNAME", "XTENSION")
 
 
@@ -58,7 +60,7 @@ def provenance_cards(
     cubes: Mapping[str, xr.Dataset | None], inputs: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[str, Any, str]]:
     """Yield HIERARCH cards: version, names and checksums of the inputs, and the stages of each track."""
-    yield "HIERARCH LUCIDCUBE VERSION", __version__, "program that made this"
+    yield f"HIERARCH {VERSION_CARD}", __version__, "program that made this"
     for track, identity in inputs.items():
         yield f"HIERARCH LUCIDCUBE {track.upper()} FILE", str(identity["file"]), ""
         # As many digits as a card holds; all of them are in the table PROVENANCE.
@@ -67,3 +69,11 @@ def provenance_cards(
         stages = [h["stage"] for h in cube.attrs.get(HISTORY, [])] if cube is not None else []
         if stages:
             yield f"HIERARCH LUCIDCUBE {track.upper()} STAGES", " ".join(stages), ""
+
+
+def is_product(path: Path) -> bool:
+    """Return whether a file is a product of lucidcube: FITS with our provenance in the primary header."""
+    try:
+        return path.is_file() and VERSION_CARD in fits.getheader(path)
+    except (OSError, ValueError, fits.VerifyError):
+        return False

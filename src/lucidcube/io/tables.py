@@ -25,7 +25,8 @@ def plane_table(name: str, cube: xr.Dataset, variables: Sequence[str]) -> fits.B
     """Make a table with a row per plane: wavelength, and a column per variable, or per parameter of a fit.
 
     The variables lie along `wavelength`, or `wavelength` and `parameter`; lazy ones are computed here. One
-    that has ``meanings`` gets a column of words beside that of its codes.
+    that has ``meanings`` gets a column of words beside that of its codes. A fitted
+    parameter called ``wavelength`` gets the column ``wavelength_fit``, because that of the plane has its name.
     """
     axis, loaded = cube[WAVELENGTH], cube[list(variables)].compute()
     columns = [fits.Column("wavelength", "D", unit=_unit(axis), array=axis.values)]
@@ -40,7 +41,8 @@ def _columns(name: str, variable: xr.DataArray, exponent: int) -> list[fits.Colu
         values = np.ldexp(values.astype(np.float64), -exponent * VARIABLES[name].flux_power)
     if PARAMETER in variable.dims:
         suffix = "" if name == "fit_value" else "_error"
-        pairs = zip(attrs["names"], attrs["units"], strict=True)
+        labels = [f"{n}_fit" if n == WAVELENGTH else n for n in attrs["names"]]
+        pairs = zip(labels, attrs["units"], strict=True)
         return [
             fits.Column(f"{label}{suffix}", "D", unit=unit, array=values[:, column])
             for column, (label, unit) in enumerate(pairs)

@@ -62,7 +62,7 @@ class Picture:
         """Show the last iteration that was recorded."""
         if self._state is not None:
             self._show(self._state)
-            most = self._stage.method.n_iter
+            most = self._stage.n_iter
             self._subtitle.set_text(f"iteration {self._state.iteration} of at most {most}")
 
     def finish(self, result: Deconvolution) -> None:
@@ -86,9 +86,9 @@ class Picture:
         axes = [self.figure.add_subplot(grid[place // 3, place % 3]) for place in range(6)]
         for ax in axes:
             ax.tick_params(labelsize=9, colors=INK, direction="out")
-        method = self._stage.method
-        changed = {k: v for k, v in method.model_dump().items() if v != type(method).model_fields[k].default}
-        settings = ", ".join([method.method, *(f"{k} {_short(v)}" for k, v in changed.items())])
+        stage, fields = self._stage, type(self._stage).model_fields
+        changed = {k: v for k, v in stage if k != "method" and v != fields[k].default}
+        settings = ", ".join([stage.method, *(f"{k} {_short(v)}" for k, v in changed.items())])
         self.figure.text(0.014, 0.952, f"{self._plane.name}   ·   {settings}", fontsize=14, color=INK)
         self._subtitle = self.figure.text(0.014, 0.92, "", fontsize=11, color=INK)
         self._make_images(axes[:4])

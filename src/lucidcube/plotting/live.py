@@ -88,8 +88,8 @@ def watch_plane(
     if figure is not None:
         view = _Window(picture, every)
     else:
-        view = _Frames(picture, _folder(folder or FOLDER), _iterations(stage.method.n_iter, every))
-    result = stage.method.deconvolve(
+        view = _Frames(picture, _folder(folder or FOLDER), _iterations(stage.n_iter, every))
+    result = stage.deconvolve_plane(
         plane.data, plane.psf, variance=plane.variance, filled=plane.filled, observer=view
     )
     picture.finish(result)

@@ -14,7 +14,8 @@ import yaml
 from astropy.io import fits
 
 from lucidcube.cluster import load_profile, start_workers
-from lucidcube.config.schema import TRACKS, Track, stage_of
+from lucidcube.config.load import input_of, stage_of
+from lucidcube.config.schema import TRACKS, Track
 from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
@@ -25,6 +26,7 @@ from lucidcube.run.monitor import Monitor, Summary
 from lucidcube.run.pipeline import Inspect, open_track
 from lucidcube.run.products import stage_product, write
 from lucidcube.run.signals import Stop
+from lucidcube.run.validate import may_replace, path_problems
 from lucidcube.stages.base import Stage
 
 TEMPLATE = "{parent}/{stem}{tag}{suffix}"
@@ -62,7 +64,7 @@ def run_stage(
     profile
         Where to run.
     overwrite
-        Whether to replace an existing product.
+        Whether to replace an existing file that was not made by lucidcube.
     monitor
         Informed about progress.
     inspect
@@ -83,8 +85,12 @@ def run_stage(
     monitor = monitor or Monitor()
     stage = stage_of(name, {key: _value(key, text) for key, text in options.items()})
     tracks = _tracks(stage, files, reading or {})
-    cube = _inputs(stage, tracks, monitor)
     path = output_path(tracks[0].specifier(), stage, output)
+    files_read = [track.specifier().file for track in tracks]
+    problems = list(path_problems(path, files_read, overwrite, "--overwrite"))
+    if problems:
+        raise ConfigError(*problems)
+    cube = _inputs(stage, tracks, monitor)
     inputs = {key: input_identity(track) for key, track in zip(TRACKS, tracks, strict=False)}
     recipe = {"stage": {name: stage.flat()}, "files": [t.input for t in tracks]}
     product = stage_product(stage, stage(cube), recipe, inputs)
@@ -94,7 +100,7 @@ def run_stage(
     check_engine(where.fft)
     with start_workers(where) as workers:
         computer = BlockComputer(workers, monitor, Stop(), Summary(path), where.fft)
-        write(path, product, overwrite=overwrite, compute=computer.compute)
+        write(path, product, overwrite=may_replace(path, overwrite), compute=computer.compute)
     return path
 
 
@@ -128,7 +134,7 @@ def _tracks(stage: Stage, files: Sequence[str], reading: Mapping[str, Any]) -> l
         need = ", ".join(f"{v} ({VARIABLES[v].meaning})" for v in wanted)
         raise ConfigError(f"{stage.name} takes {least} to {len(wanted)} files: {need}; {len(files)} given")
     given = {key: value for key, value in reading.items() if value is not None}
-    return [Track(input=file, **(given if n == 0 else {})) for n, file in enumerate(files)]
+    return [input_of({"input": file, **(given if n == 0 else {})}) for n, file in enumerate(files)]
 
 
 def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Dataset:

@@ -33,7 +33,7 @@ from lucidcube.run.plan import Step, fit_memory, plan_segment
 from lucidcube.run.products import remove_stale_parts, run_product, write
 from lucidcube.run.segments import Segment, walk
 from lucidcube.run.signals import Stop
-from lucidcube.run.validate import order_problems, output_problems
+from lucidcube.run.validate import may_replace, order_problems, output_problems
 from lucidcube.stages.base import Stage
 
 Inspect = Callable[[xr.Dataset, Stage], None]
@@ -171,7 +171,8 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
     path = computer.summary.path
     remove_stale_parts(path)
     gather = plan.profile.product == "gather"
-    write(path, product, overwrite=config.output.overwrite, compute=computer.compute, gather=gather)
+    overwrite = may_replace(path, config.output.overwrite)
+    write(path, product, overwrite=overwrite, compute=computer.compute, gather=gather)
 
 
 def _compute_segment(

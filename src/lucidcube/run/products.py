@@ -17,13 +17,16 @@ from lucidcube.cube import (
     BADNESS,
     BITPIX,
     DATA,
+    DECONVOLUTION_LOG,
     DIMS,
     FILLED,
+    FIT_RESULTS,
     HISTORY,
     MASK,
     PSF,
     RESIDUAL,
     SCALE_EXPONENT,
+    STAR_NUMBERS,
     UNITS,
     VARIABLES,
     VARIANCE,
@@ -40,13 +43,10 @@ from lucidcube.stages.base import Stage
 VARIANCE_NAME = "STAT"
 """ESO's name for variances; `ERR` could also mean standard deviations."""
 
-LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
-FIT = ("fit_value", "fit_error", "reduced_chi2", "fit_status")
-STAR = ("offset_y", "offset_x", "background_level", "total")
 TABLES = {
-    "DECONVOLUTION LOG": LOG,
-    "FITTED MODEL PARAMS": FIT,
-    "NORMALISATION": STAR,
+    "DECONVOLUTION LOG": DECONVOLUTION_LOG,
+    "FITTED MODEL PARAMS": FIT_RESULTS,
+    "NORMALISATION": STAR_NUMBERS,
     "CUT BY CHANNEL": ("cut",),
 }
 PRODUCT_TABLES = {
@@ -60,8 +60,8 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "deconvolved": (DATA,),
     "residual": (RESIDUAL,),
     "psf": (),
-    "log": LOG,
-    "fit": (*FIT, *STAR),
+    "log": DECONVOLUTION_LOG,
+    "fit": (*FIT_RESULTS, *STAR_NUMBERS),
     "filled": (FILLED,),
     "mask": (MASK, "cut"),
     "badness": (BADNESS,),

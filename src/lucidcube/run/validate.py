@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lucidcube.config.schema import Config, Track
 from lucidcube.cube import DATA, PSF, VARIANCE
+from lucidcube.io.headers import is_product
 from lucidcube.stages.base import REGISTRY
 
 
@@ -23,25 +24,47 @@ def order_problems(config: Config) -> Iterator[str]:
 
 
 def output_problems(config: Config) -> Iterator[str]:
-    """Yield a line for each reason why the product could not be written."""
+    """Yield a line for each reason why the product of a run could not be written."""
+    inputs = [track.specifier().file for track in config.tracks().values()]
     path = Path(config.output.path).expanduser()
-    for name, track in config.tracks().items():
-        file = track.specifier().file
-        if path.exists() and file.exists() and path.samefile(file):
-            yield f"output.path: {path} is the input of the {name}; give the product another name"
-    if path.is_dir():
-        yield f"output.path: {path} is a folder; give the name of a file in it"
+    for problem in path_problems(path, inputs, config.output.overwrite, "output.overwrite: true"):
+        yield f"output.path: {problem}"
+
+
+def path_problems(path: Path, inputs: Iterable[Path], overwrite: bool, hint: str) -> Iterator[str]:
+    """Yield a line for each reason why a product could not be written to a path.
+
+    Parameters
+    ----------
+    path
+        Path of the product.
+    inputs
+        Files that are read; a product never replaces one of them.
+    overwrite
+        Whether the user allows any other file to be replaced.
+    hint
+        What the user has to type to allow it.
+    """
+    if any(path.exists() and file.exists() and path.samefile(file) for file in inputs):
+        yield f"{path} is one of the inputs; give the product another name"
+    elif path.is_dir():
+        yield f"{path} is a folder; give the name of a file in it"
     elif path.exists() and not path.is_file():
-        yield f"output.path: {path} is not a regular file; give the product another name"
-    elif path.exists() and not config.output.overwrite:
-        yield f"output.path: {path} exists; give another name, or output.overwrite: true"
+        yield f"{path} is not a regular file; give the product another name"
+    elif path.exists() and not may_replace(path, overwrite):
+        yield f"{path} exists and was not made by lucidcube; give another name, or {hint}"
     for folder in path.parents:
         if folder.exists():
             if not folder.is_dir():
-                yield f"output.path: {folder} is a file, not a folder"
+                yield f"{folder} is a file, not a folder"
             elif not os.access(folder, os.W_OK):
-                yield f"output.path: there is no permission to write in {folder}"
+                yield f"there is no permission to write in {folder}"
             break
+
+
+def may_replace(path: Path, overwrite: bool) -> bool:
+    """Return whether the file at a path may be replaced: any file if `overwrite`, else a product of ours."""
+    return overwrite or is_product(path)
 
 
 def _advice(variable: str, track: Track, number: int) -> str:

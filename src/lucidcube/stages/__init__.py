@@ -1,4 +1,4 @@
-"""The stages; importing this package registers them."""
+"""The stages, which are registered when this package is imported."""
 
 from lucidcube.stages.artefacts import Artefacts
 from lucidcube.stages.deconvolve import Deconvolve

@@ -1,4 +1,4 @@
-"""Stage `artefacts`: how badly a pixel's fine structure stands out."""
+"""Stage `artefacts`: score how much the fine structure of each pixel deviates."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import Stage, parameter
 
 LOOKS_LIKE_A_STAR = 0.05
-"""Fraction of the field below which an object is so small that the method was not made for it."""
+"""Fraction of the field below which the method is not suited to an object."""
 
 
 def _bound(value: float) -> float:
-    if value < 0 and value < -1:
+    if value < -1:
         raise ValueError("a negative bound is a fraction of all components, between -1 and 0")
     if value >= 0 and value != int(value):
-        raise ValueError("a bound that is not negative is a component's number, a whole one")
+        raise ValueError("a bound that is not negative is the number of a component, an integer")
     return value
 
 
@@ -31,13 +31,14 @@ Bound = Annotated[float, AfterValidator(_bound)]
 
 
 class Artefacts(Stage):
-    """Measure by how many standard deviations the fine structure of a pixel leaves its surroundings.
+    """Compute an artefact score: the deviation of the fine structure of each pixel from its surroundings.
 
-    Each plane is taken apart by two-dimensional singular spectrum analysis (Golyandina & Usevich,
-    arXiv 1309.5050). The strongest components hold the object and the weakest the noise; those in
-    between are each compared, pixel by pixel, with their mean and standard deviation in the region
-    about the pixel, and the badness is the absolute mean over these components. NaN comes out NaN.
-    Made for objects that fill much of the field. The variance is passed on as it is.
+    Each plane is decomposed by two-dimensional singular spectrum analysis (Golyandina & Usevich, arXiv
+    1309.5050). The strongest components contain the object and the weakest ones the noise. The components
+    in between are compared, pixel by pixel, with their mean and standard deviation in the region around the
+    pixel. The score, written as `badness`, is the absolute value of the mean deviation over these
+    components, in standard deviations. NaN stays NaN. The method is made for objects that fill much of the
+    field. The variance is passed on unchanged.
     """
 
     name: ClassVar[str] = "artefacts"
@@ -47,17 +48,17 @@ class Artefacts(Stage):
     scratch: ClassVar[float] = 90
     tag: ClassVar[str] = "_artefactmap"
 
-    window: int = parameter(10, unit="pixel", ge=2, le=32, text="side of the window of the analysis")
+    window: int = parameter(10, "pixel", "side of the window of the analysis", ge=2, le=32)
     start: Bound = parameter(
-        -0.25, unit="", text="first component used; a negative number is a fraction of window^2"
+        -0.25, "", "first component that is used; a negative number is a fraction of window^2"
     )
     stop: Bound = parameter(
-        -0.75, unit="", text="component before which to stop; a negative number is a fraction of window^2"
+        -0.75, "", "component after the last one that is used; a negative number is a fraction of window^2"
     )
     region: Literal["class", "box"] = parameter(
         "class",
-        unit="",
-        text="what a pixel is compared with, within an eighth of the image: pixels of its own "
+        "",
+        "region that a pixel is compared with, within an eighth of the image: pixels of the same "
         "brightness class (background, midground, foreground), or the whole box",
     )
 
@@ -68,7 +69,7 @@ class Artefacts(Stage):
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         kernel = partial(badness, window=self.window, start=self.start, stop=self.stop, region=self.region)
-        outputs = {BADNESS: Output(attrs={UNITS: "", "long_name": "badness in standard deviations"})}
+        outputs = {BADNESS: Output(attrs={UNITS: "", "long_name": "artefact score in standard deviations"})}
         return cube.assign(over_planes(cube, self.name, kernel, [DATA], outputs))
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
@@ -76,5 +77,5 @@ class Artefacts(Stage):
         if np.isfinite(plane).any() and object_fraction(plane) < LOOKS_LIKE_A_STAR:
             yield (
                 f"the object covers only {object_fraction(plane):.1%} of the field, like a star: the search "
-                "for artefacts is made for objects that fill much of it, and may take the star for one"
+                "for artefacts is made for objects that fill much of the field and may mistake a star for one"
             )

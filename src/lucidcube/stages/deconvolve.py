@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import xarray as xr
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from lucidcube.cube import (
     CHANNEL,
     DATA,
+    DECONVOLUTION_LOG,
     FILLED,
     PSF,
     RESIDUAL,
@@ -27,115 +29,9 @@ from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason, ch
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.lift.lazy_arrays import source_of
-from lucidcube.stages.base import Stage, Variant, parameter
+from lucidcube.stages.base import Stage, parameter
 
 INFINITY = float("inf")
-LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
-
-
-class CleanModified(Variant):
-    """Flux-conserving Steer CLEAN for extended sources (Steer, Dewdney & Ito 1984, A&A 137, 159)."""
-
-    method: Literal["clean_modified"] = "clean_modified"
-
-    n_iter: int = parameter(1000, unit="iterations", ge=0, text="most iterations")
-    loop_gain: float = parameter(
-        0.02, unit="", gt=0, le=1, text="fraction of the selected residual that becomes components"
-    )
-    threshold: float = parameter(
-        0.3,
-        unit="",
-        le=1,
-        text="fraction of the brightest residual above which pixels are selected; negative: a nested "
-        "Otsu threshold is found at each iteration",
-    )
-    n_positive_iter: int = parameter(
-        0, unit="iterations", ge=0, text="iterations at the start that select positive residuals only"
-    )
-    noise_std: float = parameter(
-        0.1,
-        unit="of the data",
-        gt=0,
-        text="standard deviation of the noise: stands in for the variance in chi2 where there is none",
-    )
-    rms_frac_threshold: float = parameter(
-        1e-2, unit="", ge=0, text="stop when the rms residual is below this fraction of the initial one"
-    )
-    fabs_frac_threshold: float = parameter(
-        1e-2,
-        unit="",
-        ge=0,
-        text="stop when the largest residual is below this fraction of the initial one",
-    )
-    max_stat_increase: float = parameter(
-        INFINITY, unit="", ge=0, text="stop when a statistic exceeds its best value by this fraction"
-    )
-    min_frac_stat_delta: float = parameter(
-        1e-3,
-        unit="",
-        ge=0,
-        text="stop when the relative standard deviation of both statistics over 10 iterations is below",
-    )
-    give_best_result: bool = parameter(True, unit="", text="return the iterate with the best statistics")
-    clean_beam_sigma: float = parameter(
-        0.0, unit="pixel", ge=0, text="width of a Gaussian that smooths the components; 0 leaves them"
-    )
-
-    def deconvolve(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
-        """Deconvolve a plane; see `lucidcube.kernels.deconvolution.clean`."""
-        return clean_modified(plane, psf, **given, **self.model_dump(exclude={"method"}))
-
-    def scaled(self, scale: float) -> Self:
-        """The same for data multiplied by a number: what is in their units goes with them."""
-        return self.model_copy(update={"noise_std": self.noise_std * scale})
-
-
-class LucyRichardson(Variant):
-    """Damped Lucy-Richardson iteration (Richardson 1972, JOSA 62, 55; Lucy 1974, AJ 79, 745)."""
-
-    method: Literal["lucy_richardson"] = "lucy_richardson"
-
-    n_iter: int = parameter(100, unit="iterations", ge=0, text="most iterations")
-    nudge_factor: float = parameter(
-        1e-2, unit="", ge=0, text="fraction of the maximum added to both sides of the ratio"
-    )
-    strength: float = parameter(
-        0.1, unit="", gt=0, le=1, text="how much of each correction is applied; 1 is the textbook"
-    )
-    cf_negative_fix: bool = parameter(
-        True, unit="", text="make negative correction factors small and positive"
-    )
-    cf_limit: float = parameter(INFINITY, unit="", gt=0, text="stop when a correction factor exceeds this")
-    cf_uclip: float = parameter(INFINITY, unit="", text="largest correction factor applied")
-    cf_lclip: float = parameter(-INFINITY, unit="", text="smallest correction factor applied")
-    offset_obs: bool = parameter(
-        False, unit="", text="lift the data so that nothing is negative, and lower the result again"
-    )
-    threshold: float | None = parameter(
-        None,
-        unit="of the data",
-        text="leave pixels alone whose residual is below it: absolute; negative: a fraction of the "
-        "brightest; zero: mean plus one standard deviation; not given: none are left alone",
-    )
-    pad_observation: bool = parameter(
-        True, unit="", text="extend the plane beyond its edge, so that the edge does not ring"
-    )
-
-    @model_validator(mode="after")
-    def _ordered_clips(self) -> LucyRichardson:
-        if self.cf_lclip > self.cf_uclip:
-            raise ValueError(f"cf_lclip {self.cf_lclip:g} is above cf_uclip {self.cf_uclip:g}")
-        return self
-
-    def deconvolve(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
-        """Deconvolve a plane; see `lucidcube.kernels.deconvolution.lucy_richardson`."""
-        return lucy_richardson(plane, psf, **given, **self.model_dump(exclude={"method"}))
-
-    def scaled(self, scale: float) -> Self:
-        """The same for data multiplied by a number: what is in their units goes with them."""
-        if self.threshold is None or self.threshold <= 0:
-            return self
-        return self.model_copy(update={"threshold": self.threshold * scale})
 
 
 class Deconvolve(Stage):
@@ -152,15 +48,23 @@ class Deconvolve(Stage):
     version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
-    produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *LOG)
+    produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *DECONVOLUTION_LOG)
     copies: ClassVar[float] = 7.6
     scratch: ClassVar[float] = 27
+    choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_deconv"
     files: ClassVar[tuple[str, ...]] = (DATA, PSF)
 
-    method: Annotated[CleanModified | LucyRichardson, Field(discriminator="method")] = parameter(
-        CleanModified(), unit="", text="how to deconvolve"
-    )
+    method: str = parameter(..., "", "algorithm of the deconvolution")
+    n_iter: int
+
+    @abstractmethod
+    def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
+        """Deconvolve a plane; `given` are the other arguments of the kernel."""
+
+    @abstractmethod
+    def scaled(self, scale: float) -> Self:
+        """Return the same stage for data that were multiplied by a number."""
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         attrs = dict(cube[DATA].attrs)
@@ -170,12 +74,12 @@ class Deconvolve(Stage):
             "iterations": Output(dims=(), dtype="int32", blank=0),
             "stop_reason": Output(dims=(), dtype="uint8", blank=int(StopReason.ALL_NAN), attrs=STOP_REASONS),
         }
-        for name in LOG[2:]:
+        for name in DECONVOLUTION_LOG[2:]:
             unit = "" if name == "chi2" else attrs.get(UNITS, "")
             # A sum or a largest value of 1e-20 fluxes is in range; float64 keeps all of their digits.
             outputs[name] = Output(dims=(), dtype="float64", attrs={UNITS: unit})
         scale = 2.0 ** int(cube.attrs.get(SCALE_EXPONENT, 0))
-        kernel = partial(_deconvolved, method=self.method.scaled(scale))
+        kernel = partial(_deconvolved, stage=self.scaled(scale))
         made = over_planes(cube, self.name, kernel, [DATA, PSF], outputs, optional=[VARIANCE, FILLED])
         return cube.assign(made)
 
@@ -193,6 +97,103 @@ class Deconvolve(Stage):
                 known = True
         if not known:
             raise CubeError("deconvolve: the PSF has no data at any wavelength: all of the star is NaN")
+
+
+Iterations = Annotated[int, parameter(..., "iterations", "maximum number of iterations", ge=0)]
+
+
+class CleanModified(Deconvolve):
+    """Flux-conserving Steer CLEAN for extended sources (Steer, Dewdney & Ito 1984, A&A 137, 159)."""
+
+    method: Literal["clean_modified"] = "clean_modified"
+
+    n_iter: Iterations = 1000
+    loop_gain: float = parameter(
+        0.02, "", "fraction of the selected residual that is added to the components", gt=0, le=1
+    )
+    threshold: float = parameter(
+        0.3,
+        "",
+        "fraction of the brightest residual above which pixels are selected; if negative, a nested Otsu "
+        "threshold is computed at each iteration",
+        le=1,
+    )
+    n_positive_iter: int = parameter(
+        0, "iterations", "number of first iterations that select positive residuals only", ge=0
+    )
+    noise_std: float = parameter(
+        0.1, "of the data", "standard deviation of the noise, for chi2 if there is no variance", gt=0
+    )
+    rms_frac_threshold: float = parameter(
+        1e-2, "", "stop when the rms residual is below this fraction of the initial one", ge=0
+    )
+    fabs_frac_threshold: float = parameter(
+        1e-2, "", "stop when the largest residual is below this fraction of the initial one", ge=0
+    )
+    max_stat_increase: float = parameter(
+        INFINITY, "", "stop when a statistic exceeds its best value by this fraction", ge=0
+    )
+    min_frac_stat_delta: float = parameter(
+        1e-3, "", "stop when both statistics vary by less than this fraction over 10 iterations", ge=0
+    )
+    give_best_result: bool = parameter(True, "", "return the iterate with the best statistics")
+    clean_beam_sigma: float = parameter(
+        0.0, "pixel", "width of a Gaussian that smooths the components; 0 does not smooth", ge=0
+    )
+
+    def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
+        """Deconvolve a plane; see `lucidcube.kernels.deconvolution.clean`."""
+        return clean_modified(plane, psf, **given, **self.model_dump(exclude={"method"}))
+
+    def scaled(self, scale: float) -> Self:
+        """Return the same stage with `noise_std` in the units of the multiplied data."""
+        return self.model_copy(update={"noise_std": self.noise_std * scale})
+
+
+class LucyRichardson(Deconvolve):
+    """Damped Lucy-Richardson iteration (Richardson 1972, JOSA 62, 55; Lucy 1974, AJ 79, 745)."""
+
+    method: Literal["lucy_richardson"]
+
+    n_iter: Iterations = 100
+    nudge_factor: float = parameter(
+        1e-2, "", "fraction of the maximum that is added to both sides of the ratio", ge=0
+    )
+    strength: float = parameter(
+        0.1, "", "fraction of each correction that is applied; 1 is the original algorithm", gt=0, le=1
+    )
+    cf_negative_fix: bool = parameter(True, "", "replace negative correction factors by small positive ones")
+    cf_limit: float = parameter(INFINITY, "", "stop when a correction factor exceeds this value", gt=0)
+    cf_uclip: float = parameter(INFINITY, "", "largest correction factor that is applied")
+    cf_lclip: float = parameter(-INFINITY, "", "smallest correction factor that is applied")
+    offset_obs: bool = parameter(
+        False, "", "add an offset that makes the data non-negative, and subtract it from the result"
+    )
+    threshold: float | None = parameter(
+        None,
+        "of the data",
+        "do not correct pixels whose residual is below this value; a negative value is a fraction of the "
+        "brightest residual, zero is the mean plus one standard deviation; null corrects all pixels",
+    )
+    pad_observation: bool = parameter(
+        True, "", "extend the plane beyond its edge, to avoid ringing at the edge"
+    )
+
+    @model_validator(mode="after")
+    def _ordered_clips(self) -> Self:
+        if self.cf_lclip > self.cf_uclip:
+            raise ValueError(f"cf_lclip {self.cf_lclip:g} is above cf_uclip {self.cf_uclip:g}")
+        return self
+
+    def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
+        """Deconvolve a plane; see `lucidcube.kernels.deconvolution.lucy_richardson`."""
+        return lucy_richardson(plane, psf, **given, **self.model_dump(exclude={"method"}))
+
+    def scaled(self, scale: float) -> Self:
+        """Return the same stage with an absolute `threshold` in the units of the multiplied data."""
+        if self.threshold is None or self.threshold <= 0:
+            return self
+        return self.model_copy(update={"threshold": self.threshold * scale})
 
 
 def usable_psf(psf: np.ndarray, where: str = "") -> np.ndarray:
@@ -227,11 +228,11 @@ def _deconvolved(
     variance: np.ndarray | None,
     filled: np.ndarray | None,
     *,
-    method: CleanModified | LucyRichardson,
+    stage: Deconvolve,
 ) -> tuple[Any, ...]:
     if not np.isfinite(psf).any():
         return _without_psf(plane)
-    return method.deconvolve(plane, usable_psf(psf), variance=variance, filled=filled)
+    return stage.deconvolve_plane(plane, usable_psf(psf), variance=variance, filled=filled)
 
 
 def _without_psf(plane: np.ndarray) -> Deconvolution:

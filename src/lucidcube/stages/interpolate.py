@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import xarray as xr
-from pydantic import Field
 
 from lucidcube.cube import DATA, FILLED, MASK, RESIDUAL, UNITS, VARIANCE
 from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
 from lucidcube.lift.blocks import Output, over_planes
-from lucidcube.stages.base import Stage, Variant, parameter
+from lucidcube.stages.base import Stage, parameter
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-class Linear(Variant):
-    """Linear interpolation between the good neighbours of each hole."""
-
-    method: Literal["linear"] = "linear"
-
-    def fill(self) -> Fill:
-        return fill_linear
-
-
-class SSA(Variant):
-    """The strongest quarter of the components of a singular spectrum analysis."""
-
-    method: Literal["ssa"] = "ssa"
-    window: int = parameter(10, unit="pixel", ge=2, le=32, text="side of the window of the analysis")
-
-    def fill(self) -> Fill:
-        return partial(fill_ssa, window=self.window)
-
-
-class SSADeviation(Variant):
-    """Component by component of a singular spectrum analysis, only where a masked pixel deviates."""
-
-    method: Literal["ssa_deviation"] = "ssa_deviation"
-    window: int = parameter(10, unit="pixel", ge=2, le=32, text="side of the window of the analysis")
-    value: float = parameter(
-        0.5,
-        unit="probability",
-        ge=0,
-        le=1,
-        text="distance from the median, in cumulative probability, from which a masked pixel of a "
-        "component is interpolated",
-    )
-
-    def fill(self) -> Fill:
-        return partial(fill_ssa_deviation, window=self.window, value=self.value)
 
 
 class Interpolate(Stage):
@@ -70,12 +33,15 @@ class Interpolate(Stage):
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, FILLED, VARIANCE)
     copies: ClassVar[float] = 7.5
     scratch: ClassVar[float] = 8
+    choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_interp"
     files: ClassVar[tuple[str, ...]] = (DATA, MASK)
 
-    method: Annotated[Linear | SSA | SSADeviation, Field(discriminator="method")] = parameter(
-        Linear(), unit="", text="how holes are filled"
-    )
+    method: str = parameter(..., "", "algorithm that fills the pixels")
+
+    @abstractmethod
+    def fill(self) -> Fill:
+        """Return the function that fills the missing pixels of a plane."""
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         attrs = dict(cube[DATA].attrs)
@@ -86,9 +52,47 @@ class Interpolate(Stage):
         }
         if VARIANCE in cube:
             outputs[VARIANCE] = Output(blank=VARIANCE, attrs=dict(cube[VARIANCE].attrs))
-        kernel = partial(_filled, fill=self.method.fill())
+        kernel = partial(_filled, fill=self.fill())
         made = over_planes(cube, self.name, kernel, [DATA], outputs, optional=[MASK, VARIANCE])
         return cube.assign(made)
+
+
+class Linear(Interpolate):
+    """Interpolate linearly between the good neighbours of each hole."""
+
+    method: Literal["linear"] = "linear"
+
+    def fill(self) -> Fill:
+        """Return `fill_linear`, which has no parameters."""
+        return fill_linear
+
+
+WINDOW = parameter(10, "pixel", "side of the window of the analysis", ge=2, le=32)
+
+
+class SSA(Interpolate):
+    """Use the strongest quarter of the components of a singular spectrum analysis."""
+
+    method: Literal["ssa"]
+    window: int = WINDOW
+
+    def fill(self) -> Fill:
+        """Return `fill_ssa` with its parameters."""
+        return partial(fill_ssa, window=self.window)
+
+
+class SSADeviation(Interpolate):
+    """Interpolate each component of a singular spectrum analysis where a masked pixel deviates in it."""
+
+    method: Literal["ssa_deviation"]
+    window: int = WINDOW
+    value: float = parameter(
+        0.5, "probability", "distance from the median beyond which a pixel is interpolated", ge=0, le=1
+    )
+
+    def fill(self) -> Fill:
+        """Return `fill_ssa_deviation` with its parameters."""
+        return partial(fill_ssa_deviation, window=self.window, value=self.value)
 
 
 def _filled(

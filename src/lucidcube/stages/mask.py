@@ -1,4 +1,4 @@
-"""Stage `mask`: which pixels are artefacts."""
+"""Stage `mask`: mark the pixels that are artefacts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class Mask(Stage):
-    """Mark the pixels whose badness reaches the cut, and those inside of DS9 regions.
+    """Mark pixels whose artefact score reaches the cut, and pixels inside DS9 regions.
 
-    The worse a pixel, the more of its surroundings are marked with it: for each whole unit of badness
-    above the cut, the mark spreads by one 4-connected step. Regions are in image coordinates or on the
-    sky; dynamic ones move linearly from the channel of one file to that of the next, matched by their
-    `text`, and do not exist outside their first and last file. NaN input is missing, not bad: it is
-    never marked, and stays NaN in the data. Data and variance are passed on as they are.
+    The higher the score of a pixel, the more of its surroundings are marked as well: for each whole unit
+    above the cut, the mark spreads by one 4-connected step. Regions are given in image or sky coordinates.
+    Dynamic regions move linearly from the channel of one file to that of the next; they are matched by
+    their `text`, and do not exist before the first or after the last file. NaN pixels are missing data, not
+    artefacts: they are never marked. The data and the variance are passed on unchanged.
     """
 
     name: ClassVar[str] = "mask"
@@ -42,19 +42,19 @@ class Mask(Stage):
 
     cut: tuple[tuple[float, float], ...] = parameter(
         ((0, 3.0),),
-        unit="standard deviations",
-        min_length=1,
-        text="list of (channel, badness): the badness from which a pixel is an artefact, linear "
+        "standard deviations",
+        "list of (channel, score): a pixel with this score or a higher one is an artefact; the cut is linear "
         "between the channels and constant outside",
+        min_length=1,
     )
     max_dilation: int | None = parameter(
-        None, unit="pixel", ge=0, text="most steps by which a mark spreads; no limit if not given"
+        None, "pixel", "maximum number of steps by which a mark spreads; no limit if not given", ge=0
     )
     const_regions: tuple[str, ...] = parameter(
-        (), unit="", text="DS9 region files whose insides are bad in all channels"
+        (), "", "DS9 region files; pixels inside the regions are marked in all channels"
     )
     dynamic_regions: tuple[tuple[float, str], ...] = parameter(
-        (), unit="", text="list of (channel, DS9 region file): regions that move from channel to channel"
+        (), "", "list of (channel, DS9 region file) for regions that move from channel to channel"
     )
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
@@ -65,12 +65,12 @@ class Mask(Stage):
         return cube.assign(over_planes(cube, self.name, kernel, [BADNESS, "cut", CHANNEL], outputs))
 
     def region_groups(self, cube: xr.Dataset) -> tuple[RegionGroup, ...]:
-        """The regions of all files, as plain numbers in pixels of the cube.
+        """Return the regions of all files, as numbers in pixels of the cube.
 
         Raises
         ------
         CubeError
-            If a file cannot be read, holds no usable region, or needs coordinates that the cube lacks.
+            If a file cannot be read, has no usable region, or needs coordinates that the cube does not have.
         """
         if not self.const_regions and not self.dynamic_regions:
             return ()
@@ -89,7 +89,7 @@ class Mask(Stage):
         return groups
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that the mask depends on, what is in the region files included."""
+        """Return everything that the mask depends on, including the contents of the region files."""
         files = [*self.const_regions, *(path for _, path in self.dynamic_regions)]
         contents = [hashlib.sha256(Path(f).expanduser().read_bytes()).hexdigest() for f in files]
         return {**super().fingerprint(), "regions": contents}

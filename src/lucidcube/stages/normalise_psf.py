@@ -1,4 +1,4 @@
-"""Stage `normalise_psf`: a star becomes a point spread function."""
+"""Stage `normalise_psf`: turn the image of a star into a point spread function."""
 
 from __future__ import annotations
 
@@ -9,51 +9,54 @@ import numpy as np
 import xarray as xr
 from pydantic import field_validator
 
-from lucidcube.cube import DATA, UNITS, VARIANCE, X, Y
+from lucidcube.cube import DATA, STAR_NUMBERS, UNITS, VARIANCE, X, Y
 from lucidcube.kernels.psf.normalise import normalise_psf
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import Stage, parameter
 
 MASKS = ("outlier", "background", "star_region")
-NUMBERS = ("offset_y", "offset_x", "background_level", "total")
 
 
 class NormalisePSF(Stage):
-    """Prepare the star: odd shape, outliers out, background off, centred, unit sum.
+    """Make the star a PSF: odd shape, no outliers, no background, centred, sum of one.
 
-    Per plane, in this order: a last row or column is dropped where a side is even, so that there is a
-    central pixel; pixels further than `n_sigma` standard deviations from the mean become missing,
-    except the largest connected group, which is the star; the level of the background, outside the
-    largest connected region above `background_threshold` of the maximum, is subtracted; the star is
-    moved by a fraction of a pixel so that the centre of mass of its region of interest is the central
-    pixel; the plane is trimmed and divided by its sum. Missing pixels come out NaN. The variance goes
-    through the same steps; the noise of the background level is not included.
+    The steps for each plane, in order:
+    (1) The last row or column is dropped where a side is even, so that there is a central pixel.
+    (2) Pixels further than `n_sigma` standard deviations from the mean become missing, except for the
+    largest connected group of them, which is the star.
+    (3) The level of the background is subtracted. It is measured outside the largest connected region above
+    `background_threshold` times the maximum.
+    (4) The star is shifted by a fraction of a pixel, so that the centre of mass of its region of interest is
+    at the central pixel.
+    (5) The plane is trimmed and divided by its sum.
+    Missing pixels become NaN. The variance goes through the same steps; the uncertainty of the background
+    level is not included.
     """
 
     name: ClassVar[str] = "normalise_psf"
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
-    produces: ClassVar[tuple[str, ...]] = (DATA, VARIANCE, *MASKS, *NUMBERS)
+    produces: ClassVar[tuple[str, ...]] = (DATA, VARIANCE, *MASKS, *STAR_NUMBERS)
     copies: ClassVar[float] = 6.3
     scratch: ClassVar[float] = 23
     tag: ClassVar[str] = "_normalised"
 
     n_sigma: float = parameter(
-        5.0, unit="standard deviations", gt=0, text="distance from the mean at which a pixel is an outlier"
+        5.0, "standard deviations", "distance from the mean beyond which a pixel is an outlier", gt=0
     )
     background_threshold: float = parameter(
-        1e-3, unit="", gt=0, lt=1, text="fraction of the maximum above which pixels belong to the star"
+        1e-3, "", "fraction of the maximum above which pixels belong to the star", gt=0, lt=1
     )
     background_noise_model: Literal["gennorm", "norm", "none"] = parameter(
-        "gennorm", unit="", text="distribution fitted to the background; none subtracts nothing"
+        "gennorm", "", "distribution that is fitted to the background; none subtracts no background"
     )
     n_largest_regions: int = parameter(
-        1, unit="", ge=1, text="connected regions that make the region of interest, the largest first"
+        1, "", "number of connected regions, the largest first, in the region of interest", ge=1
     )
     threshold: float = parameter(
-        1e-2, unit="", gt=0, lt=1, text="fraction of the maximum above which the region of interest lies"
+        1e-2, "", "fraction of the maximum above which pixels belong to the region of interest", gt=0, lt=1
     )
     trim_to_shape: tuple[int, int] | None = parameter(
-        None, unit="pixel", text="sides (y, x) to trim the star to, both odd; not trimmed if not given"
+        None, "pixel", "sides (y, x) to which the star is trimmed, both odd; not trimmed if not given"
     )
 
     @field_validator("trim_to_shape")
@@ -72,7 +75,7 @@ class NormalisePSF(Stage):
         if VARIANCE in cube:
             outputs[VARIANCE] = Output(attrs={UNITS: ""})
         outputs |= {name: Output(dtype="uint8", blank=0, attrs={UNITS: ""}) for name in MASKS}
-        for name in NUMBERS:
+        for name in STAR_NUMBERS:
             unit = "pixel" if name.startswith("offset") else flux
             outputs[name] = Output(dims=(), attrs={UNITS: unit})
         settings: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}

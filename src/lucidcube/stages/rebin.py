@@ -1,4 +1,4 @@
-"""Stage `rebin`: a coarser spectral grid."""
+"""Stage `rebin`: combine channels on a coarser spectral grid."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PRESETS = {"spex": (1e-9, 2e-9)}
 
 
 class Rebin(Stage):
-    """Combine neighbouring channels into broader ones, which raises the signal over the noise.
+    """Combine neighbouring channels into broader ones, which increases the signal-to-noise ratio.
 
-    Channels are point samples at their centres. Each output channel is a weighted combination of the
-    input channels under a triangle or a rectangle about its own centre; the first output channel sits
-    on the first input channel. NaN inputs are left out and the weights renormalised; an output
-    without a valid input is NaN. On an axis that is not uniform each channel counts by its width.
-    The variance becomes sum(w^2 v)/sum(w)^2: the noise of the channels is taken as independent.
+    Channels are treated as point samples at their centres. Each output channel is a weighted combination of
+    the input channels under a triangle or a rectangle around its centre; the first output channel is
+    centred on the first input channel. NaN inputs are left out and the weights are renormalised; an output
+    without any valid input is NaN. On a non-uniform axis each channel is weighted by its width. The variance
+    becomes sum(w^2 v)/sum(w)^2, which assumes that the noise of the channels is independent.
     """
 
     name: ClassVar[str] = "rebin"
@@ -37,35 +37,30 @@ class Rebin(Stage):
     tag: ClassVar[str] = "_rebin"
 
     preset: Literal["spex"] = parameter(
-        "spex", unit="", text="named bins: spex is a bin_step of 1 nm and a bin_width of 2 nm"
+        "spex", "", "named bins; spex is a bin_step of 1 nm and a bin_width of 2 nm"
     )
     bin_step: SpectralWidth | None = parameter(
-        None, unit="m", gt=0, text="distance of the output channels; a number in SI units or text as '1 nm'"
+        None, "m", "step between output channels; a number in SI units or text such as '1 nm'", gt=0
     )
     bin_width: SpectralWidth | None = parameter(
-        None,
-        unit="m",
-        gt=0,
-        text="full width at half maximum of an output channel; without one, twice bin_step",
+        None, "m", "full width at half maximum of an output channel; twice bin_step if not given", gt=0
     )
     response: Literal["triangle", "rectangle"] = parameter(
-        "triangle", unit="", text="shape of an output channel; the triangle reaches zero at +-bin_width"
+        "triangle", "", "shape of an output channel; the triangle reaches zero at +-bin_width"
     )
     operation: Literal["mean", "sum", "mean_err"] = parameter(
-        "mean",
-        unit="",
-        text="mean for densities (counts per nm), sum for counts, mean_err for a cube of standard deviations",
+        "mean", "", "mean for densities (counts per nm), sum for counts, mean_err for standard deviations"
     )
 
     def bins(self) -> tuple[float, float]:
-        """Step and width in SI units."""
+        """Return the step and the width in SI units."""
         step, width = PRESETS[self.preset]
         if self.bin_step is not None:
             step, width = self.bin_step, 2 * self.bin_step
         return step, width if self.bin_width is None else self.bin_width
 
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
-        """As for other stages where the cube is read from a file; else a slab of input planes besides."""
+        """Return the bytes for a block; more than usual if its input planes are not read from a file."""
         usual = super().working_bytes(before, after)
         if source_of(before[DATA].variable) is not None:
             return usual
@@ -107,14 +102,14 @@ class Rebin(Stage):
     def _check(self, axis: np.ndarray, step: float, unit: str) -> None:
         if not np.isfinite(axis).all():
             raise CubeError(
-                "rebin needs the wavelength of every plane, and this cube does not say it: give "
-                "wave_start and wave_step with the input, or leave rebin out"
+                "rebin needs the wavelength of every plane, which this cube does not have: give "
+                "wave_start and wave_step with the input, or leave out rebin"
             )
         steps = np.diff(axis)
         if (steps > 0).any() and (steps <= 0).any():
-            raise CubeError("rebin: the wavelengths of the cube neither rise nor fall steadily")
+            raise CubeError("rebin: the wavelengths of the cube neither increase nor decrease monotonically")
         if step < abs(np.median(steps)) * (1 - kernel.EDGE):
             raise CubeError(
                 f"rebin: bin_step {step:.6g} {unit} is smaller than the step of the input, "
-                f"{abs(np.median(steps)):.6g} {unit}: give a larger bin_step, or leave rebin out"
+                f"{abs(np.median(steps)):.6g} {unit}: give a larger bin_step, or leave out rebin"
             )

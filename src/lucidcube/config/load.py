@@ -1,0 +1,211 @@
+"""Load configs: merge YAML files from left to right, apply ``--set`` overrides, report all errors at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from lucidcube.config.schema import DECONVOLVE, TRACKS, Config, Track
+from lucidcube.errors import ConfigError, did_you_mean
+from lucidcube.stages.base import REGISTRY, Stage, by_word
+
+
+def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+    """Read config files, merge them from left to right, apply overrides and validate the result.
+
+    Parameters
+    ----------
+    files
+        YAML files. Values of later files replace those of earlier ones; mappings are merged, lists are not.
+    overrides
+        ``target.rebin.bin_step=1nm``, ``deconvolve.n_iter=300``, ``output.path=out.fits``, ...; the
+        values are YAML.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        If anything is wrong, with one line for each problem.
+    """
+    merged: Any = {}
+    for file in files:
+        merged = _merge(merged, _read_yaml(Path(file)))
+    problems = [problem for text in overrides for problem in _override(merged, text)]
+    return from_plain(merged, ", ".join(str(f) for f in files), problems)
+
+
+def from_plain(values: Any, label: str = "config", problems: Sequence[str] = ()) -> Config:
+    """Validate a config given as plain data; see `load`."""
+    found: list[str] = []
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        found = [_config_problem(e, values) for e in error.errors()]
+    if problems or found:
+        raise ConfigError(*(f"{label}: {p}" for p in [*problems, *found]))
+    return config
+
+
+def stage_of(name: str, values: Mapping[str, Any]) -> Stage:
+    """Return the stage with these parameters; raise ConfigError with all problems."""
+    try:
+        return REGISTRY[name].parse(values)
+    except ValidationError as error:
+        raise ConfigError(*(_stage_problem(e, name, name, e["loc"]) for e in error.errors())) from None
+
+
+def input_of(values: Mapping[str, Any]) -> Track:
+    """Return a track without stages; raise ConfigError with all problems."""
+    try:
+        return Track.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(*(_problem(e, Track, e["loc"]) for e in error.errors())) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping of plain data from a YAML file."""
+    try:
+        text = path.expanduser().read_text()
+    except FileNotFoundError as error:
+        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"{path}: there is no such config file{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from error
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys, such as target, star and output")
+    return values
+
+
+def _merge(below: Any, above: Any) -> Any:
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        return {k: _merge(below.get(k), above[k]) if k in above else below[k] for k in {**below, **above}}
+    return above
+
+
+def _override(values: dict[str, Any], text: str) -> Iterator[str]:
+    """Apply one ``key=value`` to the raw config and yield its problems."""
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        yield f"--set {text}: write it as key=value, e.g. --set deconvolve.n_iter=300"
+        return
+    try:
+        new = yaml.safe_load(value)
+    except yaml.YAMLError:
+        yield f"--set {text}: the value is not YAML"
+        return
+    if parts[0] in TRACKS and len(parts) == 3:
+        yield from _override_stage(values, parts[0], parts[1], parts[2], new, text)
+        return
+    place: Any = values
+    for part in parts[:-1]:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            yield f"--set {text}: {part} has no keys of its own"
+            return
+    place[parts[-1]] = new
+
+
+def _override_stage(
+    values: dict[str, Any], track: str, stage: str, parameter: str, new: Any, text: str
+) -> Iterator[str]:
+    found = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", stage)
+    stages = (values.get(track) or {}).get("stages") or []
+    name, index = (found[1], found[2]) if found else (stage, None)
+    names = [_name(item) for item in stages]
+    places = [i for i, other in enumerate(names) if other == name]
+    if not places:
+        yield f"--set {text}: {track} has no stage {name!r}{did_you_mean(name, names)}"
+        return
+    if index is None and len(places) > 1:
+        yield f"--set {text}: {track} has {len(places)} stages {name!r}: say which, as {name}[0]"
+        return
+    if int(index or 0) >= len(places):
+        yield f"--set {text}: {track} has only {len(places)} stages {name!r}; the first is {name}[0]"
+        return
+    place = places[int(index or 0)]
+    old = {} if isinstance(stages[place], str) else stages[place][name] or {}
+    values[track] = {**values[track], "stages": [*stages]}
+    values[track]["stages"][place] = {name: {**old, parameter: new}}
+
+
+def _name(item: Any) -> str:
+    """Return the name of the stage in an item of `stages`, and ``stages`` for one that has no name."""
+    if isinstance(item, Mapping) and len(item) == 1:
+        return str(*item)
+    return item if isinstance(item, str) else "stages"
+
+
+def _config_problem(error: ErrorDetails, values: Mapping[str, Any]) -> str:
+    """Describe a validation error of a config in one line."""
+    key, *rest = error["loc"] or ("",)
+    if key == DECONVOLVE:
+        return _stage_problem(error, DECONVOLVE, DECONVOLVE, rest)
+    if key in TRACKS and len(rest) > 1 and rest[0] == "stages":
+        name = _name(values[str(key)]["stages"][rest[1]])
+        return _stage_problem(error, name, f"{key}.{name}", rest[2:])
+    return _problem(error, Config, error["loc"])
+
+
+def _stage_problem(error: ErrorDetails, name: str, where: str, loc: Sequence[Any]) -> str:
+    """Describe a validation error of a stage, where `loc` begins with the words that choose the variant."""
+    if name not in REGISTRY:
+        return _problem(error, Stage, (), where)
+    stage = REGISTRY[name]
+    variants, words = stage.variants(), len(stage.choices)
+    for choice, word in zip(stage.choices, loc, strict=False):
+        variants = by_word(variants, choice)[word]
+    if error["type"] == "union_tag_invalid":
+        return _problem(error, stage, [error["ctx"]["discriminator"].strip("'")], where)
+    return _problem(error, variants[0], loc[words:], where)
+
+
+def _problem(error: ErrorDetails, model: type[BaseModel], loc: Sequence[Any], where: str = "") -> str:
+    """Describe a validation error at a place within a model."""
+    place = ".".join([where] * bool(where) + [str(p) for p in loc if isinstance(p, str)])
+    kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
+    if kind == "extra_forbidden":
+        return f"{place}: unknown key{did_you_mean(str(loc[-1]), _fields_at(model, loc))}"
+    message = _MESSAGES.get(kind, error["msg"].removeprefix("Value error, "))
+    if kind in ("literal_error", "union_tag_invalid"):
+        given = context.get("tag", given)
+        words = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
+        message = f"must be one of {', '.join(words)}{did_you_mean(str(given), words, others=False)}"
+    shown = (
+        f" (not {given!r})" if kind not in ("missing", "value_error") and not isinstance(given, dict) else ""
+    )
+    return f"{place}: " * bool(place) + f"{message[0].lower()}{message[1:]}{shown}"
+
+
+_MESSAGES = {
+    "missing": "must be given",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "tuple_type": "must be a list",
+}
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[Any]) -> Mapping[str, Any]:
+    """Return the fields of the innermost model that contains the place."""
+    for part in loc[:-1]:
+        field = model.model_fields[part]
+        kinds = (field.annotation, *get_args(field.annotation))
+        model = next(a for a in kinds if isinstance(a, type) and issubclass(a, BaseModel))
+    return model.model_fields
