@@ -131,6 +131,28 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
     assert len(found) == 5, found
 
 
+def test_mistakes_of_every_kind_come_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("n_iter: 20", "n_itr: 20").replace("star.fits", "star.fits[")
+    text += "profile: laptp\ncheckpoints: {after: [rebinn]}"
+    places = [p.split(":")[0] for p in problems(tmp_path, text, "out.x")]
+    assert places == ["--set out.x", "star.input", "deconvolve.n_itr", "checkpoints.after", "profile"]
+
+
+@pytest.mark.parametrize(
+    "text", ["target: 3", "target: {input: a, stages: {rebin: 3}}", "target: {stages: [3]}"]
+)
+def test_an_override_of_a_malformed_config(tmp_path: Path, text: str) -> None:
+    assert "target has no stage 'rebin'" in problems(tmp_path, text, "target.rebin.bin_step=1nm")[0]
+
+
+def test_an_override_does_not_leak_through_a_yaml_alias(tmp_path: Path) -> None:
+    text = "target: {input: a.fits, stages: &same [rebin: {bin_step: 2nm}]}\nstar: {input: b.fits, stages: *same}"
+    config = load([written(tmp_path, text)], ["target.rebin.bin_step=3nm"])
+    assert config.star is not None
+    steps = [track.stages[0].flat()["bin_step"] for track in (config.target, config.star)]
+    assert steps == pytest.approx([3e-9, 2e-9])
+
+
 def test_a_deconvolution_needs_a_star(tmp_path: Path) -> None:
     assert "needs a PSF" in problems(tmp_path, "target: {input: a.fits}\ndeconvolve: {}")[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -40,19 +40,24 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     merged: Any = {}
     for file in files:
         merged = _merge(merged, _read_yaml(Path(file)))
-    problems = [problem for text in overrides for problem in _override(merged, text)]
+    problems: list[str] = []
+    for text in overrides:
+        try:
+            _override(merged, text)
+        except ConfigError as error:
+            problems += [f"--set {text}: {p}" for p in error.problems]
     return from_plain(merged, ", ".join(str(f) for f in files), problems)
 
 
 def from_plain(values: Any, label: str = "config", problems: Sequence[str] = ()) -> Config:
     """Validate a config given as plain data; see `load`."""
-    found: list[str] = []
+    problems = list(problems)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        found = [_config_problem(e, values) for e in error.errors()]
-    if problems or found:
-        raise ConfigError(*(f"{label}: {p}" for p in [*problems, *found]))
+        problems += [_config_problem(e, values) for e in error.errors()]
+    if problems:
+        raise ConfigError(*(f"{label}: {p}" for p in problems))
     return config
 
 
@@ -97,53 +102,49 @@ def _merge(below: Any, above: Any) -> Any:
     return above
 
 
-def _override(values: dict[str, Any], text: str) -> Iterator[str]:
-    """Apply one ``key=value`` to the raw config and yield its problems."""
+def _override(values: dict[str, Any], text: str) -> None:
+    """Apply one ``key=value`` to the raw config."""
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        yield f"--set {text}: write it as key=value, e.g. --set deconvolve.n_iter=300"
-        return
+        raise ConfigError("write it as key=value, e.g. --set deconvolve.n_iter=300")
     try:
         new = yaml.safe_load(value)
     except yaml.YAMLError:
-        yield f"--set {text}: the value is not YAML"
-        return
-    if parts[0] in TRACKS and len(parts) == 3:
-        yield from _override_stage(values, parts[0], parts[1], parts[2], new, text)
-        return
+        raise ConfigError("the value is not YAML") from None
     place: Any = values
+    if parts[0] in TRACKS and len(parts) == 3:
+        place = _parameters(values, parts[0], parts[1])
+        parts = parts[2:]
     for part in parts[:-1]:
         if place.get(part) is None:
             place[part] = {}
         place = place[part]
         if not isinstance(place, dict):
-            yield f"--set {text}: {part} has no keys of its own"
-            return
+            raise ConfigError(f"{part} has no keys of its own")
     place[parts[-1]] = new
 
 
-def _override_stage(
-    values: dict[str, Any], track: str, stage: str, parameter: str, new: Any, text: str
-) -> Iterator[str]:
-    found = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", stage)
-    stages = (values.get(track) or {}).get("stages") or []
-    name, index = (found[1], found[2]) if found else (stage, None)
+def _parameters(values: dict[str, Any], track: str, stage: str) -> dict[str, Any]:
+    """Return the parameters of a stage such as ``rebin`` or ``rebin[1]`` in the raw config, to be changed."""
+    name, _, index = stage.rstrip("]").partition("[")
+    entry = values.get(track)
+    stages = entry.get("stages") if isinstance(entry, dict) else None
+    stages = [*stages] if isinstance(stages, list) else []  # a copy, because YAML aliases share lists
     names = [_name(item) for item in stages]
     places = [i for i, other in enumerate(names) if other == name]
     if not places:
-        yield f"--set {text}: {track} has no stage {name!r}{did_you_mean(name, names)}"
-        return
-    if index is None and len(places) > 1:
-        yield f"--set {text}: {track} has {len(places)} stages {name!r}: say which, as {name}[0]"
-        return
-    if int(index or 0) >= len(places):
-        yield f"--set {text}: {track} has only {len(places)} stages {name!r}; the first is {name}[0]"
-        return
+        raise ConfigError(f"{track} has no stage {name!r}{did_you_mean(name, names)}")
+    if not index and len(places) > 1:
+        raise ConfigError(f"{track} has {len(places)} stages {name!r}: say which, as {name}[0]")
+    if index and not (index.isdecimal() and int(index) < len(places)):
+        raise ConfigError(f"{track} has only {len(places)} stages {name!r}; the first is {name}[0]")
     place = places[int(index or 0)]
-    old = {} if isinstance(stages[place], str) else stages[place][name] or {}
-    values[track] = {**values[track], "stages": [*stages]}
-    values[track]["stages"][place] = {name: {**old, parameter: new}}
+    given = None if isinstance(stages[place], str) else stages[place][name]
+    parameters = {**given} if isinstance(given, dict) else {}
+    stages[place] = {name: parameters}
+    values[track] = {**values[track], "stages": stages}
+    return parameters
 
 
 def _name(item: Any) -> str:

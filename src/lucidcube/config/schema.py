@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PlainValidator,
-    ValidationInfo,
-    create_model,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, create_model, field_validator
 
 import lucidcube.stages  # noqa: F401  registers the stages
 from lucidcube.cluster import load_profile
@@ -32,7 +23,6 @@ IN_TRACKS = {name: cls for name, cls in REGISTRY.items() if name != DECONVOLVE}
 Product = Literal[
     "deconvolved", "residual", "psf", "log", "fit", "filled", "mask", "badness", "variance", "provenance"
 ]
-
 
 Codec = Literal["none", "lz4", "zstd"]
 """Compression of checkpoints."""
@@ -87,12 +77,8 @@ class Input(Parameters):
     slice: str | None = Field(None, description="part to read, in NumPy order: '100:200,:,3:-3'")
     wave: str | None = Field(None, description="range of wavelengths to read: '0.55:0.60um'")
     axes: str | None = Field(None, description="NumPy axis numbers: 'spectral=0,celestial=1,2'")
-    wave_start: float | None = Field(
-        None, description="wavelength of the first plane, if the header has none"
-    )
-    wave_step: float | None = Field(
-        None, description="wavelength step between planes, if the header has none"
-    )
+    wave_start: float | None = Field(None, description="wavelength of the first plane, if not in the header")
+    wave_step: float | None = Field(None, description="wavelength between planes, if not in the header")
     wave_unit: str | None = Field(None, description="unit of wave_start and wave_step, such as 'nm'")
 
     def specifier(self) -> Specifier:
@@ -101,21 +87,21 @@ class Input(Parameters):
         Raises
         ------
         ConfigError
-            If `input` is not a specifier, or the other fields contradict it.
+            If the fields contradict each other.
         """
         return parse_specifier(self.input).with_options(
             ext=self.ext, slice=self.slice, wave=self.wave, axes=self.axes
         )
 
-    @model_validator(mode="after")
-    def _is_specifier(self) -> Self:
+    @field_validator("input", "ext", "slice", "wave", "axes")
+    @classmethod
+    def _is_specifier(cls, value: Any, info: ValidationInfo) -> Any:
+        key, file = str(info.field_name), str(info.data.get("input", "file"))
         try:
-            self.specifier()
+            parse_specifier(value) if key == "input" else parse_specifier(file).with_options(**{key: value})
         except ConfigError as error:
-            kinds = [PydanticCustomError("value_error", p) for p in error.problems]
-            lines = [InitErrorDetails(type=kind, loc=("input",), input=self.input) for kind in kinds]
-            raise ValidationError.from_exception_data("input", lines) from None
-        return self
+            raise ValueError("; ".join(error.problems)) from None
+        return value
 
 
 class Track(Input):
@@ -132,46 +118,36 @@ class Output(Parameters):
         ("deconvolved", "residual", "psf", "log", "fit", "filled", "variance", "provenance"),
         description="what the file contains",
     )
-    overwrite: bool = Field(
-        False, description="replace any file of this name; a product of lucidcube is replaced in any case"
-    )
+    overwrite: bool = Field(False, description="replace a file even if lucidcube did not make it")
 
 
 class Checkpoints(Parameters):
-    """Which intermediate results are kept, and where."""
+    """Where checkpoints are kept, and after which stages."""
 
-    dir: str | None = Field(
-        None, description="folder; the default is '<target>.work' in the folder of the product"
-    )
+    dir: str | None = Field(None, description="folder; '<target>.work' beside the product if not given")
     after: tuple[Annotated[str, AfterValidator(known_stage)], ...] = Field(
-        ("rebin", "artefacts", "interpolate", "fit_psf", "deconvolve"),
-        description="names of the stages after which a checkpoint is written",
+        ("rebin", "artefacts", "interpolate", "fit_psf", "deconvolve"), description="names of stages"
     )
-    codec: Codec = Field(
-        "none", description="compression of new checkpoints; none is fastest on a local disk"
-    )
+    codec: Codec = Field("none", description="compression; none is fastest on a local disk")
 
 
 class Config(Parameters):
     """A whole run."""
 
     target: Track = Field(description="the object to sharpen")
-    star: Track | None = Field(None, description="the star, or a PSF that needs no stages")
+    star: Track | None = Field(None, description="a star, or a PSF that needs no stages")
     deconvolve: LastStage | None = Field(None, description="parameters of the deconvolution")
     output: Output = Output()
     checkpoints: Checkpoints = Checkpoints()
     profile: Annotated[str, AfterValidator(_loadable)] = Field(
-        "laptop",
-        description="where to run: name of a built-in profile, address of a scheduler, or a YAML file",
+        "laptop", description="where to run: a built-in name, the address of a scheduler, or a YAML file"
     )
 
     @field_validator("deconvolve")
     @classmethod
     def _needs_a_psf(cls, stage: Stage | None, info: ValidationInfo) -> Stage | None:
         if stage is not None and "star" in info.data and info.data["star"] is None:
-            raise ValueError(
-                "needs a PSF: give a star (a cube of a star, or a ready-made PSF with no stages)"
-            )
+            raise ValueError("needs a PSF: give a star, which is a cube of a star or a PSF without stages")
         return stage
 
     def tracks(self) -> dict[str, Track]:
