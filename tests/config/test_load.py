@@ -1,4 +1,4 @@
-"""The config: what it means, and what is said of a wrong one."""
+"""Loading of configs, the messages about mistakes in them, and what is generated from the schema."""
 
 from pathlib import Path
 from typing import get_args

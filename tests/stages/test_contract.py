@@ -1,5 +1,6 @@
 """What every variant of every stage must fulfil, from NumPy arrays to FITS files."""
 
+import pickle
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -119,6 +120,13 @@ def test_parameters_survive_yaml(stage: Stage) -> None:
     again = REGISTRY[stage.name].parse(yaml.safe_load(text)[stage.name])
     assert again == stage
     assert again.fingerprint() == stage.fingerprint()
+
+
+@every_variant
+def test_instances_can_be_pickled(stage: Stage) -> None:
+    again = pickle.loads(pickle.dumps(stage))  # noqa: S301
+    assert again == stage
+    assert type(again) is type(stage)
 
 
 def test_the_default_variant_is_one_of_the_variants() -> None:

@@ -1,4 +1,4 @@
-"""What the stages add to their kernels: units, regions, variants, the scale of the data."""
+"""What the stages do beyond calling their kernels: units, regions, variants, the scale of the data."""
 
 from pathlib import Path
 
@@ -85,12 +85,12 @@ def test_an_axis_that_turns_back_is_refused() -> None:
 # artefacts
 
 
-def test_a_star_is_remarked_on_and_a_planet_is_not() -> None:
+def test_a_star_gives_a_warning_and_a_planet_does_not() -> None:
     y, x = np.mgrid[:60, :60]
     star = np.exp(-((y - 30) ** 2 + (x - 30) ** 2) / 8).astype(np.float32)[None]
-    said = list(Artefacts().warnings(from_arrays(star, [7e-7])))
-    assert len(said) == 1
-    assert "like a star" in said[0]
+    warnings = list(Artefacts().warnings(from_arrays(star, [7e-7])))
+    assert len(warnings) == 1
+    assert "like a star" in warnings[0]
     planet = target_cube()
     assert not list(Artefacts().warnings(planet))
 
@@ -98,7 +98,7 @@ def test_a_star_is_remarked_on_and_a_planet_is_not() -> None:
 @pytest.mark.parametrize(
     "bounds", [{"start": -0.8}, {"start": 80, "stop": 75}, {"stop": 101}, {"start": 0.5}, {"start": -2}]
 )
-def test_bounds_that_leave_nothing(bounds: dict) -> None:
+def test_bounds_without_any_component_are_refused(bounds: dict) -> None:
     with pytest.raises(ValidationError):
         Artefacts(**bounds)
 
@@ -156,7 +156,7 @@ def test_a_changed_region_file_changes_the_fingerprint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("physical\n", "region"),
         ("", "region"),
@@ -164,8 +164,8 @@ def test_a_changed_region_file_changes_the_fingerprint(tmp_path: Path) -> None:
         ("nonsense", "nonsense|region"),
     ],
 )
-def test_region_files_without_use(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_unusable_region_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Mask(const_regions=(write(tmp_path / "a.reg", text),))(flat_cube())
     with pytest.raises(UserError, match="no such|not.*exist|no file|cannot"):
         Mask(const_regions=(str(tmp_path / "none.reg"),))(flat_cube())

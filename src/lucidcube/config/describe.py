@@ -25,9 +25,9 @@ def stage_text(cls: type[Stage]) -> str:
     """Return a description of a stage and of all its parameters in plain text."""
     lines = [f"{cls.name}: {inspect.cleandoc(cls.__doc__ or '')}", ""]
     lines.append(f"needs {', '.join(cls.requires)}; makes {', '.join(cls.produces)}")
-    for _, title, fields in _groups(cls):
-        lines += ["", f"{title}:"]
-        for name, field in fields.items():
+    for group in _groups(cls):
+        lines += ["", group.title]
+        for name, field in group.fields.items():
             lines += [f"  {name} = {_default(field)}{_unit(field)}", *_wrapped(field.description, "      ")]
     return "\n".join(lines)
 
@@ -41,15 +41,15 @@ def settings_help(cls: type[Stage]) -> dict[str, str]:
     """Return a line of help for each parameter of a stage, including those of all variants."""
     lines = {key: f"{_choice(cls, key)} (default {getattr(cls(), key)})" for key in cls.choices}
     found: dict[str, dict[str, list[str]]] = {}
-    for condition, _, fields in _groups(cls):
-        for name, field in fields.items():
+    for group in _groups(cls):
+        for name, field in group.fields.items():
             text = f"{field.description}{_unit(field)} (default {_default(field)})"
-            found.setdefault(name, {}).setdefault(text, []).append(condition)
+            only = f" (only with {group.choice}: " if group.choice else ""
+            found.setdefault(name, {}).setdefault(text + only, []).append(group.word)
     for name, texts in found.items():
-        only = {
-            text: f" (only {' or '.join(where)})" if where != [""] else "" for text, where in texts.items()
-        }
-        lines[name] = "; or ".join(text + condition for text, condition in only.items())
+        lines[name] = "; or ".join(
+            f"{text}{', '.join(words)})" if any(words) else text for text, words in texts.items()
+        )
     return lines
 
 
@@ -66,11 +66,11 @@ def stages_markdown() -> str:
     ]
     for name, cls in REGISTRY.items():
         lines.append(f"\n## {name}\n\n{inspect.cleandoc(cls.__doc__ or '')}")
-        for _, title, fields in _groups(cls):
-            lines.append(f"\n{title[0].upper()}{title[1:]}:")
-            if fields:
+        for group in _groups(cls):
+            lines.append(f"\n{group.title[0].upper()}{group.title[1:]}")
+            if group.fields:
                 lines.append("\n| name | default | unit | meaning |\n|---|---|---|---|")
-            for n, f in fields.items():
+            for n, f in group.fields.items():
                 meaning = (f.description or "").replace("|", "\\|")
                 lines.append(f"| `{n}` | `{_default(f)}` | {_unit(f)[2:-1]} | {meaning} |")
     return "\n".join(lines) + "\n"
@@ -102,7 +102,8 @@ def schema() -> dict[str, Any]:
 class _Group(NamedTuple):
     """Parameters that belong together: those shared by all variants, or those of one word of a choice."""
 
-    condition: str
+    choice: str
+    word: str
     title: str
     fields: Mapping[str, FieldInfo]
 
@@ -111,14 +112,15 @@ def _groups(cls: type[Stage]) -> Iterator[_Group]:
     """Yield the parameters that all variants of a stage share, then those of each word of each choice."""
     shared = _shared(cls.variants())
     if own := {n: f for n, f in shared.items() if n not in cls.choices}:
-        yield _Group("", "parameters", own)
+        yield _Group("", "", "parameters:", own)
     for key in cls.choices:
         for word, variants in by_word(cls.variants(), key).items():
             own = {n: f for n, f in _shared(variants).items() if n not in (*shared, *cls.choices)}
             declared = next(c for c in variants[0].__mro__ if key in inspect.get_annotations(c))
             default = " (default)" if isinstance(cls(), tuple(variants)) else ""
             text = _first_sentence(declared).rstrip(".")
-            yield _Group(f"with {key}: {word}", f"with {key}: {word}{default} - {text}", own)
+            title = f"with {key}: {word}{default} - {text}{':' if own else ''}"
+            yield _Group(key, word, title, own)
 
 
 def _shared(variants: Sequence[type[Stage]]) -> dict[str, FieldInfo]:

@@ -96,15 +96,15 @@ class Mask(Stage):
 
 
 def _marked(
-    badness: np.ndarray,
+    score: np.ndarray,
     cut: float,
     channel: int,
     *,
     max_dilation: int | None,
     groups: Sequence[RegionGroup],
 ) -> np.ndarray:
-    mask = bad_pixel_mask(badness, float(cut), max_dilation=max_dilation)
+    mask = bad_pixel_mask(score, float(cut), max_dilation=max_dilation)
     for group in groups:
-        mask |= group.mask(float(channel), badness.shape)
-    mask[np.isnan(badness)] = 0
+        mask |= group.mask(float(channel), score.shape)
+    mask[np.isnan(score)] = 0
     return mask
