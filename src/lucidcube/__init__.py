@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lucidcube.config.schema import load as load_config
+    from lucidcube.config.load import load as load_config
     from lucidcube.io.reader import open_cube
     from lucidcube.run.pipeline import run as run_config
     from lucidcube.stages import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, NormalisePSF, Rebin
@@ -20,7 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FUNCTIONS = {
-    "load_config": ("lucidcube.config.schema", "load"),
+    "load_config": ("lucidcube.config.load", "load"),
     "open_cube": ("lucidcube.io.reader", "open_cube"),
     "run_config": ("lucidcube.run.pipeline", "run"),
 }
