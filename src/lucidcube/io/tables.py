@@ -25,8 +25,8 @@ def plane_table(name: str, cube: xr.Dataset, variables: Sequence[str]) -> fits.B
     """Make a table with a row per plane: wavelength, and a column per variable, or per parameter of a fit.
 
     The variables lie along `wavelength`, or `wavelength` and `parameter`; lazy ones are computed here. One
-    that has ``meanings`` gets a column of words beside that of its codes. A fitted
-    parameter called ``wavelength`` gets the column ``wavelength_fit``, because that of the plane has its name.
+    that has ``meanings`` gets a column of words beside that of its codes. The column of a fitted parameter
+    called ``wavelength`` is ``wavelength_fit``, because the wavelength of the plane has that name already.
     """
     axis, loaded = cube[WAVELENGTH], cube[list(variables)].compute()
     columns = [fits.Column("wavelength", "D", unit=_unit(axis), array=axis.values)]
