@@ -25,8 +25,9 @@ from lucidcube.cube import (
 )
 from lucidcube.errors import CubeError
 from lucidcube.kernels.deconvolution.clean import clean_modified
-from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason, check_psf
+from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason, check_psf, fabs_and_rms
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
+from lucidcube.kernels.holes import Filled
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.lift.lazy_arrays import source_of
 from lucidcube.stages.base import Stage, parameter
@@ -38,14 +39,17 @@ class Deconvolve(Stage):
     """Undo the blur by the point spread function, plane by plane.
 
     The data become the components: the object as it would be without the blur. The residual is input
-    minus components convolved with the PSF, to float32 rounding. Pixels that are NaN or were filled
-    in carry no weight. The variance is passed on: it is that of the input and of the residual, not
-    of the components, whose noise is correlated. NaN in a PSF, such as the rim of a star that was
+    minus components convolved with the PSF, to float32 rounding, with NaN components counted as zero.
+    Pixels that are NaN or were filled carry no weight. Components are NaN outside the field, which is
+    where the input is NaN except for holes that the PSF reaches across, and the light that falls into
+    the field from there stays in the residual. The residual is NaN wherever nothing was observed, also
+    in holes that were filled. The variance is passed on: it is that of the input and of the residual,
+    not of the components, whose noise is correlated. NaN in a PSF, such as the rim of a star that was
     moved, counts as no light; where there is no PSF at all, nothing is deconvolved and all is residual.
     """
 
     name: ClassVar[str] = "deconvolve"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *DECONVOLUTION_LOG)
@@ -231,20 +235,21 @@ def _deconvolved(
     stage: Deconvolve,
 ) -> tuple[Any, ...]:
     if not np.isfinite(psf).any():
-        return _without_psf(plane)
+        return _without_psf(plane, filled)
     return stage.deconvolve_plane(plane, usable_psf(psf), variance=variance, filled=filled)
 
 
-def _without_psf(plane: np.ndarray) -> Deconvolution:
-    known = plane[np.isfinite(plane)].astype(np.float64)
+def _without_psf(plane: np.ndarray, filled: np.ndarray | None) -> Deconvolution:
+    known = np.isfinite(plane) if filled is None else np.isfinite(plane) & (filled != Filled.HOLE)
+    fabs, rms = fabs_and_rms(plane[known])
     return Deconvolution(
         components=np.full_like(plane, np.nan),
-        residual=plane,
+        residual=np.where(known, plane, np.float32(np.nan)),
         iterations=0,
         stop_reason=StopReason.NO_PSF,
-        fabs=float(np.abs(known).max()),
-        rms=float(np.sqrt(np.mean(known**2))),
-        flux_in=float(known.sum()),
+        fabs=fabs,
+        rms=rms,
+        flux_in=float(np.nansum(plane, dtype=np.float64)),
         flux_out=0.0,
         chi2=float("nan"),
     )

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from deconvolvers import clean_modified
 from disc_scene import ODD_PLANES, SIGMA, border, error, holes, moffat, planet, rim
 from locations import ORACLE
-from lucidcube.kernels.deconvolution.clean import clean_modified
 from lucidcube.kernels.deconvolution.common import StopReason
 from lucidcube.kernels.fourier.convolver import Convolver
 from lucidcube.kernels.otsu import nested_otsu
@@ -99,9 +99,10 @@ class TestMissingData:
         plane, psf, truth, disc = planet()
         cut = rim(plane)
         result = clean_modified(cut, psf, threshold=threshold)
-        assert error(result.components, truth, disc & np.isfinite(cut)) < 0.02
-        assert error(result.components, truth, disc & border(cut)) < 0.04
-        assert np.isnan(result.components[0]).all()
+        np.testing.assert_array_equal(np.isnan(result.components), np.isnan(cut))
+        known = np.where(np.isnan(cut), 0, truth)
+        assert error(result.components, known, disc & np.isfinite(cut)) < 0.02
+        assert error(result.components, known, disc & border(cut)) < 0.04
 
     def test_the_edge_of_the_frame_does_not_ring(self, threshold):
         plane, psf, truth, disc = (array[:, 26:] if array.shape[1] == 64 else array for array in planet())

@@ -7,7 +7,6 @@ from disc_scene import moffat, planet
 from lucidcube.kernels.deconvolution.common import (
     StopReason,
     check_psf,
-    deconvolution,
     edge_margin,
     prepare_field,
 )
@@ -81,7 +80,7 @@ def test_a_complete_plane_is_taken_as_it_is():
     field = prepare_field(plane, psf, None)
     np.testing.assert_array_equal(field.data[field.frame], plane)
     assert field.valid_pixels == plane.size
-    assert field.knowable.all()
+    assert not field.outside.any()
     assert field.continuation is None
     assert not field.data[:, 64:].any()
     assert not field.weight[:, 64:].any()
@@ -99,10 +98,11 @@ def test_missing_pixels_and_the_margin_are_estimated():
     np.testing.assert_array_equal(inside[np.isfinite(holed)], holed[np.isfinite(holed)])
     np.testing.assert_allclose(inside[30:33, 30:33], plane[30:33, 30:33], rtol=0.1)
     np.testing.assert_array_equal(field.valid[field.frame] > 0, np.isfinite(holed))
-    assert field.knowable[30:33, 30:33].all()
-    assert not field.knowable[0].any()
-    outside = field.weight[:, :74][field.valid[:, :74] == 0]
-    assert 0.05 <= outside.min() < outside.max() <= 1
+    outside = np.zeros(plane.shape, bool)
+    outside[:8] = True
+    np.testing.assert_array_equal(field.outside, outside)
+    trust = field.weight[:, :74][field.valid[:, :74] == 0]
+    assert 0.05 <= trust.min() < trust.max() <= 1
 
 
 def test_filled_values_are_used_only_among_valid_ones():
@@ -116,7 +116,7 @@ def test_filled_values_are_used_only_among_valid_ones():
     assert inside[32, 32] == 777
     assert abs(inside[32, 5]) < 100
     assert field.valid_pixels == plane.size - filled.sum()
-    assert field.knowable.all()
+    assert not field.outside.any()
 
 
 @pytest.mark.parametrize("known", [(3, 4), (0, 0)])
@@ -137,9 +137,7 @@ def test_the_result_gives_back_the_input():
     variance = np.full(plane.shape, 4.0, np.float32)
     variance[40, :] = np.nan
     variance[41, :] = 0
-    result = deconvolution(
-        plane, field, field.convolver.pad(np.pad(truth, 4)), 7, StopReason.N_ITER, variance
-    )
+    result = field.result(field.convolver.pad(np.pad(truth, 4)), 7, StopReason.N_ITER, variance)
     there = np.isfinite(plane)
     unknown = np.isnan(result.components)
     assert 0 < unknown.sum() < (~there).sum()
@@ -160,11 +158,10 @@ def test_the_result_gives_back_the_input():
 def test_chi2_needs_a_variance():
     plane, psf, truth, _ = planet()
     field = prepare_field(plane, psf, None)
-    parts = (plane, field)
-    assert np.isnan(deconvolution(*parts, field.convolver.pad(truth), 0, StopReason.N_ITER, None).chi2)
+    assert np.isnan(field.result(field.convolver.pad(truth), 0, StopReason.N_ITER, None).chi2)
     nowhere = np.full(plane.shape, np.nan)
-    assert np.isnan(deconvolution(*parts, field.convolver.pad(truth), 0, StopReason.N_ITER, nowhere).chi2)
-    right = deconvolution(*parts, field.convolver.pad(truth), 0, StopReason.N_ITER, 25.0)
+    assert np.isnan(field.result(field.convolver.pad(truth), 0, StopReason.N_ITER, nowhere).chi2)
+    right = field.result(field.convolver.pad(truth), 0, StopReason.N_ITER, 25.0)
     assert right.chi2 == pytest.approx(1, abs=0.1)
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from skimage.restoration import richardson_lucy
 
+from deconvolvers import lucy_richardson
 from disc_scene import ODD_PLANES, SIGMA, border, error, holes, moffat, planet, rim
 from locations import ORACLE
 from lucidcube.kernels.deconvolution.common import StopReason
-from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.kernels.fourier.convolver import Convolver
 
 RECORDED = ORACLE / "deconv_reference.npz"
@@ -111,9 +111,10 @@ class TestMissingData:
         plane, psf, truth, disc = planet()
         cut = rim(plane)
         result = lucy_richardson(cut, psf, strength=strength)
-        assert error(result.components, truth, disc & border(cut)) < 0.04
+        np.testing.assert_array_equal(np.isnan(result.components), np.isnan(cut))
+        known = np.where(np.isnan(cut), 0, truth)
+        assert error(result.components, known, disc & border(cut)) < 0.04
         assert error(np.nan_to_num(cut), truth, disc & border(cut)) > 0.1
-        assert np.isnan(result.components[0]).all()
 
     def test_the_edge_of_the_frame_does_not_ring(self, strength):
         plane, psf, truth, disc = (array[:, 26:] if array.shape[1] == 64 else array for array in planet())

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from deconvolvers import clean_modified, lucy_richardson
 from disc_scene import error
 from locations import SHARED
-from lucidcube.kernels.deconvolution.clean import clean_modified
-from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 
 PLANES = (4, 15, 26)
 pytestmark = pytest.mark.skipif(

@@ -12,10 +12,8 @@ from lucidcube.kernels.deconvolution.common import (
     RENEWAL_PERIOD,
     Deconvolution,
     Field,
-    IterationState,
     Observer,
     StopReason,
-    deconvolution,
     edge_margin,
     prepare_field,
 )
@@ -27,7 +25,7 @@ NESTED_LEVELS = 10
 
 
 class _Statistics(NamedTuple):
-    """Of the residual over the valid pixels: largest absolute value, largest positive value, rms."""
+    """The largest absolute value, the largest positive value and the rms of the residual at valid pixels."""
 
     fabs: float
     highest: float
@@ -40,71 +38,51 @@ def clean_modified(
     *,
     variance: NDArray[np.floating] | None = None,
     filled: NDArray[np.generic] | None = None,
-    n_iter: int = 1000,
-    loop_gain: float = 0.02,
-    threshold: float = 0.3,
-    n_positive_iter: int = 0,
-    noise_std: float = 0.1,
-    rms_frac_threshold: float = 1e-2,
-    fabs_frac_threshold: float = 1e-2,
-    max_stat_increase: float = math.inf,
-    min_frac_stat_delta: float = 1e-3,
-    give_best_result: bool = True,
-    clean_beam_sigma: float = 0.0,
     observer: Observer | None = None,
+    n_iter: int,
+    loop_gain: float,
+    threshold: float,
+    n_positive_iter: int,
+    noise_std: float,
+    rms_frac_threshold: float,
+    fabs_frac_threshold: float,
+    max_stat_increase: float,
+    min_frac_stat_delta: float,
+    give_best_result: bool,
+    clean_beam_sigma: float,
 ) -> Deconvolution:
-    """
-    Deconvolve a plane by a modified CLEAN, which takes a step at all bright pixels of the residual at once.
+    """Deconvolve a plane by a modified CLEAN, which takes a step at all bright pixels at once.
 
-    Repeat: of the pixels whose metric, |residual|, exceeds the threshold, `loop_gain` times the residual
-    goes to the components, and its convolution with the PSF is taken from the residual.
+    Repeat: of the pixels whose metric, |residual|, exceeds the threshold, `loop_gain` times the residual goes
+    to the components, and its convolution with the PSF is subtracted from the residual.
 
     Parameters
     ----------
     plane : array of float32, (y, x)
         NaN is missing.
     psf : array of float, (y, x)
-        Odd, centred, finite, of unit sum (`iteration.check_psf` checks), of any size.
+        Odd, centred, finite, of unit sum (`common.check_psf` checks), of any size.
     variance : array of float, (y, x), optional
         Of the plane, for chi2 only.
     filled : array of bool or int, (y, x), optional
-        True where the plane was interpolated.
-    n_iter : int
-        Most iterations.
-    loop_gain : float
-        Fraction of the residual that is moved in one iteration.
-    threshold : float
-        Fraction of the largest metric above which pixels are selected; negative: the nested Otsu
-        threshold of the metric instead (`otsu.nested_otsu`).
-    n_positive_iter : int
-        For so many iterations the metric is the residual itself, so that only positive pixels are selected.
-    noise_std : float
-        Stands in for the root of the variance in chi2 where no variance is given.
-    rms_frac_threshold, fabs_frac_threshold : float
-        Stop when the rms, or the largest absolute, residual falls below this fraction of its initial value.
-    max_stat_increase : float
-        Stop when either exceeds its best value by more than this fraction of it.
-    min_frac_stat_delta : float
-        Stop when both vary by less than this over the last 10 iterations (standard deviation over mean).
-    give_best_result : bool
-        Return the iterate with the smallest product of the two statistics, and not the last.
-    clean_beam_sigma : float
-        Standard deviation in pixels of a Gaussian by which the components are smoothed in the end.
+        Values of `holes.Filled`: not zero where the plane was interpolated.
     observer : callable, optional
-        Is given an `IterationState` after each iteration.
+        Gets an `IterationState` after each iteration.
+    **options
+        The fields of `stages.deconvolve.CleanModified`, which explains them.
 
     Returns
     -------
     Deconvolution
         With a clean beam, the residual and the statistics are those of the components before they were
-        smoothed, so that it is G (*) input = components (*) PSF + G (*) residual, for the Gaussian G and
-        at more than the reach of G from the frame's edge and from missing pixels.
+        smoothed, so that G (*) input = components (*) PSF + G (*) residual for the Gaussian G, further than
+        the reach of G from the frame's edge and from missing pixels.
 
     Notes
     -----
-    Filled and missing pixels and a margin round the frame may hold components, found from estimates of the
-    residual there (see `iteration.prepare_field`); they have no influence on thresholds and statistics.
-    float32 throughout, statistics summed in float64.
+    Filled and missing pixels and a margin around the frame may hold components, found from estimates of the
+    residual there (see `common.prepare_field`); they have no influence on thresholds and statistics. float32
+    throughout, statistics summed in float64.
 
     References
     ----------
@@ -113,44 +91,44 @@ def clean_modified(
     field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape))
     residual = field.data
     components, step = np.zeros_like(residual), np.zeros_like(residual)
-    first = _take_away(step, Support(0, 0, 0, 0, 0), residual, field)
-    best = _Best(give_best_result, first)
-    fabs, rms = [first.fabs], [first.rms]
+    latest = _subtract(step, Support(0, 0, 0, 0, 0), residual, field)
+    best = _Best(give_best_result, latest)
+    fabs, rms = [latest.fabs], [latest.rms]
     runs = _runs(field.valid)
-    latest, iterations, stop = first, 0, _why_not_start(field, first)
+    iterations, stop = 0, None
+    if latest.fabs == 0:
+        stop = StopReason.NOTHING_TO_DO if field.valid_pixels else StopReason.ALL_NAN
     while stop is None and iterations < n_iter:
         positive_only = iterations < n_positive_iter
         if iterations % RENEWAL_PERIOD == 0:
             field.renew(residual)
         level = _selection_level(residual, runs, field.valid_pixels, latest, threshold, positive_only)
         width = field.convolver.shape[1]
-        lit = Support(*_select(residual, components, step, width, level, loop_gain, positive_only))
-        latest = _take_away(step, lit, residual, field)
+        support = Support(*_select(residual, components, step, width, level, loop_gain, positive_only))
+        latest = _subtract(step, support, residual, field)
         best.compare(iterations, latest, components)
         iterations += 1
         fabs.append(latest.fabs)
         rms.append(latest.rms)
-        stop = _why_stop(
+        stop = _stop_reason(
             fabs, rms, fabs_frac_threshold, rms_frac_threshold, max_stat_increase, min_frac_stat_delta
         )
         if observer is not None:
-            observer(_state(field, iterations, components, step, residual, level, fabs, rms))
+            observer(field.state(iterations, components + step, residual, step != 0, level, fabs, rms))
 
     components += step
     if best.components is not None:
         components = best.components
     spread = noise_std**2 if variance is None else variance
-    result = deconvolution(
-        plane, field, components, iterations, StopReason.N_ITER if stop is None else stop, spread
-    )
+    result = field.result(components, iterations, StopReason.N_ITER if stop is None else stop, spread)
     return result if clean_beam_sigma == 0 else _with_clean_beam(result, clean_beam_sigma)
 
 
 class _Best:
-    """
-    The best iterate so far; copied only when it is about to be lost, which is rare while things improve.
+    """The best iterate so far.
 
-    After each iteration it holds the best components where these are not the current ones.
+    It is copied only when the next step is about to change it, which is rare while the statistics improve:
+    after each iteration `components` holds the best components where these are not the current ones.
     """
 
     def __init__(self, wanted: bool, statistics: _Statistics) -> None:
@@ -160,7 +138,7 @@ class _Best:
         self.components: NDArray[np.float32] | None = None
 
     def compare(self, iteration: int, new: _Statistics, components: NDArray[np.float32]) -> None:
-        """Take note of the statistics after `iteration` + 1; `components` are those after `iteration`."""
+        """Compare with the statistics after `iteration` + 1; `components` are those after `iteration`."""
         if not self._wanted:
             return
         score = new.fabs * new.rms
@@ -170,13 +148,7 @@ class _Best:
             self.components = components.copy()
 
 
-def _why_not_start(field: Field, first: _Statistics) -> StopReason | None:
-    if not field.valid.any():
-        return StopReason.ALL_NAN
-    return StopReason.NOTHING_TO_DO if first.fabs == 0 else None
-
-
-def _why_stop(
+def _stop_reason(
     fabs: list[float],
     rms: list[float],
     fabs_fraction: float,
@@ -184,7 +156,7 @@ def _why_stop(
     max_increase: float,
     least_change: float,
 ) -> StopReason | None:
-    """The first stop condition that the statistics, from the start to the current iteration, fulfil."""
+    """Return the first stop condition that the statistics from the start until now fulfil."""
     if fabs[-1] < fabs_fraction * fabs[0]:
         return StopReason.FABS_REACHED
     if rms[-1] < rms_fraction * rms[0]:
@@ -197,17 +169,17 @@ def _why_stop(
 
 
 def _variation(values: list[float]) -> float:
-    """Standard deviation over mean of values that are not negative; 0 if all are 0."""
+    """Return standard deviation over mean of values that are not negative; 0 if all are 0."""
     mean = sum(values) / len(values)
     spread = math.dist(values, [mean] * len(values)) / math.sqrt(len(values))
     return spread / mean if mean > 0 else 0.0
 
 
-def _take_away(
-    step: NDArray[np.float32], lit: Support, residual: NDArray[np.float32], field: Field
+def _subtract(
+    step: NDArray[np.float32], support: Support, residual: NDArray[np.float32], field: Field
 ) -> _Statistics:
-    """Take a step, blurred, from the residual; returns the statistics of what is left."""
-    highest, lowest, squares = field.convolver.subtract_part(step, lit, residual, field.valid)
+    """Subtract a blurred step from the residual, and return the statistics of what is left."""
+    highest, lowest, squares = field.convolver.subtract_part(step, support, residual, field.valid)
     return _Statistics(max(highest, -lowest), highest, math.sqrt(squares / max(field.valid_pixels, 1)))
 
 
@@ -219,7 +191,7 @@ def _selection_level(
     threshold: float,
     positive_only: bool,
 ) -> float:
-    """The value that the metric of a selected pixel exceeds; for `runs` of valid pixels see `_runs`."""
+    """Return the value above which the metric selects a pixel; for `runs` of valid pixels see `_runs`."""
     if threshold >= 0:
         return max(0.0, threshold * (statistics.highest if positive_only else statistics.fabs))
     metric = np.empty(pixels, np.float32)
@@ -227,33 +199,11 @@ def _selection_level(
     return max(0.0, nested_otsu(metric, NESTED_LEVELS))
 
 
-def _state(
-    field: Field,
-    iteration: int,
-    components: NDArray[np.float32],
-    step: NDArray[np.float32],
-    residual: NDArray[np.float32],
-    level: float,
-    fabs: list[float],
-    rms: list[float],
-) -> IterationState:
-    changed = step[field.frame]
-    return IterationState(
-        iteration,
-        components[field.frame] + changed,
-        residual[field.frame],
-        changed != 0,
-        level,
-        tuple(fabs),
-        tuple(rms),
-    )
-
-
 def _with_clean_beam(result: Deconvolution, sigma: float) -> Deconvolution:
-    """Components smoothed by a Gaussian, which keeps their sum away from the edge; unknown stay unknown."""
-    unknown = np.isnan(result.components)
-    smooth = ndimage.gaussian_filter(np.where(unknown, 0, result.components), sigma, mode="constant")
-    smooth[unknown] = np.nan
+    """Smooth the components by a Gaussian, which keeps their sum away from the edge; NaN stays NaN."""
+    outside = np.isnan(result.components)
+    smooth = ndimage.gaussian_filter(np.where(outside, 0, result.components), sigma, mode="constant")
+    smooth[outside] = np.nan
     return result._replace(components=smooth, flux_out=float(np.nansum(smooth, dtype=np.float64)))
 
 
@@ -267,11 +217,7 @@ def _select(
     gain: float,
     positive_only: bool,
 ) -> tuple[int, int, int, int, int]:
-    """
-    Add the step of the last iteration to the components, and replace it by the next.
-
-    Returns the part of the plane in which the next step is not zero, see `Support`.
-    """
+    """Add the last step to the components, replace it by the next, and return the `Support` of that."""
     limit, fraction = np.float32(level), np.float32(gain)
     by_column = np.zeros(width, np.int32)
     top, bottom, pixels = residual.shape[0], 0, 0
@@ -294,7 +240,7 @@ def _select(
 
 
 def _runs(valid: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Where runs of valid pixels begin, and end, in the flat plane."""
+    """Return where runs of valid pixels begin and end in the flat plane."""
     edges = np.diff(np.concatenate([[False], valid.reshape(-1) > 0, [False]]).astype(np.int8))
     return np.stack([np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)], axis=1)
 
@@ -306,7 +252,7 @@ def _gather_metric(
     positive_only: bool,
     metric: NDArray[np.float32],
 ) -> None:
-    """Put the metric of the pixels in some runs of the flat plane into a flat array."""
+    """Copy the metric of the pixels in some runs of the flat plane into a flat array."""
     flat = residual.reshape(-1)
     done = 0
     for run in range(len(runs)):

@@ -1,6 +1,7 @@
-"""What the deconvolution methods share: results, stop reasons, PSF check, missing data, the frame's edge."""
+"""The parts that the deconvolution methods share: results, stop reasons, the PSF check and missing data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -10,71 +11,60 @@ from scipy import ndimage
 
 from lucidcube.kernels.deconvolution.continuation import Continuation
 from lucidcube.kernels.fourier.convolver import Convolver, trim_psf
+from lucidcube.kernels.holes import Filled, outside_field
 
 SUM_TOLERANCE = 0.01
 CENTRE_TOLERANCE = 0.5
 CORE, WHOLE_STAR = 0.5, 0.01
 MARGIN_LIGHT = 0.8
 LEAST_WEIGHT = 0.05
-KNOWN_FRACTION = 0.1
 UNDAMPED_FRACTION = 0.25
 TRUSTED_FRACTION = 0.5
 RENEWAL_PERIOD = 10
 
 
 class StopReason(IntEnum):
-    """Why an iteration ended; the number goes to the log table, `text` explains it."""
+    """Why an iteration ended. The number goes to the log table; `text` explains it."""
 
-    ALL_NAN = 0
-    NOTHING_TO_DO = 1
-    N_ITER = 2
-    FABS_REACHED = 3
-    RMS_REACHED = 4
-    STALLED = 5
-    DIVERGED = 6
-    CORRECTION_LIMIT = 7
-    NO_PSF = 8
+    text: str
 
-    @property
-    def text(self) -> str:
-        """One line for people."""
-        return _STOP_TEXTS[self]
+    def __new__(cls, value: int, text: str) -> "StopReason":
+        reason = int.__new__(cls, value)
+        reason._value_, reason.text = value, text
+        return reason
 
-
-_STOP_TEXTS = {
-    StopReason.ALL_NAN: "no data: every pixel is missing or filled",
-    StopReason.NOTHING_TO_DO: "nothing to do: no signal that the method could work on",
-    StopReason.N_ITER: "all iterations done",
-    StopReason.FABS_REACHED: "the largest absolute residual fell below its fraction of the initial one",
-    StopReason.RMS_REACHED: "the rms residual fell below its fraction of the initial one",
-    StopReason.STALLED: "the residual statistics no longer changed",
-    StopReason.DIVERGED: "a residual statistic rose too far above its best value",
-    StopReason.CORRECTION_LIMIT: "a correction factor exceeded its limit",
-    StopReason.NO_PSF: "no PSF: the star has no data at this wavelength, or its fit failed",
-}
+    ALL_NAN = 0, "no data: every pixel is missing or filled"
+    NOTHING_TO_DO = 1, "nothing to do: no signal that the method could work on"
+    N_ITER = 2, "all iterations done"
+    FABS_REACHED = 3, "the largest absolute residual fell below its fraction of the initial one"
+    RMS_REACHED = 4, "the rms residual fell below its fraction of the initial one"
+    STALLED = 5, "the residual statistics no longer changed"
+    DIVERGED = 6, "a residual statistic rose too far above its best value"
+    CORRECTION_LIMIT = 7, "a correction factor exceeded its limit"
+    NO_PSF = 8, "no PSF: the star has no data at this wavelength, or its fit failed"
 
 
 class Deconvolution(NamedTuple):
-    """
-    A deconvolved plane.
+    """A deconvolved plane.
 
     Attributes
     ----------
     components : array of float32, (y, x)
-        The sharpened plane. NaN where nothing can be known: where the plane has no valid pixel and less
-        than a tenth (`KNOWN_FRACTION`) of the light would have fallen on valid ones.
+        The sharpened plane. NaN outside the field, which is where the plane is NaN and not in a hole that the
+        PSF reaches across.
     residual : array of float32, (y, x)
-        Input - components (*) PSF, with NaN components counted as 0 and nothing outside of the frame; NaN
-        where the input is NaN.
+        Plane - components (*) PSF, to float32 rounding, where NaN components count as 0; NaN where nothing
+        was observed, which is where the plane is NaN or `filled` is `Filled.HOLE`. Light near the edge that
+        came from outside the field belongs to no component, and stays here.
     iterations : int
-        Number of iterations done; the components may be those of an earlier one (the best).
+        Number of iterations done. The components may be those of an earlier one, the best.
     stop_reason : StopReason
         Why the iteration ended.
     fabs, rms : float
-        Largest absolute value and root mean square of the residual, over the valid pixels. A valid pixel is
-        neither NaN nor filled.
+        Largest absolute value and root mean square of the residual over the valid pixels, which are neither
+        NaN nor filled.
     flux_in, flux_out : float
-        Sums of the finite input and of the finite components.
+        Sums of the finite pixels of the plane and of the finite components.
     chi2 : float
         Mean of residual^2 / variance over the valid pixels of known variance; NaN where there are none.
     """
@@ -91,24 +81,21 @@ class Deconvolution(NamedTuple):
 
 
 class IterationState(NamedTuple):
-    """
-    What an observer sees of each iteration.
-
-    The arrays are views of working memory, shape (y, x) of the plane: read, draw or copy them, and change
-    nothing.
+    """What an observer gets after each iteration.
 
     Attributes
     ----------
     iteration : int
         Number of this iteration, from 1.
     components, residual : array of float32, (y, x)
-        After this iteration.
+        After this iteration, NaN where those of the result are. Here the residual lacks the light that was
+        attributed to the outside of the field.
     selected : array of bool, (y, x)
         The pixels that this iteration changed.
     threshold : float
-        The selection threshold used; NaN where there was none.
+        The selection threshold; NaN if there was none.
     fabs, rms : tuple of float
-        The residual statistics of the start and of each iteration so far.
+        The residual statistics at the start and after each iteration so far.
     """
 
     iteration: int
@@ -124,16 +111,15 @@ Observer = Callable[[IterationState], None]
 
 
 def check_psf(psf: NDArray[np.floating]) -> None:
-    """
-    Refuse a PSF that would move, scale or spoil what is deconvolved with it.
+    """Refuse a PSF that would move or scale what is deconvolved with it.
 
     Parameters
     ----------
     psf : array of float, (y, x)
-        Must be a plane, odd along both axes, finite, of a sum within 1 % of one, and centred: the
-        centroid of its core (the pixels above half of its maximum that are connected to the brightest), or
-        that of the whole star (likewise, above a hundredth), at most half a pixel from the central pixel
-        along each axis. A lopsided star can be centred on one of them only.
+        Must be a plane, odd along both axes, finite, of a sum within 1 % of one, and centred: the centroid of
+        its core (the pixels above half of its maximum that are connected to the brightest), or that of the
+        whole star (likewise, above a hundredth), at most half a pixel from the central pixel along each axis.
+        A lopsided star can be centred on one of them only.
 
     Raises
     ------
@@ -144,53 +130,56 @@ def check_psf(psf: NDArray[np.floating]) -> None:
     total = float(psf.sum(dtype=np.float64))
     if abs(total - 1) > SUM_TOLERANCE:
         raise ValueError(f"the PSF must have unit sum, but its sum is {total:.6g}: normalise it first")
-    offset_y, offset_x = _offset(psf, CORE)
-    apart = [max(map(abs, offset)) for offset in ((offset_y, offset_x), _offset(psf, WHOLE_STAR))]
-    if min(apart) > CENTRE_TOLERANCE:
+    core, star = _offset(psf, CORE), _offset(psf, WHOLE_STAR)
+    if min(max(map(abs, offset)) for offset in (core, star)) > CENTRE_TOLERANCE:
         raise ValueError(
             "the PSF must be centred on its central pixel, but its core lies "
-            f"{offset_y:+.2f} pixels off along y and {offset_x:+.2f} along x: centre it first"
+            f"{core[0]:+.2f} pixels off along y and {core[1]:+.2f} along x: centre it first"
         )
 
 
 def _offset(psf: NDArray[np.floating], level: float) -> tuple[float, float]:
-    """Centroid of the pixels above a fraction of the maximum, connected to it, from the centre (y, x)."""
+    """Centroid (y, x), from the centre, of the pixels above a fraction of the maximum connected to it."""
     bright = psf > level * psf.max()
-    rows, columns = (np.flatnonzero(bright.any(axis=axis)) for axis in (1, 0))
-    top, left = rows[0], columns[0]
-    box = psf[top : rows[-1] + 1, left : columns[-1] + 1]
-    labels, _ = ndimage.label(bright[top : rows[-1] + 1, left : columns[-1] + 1])
-    part = np.where(labels == labels[np.unravel_index(np.argmax(box), box.shape)], box, 0)
-    y, x = ndimage.center_of_mass(part.astype(np.float64))
+    where = ndimage.find_objects(bright.astype(np.uint8))[0]  # most of the PSF is faint
+    box, top, left = psf[where], where[0].start, where[1].start
+    labels, _ = ndimage.label(box > level * psf.max())
+    star = labels == labels[np.unravel_index(np.argmax(box), box.shape)]
+    y, x = ndimage.center_of_mass(np.where(star, box, 0).astype(np.float64))
     return top + y - psf.shape[0] // 2, left + x - psf.shape[1] // 2
 
 
-class Field(NamedTuple):
-    """
-    A plane made ready for iterating: complete, and possibly wider than the frame.
+@dataclass(frozen=True)
+class Field:
+    """A plane that is ready for iterating: complete, and possibly wider than the frame.
+
+    Arrays of the shape (field y, padded_width) have rows that are padded as the convolver wants them.
 
     Attributes
     ----------
+    plane : array of float32, (y, x)
+        The input.
     convolver : Convolver
         For planes of the shape of the field.
     data : array of float32, (field y, padded_width)
-        The plane with estimates where it has no valid pixels. Rows are padded as the convolver wants them.
+        The plane with estimates where it has no valid pixels.
     weight : array of float32, (field y, padded_width)
         Trust in `data`, 0 to 1: 1 for valid pixels, less for others, 0 in the padding.
     valid : array of float32, (field y, padded_width)
-        1 for valid pixels, which alone count in statistics, 0 elsewhere.
+        1 for valid pixels, the only ones that count in statistics; 0 elsewhere.
     valid_pixels : int
         Number of valid pixels.
     estimated : array of bool, (field y, padded_width)
-        Where `data` are estimates: the rest are valid pixels, and filled ones among valid ones.
+        Where `data` are estimates. The other pixels are valid, or filled and among valid ones.
     continuation : Continuation or None
-        Makes those estimates; None where all pixels are valid.
+        Makes those estimates; None if all pixels are valid.
     frame : (slice, slice)
         Where the plane lies in the field.
-    knowable : array of bool, (y, x)
-        Where the components of the plane can be known.
+    unobserved, outside : array of bool, (y, x)
+        Where the residual, and where the components of the result are NaN.
     """
 
+    plane: NDArray[np.float32]
     convolver: Convolver
     data: NDArray[np.float32]
     weight: NDArray[np.float32]
@@ -199,18 +188,63 @@ class Field(NamedTuple):
     estimated: NDArray[np.bool_]
     continuation: Continuation | None
     frame: tuple[slice, slice]
-    knowable: NDArray[np.bool_]
+    unobserved: NDArray[np.bool_]
+    outside: NDArray[np.bool_]
 
     def renew(self, residual: NDArray[np.float32]) -> None:
-        """
-        Continue the residual over the pixels whose data are estimates, in place.
-
-        Parameters
-        ----------
-        residual : array of float32, (field y, padded_width)
-        """
+        """Continue the residual (field y, padded_width), in place, over the pixels with estimated data."""
         if self.continuation is not None:
             self.continuation.fill(residual)
+
+    def state(
+        self,
+        iteration: int,
+        components: NDArray[np.float32],
+        residual: NDArray[np.float32],
+        selected: NDArray[np.bool_],
+        threshold: float,
+        fabs: Sequence[float],
+        rms: Sequence[float],
+    ) -> IterationState:
+        """Return what an observer gets, from arrays (field y, padded_width)."""
+        shown = np.where(self.outside, np.float32(np.nan), components[self.frame])
+        left = np.where(self.unobserved, np.float32(np.nan), residual[self.frame])
+        return IterationState(
+            iteration, shown, left, selected[self.frame], threshold, tuple(fabs), tuple(rms)
+        )
+
+    def result(
+        self,
+        components: NDArray[np.float32],
+        iterations: int,
+        stop_reason: StopReason,
+        variance: NDArray[np.floating] | float | None,
+    ) -> Deconvolution:
+        """Return the result for components (field y, padded_width), which are overwritten.
+
+        The variance, (y, x) or a number, is for chi2 only; pixels do not count where it is not positive.
+        """
+        inside = components[self.frame].copy()
+        inside[self.outside] = 0
+        components[:] = 0
+        components[self.frame] = inside
+        residual = self.plane - self.convolver.convolve_padded(components)[self.frame]
+        inside[self.outside] = np.nan
+        residual[self.unobserved] = np.nan
+        valid = self.valid[self.frame] > 0
+        left = residual[valid].astype(np.float64)
+        spread = np.broadcast_to(np.nan if variance is None else variance, residual.shape)[valid]
+        known = spread > 0
+        return Deconvolution(
+            inside,
+            residual,
+            iterations,
+            stop_reason,
+            *fabs_and_rms(left),
+            flux_in=float(np.nansum(self.plane, dtype=np.float64)),
+            flux_out=float(np.nansum(inside, dtype=np.float64)),
+            chi2=float(np.mean(left[known] ** 2 / spread[known])) if known.any() else np.nan,
+        )
 
 
 def prepare_field(
@@ -219,53 +253,49 @@ def prepare_field(
     filled: NDArray[np.generic] | None,
     margin: tuple[int, int] = (0, 0),
 ) -> Field:
-    """
-    Complete a plane, and surround it by a margin, for an iteration that knows no missing data.
+    """Complete a plane, and surround it by a margin, for an iteration that knows no missing data.
 
-    Light from behind a hole or from beyond the edge falls onto valid pixels, and has to come from
-    somewhere. So components may lie there, and are held by estimates of the data: a smooth continuation
-    of the valid pixels, damped where less than `UNDAMPED_FRACTION` of what is around (PSF-weighted) is
-    valid. The iteration replaces these estimates from time to time by its own model plus the continued
-    residual (`Field.renew`), so that a bad first guess leaves no trace. The trust in them rises with the
-    valid fraction around.
+    Light from a hole or from beyond the edge falls onto valid pixels, and must come from somewhere. So
+    components may lie there, and are held by estimates of the data: a smooth continuation of the valid
+    pixels, which is damped where it is open to the edge of the frame and less than `UNDAMPED_FRACTION` of
+    what is around (PSF-weighted) is valid. The iteration replaces these estimates from time to time by its
+    own model plus the continued residual (`Field.renew`), so that a bad first guess leaves no trace. The
+    trust in them rises with the valid fraction around.
 
     Parameters
     ----------
     plane : array of float32, (y, x)
-        NaN is missing.
+        NaN is missing. A hole as wide as twice the `edge_margin` is within reach of the PSF; missing pixels
+        elsewhere are outside the field.
     psf : array of float, (y, x)
         See `check_psf`.
     filled : array of bool or int, (y, x), optional
-        True for values that were interpolated. They are taken as data where at least
-        `TRUSTED_FRACTION` of what is around is valid, and are estimated again elsewhere.
+        Values of `Filled`. Filled pixels are taken as data where at least `TRUSTED_FRACTION` of what is
+        around is valid, and are estimated again elsewhere.
     margin : (int, int)
         Pixels to add on either side along y and x, see `edge_margin`.
-
-    Returns
-    -------
-    Field
     """
     shape = (plane.shape[0] + 2 * margin[0], plane.shape[1] + 2 * margin[1])
     frame = (slice(margin[0], margin[0] + plane.shape[0]), slice(margin[1], margin[1] + plane.shape[1]))
     convolver = Convolver(psf, shape)
+    filled = np.zeros(plane.shape, np.uint8) if filled is None else filled
     present = np.isfinite(plane)
-    counted = present if filled is None else present & ~filled.astype(bool)
+    outside = outside_field(~present, 2 * max(edge_margin(psf, plane.shape)) + 1)
     valid, data = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    valid[frame] = counted
-    weight, continuation, knowable = valid, None, np.ones(plane.shape, bool)
-    used = valid > 0
-    if not valid.all():
+    valid[frame] = counted = present & (filled == Filled.NO)
+    weight, continuation, used = valid, None, valid > 0
+    data[frame] = plane
+    if not used.all():
         fraction = np.clip(convolver.correlate(valid), 0, 1)
         used[frame] |= present & (fraction[frame] >= TRUSTED_FRACTION)
-        data[used] = plane[used[frame]]
-        continuation = Continuation(used, np.minimum(1, fraction / UNDAMPED_FRACTION))
+        labels, _ = ndimage.label(np.pad(~used, 1, constant_values=True), structure=np.ones((3, 3)))
+        enclosed = labels[1:-1, 1:-1] != labels[0, 0]
+        continuation = Continuation(used, np.where(enclosed, 1, np.minimum(1, fraction / UNDAMPED_FRACTION)))
         continuation.fill(data)
         trust = np.maximum(np.minimum(1, fraction / TRUSTED_FRACTION) ** 4, LEAST_WEIGHT)
         weight = np.where(used, 1, trust).astype(np.float32)
-        knowable = present | (fraction[frame] >= KNOWN_FRACTION)
-    else:
-        data[frame] = plane
     return Field(
+        plane,
         convolver,
         convolver.pad(data),
         convolver.pad(weight),
@@ -274,16 +304,16 @@ def prepare_field(
         convolver.pad(~used) > 0,
         continuation,
         frame,
-        knowable,
+        ~present | (filled == Filled.HOLE),
+        outside,
     )
 
 
 def edge_margin(psf: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int, int]:
-    """
-    How far beyond the frame light matters: half the width that holds `MARGIN_LIGHT` of the PSF, along y
-    and x.
+    """Return how far beyond the edge of the data light matters, in pixels along y and x.
 
-    No more than half the frame, so that small frames with wide PSFs stay small.
+    It is half the width that holds `MARGIN_LIGHT` of the PSF, but no more than half the frame, so that small
+    frames with wide PSFs stay small.
     """
     margins = []
     for axis in (0, 1):
@@ -297,52 +327,8 @@ def edge_margin(psf: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int,
     return margins[0], margins[1]
 
 
-def deconvolution(
-    plane: NDArray[np.float32],
-    field: Field,
-    components: NDArray[np.float32],
-    iterations: int,
-    stop_reason: StopReason,
-    variance: NDArray[np.floating] | float | None,
-) -> Deconvolution:
-    """
-    The result for components found in a field: cut to the frame, with the residual and statistics of what
-    is left.
-
-    Parameters
-    ----------
-    plane : array of float32, (y, x)
-        The input.
-    field : Field
-        From `prepare_field`.
-    components : array of float32, (field y, padded_width)
-        Not used again: overwritten.
-    iterations, stop_reason
-        To be passed on.
-    variance : array of float, (y, x), or float, optional
-        For chi2; pixels where it is NaN or not positive do not count.
-    """
-    inside = components[field.frame].copy()
-    inside[~field.knowable] = 0
-    components[:] = 0
-    components[field.frame] = inside
-    residual = plane - field.convolver.convolve_padded(components)[field.frame]
-    inside[~field.knowable] = np.nan
-    left = np.where(field.valid[field.frame] > 0, residual, np.nan).astype(np.float64)
-    valid = np.isfinite(left)
-    chi2 = np.nan
-    if variance is not None:
-        weighed = valid & (np.broadcast_to(variance, plane.shape) > 0)
-        if weighed.any():
-            chi2 = float(np.mean(left[weighed] ** 2 / np.broadcast_to(variance, plane.shape)[weighed]))
-    return Deconvolution(
-        components=inside,
-        residual=residual,
-        iterations=iterations,
-        stop_reason=stop_reason,
-        fabs=float(np.abs(left[valid]).max()) if valid.any() else np.nan,
-        rms=float(np.sqrt(np.mean(left[valid] ** 2))) if valid.any() else np.nan,
-        flux_in=float(np.nansum(plane, dtype=np.float64)),
-        flux_out=float(np.nansum(inside, dtype=np.float64)),
-        chi2=chi2,
-    )
+def fabs_and_rms(values: NDArray[np.floating]) -> tuple[float, float]:
+    """Return the largest absolute value and the root mean square, in float64; NaN if there are no values."""
+    if not values.size:
+        return np.nan, np.nan
+    return float(np.abs(values).max()), float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

@@ -10,11 +10,10 @@ from lucidcube.kernels.deconvolution.common import (
     RENEWAL_PERIOD,
     Deconvolution,
     Field,
-    IterationState,
     Observer,
     StopReason,
-    deconvolution,
     edge_margin,
+    fabs_and_rms,
     prepare_field,
 )
 
@@ -29,56 +28,29 @@ def lucy_richardson(
     *,
     variance: NDArray[np.floating] | None = None,
     filled: NDArray[np.generic] | None = None,
-    n_iter: int = 100,
-    nudge_factor: float = 1e-2,
-    strength: float = 0.1,
-    cf_negative_fix: bool = True,
-    cf_limit: float = math.inf,
-    cf_uclip: float = math.inf,
-    cf_lclip: float = -math.inf,
-    offset_obs: bool = False,
-    threshold: float | None = None,
-    pad_observation: bool = True,
     observer: Observer | None = None,
+    n_iter: int,
+    nudge_factor: float,
+    strength: float,
+    cf_negative_fix: bool,
+    cf_limit: float,
+    cf_uclip: float,
+    cf_lclip: float,
+    offset_obs: bool,
+    threshold: float | None,
+    pad_observation: bool,
 ) -> Deconvolution:
-    """
-    Deconvolve a plane by Lucy and Richardson's multiplicative iteration.
+    """Deconvolve a plane by the multiplicative iteration of Richardson and Lucy.
 
     Repeat: b = x (*) p; ratio = (d + nudge) / (b + nudge); correction c = ratio correlated with p, then
     1 + `strength` (c - 1), then held at 1 by `threshold`, clipped, freed of negative values; x becomes x c.
 
     Parameters
     ----------
-    plane : array of float32, (y, x)
-        NaN is missing.
-    psf : array of float, (y, x)
-        Odd, centred, finite, of unit sum (`iteration.check_psf` checks), of any size.
-    variance : array of float, (y, x), optional
-        Of the plane, for chi2 only.
-    filled : array of bool or int, (y, x), optional
-        True where the plane was interpolated.
-    n_iter : int
-        Number of iterations.
-    nudge_factor : float
-        The nudge is this fraction of the largest valid value. It keeps faint pixels from running away.
-    strength : float
-        Fraction of the textbook correction that is applied, 0 to 1.
-    cf_negative_fix : bool
-        Replace negative correction factors by a small positive one (`SMALL_FACTOR`).
-    cf_limit : float
-        Stop when the largest |c|, before it is clipped, exceeds this; that correction is still applied.
-    cf_uclip, cf_lclip : float
-        Limits between which c is clipped.
-    offset_obs : bool
-        Lift the plane so that none of its values is negative, and lower the result again by as much.
-    threshold : float, optional
-        Correct only pixels whose |d - b| reaches this: an absolute value if positive; if negative, its
-        absolute value is a fraction of the largest; if zero, the mean plus one standard deviation.
-    pad_observation : bool
-        Let light lie in a margin round the frame, so that the edge does not ring. Without it, the plane is
-        taken to be dark outside, as the textbook algorithm does.
-    observer : callable, optional
-        Is given an `IterationState` after each iteration.
+    plane, psf, variance, filled, observer
+        As for `clean.clean_modified`.
+    **options
+        The fields of `stages.deconvolve.LucyRichardson`, which explains them.
 
     Returns
     -------
@@ -87,12 +59,11 @@ def lucy_richardson(
     Notes
     -----
     With missing or filled pixels or a margin, each pixel's ratio counts with the trust w in its data (see
-    `iteration.prepare_field`), as in maximum likelihood with weights: c = (w ratio) correlated with p,
-    over w correlated with p. The iteration starts from a flat image at the mean of the valid pixels,
-    times the part of the frame in all that the PSF can reach if there is a margin; where data are missing
-    and seem darker than that, from their estimate. With `offset_obs` an observer sees lifted components.
-    With `strength` 1, `nudge_factor` 0, without padding and missing data this is the textbook algorithm.
-    float32 throughout.
+    `common.prepare_field`), as in maximum likelihood with weights: c = (w ratio) correlated with p, over w
+    correlated with p. The iteration starts from a flat image at the mean of the valid pixels; if there is a
+    margin, their light is spread over all that the PSF can reach. With `offset_obs` an observer gets
+    components that are lifted. Without a margin the plane is taken to be dark outside. With `strength` 1,
+    `nudge_factor` 0, without padding and missing data this is the textbook algorithm. float32 throughout.
 
     References
     ----------
@@ -105,11 +76,11 @@ def lucy_richardson(
     peak = float(valid.max(initial=-math.inf)) + float(offset)
     if not peak > 0:
         reason = StopReason.NOTHING_TO_DO if valid.size else StopReason.ALL_NAN
-        return deconvolution(plane, field, np.zeros_like(data), 0, reason, variance)
-    estimate = _start(field, data, padded=pad_observation)
+        return field.result(np.zeros_like(data), 0, reason, variance)
+    estimate = _flat_start(field, valid + offset, padded=pad_observation)
     norm = _normalisation(field, padded=pad_observation)
     nudge, floor = nudge_factor * peak, DIVISION_FLOOR * peak
-    watch = None if observer is None else _Watch(observer, field, data, estimate)
+    reporter = None if observer is None else _Reporter(observer, field, data, estimate)
     width, iterations, stop = field.convolver.shape[1], 0, None
     while stop is None and iterations < n_iter:
         ratio = field.convolver.convolve_padded(estimate)
@@ -122,78 +93,57 @@ def lucy_richardson(
         factor = field.convolver.correlate_padded(ratio)
         level = math.nan
         if threshold is not None and residual is not None:
-            level = _selection_level(residual, field.valid, threshold)
+            level = _selection_level(residual[field.valid > 0], threshold)
             np.copyto(factor, norm, where=np.abs(residual) < level)
         largest = _correct(estimate, factor, norm, width, strength, cf_lclip, cf_uclip, cf_negative_fix)
         iterations += 1
         if largest > cf_limit:
             stop = StopReason.CORRECTION_LIMIT
-        if watch is not None:
-            watch.show(iterations, estimate, level)
+        if reporter is not None:
+            reporter.report(iterations, estimate, level)
     if offset > 0:
         estimate[:, :width] -= offset
-    return deconvolution(
-        plane, field, estimate, iterations, StopReason.N_ITER if stop is None else stop, variance
-    )
+    return field.result(estimate, iterations, StopReason.N_ITER if stop is None else stop, variance)
 
 
-class _Watch:
-    """Makes the states for an observer, at the cost of one more convolution in each iteration."""
+class _Reporter:
+    """Makes the states for an observer, which takes one more convolution in each iteration."""
 
     def __init__(
         self, observer: Observer, field: Field, data: NDArray[np.float32], estimate: NDArray[np.float32]
     ) -> None:
         self._observer, self._field, self._data = observer, field, data
-        self._fabs: tuple[float, ...] = ()
-        self._rms: tuple[float, ...] = ()
         self._before = estimate.copy()
-        self._take_statistics(self._residual(estimate))
+        self._statistics = [self._measure(estimate)[1]]
 
-    def show(self, iteration: int, estimate: NDArray[np.float32], level: float) -> None:
-        """Hand the state after an iteration to the observer."""
-        residual = self._residual(estimate)
-        self._take_statistics(residual)
-        frame = self._field.frame
-        changed = estimate[frame] != self._before[frame]
+    def report(self, iteration: int, estimate: NDArray[np.float32], level: float) -> None:
+        """Call the observer with the state after an iteration."""
+        residual, statistics = self._measure(estimate)
+        self._statistics.append(statistics)
+        changed = estimate != self._before
         self._before[:] = estimate
-        self._observer(
-            IterationState(iteration, estimate[frame], residual[frame], changed, level, self._fabs, self._rms)
-        )
+        fabs, rms = zip(*self._statistics, strict=True)
+        self._observer(self._field.state(iteration, estimate, residual, changed, level, fabs, rms))
 
-    def _residual(self, estimate: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._data - self._field.convolver.convolve_padded(estimate)
-
-    def _take_statistics(self, residual: NDArray[np.float32]) -> None:
-        valid = residual[self._field.valid > 0].astype(np.float64)
-        self._fabs += (float(np.abs(valid).max()),)
-        self._rms += (float(np.sqrt(np.mean(valid**2))),)
+    def _measure(self, estimate: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[float, float]]:
+        """Return the residual and its statistics."""
+        residual = self._data - self._field.convolver.convolve_padded(estimate)
+        return residual, fabs_and_rms(residual[self._field.valid > 0])
 
 
-def _start(field: Field, data: NDArray[np.float32], *, padded: bool) -> NDArray[np.float32]:
-    """
-    Flat at the mean; darker where data are missing and estimated to be darker.
-
-    A padded plane has its light spread over all that the PSF can reach, which lowers the mean. Light that
-    starts behind a rim of missing pixels, where nothing can remove it, would stay there.
-    """
-    valid = data[field.valid > 0]
+def _flat_start(field: Field, valid: NDArray[np.float32], *, padded: bool) -> NDArray[np.float32]:
+    """Return a flat image at the mean of the valid pixels, whose light is spread thinner if it is padded."""
     mean = float(valid.mean(dtype=np.float64))
     if not mean > 0:
         mean = float(np.maximum(valid, 0).mean(dtype=np.float64))
     if padded:
-        height, width = field.knowable.shape
-        reach_y, reach_x = field.convolver.reach
+        (height, width), (reach_y, reach_x) = field.plane.shape, field.convolver.reach
         mean *= height * width / ((height + 2 * reach_y) * (width + 2 * reach_x))
-    start = np.zeros_like(data)
-    inside = start[:, : field.convolver.shape[1]]
-    inside[:] = mean
-    missing = field.valid[:, : inside.shape[1]] == 0
-    inside[missing] = np.clip(data[:, : inside.shape[1]][missing], LEAST_REACH * mean, mean)
-    return start
+    return field.convolver.pad(np.full(field.convolver.shape, mean, np.float32))
 
 
 def _normalisation(field: Field, *, padded: bool) -> NDArray[np.float32]:
-    """The divisor of the correlated ratio; what is outside of an unpadded plane counts as fully trusted."""
+    """Return the divisor of the correlated ratio; what is outside of an unpadded plane is fully trusted."""
     norm = field.convolver.correlate_padded(field.weight)
     if not padded:
         inside = field.convolver.pad(np.ones(field.convolver.shape, np.float32))
@@ -201,9 +151,9 @@ def _normalisation(field: Field, *, padded: bool) -> NDArray[np.float32]:
     return np.maximum(norm, np.float32(LEAST_REACH))
 
 
-def _selection_level(residual: NDArray[np.float32], valid: NDArray[np.float32], threshold: float) -> float:
-    """The |residual| from which pixels are corrected."""
-    size = np.abs(residual[valid > 0])
+def _selection_level(residual: NDArray[np.float32], threshold: float) -> float:
+    """Return the |residual| from which pixels are corrected, given the residual at valid pixels."""
+    size = np.abs(residual)
     if threshold > 0:
         return threshold
     if threshold < 0:
