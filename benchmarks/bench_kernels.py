@@ -19,7 +19,7 @@ from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.kernels.rebin import bins, rebin_block, weights
 from lucidcube.kernels.ssa.artefact_score import badness
 
-from .scenes import SSA, WAVELENGTH, Planes, normalised, planes, radial_psf
+from .scenes import CLEAN, LUCY, SSA, WAVELENGTH, Planes, normalised, planes, radial_psf
 
 SIDES = [101, 341, 1023]
 
@@ -91,9 +91,8 @@ class Clean(Plane):
     threshold = 0.3
 
     def work(self) -> object:
-        return clean_modified(
-            self.given.filled, self.given.psf, filled=self.given.bad, n_iter=20, threshold=self.threshold
-        )
+        options = CLEAN | {"n_iter": 20, "threshold": self.threshold}
+        return clean_modified(self.given.filled, self.given.psf, filled=self.given.bad, **options)
 
 
 class CleanOtsu(Clean):
@@ -104,7 +103,8 @@ class LucyRichardson(Plane):
     """Twenty iterations."""
 
     def work(self) -> object:
-        return lucy_richardson(self.given.filled, self.given.psf, filled=self.given.bad, n_iter=20)
+        options = LUCY | {"n_iter": 20}
+        return lucy_richardson(self.given.filled, self.given.psf, filled=self.given.bad, **options)
 
 
 class Convolve(Plane):

@@ -44,11 +44,16 @@ from lucidcube.kernels.psf.models import MODELS
 from lucidcube.kernels.psf.normalise import normalise_psf
 from lucidcube.kernels.ssa.artefact_score import badness
 from lucidcube.simulate import Scene, write_scene
+from lucidcube.stages.deconvolve import CleanModified, LucyRichardson
 from lucidcube.stages.normalise_psf import NormalisePSF
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 WAVELENGTH = 720e-9
 SSA: Any = {"window": 10, "start": -0.25, "stop": -0.75, "region": "class"}
+CLEAN, LUCY = (
+    {name: field.default for name, field in model.model_fields.items() if name != "method"}
+    for model in (CleanModified, LucyRichardson)
+)
 MIN_PLANES = 8  # the reference cannot rebin an axis that is shorter than its response
 PLANE = "(1,2)"
 CONFIG = """\
@@ -242,19 +247,19 @@ def compare_reference(
             15,
             "deconvolve",
             [*sharpen, "--deconv_method", "lucy_richardson"],
-            over(lambda i: lucy_richardson(filled[i], psfs[i], filled=masks[i])),
+            over(lambda i: lucy_richardson(filled[i], psfs[i], filled=masks[i], **LUCY)),
         ),
         "clean 0.3": (
             10,
             "deconvolve",
             [*sharpen, "--threshold", "0.3"],
-            over(lambda i: clean_modified(filled[i], psfs[i], filled=masks[i])),
+            over(lambda i: clean_modified(filled[i], psfs[i], filled=masks[i], **CLEAN)),
         ),
         "clean -1": (
             15,
             "deconvolve",
             [*sharpen, "--threshold", "-1"],
-            over(lambda i: clean_modified(filled[i], psfs[i], filled=masks[i], threshold=-1)),
+            over(lambda i: clean_modified(filled[i], psfs[i], filled=masks[i], **CLEAN | {"threshold": -1})),
         ),
     }
     for name, (goal, module, arguments, ours) in rows.items():
@@ -293,13 +298,13 @@ def compare_textbook(
 ) -> Iterator[Comparison]:
     """Compare textbook Lucy-Richardson for the same plane, PSF and number of iterations."""
     positive = np.clip(np.nan_to_num(plane), 1e-3 * np.nanmax(plane), None).astype(np.float32)
-    settings: dict[str, Any] = {"strength": 1, "nudge_factor": 0, "pad_observation": False}
+    settings = LUCY | {"strength": 1, "nudge_factor": 0, "pad_observation": False, "n_iter": iterations}
     for name, (goal, peer) in textbook_peers().items():
         comparison = Comparison(f"lucy_richardson, {iterations} iterations / {name}", goal)
-        lucy_richardson(positive, psf, n_iter=iterations, **settings)
+        lucy_richardson(positive, psf, **settings)
         for _ in range(rounds):
             theirs = cpu_of(lambda peer=peer: peer(positive, psf, iterations))
-            ours = cpu_of(lambda: lucy_richardson(positive, psf, n_iter=iterations, **settings))
+            ours = cpu_of(lambda: lucy_richardson(positive, psf, **settings))
             comparison.add(theirs, ours)
         yield comparison
 
@@ -324,13 +329,20 @@ def compare_limit(plane: np.ndarray, psf: np.ndarray, rounds: int) -> Iterator[C
         return scipy.fft.irfft2(scipy.fft.rfft2(noise[: fast[0], : fast[1]]), s=fast)
 
     never = {"min_frac_stat_delta": 0.0, "rms_frac_threshold": 0.0, "fabs_frac_threshold": 0.0}
+    endless = CLEAN | never
     methods: dict[str, tuple[int, Callable[[int], object]]] = {
-        "clean 0.3, iteration / FFT pair": (1, lambda n: clean_modified(plane, psf, n_iter=n, **never)),
+        "clean 0.3, iteration / FFT pair": (
+            1,
+            lambda n: clean_modified(plane, psf, **endless | {"n_iter": n}),
+        ),
         "clean -1, iteration / FFT pair": (
             1,
-            lambda n: clean_modified(plane, psf, n_iter=n, threshold=-1, **never),
+            lambda n: clean_modified(plane, psf, **endless | {"n_iter": n, "threshold": -1}),
         ),
-        "lucy_richardson, iteration / its four FFTs": (2, lambda n: lucy_richardson(plane, psf, n_iter=n)),
+        "lucy_richardson, iteration / its four FFTs": (
+            2,
+            lambda n: lucy_richardson(plane, psf, **LUCY | {"n_iter": n}),
+        ),
     }
     for name, (pairs, method) in methods.items():
         comparisons = (

@@ -17,10 +17,17 @@ from lucidcube.kernels.psf.models import MODELS
 from lucidcube.kernels.psf.normalise import normalise_psf
 from lucidcube.kernels.ssa.artefact_score import badness
 from lucidcube.simulate import Scene
+from lucidcube.stages.deconvolve import CleanModified, LucyRichardson
 from lucidcube.stages.normalise_psf import NormalisePSF
 
 WAVELENGTH = 720e-9
 SSA: Any = {"window": 10, "start": -0.25, "stop": -0.75, "region": "class"}
+
+CLEAN, LUCY = (
+    {name: field.default for name, field in model.model_fields.items() if name != "method"}
+    for model in (CleanModified, LucyRichardson)
+)
+"""The default parameters of the deconvolutions, which the kernels do not have themselves."""
 
 
 class Planes(NamedTuple):

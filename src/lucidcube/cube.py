@@ -68,7 +68,7 @@ VARIABLES: Mapping[str, Variable] = {
     VARIANCE: Variable(DIMS, 2, "variance of the data"),
     BADNESS: Variable(DIMS, 0, "artefact score: standard deviations by which the fine structure stands out"),
     MASK: Variable(DIMS, 0, "1 where a pixel is an artefact"),
-    FILLED: Variable(DIMS, 0, "1 where a marked pixel was replaced, 2 where a hole was filled: both have no weight"),
+    FILLED: Variable(DIMS, 0, "1 where a marked pixel was replaced, 2 where a hole was filled: no weight"),
     RESIDUAL: Variable(DIMS, 1, "input minus model of the last stage with a model"),
     PSF: Variable((WAVELENGTH, *PSF_PLANE), 0, "point spread function, centred, with unit sum"),
     "cut": Variable((WAVELENGTH,), 0, "artefact score from which a pixel of the plane is an artefact"),

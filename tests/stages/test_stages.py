@@ -23,6 +23,7 @@ from lucidcube.cube import (
     from_arrays,
 )
 from lucidcube.errors import CubeError, UserError
+from lucidcube.kernels.holes import Filled
 from lucidcube.stages import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, Rebin
 from scenes import target_cube
 
@@ -182,28 +183,78 @@ def test_the_cut_follows_the_channel() -> None:
 # interpolate
 
 
-@pytest.mark.parametrize("method", ["linear", "ssa", "ssa_deviation"])
-def test_each_method_mends_and_leaves_the_rest(method: str) -> None:
+every_method = pytest.mark.parametrize("method", ["linear", "ssa", "ssa_deviation"])
+
+
+@every_method
+def test_marked_pixels_are_replaced_and_good_ones_kept(method: str) -> None:
     clean = target_cube()
-    hurt = clean.copy(deep=True)
+    damaged = clean.copy(deep=True)
     mask = np.zeros(clean[DATA].shape, np.uint8)
     mask[:, 18:20, 20:23] = 1
-    hurt[DATA].values[mask == 1] += 5000
-    made = Interpolate(method=method)(hurt.assign({MASK: (DIMS, mask)}))
+    damaged[DATA].values[mask == 1] += 5000
+    made = Interpolate(method=method)(damaged.assign({MASK: (DIMS, mask)}))
     known = np.isfinite(clean[DATA].values)
     at = (mask == 1) & known
-    before = np.sqrt(np.mean((hurt[DATA].values - clean[DATA].values)[at] ** 2))
+    before = np.sqrt(np.mean((damaged[DATA].values - clean[DATA].values)[at] ** 2))
     after = np.sqrt(np.mean((made[DATA].values - clean[DATA].values)[at] ** 2))
     assert after < 0.2 * before
     keep = (mask == 0) & known
-    np.testing.assert_array_equal(made[DATA].values[keep], hurt[DATA].values[keep])
-    filled_planes = np.isfinite(clean[DATA].values).any((1, 2))
-    np.testing.assert_array_equal(
-        (made[FILLED].values == 1)[filled_planes], ((mask == 1) | ~known)[filled_planes]
-    )
-    assert np.isnan(made[VARIANCE].values[made[FILLED].values == 1]).all()
+    np.testing.assert_array_equal(made[DATA].values[keep], damaged[DATA].values[keep])
+    np.testing.assert_array_equal(made[FILLED].values == Filled.REPLACED, at)
+    assert np.isnan(made[VARIANCE].values[made[FILLED].values > 0]).all()
     total = made[DATA].values + made["residual"].values
-    np.testing.assert_allclose(total[known], hurt[DATA].values[known], rtol=1e-5)
+    np.testing.assert_allclose(total[known], damaged[DATA].values[known], rtol=1e-5)
+
+
+def cube_with_holes() -> tuple[xr.Dataset, np.ndarray, np.ndarray]:
+    """Half a frame of noise with a hole, a dead column, marked pixels between them and a marked rim.
+
+    Returns the cube and which pixels of a plane are holes, and which lie outside the field.
+    """
+    rng = np.random.default_rng(5)
+    data = (100 + rng.normal(0, 1, (2, 48, 48))).astype(np.float32)
+    hole, outside, mask = (np.zeros((48, 48), bool) for _ in range(3))
+    outside[:, 30:] = True
+    hole[:, 20] = hole[8:13, 8:14] = True
+    mask[20:23, 18:23] = mask[:, 28:30] = mask[8, 8] = mask[40, 40] = True
+    data[:, hole | outside] = np.nan
+    cube = from_arrays(data, [7e-7, 7.1e-7], variance=np.where(np.isnan(data), np.nan, np.float32(1)))
+    return cube.assign({MASK: (DIMS, np.array([mask, mask & False], np.uint8))}), hole, outside
+
+
+@every_method
+def test_holes_are_filled_and_the_outside_stays_nan(method: str) -> None:
+    cube, hole, outside = cube_with_holes()
+    made = Interpolate(method=method)(cube)
+    missing = hole | outside
+    for i in range(2):
+        marked = (cube[MASK].values[i] > 0) & ~missing
+        expected = np.where(hole, Filled.HOLE, np.where(marked, Filled.REPLACED, Filled.NO))
+        np.testing.assert_array_equal(made[FILLED].values[i], expected)
+        np.testing.assert_array_equal(np.isnan(made[DATA].values[i]), outside)
+        np.testing.assert_array_equal(np.isnan(made["residual"].values[i]), missing)
+        np.testing.assert_array_equal(np.isnan(made[VARIANCE].values[i]), missing | marked)
+        inner = hole.copy()
+        inner[[0, -1]] = False  # which falls towards zero
+        np.testing.assert_allclose(made[DATA].values[i][inner], 100, atol=12)
+
+
+@pytest.mark.parametrize(("max_hole", "filled"), [(0, 0), (5, 0), (9, 49), (10, 49)])
+def test_only_holes_up_to_the_largest_are_filled(max_hole: int, filled: int) -> None:
+    data = np.ones((1, 30, 30), np.float32)
+    data[0, 10:17, 10:17] = np.nan
+    made = Interpolate(max_hole=max_hole)(from_arrays(data, [7e-7]))
+    assert (made[FILLED].values == Filled.HOLE).sum() == filled
+    assert np.isnan(made[DATA].values).sum() == 49 - filled
+
+
+def test_a_second_interpolation_remembers_what_the_first_filled() -> None:
+    cube, _, _ = cube_with_holes()
+    once = Interpolate()(cube)
+    twice = Interpolate()(once)
+    np.testing.assert_array_equal(twice[FILLED].values, once[FILLED].values)
+    np.testing.assert_array_equal(np.isnan(twice[VARIANCE].values), np.isnan(once[VARIANCE].values))
 
 
 # fit_psf

@@ -8,6 +8,7 @@ from deconvolvers import lucy_richardson
 from disc_scene import ODD_PLANES, SIGMA, border, error, holes, moffat, planet, rim
 from locations import ORACLE
 from lucidcube.kernels.deconvolution.common import StopReason
+from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.fourier.convolver import Convolver
 
 RECORDED = ORACLE / "deconv_reference.npz"
@@ -137,6 +138,32 @@ class TestMissingData:
         assert result.fabs == pytest.approx(np.abs(left).max())
         assert result.rms == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-5)
         assert result.chi2 == pytest.approx(np.mean(left**2) / SIGMA**2, rel=1e-5)
+
+
+@pytest.mark.parametrize("n_iter", [1, 3, 10])
+@pytest.mark.parametrize("known", ["nan", "marked"])
+@pytest.mark.parametrize(
+    ("y", "x", "radius", "tolerance"),
+    [(32, 32, 3, 0.02), (30, 36, 3, 0.02), (8, 9, 3, 0.02), (9, 10, 6, 0.05)],
+)
+def test_few_iterations_do_not_show_the_mask(n_iter, known, y, x, radius, tolerance):
+    """On the disc and on the faint sky beside it, where the flat start is much too bright."""
+    plane, psf, _, _ = planet()
+    plane = plane + np.float32(20)
+    hole, around = (np.hypot(*(np.indices(plane.shape) - [[[y]], [[x]]])) <= r for r in (radius, radius + 4))
+    ring = around & ~hole
+    whole = lucy_richardson(plane, psf, n_iter=n_iter).components
+    if known == "nan":
+        result = lucy_richardson(np.where(hole, np.float32(np.nan), plane), psf, n_iter=n_iter)
+        hole &= np.isfinite(result.components)
+        assert hole.any() == (radius < 5), (
+            "the PSF reaches across the narrow hole and not across the wide one"
+        )
+    else:
+        result = lucy_richardson(fill_linear(plane, hole), psf, filled=hole, n_iter=n_iter)
+        assert np.isfinite(result.components).all()
+    contrast = [image[hole].mean() / image[ring].mean() for image in (result.components, whole) if hole.any()]
+    np.testing.assert_allclose(contrast[:1], contrast[1:], rtol=tolerance)
 
 
 class TestStops:
