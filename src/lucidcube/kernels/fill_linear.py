@@ -10,7 +10,7 @@ cavities are triangulated. Three facts about points on a grid make that exact:
   of all rim pixels on one empty circle) are found without rounding.
 
 A grid is full of cells with more than three corners: four corners of a square lie on one circle, and
-either diagonal makes a valid Delaunay triangulation. Programs usually take one by chance; here the value
+either diagonal makes a valid Delaunay triangulation. Programs usually take an arbitrary one; here the value
 is the mean over the fans from every corner of the cell, each a valid triangulation. That keeps the
 result symmetric (a single missing pixel becomes the mean of its four neighbours) and independent of the
 order of work.
@@ -24,11 +24,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+Plane = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+
 LARGEST_SIDE = 16384
 """Sides above this could overflow the exact 64-bit test of `_in_circle`."""
 
 
-def fill_linear(plane: NDArray[np.floating], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+def fill_linear(plane: NDArray[np.floating], missing: Flags) -> Plane:
     """Replace missing pixels by linear interpolation between the good ones around them.
 
     The plane is set in a frame one pixel wide that holds the 3 x 3 mean of what lies beside it (missing
@@ -57,7 +61,7 @@ def fill_linear(plane: NDArray[np.floating], missing: NDArray[np.bool_]) -> NDAr
     -----
     Where the Delaunay triangulation of the good pixels is unique this equals
     ``scipy.interpolate.LinearNDInterpolator`` on the framed plane to float32 rounding; where it is not,
-    the mean over valid triangulations is taken (see the module's text).
+    the mean over valid triangulations is taken (see the text of the module).
     """
     if plane.ndim != 2 or plane.shape != missing.shape or max(plane.shape) > LARGEST_SIDE:
         raise ValueError(
@@ -68,34 +72,30 @@ def fill_linear(plane: NDArray[np.floating], missing: NDArray[np.bool_]) -> NDAr
     hole = missing | np.isnan(filled)
     if not hole.any():
         return filled
-    framed = np.zeros((plane.shape[0] + 2, plane.shape[1] + 2), dtype=np.float32)
-    framed[1:-1, 1:-1] = np.where(hole, np.float32(0), filled)
+    framed = np.pad(np.where(hole, np.float32(0), filled), 1)
     _fill_frame(framed)
-    todo = np.zeros(framed.shape, dtype=np.bool_)
-    todo[1:-1, 1:-1] = hole
+    todo = np.pad(hole, 1)
     _fill_single(framed, todo)
     if todo.any():
-        rim_y, rim_x, before = _rim(todo)
-        _fill_groups(framed, todo, rim_y, rim_x, before)
+        rim, before = _rim(todo)
+        _fill_groups(framed, todo, rim, before)
     return np.ascontiguousarray(framed[1:-1, 1:-1])
 
 
-def _fill_frame(framed: NDArray[np.float32]) -> None:
+def _fill_frame(framed: Plane) -> None:
     """Set the outermost pixels to the 3 x 3 mean of the zero-framed plane."""
     ninth = np.float32(1 / 9)
-    for inner, outer in ((framed[1], framed[0]), (framed[-2], framed[-1])):
-        outer[:] = inner * ninth
-        outer[1:] += inner[:-1] * ninth
-        outer[:-1] += inner[1:] * ninth
-    for inner, outer in ((framed[1:-1, 1], framed[1:-1, 0]), (framed[1:-1, -2], framed[1:-1, -1])):
-        outer[:] = inner * ninth
-        outer[1:] += inner[:-1] * ninth
-        outer[:-1] += inner[1:] * ninth
+    rows, columns = framed, framed[1:-1].T
+    for lines in (rows, columns):
+        for outer, inner in ((lines[0], lines[1]), (lines[-1], lines[-2])):
+            outer[:] = inner * ninth
+            outer[1:] += inner[:-1] * ninth
+            outer[:-1] += inner[1:] * ninth
 
 
 @njit(cache=True, nogil=True)
-def _fill_single(values: NDArray[np.float32], todo: NDArray[np.bool_]) -> None:
-    """Fill the missing pixels whose eight neighbours are all good: the mean of the nearest four."""
+def _fill_single(values: Plane, todo: Flags) -> None:
+    """Fill the missing pixels whose eight neighbours are all good with the mean of the nearest four."""
     ny, nx = todo.shape
     for y in range(1, ny - 1):
         for x in range(1, nx - 1):
@@ -109,11 +109,11 @@ def _fill_single(values: NDArray[np.float32], todo: NDArray[np.bool_]) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _rim(todo: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-    """Good pixels with a missing neighbour: y and x in raster order, and how many come before each pixel.
+def _rim(todo: Flags) -> tuple[Integers, NDArray[np.int32]]:
+    """Return the (y, x) of the rim pixels in raster order, and how many of them precede each pixel.
 
-    ``before[y, x]`` counts the rim pixels that precede (y, x), so those of row y with x0 <= x < x1 are
-    numbers ``before[y, x0]`` to ``before[y, x1]``: a search of any box costs only what lies in it.
+    Those of row y with x0 <= x < x1 are numbers ``before[y, x0]`` to ``before[y, x1]``: a search of any box
+    costs only what lies in it.
     """
     ny, nx = todo.shape
     rim = np.zeros(todo.shape, dtype=np.bool_)
@@ -129,29 +129,22 @@ def _rim(todo: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64],
             rim[y, x] &= not todo[y, x]
             n += rim[y, x]
         before[y, nx] = n
-    rim_y, rim_x = np.nonzero(rim)
-    return rim_y, rim_x, before
+    return np.column_stack(np.nonzero(rim)), before
 
 
 @njit(cache=True, nogil=True)
-def _fill_groups(
-    values: NDArray[np.float32],
-    todo: NDArray[np.bool_],
-    rim_y: NDArray[np.int64],
-    rim_x: NDArray[np.int64],
-    before: NDArray[np.int32],
-) -> None:
-    """Walk over the cells of every cavity, painting the missing pixels in each.
+def _fill_groups(values: Plane, todo: Flags, rim: Integers, before: NDArray[np.int32]) -> None:
+    """Walk over the cells of every cavity and fill the missing pixels in each.
 
     A walk starts below the unit edge north of a group's first pixel and crosses every edge of a cell
     that is longer than one: those have the cavity on both sides.
     """
-    n = rim_y.size
-    seen = np.full(_table_size(n), -1, dtype=np.int64)
+    n = len(rim)
+    seen = {np.int64(-1)}
     stack = np.empty(6 * n + 1, dtype=np.int64)  # n points have at most 3 n edges, 6 n with direction
     cell = np.empty(n, dtype=np.int64)
     starts_y, starts_x = np.nonzero(todo)
-    for y, x in zip(starts_y, starts_x):  # noqa: B905 (numba knows no `strict`)
+    for y, x in zip(starts_y, starts_x):  # noqa: B905 (numba has no `strict`)
         if not todo[y, x]:
             continue
         stack[0] = np.int64(before[y - 1, x - 1]) * n + before[y - 1, x]
@@ -159,59 +152,38 @@ def _fill_groups(
         while depth > 0:
             depth -= 1
             edge = stack[depth]
-            if not _add(seen, edge):
+            if edge in seen:
                 continue
-            size = _find_cell(edge // n, edge % n, rim_y, rim_x, before, cell)
-            _paint(values, todo, rim_y, rim_x, cell[:size])
+            size = _find_cell(rim, edge // n, edge % n, before, cell)
+            _fill_cell(values, todo, rim, cell[:size])
             for i in range(size):
                 a, b = cell[i], cell[(i + 1) % size]
-                _add(seen, a * n + b)
-                if abs(rim_y[a] - rim_y[b]) + abs(rim_x[a] - rim_x[b]) > 1:
+                seen.add(a * n + b)
+                if abs(rim[a, 0] - rim[b, 0]) + abs(rim[a, 1] - rim[b, 1]) > 1:
                     stack[depth] = b * n + a
                     depth += 1
 
 
 @njit(cache=True, nogil=True)
-def _table_size(n: int) -> int:
-    """Power of two that keeps a hash table of 6 n entries no more than three quarters full."""
-    size = 16
-    while size < 8 * n:
-        size *= 2
-    return size
+def _cross(rim: Integers, a: int, b: int, y: int, x: int) -> int:
+    """Twice the signed area of a triangle; positive if (y, x) lies on the inner side of the edge a to b."""
+    return (rim[b, 1] - rim[a, 1]) * (y - rim[a, 0]) - (rim[b, 0] - rim[a, 0]) * (x - rim[a, 1])
 
 
 @njit(cache=True, nogil=True)
-def _add(table: NDArray[np.int64], key: int) -> bool:
-    """Put a key into an open hash table; False if it was there."""
-    place = ((key ^ (key >> 17)) * 0x9E3779B1) & (table.size - 1)
-    while table[place] != -1:
-        if table[place] == key:
-            return False
-        place = (place + 1) & (table.size - 1)
-    table[place] = key
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _cross(ay: int, ax: int, by: int, bx: int, py: int, px: int) -> int:
-    """Twice the signed area of a triangle; positive: p lies on the inner side of the edge a to b."""
-    return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
-
-
-@njit(cache=True, nogil=True)
-def _in_circle(ay: int, ax: int, by: int, bx: int, cy: int, cx: int, py: int, px: int) -> int:
-    """Positive, zero, negative: p lies inside, on, outside the circle through a, b, c (exact)."""
-    ay, ax, by, bx, cy, cx = ay - py, ax - px, by - py, bx - px, cy - py, cx - px
+def _in_circle(rim: Integers, a: int, b: int, c: int, y: int, x: int) -> int:
+    """Positive, zero, negative if (y, x) lies inside, on, outside the circle through a, b, c (exact)."""
+    ay, by, cy = rim[a, 0] - y, rim[b, 0] - y, rim[c, 0] - y
+    ax, bx, cx = rim[a, 1] - x, rim[b, 1] - x, rim[c, 1] - x
     a2, b2, c2 = ay * ay + ax * ax, by * by + bx * bx, cy * cy + cx * cx
     return a2 * (bx * cy - by * cx) - b2 * (ax * cy - ay * cx) + c2 * (ax * by - ay * bx)
 
 
 @njit(cache=True, nogil=True)
-def _circle_box(
-    ay: int, ax: int, by: int, bx: int, cy: int, cx: int, ny: int, nx: int
-) -> tuple[int, int, int, int]:
+def _circle_box(rim: Integers, a: int, b: int, c: int, ny: int, nx: int) -> tuple[int, int, int, int]:
     """First and one past the last row and column that the circle through a, b, c reaches in the plane."""
-    by, bx, cy, cx = by - ay, bx - ax, cy - ay, cx - ax
+    ay, ax = rim[a]
+    by, bx, cy, cx = rim[b, 0] - ay, rim[b, 1] - ax, rim[c, 0] - ay, rim[c, 1] - ax
     b2, c2, area = by * by + bx * bx, cy * cy + cx * cx, 2.0 * (bx * cy - by * cx)
     y, x = (bx * c2 - cx * b2) / area, (cy * b2 - by * c2) / area
     radius = math.sqrt(y * y + x * x) * (1 + 1e-9) + 1e-6  # the box may be too large, never too small
@@ -221,21 +193,15 @@ def _circle_box(
 
 
 @njit(cache=True, nogil=True)
-def _find_cell(
-    a: int,
-    b: int,
-    rim_y: NDArray[np.int64],
-    rim_x: NDArray[np.int64],
-    before: NDArray[np.int32],
-    cell: NDArray[np.int64],
-) -> int:
-    """Corners of the cell on the inner side of the edge a to b, in order; returns how many.
+def _find_cell(rim: Integers, a: int, b: int, before: NDArray[np.int32], cell: Integers) -> int:
+    """Find the corners of the cell on the inner side of the edge a to b, in order; return their number.
 
     The search box about the edge doubles until it holds the circle of the best corner found in it: then
     no rim pixel elsewhere can lie in that circle.
     """
     ny, nx = before.shape[0], before.shape[1] - 1
-    ay, ax, by, bx = rim_y[a], rim_x[a], rim_y[b], rim_x[b]
+    ay, ax = rim[a]
+    by, bx = rim[b]
     cell[0], cell[1] = a, b
     size, reach = 2, 2
     box = (0, ny, 0, nx)
@@ -245,10 +211,9 @@ def _find_cell(
         size = 2
         for y in range(y0, y1):
             for p in range(before[y, x0], before[y, x1]):
-                if _cross(ay, ax, by, bx, y, rim_x[p]) <= 0:
+                if _cross(rim, a, b, y, rim[p, 1]) <= 0:
                     continue
-                c = cell[2]
-                side = 1 if size == 2 else _in_circle(ay, ax, by, bx, rim_y[c], rim_x[c], y, rim_x[p])
+                side = 1 if size == 2 else _in_circle(rim, a, b, cell[2], y, rim[p, 1])
                 if side > 0:
                     size = 2
                 if side >= 0:
@@ -257,76 +222,62 @@ def _find_cell(
         if (y0, y1, x0, x1) == box:
             break
         if size > 2:
-            box = _circle_box(ay, ax, by, bx, rim_y[cell[2]], rim_x[cell[2]], ny, nx)
+            box = _circle_box(rim, a, b, cell[2], ny, nx)
             if y0 <= box[0] and y1 >= box[1] and x0 <= box[2] and x1 >= box[3]:
                 break
         reach *= 2
-    _sort_corners(rim_y, rim_x, cell[:size])
+    _sort_corners(rim, cell[:size])
     return size
 
 
 @njit(cache=True, nogil=True)
-def _sort_corners(rim_y: NDArray[np.int64], rim_x: NDArray[np.int64], cell: NDArray[np.int64]) -> None:
+def _sort_corners(rim: Integers, cell: Integers) -> None:
     """Order corners on one circle by their direction from the first (which needs no angles)."""
-    y, x = rim_y[cell[0]], rim_x[cell[0]]
     for i in range(3, cell.size):
         p, j = cell[i], i
-        while j > 2 and _cross(y, x, rim_y[cell[j - 1]], rim_x[cell[j - 1]], rim_y[p], rim_x[p]) < 0:
+        while j > 2 and _cross(rim, cell[0], cell[j - 1], rim[p, 0], rim[p, 1]) < 0:
             cell[j] = cell[j - 1]
             j -= 1
         cell[j] = p
 
 
 @njit(cache=True, nogil=True)
-def _paint(
-    values: NDArray[np.float32],
-    todo: NDArray[np.bool_],
-    rim_y: NDArray[np.int64],
-    rim_x: NDArray[np.int64],
-    cell: NDArray[np.int64],
-) -> None:
+def _fill_cell(values: Plane, todo: Flags, rim: Integers, cell: Integers) -> None:
     """Fill the missing pixels inside a convex cell, its edges included, row by row."""
-    for y in range(rim_y[cell].min(), rim_y[cell].max() + 1):
+    rows = rim[cell, 0]
+    for y in range(rows.min(), rows.max() + 1):
         low, high = todo.shape[1], -1
         for i in range(cell.size):
             a, b = cell[i - 1], cell[i]
-            if rim_y[a] > rim_y[b]:
+            if rim[a, 0] > rim[b, 0]:
                 a, b = b, a
-            rows = rim_y[b] - rim_y[a]
-            if rows > 0 and rim_y[a] <= y <= rim_y[b]:
-                across = (y - rim_y[a]) * (rim_x[b] - rim_x[a])
-                low = min(low, rim_x[a] - (-across // rows))  # rounded up
-                high = max(high, rim_x[a] + across // rows)  # rounded down
+            height = rim[b, 0] - rim[a, 0]
+            if height > 0 and rim[a, 0] <= y <= rim[b, 0]:
+                across = (y - rim[a, 0]) * (rim[b, 1] - rim[a, 1])
+                low = min(low, rim[a, 1] - (-across // height))  # rounded up
+                high = max(high, rim[a, 1] + across // height)  # rounded down
         for x in range(low, high + 1):
             if todo[y, x]:
-                values[y, x] = _mean_of_fans(values, rim_y, rim_x, cell, y, x)
+                values[y, x] = _mean_of_fans(values, rim, cell, y, x)
                 todo[y, x] = False
 
 
 @njit(cache=True, nogil=True)
-def _mean_of_fans(
-    values: NDArray[np.float32],
-    rim_y: NDArray[np.int64],
-    rim_x: NDArray[np.int64],
-    cell: NDArray[np.int64],
-    y: int,
-    x: int,
-) -> float:
-    """Linear interpolation at (y, x), averaged over the triangulations by a fan from each corner."""
+def _mean_of_fans(values: Plane, rim: Integers, cell: Integers, y: int, x: int) -> float:
+    """Interpolate linearly at (y, x), and average over the triangulations by a fan from each corner."""
     total, fans = 0.0, cell.size if cell.size > 3 else 1
     for first in range(fans):
         a = cell[first]
-        ay, ax = rim_y[a], rim_x[a]
         for step in range(1, cell.size - 1):
             b, c = cell[(first + step) % cell.size], cell[(first + step + 1) % cell.size]
-            by, bx, cy, cx = rim_y[b], rim_x[b], rim_y[c], rim_x[c]
-            beside_c = _cross(ay, ax, by, bx, y, x)
-            beside_b = _cross(cy, cx, ay, ax, y, x)
+            beside_c, beside_b = _cross(rim, a, b, y, x), _cross(rim, c, a, y, x)
             if beside_c >= 0 and beside_b >= 0:
-                area = _cross(ay, ax, by, bx, cy, cx)
-                beside_a = area - beside_b - beside_c
-                total += (
-                    beside_a * values[ay, ax] + beside_b * values[by, bx] + beside_c * values[cy, cx]
-                ) / area
+                area = _cross(rim, a, b, rim[c, 0], rim[c, 1])
+                weights = (area - beside_b - beside_c, beside_b, beside_c)
+                corners = (a, b, c)
+                part = 0.0
+                for k in range(3):
+                    part += weights[k] * values[rim[corners[k], 0], rim[corners[k], 1]]
+                total += part / area
                 break
     return total / fans

@@ -77,7 +77,7 @@ def test_the_margin_holds_four_fifths_of_the_light(half):
 
 def test_a_complete_plane_is_taken_as_it_is():
     plane, psf, _, _ = planet()
-    field = prepare_field(plane, psf, None)
+    field = prepare_field(plane, psf, None, (0, 0))
     np.testing.assert_array_equal(field.data[field.frame], plane)
     assert field.valid_pixels == plane.size
     assert not field.outside.any()
@@ -111,7 +111,7 @@ def test_filled_values_are_used_only_among_valid_ones():
     filled[32, 32] = filled[:, :20] = 1
     marked = plane.copy()
     marked[32, 32] = marked[:, :20] = 777
-    field = prepare_field(marked, psf, filled)
+    field = prepare_field(marked, psf, filled, (0, 0))
     inside = field.data[field.frame]
     assert inside[32, 32] == 777
     assert abs(inside[32, 5]) < 100
@@ -157,7 +157,7 @@ def test_the_result_gives_back_the_input():
 
 def test_chi2_needs_a_variance():
     plane, psf, truth, _ = planet()
-    field = prepare_field(plane, psf, None)
+    field = prepare_field(plane, psf, None, (0, 0))
     assert np.isnan(field.result(field.convolver.pad(truth), 0, StopReason.N_ITER, None).chi2)
     nowhere = np.full(plane.shape, np.nan)
     assert np.isnan(field.result(field.convolver.pad(truth), 0, StopReason.N_ITER, nowhere).chi2)
@@ -170,11 +170,11 @@ class TestContinuation:
         rng = np.random.default_rng(0)
         valid = rng.random((37, 50)) < 0.3
         plane = np.where(valid, np.float32(3), np.float32(np.nan))
-        Continuation(valid).fill(plane)
+        Continuation(valid, 1.0).fill(plane)
         np.testing.assert_allclose(plane, 3, rtol=1e-6)
         values = rng.normal(size=valid.shape).astype(np.float32)
         filled = values.copy()
-        Continuation(valid).fill(filled)
+        Continuation(valid, 1.0).fill(filled)
         np.testing.assert_array_equal(filled[valid], values[valid])
         assert values[valid].min() <= filled.min() <= filled.max() <= values[valid].max()
 
@@ -183,8 +183,8 @@ class TestContinuation:
         valid = rng.random((20, 23)) < 0.5
         plane = rng.normal(size=valid.shape).astype(np.float32)
         longer = np.pad(plane, ((0, 0), (0, 9)), constant_values=7)
-        Continuation(valid).fill(longer)
-        Continuation(valid).fill(plane)
+        Continuation(valid, 1.0).fill(longer)
+        Continuation(valid, 1.0).fill(plane)
         np.testing.assert_array_equal(longer[:, :23], plane)
         assert (longer[:, 23:] == 7).all()
 
@@ -193,7 +193,7 @@ class TestContinuation:
         valid = np.ones(slope.shape, bool)
         valid[30:35, 30:35] = False
         plane = np.where(valid, slope, np.float32(0))
-        Continuation(valid).fill(plane)
+        Continuation(valid, 1.0).fill(plane)
         np.testing.assert_allclose(plane, slope, atol=1.5)
 
     def test_damps_only_what_it_fills(self):
@@ -206,10 +206,10 @@ class TestContinuation:
     @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 3)])
     def test_gives_zero_where_nothing_is_valid(self, shape):
         plane = np.full(shape, 9, np.float32)
-        Continuation(np.zeros(shape, bool)).fill(plane)
+        Continuation(np.zeros(shape, bool), 1.0).fill(plane)
         np.testing.assert_array_equal(plane, 0)
 
     def test_leaves_a_complete_plane_alone(self):
         plane = np.full((3, 3), 9, np.float32)
-        Continuation(np.ones((3, 3), bool)).fill(plane)
+        Continuation(np.ones((3, 3), bool), 1.0).fill(plane)
         np.testing.assert_array_equal(plane, 9)

@@ -12,11 +12,14 @@ from lucidcube.kernels.deconvolution.common import (
     RENEWAL_PERIOD,
     Deconvolution,
     Field,
+    IterationState,
     Observer,
     StopReason,
+    Variance,
     edge_margin,
     prepare_field,
 )
+from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.fourier.convolver import Support
 from lucidcube.kernels.otsu import nested_otsu
 
@@ -33,10 +36,10 @@ class _Statistics(NamedTuple):
 
 
 def clean_modified(
-    plane: NDArray[np.float32],
+    plane: Plane,
     psf: NDArray[np.floating],
     *,
-    variance: NDArray[np.floating] | None = None,
+    variance: Variance = None,
     filled: NDArray[np.generic] | None = None,
     observer: Observer | None = None,
     n_iter: int,
@@ -95,14 +98,14 @@ def clean_modified(
     best = _Best(give_best_result, latest)
     fabs, rms = [latest.fabs], [latest.rms]
     runs = _runs(field.valid)
-    iterations, stop = 0, None
+    iterations, stop = 0, StopReason.N_ITER
     if latest.fabs == 0:
         stop = StopReason.NOTHING_TO_DO if field.valid_pixels else StopReason.ALL_NAN
-    while stop is None and iterations < n_iter:
+    while stop is StopReason.N_ITER and iterations < n_iter:
         positive_only = iterations < n_positive_iter
         if iterations % RENEWAL_PERIOD == 0:
             field.renew(residual)
-        level = _selection_level(residual, runs, field.valid_pixels, latest, threshold, positive_only)
+        level = _selection_level(residual, runs, latest, threshold, positive_only)
         width = field.convolver.shape[1]
         support = Support(*_select(residual, components, step, width, level, loop_gain, positive_only))
         latest = _subtract(step, support, residual, field)
@@ -114,13 +117,13 @@ def clean_modified(
             fabs, rms, fabs_frac_threshold, rms_frac_threshold, max_stat_increase, min_frac_stat_delta
         )
         if observer is not None:
-            observer(field.state(iterations, components + step, residual, step != 0, level, fabs, rms))
-
+            state = (iterations, components + step, residual, step != 0, level, tuple(fabs), tuple(rms))
+            observer(field.shown(IterationState(*state)))
     components += step
     if best.components is not None:
         components = best.components
     spread = noise_std**2 if variance is None else variance
-    result = field.result(components, iterations, StopReason.N_ITER if stop is None else stop, spread)
+    result = field.result(components, iterations, stop, spread)
     return result if clean_beam_sigma == 0 else _with_clean_beam(result, clean_beam_sigma)
 
 
@@ -135,9 +138,9 @@ class _Best:
         self._wanted = wanted
         self._score = statistics.fabs * statistics.rms
         self._iteration = 0
-        self.components: NDArray[np.float32] | None = None
+        self.components: Plane | None = None
 
-    def compare(self, iteration: int, new: _Statistics, components: NDArray[np.float32]) -> None:
+    def compare(self, iteration: int, new: _Statistics, components: Plane) -> None:
         """Compare with the statistics after `iteration` + 1; `components` are those after `iteration`."""
         if not self._wanted:
             return
@@ -149,23 +152,18 @@ class _Best:
 
 
 def _stop_reason(
-    fabs: list[float],
-    rms: list[float],
-    fabs_fraction: float,
-    rms_fraction: float,
-    max_increase: float,
-    least_change: float,
-) -> StopReason | None:
-    """Return the first stop condition that the statistics from the start until now fulfil."""
-    if fabs[-1] < fabs_fraction * fabs[0]:
+    fabs: list[float], rms: list[float], least_fabs: float, least_rms: float, increase: float, change: float
+) -> StopReason:
+    """Return the first stop condition that the statistics from the start until now fulfil, or N_ITER."""
+    if fabs[-1] < least_fabs * fabs[0]:
         return StopReason.FABS_REACHED
-    if rms[-1] < rms_fraction * rms[0]:
+    if rms[-1] < least_rms * rms[0]:
         return StopReason.RMS_REACHED
-    if math.isfinite(max_increase) and any(s[-1] > (1 + max_increase) * min(s) for s in (fabs, rms)):
+    if math.isfinite(increase) and any(s[-1] > (1 + increase) * min(s) for s in (fabs, rms)):
         return StopReason.DIVERGED
-    if len(fabs) > STALL_WINDOW and all(_variation(s[-STALL_WINDOW:]) < least_change for s in (fabs, rms)):
+    if len(fabs) > STALL_WINDOW and all(_variation(s[-STALL_WINDOW:]) < change for s in (fabs, rms)):
         return StopReason.STALLED
-    return None
+    return StopReason.N_ITER
 
 
 def _variation(values: list[float]) -> float:
@@ -175,27 +173,20 @@ def _variation(values: list[float]) -> float:
     return spread / mean if mean > 0 else 0.0
 
 
-def _subtract(
-    step: NDArray[np.float32], support: Support, residual: NDArray[np.float32], field: Field
-) -> _Statistics:
+def _subtract(step: Plane, support: Support, residual: Plane, field: Field) -> _Statistics:
     """Subtract a blurred step from the residual, and return the statistics of what is left."""
     highest, lowest, squares = field.convolver.subtract_part(step, support, residual, field.valid)
     return _Statistics(max(highest, -lowest), highest, math.sqrt(squares / max(field.valid_pixels, 1)))
 
 
 def _selection_level(
-    residual: NDArray[np.float32],
-    runs: NDArray[np.int64],
-    pixels: int,
-    statistics: _Statistics,
-    threshold: float,
-    positive_only: bool,
+    residual: Plane, runs: NDArray[np.int64], latest: _Statistics, threshold: float, positive: bool
 ) -> float:
     """Return the value above which the metric selects a pixel; for `runs` of valid pixels see `_runs`."""
     if threshold >= 0:
-        return max(0.0, threshold * (statistics.highest if positive_only else statistics.fabs))
-    metric = np.empty(pixels, np.float32)
-    _gather_metric(residual, runs, positive_only, metric)
+        return max(0.0, threshold * (latest.highest if positive else latest.fabs))
+    metric = np.empty(np.diff(runs).sum(), np.float32)
+    _gather_metric(residual, runs, positive, metric)
     return max(0.0, nested_otsu(metric, NESTED_LEVELS))
 
 
@@ -209,13 +200,7 @@ def _with_clean_beam(result: Deconvolution, sigma: float) -> Deconvolution:
 
 @njit(cache=True, nogil=True)
 def _select(
-    residual: NDArray[np.float32],
-    components: NDArray[np.float32],
-    step: NDArray[np.float32],
-    width: int,
-    level: float,
-    gain: float,
-    positive_only: bool,
+    residual: Plane, components: Plane, step: Plane, width: int, level: float, gain: float, positive: bool
 ) -> tuple[int, int, int, int, int]:
     """Add the last step to the components, replace it by the next, and return the `Support` of that."""
     limit, fraction = np.float32(level), np.float32(gain)
@@ -226,7 +211,7 @@ def _select(
         for x in range(width):
             components[y, x] += step[y, x]
             value = residual[y, x]
-            metric = value if positive_only else abs(value)
+            metric = value if positive else abs(value)
             selected = metric > limit
             step[y, x] = fraction * value if selected else np.float32(0)
             by_column[x] += selected
@@ -239,19 +224,14 @@ def _select(
     return top, bottom, columns[0], columns[-1] + 1, pixels
 
 
-def _runs(valid: NDArray[np.float32]) -> NDArray[np.int64]:
+def _runs(valid: Plane) -> NDArray[np.int64]:
     """Return where runs of valid pixels begin and end in the flat plane."""
     edges = np.diff(np.concatenate([[False], valid.reshape(-1) > 0, [False]]).astype(np.int8))
     return np.stack([np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)], axis=1)
 
 
 @njit(cache=True, nogil=True)
-def _gather_metric(
-    residual: NDArray[np.float32],
-    runs: NDArray[np.int64],
-    positive_only: bool,
-    metric: NDArray[np.float32],
-) -> None:
+def _gather_metric(residual: Plane, runs: NDArray[np.int64], positive: bool, metric: Plane) -> None:
     """Copy the metric of the pixels in some runs of the flat plane into a flat array."""
     flat = residual.reshape(-1)
     done = 0
@@ -259,5 +239,5 @@ def _gather_metric(
         values = flat[runs[run, 0] : runs[run, 1]]
         part = metric[done : done + values.size]
         for k in range(values.size):
-            part[k] = values[k] if positive_only else abs(values[k])
+            part[k] = values[k] if positive else abs(values[k])
         done += values.size

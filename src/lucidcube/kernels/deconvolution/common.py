@@ -1,6 +1,6 @@
 """The parts that the deconvolution methods share: results, stop reasons, the PSF check and missing data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lucidcube.kernels.deconvolution.continuation import Continuation
+from lucidcube.kernels.deconvolution.continuation import Continuation, Plane
 from lucidcube.kernels.fourier.convolver import Convolver, trim_psf
 from lucidcube.kernels.holes import Filled, outside_field
 
@@ -69,8 +69,8 @@ class Deconvolution(NamedTuple):
         Mean of residual^2 / variance over the valid pixels of known variance; NaN where there are none.
     """
 
-    components: NDArray[np.float32]
-    residual: NDArray[np.float32]
+    components: Plane
+    residual: Plane
     iterations: int
     stop_reason: StopReason
     fabs: float
@@ -99,8 +99,8 @@ class IterationState(NamedTuple):
     """
 
     iteration: int
-    components: NDArray[np.float32]
-    residual: NDArray[np.float32]
+    components: Plane
+    residual: Plane
     selected: NDArray[np.bool_]
     threshold: float
     fabs: tuple[float, ...]
@@ -108,6 +108,7 @@ class IterationState(NamedTuple):
 
 
 Observer = Callable[[IterationState], None]
+Variance = NDArray[np.floating] | None
 
 
 def check_psf(psf: NDArray[np.floating]) -> None:
@@ -153,37 +154,32 @@ def _offset(psf: NDArray[np.floating], level: float) -> tuple[float, float]:
 class Field:
     """A plane that is ready for iterating: complete, and possibly wider than the frame.
 
-    Arrays of the shape (field y, padded_width) have rows that are padded as the convolver wants them.
-
     Attributes
     ----------
     plane : array of float32, (y, x)
         The input.
     convolver : Convolver
-        For planes of the shape of the field.
-    data : array of float32, (field y, padded_width)
-        The plane with estimates where it has no valid pixels.
-    weight : array of float32, (field y, padded_width)
-        Trust in `data`, 0 to 1: 1 for valid pixels, less for others, 0 in the padding.
-    valid : array of float32, (field y, padded_width)
-        1 for valid pixels, the only ones that count in statistics; 0 elsewhere.
+        For planes of the shape of the field; `padded_width` is that of its rows.
+    data, weight, valid : array of float32, (field y, padded_width)
+        The plane with estimates where it has no valid pixels; the trust in them, 1 for valid pixels and 0 in
+        the padding; and 1 for valid pixels, the only ones that count in statistics, 0 elsewhere.
     valid_pixels : int
         Number of valid pixels.
     estimated : array of bool, (field y, padded_width)
         Where `data` are estimates. The other pixels are valid, or filled and among valid ones.
     continuation : Continuation or None
-        Makes those estimates; None if all pixels are valid.
+        Makes the estimates; None if all pixels are valid.
     frame : (slice, slice)
         Where the plane lies in the field.
     unobserved, outside : array of bool, (y, x)
         Where the residual, and where the components of the result are NaN.
     """
 
-    plane: NDArray[np.float32]
+    plane: Plane
     convolver: Convolver
-    data: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    valid: NDArray[np.float32]
+    data: Plane
+    weight: Plane
+    valid: Plane
     valid_pixels: int
     estimated: NDArray[np.bool_]
     continuation: Continuation | None
@@ -191,34 +187,21 @@ class Field:
     unobserved: NDArray[np.bool_]
     outside: NDArray[np.bool_]
 
-    def renew(self, residual: NDArray[np.float32]) -> None:
+    def renew(self, residual: Plane) -> None:
         """Continue the residual (field y, padded_width), in place, over the pixels with estimated data."""
         if self.continuation is not None:
             self.continuation.fill(residual)
 
-    def state(
-        self,
-        iteration: int,
-        components: NDArray[np.float32],
-        residual: NDArray[np.float32],
-        selected: NDArray[np.bool_],
-        threshold: float,
-        fabs: Sequence[float],
-        rms: Sequence[float],
-    ) -> IterationState:
-        """Return what an observer gets, from arrays (field y, padded_width)."""
-        shown = np.where(self.outside, np.float32(np.nan), components[self.frame])
-        left = np.where(self.unobserved, np.float32(np.nan), residual[self.frame])
-        return IterationState(
-            iteration, shown, left, selected[self.frame], threshold, tuple(fabs), tuple(rms)
+    def shown(self, state: IterationState) -> IterationState:
+        """Return what an observer gets of a state with arrays (field y, padded_width)."""
+        return state._replace(
+            components=np.where(self.outside, np.float32(np.nan), state.components[self.frame]),
+            residual=np.where(self.unobserved, np.float32(np.nan), state.residual[self.frame]),
+            selected=state.selected[self.frame],
         )
 
     def result(
-        self,
-        components: NDArray[np.float32],
-        iterations: int,
-        stop_reason: StopReason,
-        variance: NDArray[np.floating] | float | None,
+        self, components: Plane, iterations: int, stop_reason: StopReason, variance: Variance | float
     ) -> Deconvolution:
         """Return the result for components (field y, padded_width), which are overwritten.
 
@@ -248,10 +231,7 @@ class Field:
 
 
 def prepare_field(
-    plane: NDArray[np.float32],
-    psf: NDArray[np.floating],
-    filled: NDArray[np.generic] | None,
-    margin: tuple[int, int] = (0, 0),
+    plane: Plane, psf: NDArray[np.floating], filled: NDArray[np.generic] | None, margin: tuple[int, int]
 ) -> Field:
     """Complete a plane, and surround it by a margin, for an iteration that knows no missing data.
 
@@ -265,8 +245,8 @@ def prepare_field(
     Parameters
     ----------
     plane : array of float32, (y, x)
-        NaN is missing. A hole as wide as twice the `edge_margin` is within reach of the PSF; missing pixels
-        elsewhere are outside the field.
+        NaN is missing: in holes no wider than twice the `edge_margin`, which the PSF reaches across, or
+        outside the field.
     psf : array of float, (y, x)
         See `check_psf`.
     filled : array of bool or int, (y, x), optional
@@ -322,8 +302,7 @@ def edge_margin(psf: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int,
         sides = profile[centre:] + profile[centre::-1]
         sides[0] /= 2
         enough = np.cumsum(sides) >= MARGIN_LIGHT * profile.sum()
-        reach = int(np.argmax(enough)) if enough.any() else centre
-        margins.append(min(reach, shape[axis] // 2))
+        margins.append(min(int(np.argmax(enough)), shape[axis] // 2))
     return margins[0], margins[1]
 
 

@@ -4,10 +4,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+Plane = NDArray[np.float32]
+
 
 class Continuation:
-    """
-    Fills planes that miss the same pixels, by pyramids ("push-pull").
+    """Fills planes that miss the same pixels, by pyramids ("push-pull").
 
     Means over ever larger squares of valid pixels are taken until nothing is missing, and come back by
     bilinear interpolation wherever a finer level has nothing better. Small holes are filled from what is
@@ -17,8 +18,8 @@ class Continuation:
     ----------
     valid : array of bool or float, (y, x)
         True, or not zero, where planes have values.
-    damping : array of float, (y, x), optional
-        Factor for the values that are filled in; 1 if left out.
+    damping : float or array of float, (y, x)
+        Factor for the values that are filled in.
 
     Notes
     -----
@@ -29,7 +30,7 @@ class Continuation:
     Gortler, Grzeszczuk, Szeliski & Cohen 1996, "The Lumigraph", section 3.5.1.
     """
 
-    def __init__(self, valid: NDArray[np.generic], damping: NDArray[np.floating] | None = None) -> None:
+    def __init__(self, valid: NDArray[np.generic], damping: NDArray[np.floating] | float) -> None:
         weight = (np.asarray(valid) != 0).astype(np.float32)
         self._weights = [weight]
         while weight.size > 1 and not weight.all():
@@ -37,17 +38,12 @@ class Continuation:
             self._weights.append(weight)
         self._levels = [np.zeros_like(weight) for weight in self._weights[1:]]
         self._lacks = [1 - weight for weight in self._weights]
-        if damping is not None:
-            self._lacks[0] = np.where(self._weights[0] > 0, 0, damping).astype(np.float32)
+        self._lacks[0] = np.where(self._weights[0] > 0, 0, damping).astype(np.float32)
 
-    def fill(self, plane: NDArray[np.float32]) -> None:
-        """
-        Replace the missing pixels of a plane, in place: by zeros if nothing at all is valid.
+    def fill(self, plane: Plane) -> None:
+        """Replace the missing pixels of a plane (y, x) in place, by zeros if nothing is valid.
 
-        Parameters
-        ----------
-        plane : array of float32, (y, x)
-            Finite wherever valid, anything elsewhere. Rows may be longer: what follows is left alone.
+        Rows may be longer than those of `valid`: what follows is left alone.
         """
         if not self._levels:
             plane[:, : self._weights[0].shape[1]][self._weights[0] == 0] = 0
@@ -60,8 +56,8 @@ class Continuation:
             _grow(self._levels[k], self._weights[k], self._lacks[k], self._levels[k - 1] if k else plane)
 
 
-def _sum_squares(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sums over squares of two by two pixels, with zeros beyond odd ends."""
+def _sum_squares(plane: Plane) -> Plane:
+    """Return sums over squares of two by two pixels, with zeros beyond odd ends."""
     height, width = plane.shape
     even = np.zeros((height + height % 2, width + width % 2), np.float32)
     even[:height, :width] = plane
@@ -69,10 +65,10 @@ def _sum_squares(plane: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 # The compiler turns the inner loops below into vector instructions; hence no views in them, and no conditions
-# but such as choose between two numbers.
+# except those that choose between two numbers.
 @njit(cache=True, nogil=True, error_model="numpy")
-def _shrink(fine: NDArray[np.float32], weight: NDArray[np.float32], coarse: NDArray[np.float32]) -> None:
-    """Weighted means over squares of two by two pixels; zero where they have no weight."""
+def _shrink(fine: Plane, weight: Plane, coarse: Plane) -> None:
+    """Put weighted means over squares of two by two pixels into `coarse`; zero where they have no weight."""
     height, width = weight.shape
     total, share = np.empty(width + 1, np.float32), np.empty(width + 1, np.float32)
     zero = np.float32(0)
@@ -90,12 +86,7 @@ def _shrink(fine: NDArray[np.float32], weight: NDArray[np.float32], coarse: NDAr
 
 
 @njit(cache=True, nogil=True)
-def _grow(
-    coarse: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    lack: NDArray[np.float32],
-    fine: NDArray[np.float32],
-) -> None:
+def _grow(coarse: Plane, weight: Plane, lack: Plane, fine: Plane) -> None:
     """Blend bilinear interpolation of the coarse level into the fine one, where the fine one lacks weight."""
     height, width = weight.shape
     last_y, columns = coarse.shape[0] - 1, coarse.shape[1]

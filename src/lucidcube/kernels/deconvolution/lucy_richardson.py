@@ -10,12 +10,15 @@ from lucidcube.kernels.deconvolution.common import (
     RENEWAL_PERIOD,
     Deconvolution,
     Field,
+    IterationState,
     Observer,
     StopReason,
+    Variance,
     edge_margin,
     fabs_and_rms,
     prepare_field,
 )
+from lucidcube.kernels.deconvolution.continuation import Plane
 
 SMALL_FACTOR = 1e-6
 DIVISION_FLOOR = 1e-7
@@ -23,10 +26,10 @@ LEAST_REACH = 1e-3
 
 
 def lucy_richardson(
-    plane: NDArray[np.float32],
+    plane: Plane,
     psf: NDArray[np.floating],
     *,
-    variance: NDArray[np.floating] | None = None,
+    variance: Variance = None,
     filled: NDArray[np.generic] | None = None,
     observer: Observer | None = None,
     n_iter: int,
@@ -81,8 +84,8 @@ def lucy_richardson(
     norm = _normalisation(field, padded=pad_observation)
     nudge, floor = nudge_factor * peak, DIVISION_FLOOR * peak
     reporter = None if observer is None else _Reporter(observer, field, data, estimate)
-    width, iterations, stop = field.convolver.shape[1], 0, None
-    while stop is None and iterations < n_iter:
+    width, iterations, stop = field.convolver.shape[1], 0, StopReason.N_ITER
+    while stop is StopReason.N_ITER and iterations < n_iter:
         ratio = field.convolver.convolve_padded(estimate)
         if iterations and iterations % RENEWAL_PERIOD == 0 and field.continuation is not None:
             left = data - ratio
@@ -103,35 +106,34 @@ def lucy_richardson(
             reporter.report(iterations, estimate, level)
     if offset > 0:
         estimate[:, :width] -= offset
-    return field.result(estimate, iterations, StopReason.N_ITER if stop is None else stop, variance)
+    return field.result(estimate, iterations, stop, variance)
 
 
 class _Reporter:
     """Makes the states for an observer, which takes one more convolution in each iteration."""
 
-    def __init__(
-        self, observer: Observer, field: Field, data: NDArray[np.float32], estimate: NDArray[np.float32]
-    ) -> None:
+    def __init__(self, observer: Observer, field: Field, data: Plane, estimate: Plane) -> None:
         self._observer, self._field, self._data = observer, field, data
+        self._statistics: list[tuple[float, float]] = []
         self._before = estimate.copy()
-        self._statistics = [self._measure(estimate)[1]]
+        self._residual(estimate)
 
-    def report(self, iteration: int, estimate: NDArray[np.float32], level: float) -> None:
+    def report(self, iteration: int, estimate: Plane, level: float) -> None:
         """Call the observer with the state after an iteration."""
-        residual, statistics = self._measure(estimate)
-        self._statistics.append(statistics)
-        changed = estimate != self._before
-        self._before[:] = estimate
+        residual, changed = self._residual(estimate), estimate != self._before
+        self._before = estimate.copy()
         fabs, rms = zip(*self._statistics, strict=True)
-        self._observer(self._field.state(iteration, estimate, residual, changed, level, fabs, rms))
+        state = IterationState(iteration, estimate, residual, changed, level, fabs, rms)
+        self._observer(self._field.shown(state))
 
-    def _measure(self, estimate: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[float, float]]:
-        """Return the residual and its statistics."""
+    def _residual(self, estimate: Plane) -> Plane:
+        """Return the residual, and remember its statistics."""
         residual = self._data - self._field.convolver.convolve_padded(estimate)
-        return residual, fabs_and_rms(residual[self._field.valid > 0])
+        self._statistics.append(fabs_and_rms(residual[self._field.valid > 0]))
+        return residual
 
 
-def _flat_start(field: Field, valid: NDArray[np.float32], *, padded: bool) -> NDArray[np.float32]:
+def _flat_start(field: Field, valid: Plane, *, padded: bool) -> Plane:
     """Return a flat image at the mean of the valid pixels, whose light is spread thinner if it is padded."""
     mean = float(valid.mean(dtype=np.float64))
     if not mean > 0:
@@ -142,7 +144,7 @@ def _flat_start(field: Field, valid: NDArray[np.float32], *, padded: bool) -> ND
     return field.convolver.pad(np.full(field.convolver.shape, mean, np.float32))
 
 
-def _normalisation(field: Field, *, padded: bool) -> NDArray[np.float32]:
+def _normalisation(field: Field, *, padded: bool) -> Plane:
     """Return the divisor of the correlated ratio; what is outside of an unpadded plane is fully trusted."""
     norm = field.convolver.correlate_padded(field.weight)
     if not padded:
@@ -151,7 +153,7 @@ def _normalisation(field: Field, *, padded: bool) -> NDArray[np.float32]:
     return np.maximum(norm, np.float32(LEAST_REACH))
 
 
-def _selection_level(residual: NDArray[np.float32], threshold: float) -> float:
+def _selection_level(residual: Plane, threshold: float) -> float:
     """Return the |residual| from which pixels are corrected, given the residual at valid pixels."""
     size = np.abs(residual)
     if threshold > 0:
@@ -162,13 +164,7 @@ def _selection_level(residual: NDArray[np.float32], threshold: float) -> float:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _divide(
-    blurred: NDArray[np.float32],
-    data: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    nudge: float,
-    floor: float,
-) -> None:
+def _divide(blurred: Plane, data: Plane, weight: Plane, nudge: float, floor: float) -> None:
     """Replace blurred by weight * (data + nudge) / (blurred + nudge), with divisors above rounding noise."""
     lift, least = np.float32(nudge), np.float32(floor)
     for y in range(data.shape[0]):
@@ -180,9 +176,9 @@ def _divide(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _correct(
-    estimate: NDArray[np.float32],
-    factor: NDArray[np.float32],
-    norm: NDArray[np.float32],
+    estimate: Plane,
+    factor: Plane,
+    norm: Plane,
     width: int,
     strength: float,
     lower: float,
