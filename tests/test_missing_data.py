@@ -12,7 +12,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
-from lucidcube.config.schema import from_plain
+from lucidcube.config.load import from_plain
 from lucidcube.run.pipeline import run
 from lucidcube.simulate import Scene
 from lucidcube.simulate.artefacts import outside_field
