@@ -14,7 +14,7 @@ import xarray as xr
 
 from lucidcube.cube import DATA, VARIANCE, WAVELENGTH
 from lucidcube.lift.blocks import Output, over_planes
-from lucidcube.run.checkpoint import Checkpoint
+from lucidcube.runner.checkpoint import Checkpoint
 
 from .scenes import cube
 

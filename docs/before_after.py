@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lucidcube.config.load import from_plain
-from lucidcube.run.pipeline import run
+from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 
 PICTURE = Path(__file__).parent / "images" / "before-after.png"

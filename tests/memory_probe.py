@@ -25,8 +25,8 @@ import lucidcube.stages  # noqa: E402, F401
 from lucidcube.cube import BADNESS, DIMS, FILLED, MASK, PSF, PSF_PLANE, WAVELENGTH, from_arrays  # noqa: E402
 from lucidcube.io.reader import open_cube  # noqa: E402
 from lucidcube.kernels.fill_linear import fill_linear  # noqa: E402
-from lucidcube.run.checkpoint import Checkpoint  # noqa: E402
-from lucidcube.run.compute import resident_peak  # noqa: E402
+from lucidcube.runner.checkpoint import Checkpoint  # noqa: E402
+from lucidcube.runner.compute import resident_peak  # noqa: E402
 from lucidcube.stages.base import REGISTRY, Stage  # noqa: E402
 
 STAR_STAGES = ("normalise_psf", "fit_psf")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
 from lucidcube.config.load import from_plain
-from lucidcube.run.pipeline import run
+from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene
 from lucidcube.simulate.artefacts import outside_field
 from lucidcube.simulate.files import write_scene

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import lucidcube
-import lucidcube.run.pipeline
+import lucidcube.runner.pipeline
 import lucidcube.stages
 from lucidcube.stages.base import REGISTRY
 
@@ -22,7 +22,7 @@ def test_every_name_can_be_imported() -> None:
     for name in lucidcube.__all__:
         assert callable(getattr(lucidcube, name)), name
     assert {*lucidcube.__all__} <= {*dir(lucidcube)}
-    assert lucidcube.run_config is lucidcube.run.pipeline.run
+    assert lucidcube.run is lucidcube.runner.pipeline.run
 
 
 def test_all_stages_are_offered() -> None:

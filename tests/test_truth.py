@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 
 from locations import ROOT
 from lucidcube.config.load import from_plain
-from lucidcube.run.pipeline import run
+from lucidcube.runner.pipeline import run
 from lucidcube.simulate import ArtefactKind, Scene
 
 SCENE = Scene(shape=(32, 61, 61), seed=11)

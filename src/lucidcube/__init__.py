@@ -1,7 +1,6 @@
 """Sharpen astronomical integral-field cubes, lazily, in bounded memory.
 
-The names of `__all__` are imported when they are first used, so that importing this package is quick. The
-function that runs a config is called `run_config` here, because `lucidcube.run` is the package it comes from.
+The names of `__all__` are imported when they are first used, so that importing this package is quick.
 """
 
 from importlib import import_module
@@ -10,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lucidcube.config.load import load as load_config
     from lucidcube.io.reader import open_cube
-    from lucidcube.run.pipeline import run as run_config
+    from lucidcube.runner.pipeline import run
     from lucidcube.stages import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, NormalisePSF, Rebin
 
 __version__ = "0.1.0"
 __all__ = [
     "Artefacts", "Deconvolve", "FitPSF", "Interpolate", "Mask", "NormalisePSF", "Rebin",
-    "load_config", "open_cube", "run_config",
+    "load_config", "open_cube", "run",
 ]  # fmt: skip
 
 _FUNCTIONS = {
     "load_config": ("lucidcube.config.load", "load"),
     "open_cube": ("lucidcube.io.reader", "open_cube"),
-    "run_config": ("lucidcube.run.pipeline", "run"),
+    "run": ("lucidcube.runner.pipeline", "run"),
 }
 
 

@@ -18,7 +18,7 @@ from astropy.io import fits
 
 from lucidcube import __version__
 from lucidcube.cli.app import app, main
-from lucidcube.run.monitor import Monitor
+from lucidcube.runner.monitor import Monitor
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages.base import REGISTRY
 

@@ -11,7 +11,7 @@ from astropy.io import fits
 from lucidcube.cli.app import main
 from lucidcube.config.load import from_plain
 from lucidcube.io.tables import read_provenance
-from lucidcube.run.pipeline import run
+from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages.base import REGISTRY
 

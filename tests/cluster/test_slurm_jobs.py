@@ -22,8 +22,8 @@ from locations import ROOT
 from lucidcube.cluster import load_profile, start_workers
 from lucidcube.config.load import from_plain
 from lucidcube.errors import ConfigError
-from lucidcube.run.monitor import Monitor
-from lucidcube.run.pipeline import run
+from lucidcube.runner.monitor import Monitor
+from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(280)]

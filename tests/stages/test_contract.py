@@ -37,8 +37,8 @@ from lucidcube.cube import (
 )
 from lucidcube.errors import CubeError
 from lucidcube.io.reader import open_cube
-from lucidcube.run.one_stage import run_stage
-from lucidcube.run.pipeline import run
+from lucidcube.runner.one_stage import run_stage
+from lucidcube.runner.pipeline import run
 from lucidcube.stages.base import REGISTRY, Stage
 
 PLANES, HEIGHT, WIDTH = 5, 25, 27

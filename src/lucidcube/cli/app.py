@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from lucidcube import __version__
 from lucidcube.cli.closed_pipe import Console, ends_quietly
 from lucidcube.errors import BlocksFailed, StageError, UserError, did_you_mean
-from lucidcube.run.signals import signals
+from lucidcube.runner.signals import signals
 
 STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
 
@@ -87,8 +87,8 @@ def run(
     from lucidcube.cli.console import Progress
     from lucidcube.cli.stage_commands import inspector
     from lucidcube.cluster import load_profile, serve
-    from lucidcube.run.monitor import Monitor
-    from lucidcube.run.pipeline import run as run_pipeline
+    from lucidcube.runner.monitor import Monitor
+    from lucidcube.runner.pipeline import run as run_pipeline
 
     config = _load(configs, sets, profile)
     serve(load_profile(config.profile))  # all tasks of an allocation but one become workers and end here
@@ -118,13 +118,13 @@ def clean(
         which ones are used.
     """
     from lucidcube.cli.console import clean_table
-    from lucidcube.run import prune as cleaning
-    from lucidcube.run.products import stale_parts
+    from lucidcube.runner import prune as cleaning
+    from lucidcube.runner.products import stale_parts
 
     if what.is_dir():
         work, current, stray = what, None, cleaning.stale_files(what)
     else:
-        from lucidcube.run.pipeline import checkpoints
+        from lucidcube.runner.pipeline import checkpoints
 
         config = _load((what, *configs), sets, None)
         work, current = config.work(), checkpoints(config)
@@ -155,7 +155,7 @@ def plan(
         Print the plan as JSON.
     """
     from lucidcube.cli.console import plan_json, plan_table
-    from lucidcube.run.pipeline import check
+    from lucidcube.runner.pipeline import check
 
     checked = check(_load(configs, sets, profile))
     if json_:
@@ -277,7 +277,7 @@ def config_from(product: Path) -> None:
 @config_app.command(name="check")
 def config_check(*configs: Configs, sets: Sets = None, profile: Profile = None) -> None:
     """Check a config and its inputs, and report all errors at once. Nothing is computed."""
-    from lucidcube.run.pipeline import check
+    from lucidcube.runner.pipeline import check
 
     check(_load(configs, sets, profile))
     print("no errors found")

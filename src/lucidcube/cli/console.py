@@ -19,10 +19,10 @@ from rich.table import Table
 from lucidcube.cli.closed_pipe import Console
 from lucidcube.cluster.jobqueue import job_script
 from lucidcube.cube import DATA, SOURCE, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
-from lucidcube.run.monitor import Monitor, Summary
-from lucidcube.run.pipeline import Plan
-from lucidcube.run.plan import peak_memory
-from lucidcube.run.prune import Entry
+from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.pipeline import Plan
+from lucidcube.runner.plan import peak_memory
+from lucidcube.runner.prune import Entry
 
 TABLE_WIDTH = 110
 """Smallest width of a table in characters, so that no number is cut off."""

@@ -18,8 +18,8 @@ from lucidcube.cli.console import Progress
 from lucidcube.config.describe import settings_help
 from lucidcube.config.schema import Config, Input, Output
 from lucidcube.cube import PSF
-from lucidcube.run.one_stage import run_stage
-from lucidcube.run.pipeline import Inspect
+from lucidcube.runner.one_stage import run_stage
+from lucidcube.runner.pipeline import Inspect
 from lucidcube.stages.base import REGISTRY, Stage
 
 READING = {name: field.description for name, field in Input.model_fields.items() if name != "input"}

@@ -19,14 +19,14 @@ from lucidcube.config.schema import TRACKS, Track
 from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
-from lucidcube.run.attach_psf import attach_psf
-from lucidcube.run.compute import BlockComputer, check_engine
-from lucidcube.run.input_checksum import input_identity
-from lucidcube.run.monitor import Monitor, Summary
-from lucidcube.run.pipeline import Inspect, open_track
-from lucidcube.run.products import stage_product, write
-from lucidcube.run.signals import Stop
-from lucidcube.run.validate import may_replace, path_problems
+from lucidcube.runner.attach_psf import attach_psf
+from lucidcube.runner.compute import BlockComputer, check_engine
+from lucidcube.runner.input_checksum import input_identity
+from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.pipeline import Inspect, open_track
+from lucidcube.runner.products import stage_product, write
+from lucidcube.runner.signals import Stop
+from lucidcube.runner.validate import may_replace, path_problems
 from lucidcube.stages.base import Stage
 
 TEMPLATE = "{parent}/{stem}{tag}{suffix}"

@@ -13,7 +13,7 @@ import xarray as xr
 from lucidcube.config.schema import Config
 from lucidcube.cube import DATA, PSF, from_arrays
 from lucidcube.errors import UserError
-from lucidcube.run.segments import Segment, walk
+from lucidcube.runner.segments import Segment, walk
 from lucidcube.stages import Deconvolve, Interpolate, Rebin
 from lucidcube.stages.base import REGISTRY, Stage
 

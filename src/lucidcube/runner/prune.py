@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lucidcube.errors import UserError
-from lucidcube.run.checkpoint import CHECKSUMS, COMPLETE, NAME, STORE, Checkpoint
-from lucidcube.run.lock import locked
+from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, NAME, STORE, Checkpoint
+from lucidcube.runner.lock import locked
 
 TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.(partial|part)")
 """The names of temporary files that a killed run leaves behind: of records, chunks and staged files."""

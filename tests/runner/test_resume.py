@@ -24,11 +24,11 @@ from lucidcube.cluster.resources import available_resources
 from lucidcube.config.load import from_plain
 from lucidcube.config.schema import Config
 from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
-from lucidcube.run.checkpoint import CHECKSUMS, STORE, Checkpoint
-from lucidcube.run.lock import HOLDER, LOCK, locked
-from lucidcube.run.monitor import Monitor, Summary
-from lucidcube.run.pipeline import run
-from lucidcube.run.signals import Stop, Stopped, signals
+from lucidcube.runner.checkpoint import CHECKSUMS, STORE, Checkpoint
+from lucidcube.runner.lock import HOLDER, LOCK, locked
+from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.pipeline import run
+from lucidcube.runner.signals import Stop, Stopped, signals
 from lucidcube.simulate import Scene, write_scene
 
 SCENE = Scene(shape=(6, 25, 25), seed=5, wavelength_step=0.5e-9)

@@ -24,16 +24,16 @@ from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import Specifier
 from lucidcube.lift.blocks import limit_block_bytes, planes_per_block
 from lucidcube.lift.lazy_arrays import rechunk_sources
-from lucidcube.run.checkpoint import Checkpoint, fingerprint
-from lucidcube.run.compute import BlockComputer, check_engine, resident_peak
-from lucidcube.run.input_checksum import input_identity
-from lucidcube.run.lock import locked
-from lucidcube.run.monitor import Monitor, Summary
-from lucidcube.run.plan import Step, fit_memory, plan_segment
-from lucidcube.run.products import remove_stale_parts, run_product, write
-from lucidcube.run.segments import Segment, walk
-from lucidcube.run.signals import Stop
-from lucidcube.run.validate import may_replace, order_problems, output_problems
+from lucidcube.runner.checkpoint import Checkpoint, fingerprint
+from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
+from lucidcube.runner.input_checksum import input_identity
+from lucidcube.runner.lock import locked
+from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.plan import Step, fit_memory, plan_segment
+from lucidcube.runner.products import remove_stale_parts, run_product, write
+from lucidcube.runner.segments import Segment, walk
+from lucidcube.runner.signals import Stop
+from lucidcube.runner.validate import may_replace, order_problems, output_problems
 from lucidcube.stages.base import Stage
 
 Inspect = Callable[[xr.Dataset, Stage], None]

@@ -17,14 +17,14 @@ from astropy.wcs import WCS
 from scipy.signal import convolve
 
 import lucidcube.lift.blocks
-import lucidcube.run.products
+import lucidcube.runner.products
 from lucidcube.config.load import from_plain
 from lucidcube.config.schema import Config
 from lucidcube.errors import ConfigError, UserError
-from lucidcube.run.checkpoint import Checkpoint
-from lucidcube.run.monitor import Monitor
-from lucidcube.run.pipeline import check, run
-from lucidcube.run.segments import cut
+from lucidcube.runner.checkpoint import Checkpoint
+from lucidcube.runner.monitor import Monitor
+from lucidcube.runner.pipeline import check, run
+from lucidcube.runner.segments import cut
 from lucidcube.simulate import Scene, write_scene
 
 SCENE = Scene(shape=(8, 31, 31), seed=11, wavelength_step=0.5e-9)
@@ -518,9 +518,9 @@ def test_a_product_that_is_gathered_is_the_same(
     files: Path, finished: Finished, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writers: list[int] = []
-    real = lucidcube.run.products.write_planes
+    real = lucidcube.runner.products.write_planes
     monkeypatch.setattr(
-        lucidcube.run.products, "write_planes", lambda *a: (writers.append(os.getpid()), real(*a))[1]
+        lucidcube.runner.products, "write_planes", lambda *a: (writers.append(os.getpid()), real(*a))[1]
     )
     (tmp_path / "nfs.yaml").write_text(f"kind: {kind}\nworkers: 2\nproduct: gather\n")
     config_ = config(files, tmp_path / "out.fits", profile=str(tmp_path / "nfs.yaml"))

@@ -37,7 +37,7 @@ from lucidcube.cube import WAVELENGTH, block_sizes
 from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
 from lucidcube.lift.blocks import over_blocks
-from lucidcube.run.store import COORDINATES, NOT_DATA, create_store, holds, open_variable, plain_attrs
+from lucidcube.runner.store import COORDINATES, NOT_DATA, create_store, holds, open_variable, plain_attrs
 
 STORE, CHECKSUMS, COMPLETE = "cube.zarr", "checksums", "checkpoint.json"
 NAME = re.compile(r"(?P<track>[a-z]+)-(?P<stage>[a-z_]+)-[0-9a-f]{16}")

@@ -71,7 +71,7 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
 """The variables of each product that a user can request."""
 
 Compute = Callable[[str, Any, Sequence[int]], Iterator[tuple[int, Any]]]
-"""Computes blocks of a lazy array of one item per block; see `lucidcube.run.compute.BlockComputer`."""
+"""Computes blocks of a lazy array of one item per block; see `lucidcube.runner.compute.BlockComputer`."""
 
 
 class Image(NamedTuple):

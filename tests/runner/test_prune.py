@@ -13,11 +13,11 @@ import yaml
 
 from lucidcube.cli.app import main
 from lucidcube.config.load import load
-from lucidcube.run.checkpoint import CHECKSUMS, COMPLETE, STORE
-from lucidcube.run.input_checksum import CACHE
-from lucidcube.run.lock import LOCK, locked
-from lucidcube.run.pipeline import checkpoints, run
-from lucidcube.run.prune import find, stale_files
+from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, STORE
+from lucidcube.runner.input_checksum import CACHE
+from lucidcube.runner.lock import LOCK, locked
+from lucidcube.runner.pipeline import checkpoints, run
+from lucidcube.runner.prune import find, stale_files
 from lucidcube.simulate import Scene, write_scene
 
 SCENE = Scene(shape=(4, 25, 25), seed=3, wavelength_step=0.5e-9)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from lucidcube.run.checkpoint import Checkpoint
+from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.simulate import Scene, write_scene
 
 KILLS = 20
@@ -30,8 +30,8 @@ NURSERY = """
 import json, os, signal, sys
 from lucidcube import io
 from lucidcube.cli import app as cli
-from lucidcube.run import pipeline
-import lucidcube.run.compute
+from lucidcube.runner import pipeline
+import lucidcube.runner.compute
 import lucidcube.cli.console, lucidcube.cli.stage_commands
 for line in sys.stdin:
     order = json.loads(line)

@@ -25,8 +25,8 @@ from dask.optimization import cull
 from lucidcube.cluster import Workers, WorkersDied, WorkersLost
 from lucidcube.errors import BlocksFailed, ConfigError, Failure, StageError, UserError
 from lucidcube.kernels.fourier.convolver import EngineName, use_engine
-from lucidcube.run.monitor import Monitor, Summary
-from lucidcube.run.signals import Stop
+from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.signals import Stop
 
 LOG = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from lucidcube.errors import BlocksFailed, StageError
 from lucidcube.kernels.fourier.convolver import EngineName
 from lucidcube.kernels.fourier.engines import current_engine
 from lucidcube.lift.blocks import over_blocks
-from lucidcube.run import compute
-from lucidcube.run.compute import BlockComputer, SegmentGraph, compute_block
-from lucidcube.run.monitor import Monitor, Summary
-from lucidcube.run.signals import Stop
+from lucidcube.runner import compute
+from lucidcube.runner.compute import BlockComputer, SegmentGraph, compute_block
+from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.signals import Stop
 
 BLOCKS = 12
 

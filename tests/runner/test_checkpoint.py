@@ -26,9 +26,9 @@ from lucidcube.cube import DATA, DIMS, MASK, WAVELENGTH, from_arrays
 from lucidcube.errors import UserError
 from lucidcube.lift.blocks import over_blocks
 from lucidcube.lift.lazy_arrays import source_of
-from lucidcube.run import checkpoint
-from lucidcube.run.checkpoint import CHECKSUMS, COMPLETE, STORE, Checkpoint, fingerprint
-from lucidcube.run.segments import _unchanged
+from lucidcube.runner import checkpoint
+from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, STORE, Checkpoint, fingerprint
+from lucidcube.runner.segments import _unchanged
 from lucidcube.stages.base import REGISTRY
 
 PLANES, BLOCK = 7, 2
@@ -199,7 +199,7 @@ def test_the_completing_file_comes_last(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lucidcube.run.checkpoint.create_store", fail)
+    monkeypatch.setattr("lucidcube.runner.checkpoint.create_store", fail)
     with pytest.raises(KeyboardInterrupt):
         Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {})
     assert not (tmp_path / "c" / COMPLETE).exists()
@@ -322,7 +322,7 @@ def test_a_key_is_the_same_in_every_process() -> None:
     ingredients = [stage().fingerprint() for stage in REGISTRY.values()]
     code = (
         "import lucidcube.stages\n"
-        "from lucidcube.run.checkpoint import fingerprint\n"
+        "from lucidcube.runner.checkpoint import fingerprint\n"
         "from lucidcube.stages.base import REGISTRY\n"
         "print(fingerprint([s().fingerprint() for s in REGISTRY.values()], {'b': 1, 'a': {'z', }}))"
     )

@@ -12,7 +12,7 @@ import yaml
 
 import lucidcube.stages  # noqa: F401
 from locations import TESTS
-from lucidcube.run.plan import BASELINE
+from lucidcube.runner.plan import BASELINE
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages.base import REGISTRY
 

@@ -10,7 +10,7 @@ import xarray as xr
 from lucidcube.cube import block_sizes
 from lucidcube.errors import ConfigError
 from lucidcube.lift import blocks
-from lucidcube.run.segments import Segment
+from lucidcube.runner.segments import Segment
 from lucidcube.stages.base import Stage
 
 BASELINE = 305 << 20

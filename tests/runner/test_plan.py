@@ -12,8 +12,8 @@ from lucidcube.cube import DATA, VARIANCE, from_arrays
 from lucidcube.errors import ConfigError
 from lucidcube.lift import blocks
 from lucidcube.lift.blocks import limit_block_bytes, over_blocks, planes_per_block
-from lucidcube.run.compute import SegmentGraph, compute_block
-from lucidcube.run.plan import BASELINE, fit_memory, peak_memory, plan_stage
+from lucidcube.runner.compute import SegmentGraph, compute_block
+from lucidcube.runner.plan import BASELINE, fit_memory, peak_memory, plan_stage
 from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
 
 SIDE = 512

@@ -12,8 +12,8 @@ import xarray as xr
 from lucidcube.config.schema import Config
 from lucidcube.cube import PSF
 from lucidcube.errors import BlocksFailed, UserError
-from lucidcube.run.attach_psf import attach_psf
-from lucidcube.run.checkpoint import fingerprint
+from lucidcube.runner.attach_psf import attach_psf
+from lucidcube.runner.checkpoint import fingerprint
 from lucidcube.stages.base import Stage
 
 

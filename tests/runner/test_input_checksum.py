@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lucidcube.config.schema import Track
-from lucidcube.run import input_checksum as module
-from lucidcube.run.input_checksum import CACHE, input_identity
+from lucidcube.runner import input_checksum as module
+from lucidcube.runner.input_checksum import CACHE, input_identity
 
 
 @pytest.fixture
