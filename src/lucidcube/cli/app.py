@@ -86,12 +86,12 @@ def run(
     """
     from lucidcube.cli.console import Progress
     from lucidcube.cli.stage_commands import inspector
-    from lucidcube.cluster import load_profile, serve
+    from lucidcube.cluster import serve
     from lucidcube.runner.monitor import Monitor
     from lucidcube.runner.pipeline import run as run_pipeline
 
     config = _load(configs, sets, profile)
-    serve(load_profile(config.profile))  # all tasks of an allocation but one become workers and end here
+    serve(config.where)  # all tasks of an allocation but one become workers and end here
     with signals() as stop, Monitor() if quiet else Progress() as monitor:
         done = run_pipeline(config, monitor, inspector(plot, plot_wavelength, plot_folder), stop)
     print(done.path)

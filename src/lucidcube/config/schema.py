@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, create_model, field_validator
 
 import lucidcube.stages  # noqa: F401  registers the stages
-from lucidcube.cluster import load_profile
+from lucidcube.cluster import Profile, load_profile
 from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.stages.base import REGISTRY, Parameters, Stage
@@ -149,6 +150,11 @@ class Config(Parameters):
         if stage is not None and "star" in info.data and info.data["star"] is None:
             raise ValueError("needs a PSF: give a star, which is a cube of a star or a PSF without stages")
         return stage
+
+    @cached_property
+    def where(self) -> Profile:
+        """The profile."""
+        return load_profile(self.profile)
 
     def tracks(self) -> dict[str, Track]:
         """Return the tracks of this config by name."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import xarray as xr
 
-from lucidcube.cluster import layout, load_profile, start_workers
+from lucidcube.cluster import layout, start_workers
 from lucidcube.cluster.profile import Layout, Profile
 from lucidcube.config.schema import Config, Track
 from lucidcube.cube import PSF, WAVELENGTH, X, Y, describe_blocks
@@ -86,7 +86,7 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
     if problems:
         raise ConfigError(*problems)
     try:
-        profile = load_profile(config.profile)
+        profile = config.where
         check_engine(profile.fft)
         made_for = layout(profile)
         steps, block_bytes = fit_memory(
