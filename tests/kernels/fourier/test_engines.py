@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.fft
 
+from locations import TESTS
 from lucidcube.kernels.fourier import simd
 from lucidcube.kernels.fourier.convolver import Convolver, Support, autocorrelation_filter, use_engine
 from lucidcube.kernels.fourier.engines import VARIABLE, current_engine
@@ -160,8 +161,7 @@ def test_scipy_engine_uses_the_chosen_backend():
 WITHOUT_COMPILER = """
 import numpy as np
 
-from lucidcube.kernels.deconvolution.clean import clean_modified
-from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
+from deconvolvers import clean_modified, lucy_richardson
 from lucidcube.kernels.fourier.convolver import use_engine
 from lucidcube.kernels.fourier.engines import current_engine
 from lucidcube.kernels.ssa.artefact_score import badness
@@ -197,6 +197,7 @@ def test_everything_works_without_the_compiler_of_numba():
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_COMPILER],
         env=environment,
+        cwd=TESTS,
         capture_output=True,
         text=True,
     )
