@@ -1,7 +1,7 @@
 """Loading of configs, the messages about mistakes in them, and what is generated from the schema."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import hypothesis
 import jsonschema
@@ -285,3 +285,20 @@ def test_the_schema_knows_every_variant_and_its_parameters(name: str) -> None:
 def test_the_schema_tells_right_from_wrong(old: str, new: str, expected: bool) -> None:
     assert old in GOOD
     assert valid(yaml.safe_load(GOOD.replace(old, new))) == expected
+
+
+@pytest.mark.parametrize("kind", [str, Path, lambda path: [path]])
+def test_one_file_may_be_given_by_its_name(tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("target: {input: a.fits}")
+    assert load(kind(path)).target.input == "a.fits"
+
+
+def test_a_date_that_does_not_exist_is_not_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("target: {input: 2024-13-45}")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load(path)
+    path.write_text("target: {input: a.fits}")
+    with pytest.raises(ConfigError, match="the value is not YAML"):
+        load(path, ["output.path=2024-13-45"])

@@ -748,6 +748,12 @@ def test_only_regular_files_are_replaced(files: Path, tmp_path: Path, kind: str)
     assert out.lstat().st_mode == mode
 
 
+@pytest.mark.parametrize("path", [".", "/", "", "~no-such-user/x.fits", "x" * 300, "/etc/passwd/x.fits"])
+def test_paths_that_cannot_be_a_product(files: Path, tmp_path: Path, path: str) -> None:
+    with contextlib.chdir(tmp_path), pytest.raises(ConfigError, match=r"output\.path"):
+        check(config(files, tmp_path, output={"path": path}))
+
+
 def test_runs_that_compare_methods_share_checkpoints(files: Path, tmp_path: Path) -> None:
     clean, lucy = Recorder(), Recorder()
     run(config(files, tmp_path / "clean.fits"), clean)

@@ -151,7 +151,7 @@ def test_temporary_files_are_removed(work: Path, folder: Path) -> None:
         checkpoint / CHECKSUMS / f".000001.{HEX}.partial",
         checkpoint / f".{COMPLETE}.{HEX}.partial",
         checkpoint / STORE / "badness" / f"c.1.0.0.{HEX}.partial",
-        work / "scratch" / f"abc.fits.{HEX}.part",
+        work / "scratch" / f".abc.fits.{HEX}.part",
         folder / "out" / f".sharp.fits.{HEX[:12]}.part",
     ]
     others = [

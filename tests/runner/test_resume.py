@@ -8,6 +8,8 @@ import io
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,8 +29,9 @@ from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
 from lucidcube.runner.checkpoint import CHECKSUMS, STORE, Checkpoint
 from lucidcube.runner.lock import HOLDER, LOCK, locked
 from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.part_files import marked_in_use
 from lucidcube.runner.pipeline import run
-from lucidcube.runner.signals import Stop, Stopped, signals
+from lucidcube.runner.signals import Stopped, signals
 from lucidcube.simulate import Scene, write_scene
 
 SCENE = Scene(shape=(6, 25, 25), seed=5, wavelength_step=0.5e-9)
@@ -226,15 +229,30 @@ def test_blocks_in_flight_are_finished(undisturbed: Undisturbed, number: signal.
     goes_on(undisturbed, BLOCKS - recorded)
 
 
-def test_a_second_signal_does_not_wait() -> None:
-    def twice(stop: Stop) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested == signal.SIGINT
-        os.kill(os.getpid(), signal.SIGINT)
+SLOW_BLOCK = """
+import os, signal, sys, threading, time
+from lucidcube.runner.signals import signals
 
-    with pytest.raises(KeyboardInterrupt) as caught, signals() as stop, stop.finishing():
-        twice(stop)
-    assert not isinstance(caught.value, Stopped)
+with signals() as outer, signals() as stop:
+    assert stop is outer
+    worker = threading.Thread(target=time.sleep, args=(60,))
+    with stop.finishing():
+        worker.start()
+        os.kill(os.getpid(), signal.Signals(int(sys.argv[1])))
+        assert stop.requested is not None
+        print("requested", flush=True)
+        os.kill(os.getpid(), signal.Signals(int(sys.argv[2])))
+        print("survived", flush=True)
+"""
+
+
+@pytest.mark.timeout(50)
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_at_once(first: signal.Signals, second: signal.Signals) -> None:
+    command = [sys.executable, "-c", SLOW_BLOCK, str(int(first)), str(int(second))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+    assert (done.stdout, done.returncode) == ("requested\n", -second), done.stderr
 
 
 def test_a_signal_between_segments_stops_at_once() -> None:
@@ -312,6 +330,28 @@ def test_damage_anywhere_is_repaired(undisturbed: Undisturbed, how: str) -> None
     goes_on(undisturbed, 0)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"variables": ["data"]}'])
+@pytest.mark.parametrize("name", ["checkpoint.json", f"{STORE}/zarr.json", "../inputs.json"])
+def test_any_document_may_be_damaged(undisturbed: Undisturbed, name: str, content: bytes) -> None:
+    run(config(undisturbed.files))
+    for path in Path("target.work").glob(f"*-*-*/{name}"):
+        path.write_bytes(content)
+    run(config(undisturbed.files))
+    assert Path("out.fits").read_bytes() == undisturbed.product
+    goes_on(undisturbed, 0)
+
+
+def test_an_error_of_the_disk_does_not_cost_a_checkpoint(
+    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config(undisturbed.files))
+    with monkeypatch.context() as patched:
+        patched.setattr(zarr, "open_group", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EIO, "I/O")))
+        with pytest.raises(UserError, match="I/O"):
+            run(config(undisturbed.files))
+    goes_on(undisturbed, 0)
+
+
 @pytest.mark.parametrize("name", ["wavelength", "channel"])
 @pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
 def test_damaged_coordinates_are_repaired(undisturbed: Undisturbed, how: str, name: str) -> None:
@@ -331,6 +371,16 @@ def test_what_a_killed_run_left_beside_the_product_goes(undisturbed: Undisturbed
 
 
 # Two at once
+
+
+def test_a_product_that_another_run_writes_is_left_alone(undisturbed: Undisturbed) -> None:
+    part = Path(".out.fits.0123456789ab.part")
+    part.write_bytes(b"half")
+    with marked_in_use(part):
+        run(config(undisturbed.files))
+        assert part.exists()
+    run(config(undisturbed.files))
+    assert not part.exists()
 
 
 def test_a_second_run_is_refused(undisturbed: Undisturbed) -> None:

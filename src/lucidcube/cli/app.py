@@ -119,7 +119,7 @@ def clean(
     """
     from lucidcube.cli.console import clean_table
     from lucidcube.runner import prune as cleaning
-    from lucidcube.runner.products import stale_parts
+    from lucidcube.runner.part_files import stale_parts
 
     if what.is_dir():
         work, current, stray = what, None, cleaning.stale_files(what)

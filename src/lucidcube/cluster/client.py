@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -149,7 +149,8 @@ def _retire_at_exit(stack: ExitStack, client: Client) -> None:
     def retire() -> None:
         # Everything is computed: a worker that takes more than a few seconds to end is of no interest.
         NANNY_LOG.setLevel(logging.ERROR)
-        client.retire_workers(close_workers=True)
+        with suppress(OSError, TimeoutError):  # the scheduler may be lost
+            client.retire_workers(close_workers=True)
 
     stack.callback(retire)
 
@@ -158,15 +159,15 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
     """Start worker processes on this machine, each with its share of cores and memory."""
     layout = local_layout(profile)
     stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT | QUIET}))
-    cluster = LocalCluster(
-        n_workers=layout.processes,
-        threads_per_worker=layout.threads,
-        memory_limit=layout.memory,
-        dashboard_address="127.0.0.1:0",
-        local_directory=expand_variables(profile.local_directory) if profile.local_directory else None,
-        preload=["lucidcube.cluster.worker_preload"],
-    )
-    client = stack.enter_context(Client(stack.enter_context(cluster)))
+    arguments = {
+        "n_workers": layout.processes,
+        "threads_per_worker": layout.threads,
+        "memory_limit": layout.memory,
+        "dashboard_address": "127.0.0.1:0",
+        "local_directory": expand_variables(profile.local_directory) if profile.local_directory else None,
+        "preload": ["lucidcube.cluster.worker_preload"],
+    }
+    client = stack.enter_context(Client(_started(stack, LocalCluster, arguments)))
     _retire_at_exit(stack, client)
     return DaskWorkers(client, memory=layout.memory)
 

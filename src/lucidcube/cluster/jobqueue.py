@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dask.config
-from dask.utils import parse_timedelta
+from dask.utils import parse_bytes, parse_timedelta
 
 from lucidcube.cluster.profile import Profile, import_class, parse_duration
 from lucidcube.errors import ConfigError
@@ -114,9 +114,14 @@ def job_arguments(profile: Profile, cluster: type[Any]) -> dict[str, Any]:
     processes = first("processes") or cores
     if not cores or not memory:
         raise ConfigError(f"profile: give cores and memory of a job (the dask settings of {queue} have none)")
+    try:
+        cores, processes = int(cores), int(processes)
+        parse_bytes(memory)
+        length = parse_duration(str(walltime)) if walltime else None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"profile: cores, processes, memory or walltime of a job: {error}") from error
     if processes > cores:
         raise ConfigError(f"profile: {processes} processes on {cores} cores: give each process a core")
-    length = parse_duration(str(walltime)) if walltime else None
     arguments: dict[str, Any] = {
         "job_name": "lucidcube",
         "cores": cores,

@@ -195,6 +195,8 @@ def load_profile(name: str) -> Profile:
         raise ConfigError(*(_problem(path, e) for e in error.errors())) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:  # such as the date 2024-13-45
+        raise ConfigError(f"{path}: not YAML: {error}") from error
 
 
 def _problem(path: Path, error: Any) -> str:

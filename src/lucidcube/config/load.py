@@ -17,13 +17,14 @@ from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
 
-def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+def load(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Read config files, merge them from left to right, apply overrides and validate the result.
 
     Parameters
     ----------
     files
-        YAML files. Values of later files replace those of earlier ones; mappings are merged, lists are not.
+        A YAML file or several. Values of later files replace those of earlier ones; mappings are merged,
+        lists are not.
     overrides
         ``target.rebin.bin_step=1nm``, ``deconvolve.n_iter=300``, ``output.path=out.fits``, ...; the
         values are YAML.
@@ -38,6 +39,7 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
         If anything is wrong, with one line for each problem.
     """
     merged: Any = {}
+    files = [files] if isinstance(files, (str, Path)) else files
     for file in files:
         merged = _merge(merged, _read_yaml(Path(file)))
     problems: list[str] = []
@@ -110,7 +112,7 @@ def _override(values: dict[str, Any], text: str) -> None:
         raise ConfigError("write it as key=value, e.g. --set deconvolve.n_iter=300")
     try:
         new = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError("the value is not YAML") from None
     place: Any = values
     if parts[0] in TRACKS and len(parts) == 3:

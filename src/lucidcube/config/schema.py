@@ -70,6 +70,14 @@ def _loadable(profile: str) -> str:
     return profile
 
 
+def _expanded(path: str) -> str:
+    """Return a path with ``~`` expanded."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+
+
 class Input(Parameters):
     """A cube on disk, and how to read it where its header is incomplete."""
 
@@ -121,11 +129,20 @@ class Output(Parameters):
     )
     overwrite: bool = Field(False, description="replace a file even if lucidcube did not make it")
 
+    @field_validator("path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        if not Path(_expanded(value)).name:
+            raise ValueError(f"{value!r} is not the name of a file")
+        return _expanded(value)
+
 
 class Checkpoints(Parameters):
     """Where checkpoints are kept, and after which stages."""
 
-    dir: str | None = Field(None, description="folder; '<target>.work' beside the product if not given")
+    dir: Annotated[str, AfterValidator(_expanded)] | None = Field(
+        None, description="folder; '<target>.work' beside the product if not given"
+    )
     after: tuple[Annotated[str, AfterValidator(known_stage)], ...] = Field(
         ("rebin", "artefacts", "interpolate", "fit_psf", "deconvolve"), description="names of stages"
     )
@@ -168,10 +185,10 @@ class Config(Parameters):
     def work(self) -> Path:
         """Return the folder of the checkpoints."""
         if self.checkpoints.dir is not None:
-            return Path(self.checkpoints.dir).expanduser()
+            return Path(self.checkpoints.dir)
         # Named after the target and not after the product, so that runs that compare methods share it.
         stem = self.target.specifier().file.name.partition(".")[0] or "target"
-        return Path(self.output.path).expanduser().with_name(f"{stem}.work")
+        return Path(self.output.path).parent / f"{stem}.work"
 
     def plain(self) -> dict[str, Any]:
         """Return plain data from which `from_plain` makes the same config."""

@@ -40,7 +40,8 @@ def limit_block_bytes(nbytes: int) -> Iterator[None]:
 
 def planes_per_block(planes: int, pixels: int) -> int:
     """Return the number of planes in a block; unless memory is short it is the same on every machine."""
-    limit = _block_bytes.get() or BLOCK_BYTES
+    limit = _block_bytes.get()
+    limit = BLOCK_BYTES if limit is None else limit
     return max(1, min(limit // (4 * pixels), -(-planes // MIN_BLOCKS)))
 
 

@@ -85,6 +85,6 @@ def rechunk_sources(cube: xr.Dataset, block: int) -> xr.Dataset:
     for name, variable in cube.variables.items():
         source = source_of(variable)
         if source is not None and variable.chunks and variable.chunks[0][0] != min(block, variable.shape[0]):
-            changed[name] = from_source(source, block, f"{variable.data.name}-{block}")
-            changed[name].attrs = variable.attrs
+            read = from_source(source, block, f"{variable.data.name}-{block}")
+            changed[name] = xr.Variable(variable.dims, read.data, variable.attrs, read.encoding)
     return cube.assign(changed)

@@ -43,7 +43,7 @@ def _same_grid(target: xr.Dataset, star: xr.Dataset) -> None:
     unit = target[WAVELENGTH].attrs.get(UNITS, "")
     if a.size != b.size:
         raise CubeError(
-            f"deconvolve: the target has {a.size} wavelengths ({_range(a, unit)}) and the star {b.size} "
+            f"the PSF: the target has {a.size} wavelengths ({_range(a, unit)}) and the star {b.size} "
             f"({_range(b, unit)}): {_overlap(a, b, unit)}"
         )
     known = np.isfinite(a) & np.isfinite(b)
@@ -51,7 +51,7 @@ def _same_grid(target: xr.Dataset, star: xr.Dataset) -> None:
     apart = np.abs(a - b)[known]
     if apart.size and apart.max() > SAME_GRID * step:
         raise CubeError(
-            f"deconvolve: the wavelengths of the target ({_range(a, unit)}) and of the star "
+            f"the PSF: the wavelengths of the target ({_range(a, unit)}) and of the star "
             f"({_range(b, unit)}) differ by up to {apart.max():.3g} {unit}: {_overlap(a, b, unit)}"
         )
 

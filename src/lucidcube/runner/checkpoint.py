@@ -99,7 +99,7 @@ class Checkpoint:
             (path / CHECKSUMS).mkdir(parents=True)
             create_store(path / STORE, cube, variables, codec)
             contents = {"variables": list(variables), "ingredients": ingredients}
-            write_atomically(path / COMPLETE, json.dumps(contents, indent=1, default=str).encode())
+            write_atomically(path / COMPLETE, json.dumps(contents, indent=1, default=str), durable=True)
         except OSError as error:
             raise UserError(
                 f"cannot write checkpoints to {path}: {error.strerror or error}; set checkpoints.dir"
@@ -109,6 +109,8 @@ class Checkpoint:
     def _restore(self, cube: xr.Dataset, variables: Sequence[str]) -> bool:
         """Check that the store suits this cube; write coordinates and attributes again if they differ."""
         try:
+            if json.loads((self.path / COMPLETE).read_bytes())["variables"] != list(variables):
+                return False
             group = zarr.open_group(self.path / STORE, mode="r+")
             expected = {n: (cube[n].shape, cube[n].dtype, cube[n].dims) for n in (*COORDINATES, *variables)}
             arrays = {name: group[name] for name in expected}
@@ -120,8 +122,8 @@ class Checkpoint:
             for name, array in arrays.items():
                 if array.attrs.asdict() != plain_attrs(cube[name].attrs):
                     array.attrs.put(plain_attrs(cube[name].attrs))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False  # the documents of the store are damaged
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return False  # documents of the store are damaged; any other OSError must not cost the store
         for name in COORDINATES:
             if not holds(arrays[name], cube[name].values):
                 arrays[name][:] = cube[name].values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def _checksum(file: Path, work: Path | None) -> tuple[int, str]:
     if isinstance(found, list) and len(found) == 4 and found[:3] == state and isinstance(found[3], str):
         return now.st_size, found[3]
     size, digest = file_identity(file)
-    write_atomically(work / CACHE, json.dumps({**cached, key: [*state, digest]}).encode())
+    with suppress(OSError):  # the cache only saves time
+        write_atomically(work / CACHE, json.dumps({**cached, key: [*state, digest]}).encode())
     return size, digest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,19 @@ import xarray as xr
 import yaml
 from astropy.io import fits
 
-from lucidcube.cluster import load_profile, start_workers
+from lucidcube.cluster import Profile, layout, load_profile, start_workers
 from lucidcube.config.load import input_of, stage_of
-from lucidcube.config.schema import TRACKS, Track
+from lucidcube.config.schema import Track
 from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
+from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.compute import BlockComputer, check_engine
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.monitor import Monitor, Summary
-from lucidcube.runner.pipeline import Inspect, open_track
+from lucidcube.runner.pipeline import Inspect, in_blocks, inspect_inputs, open_track
+from lucidcube.runner.plan import Step, fit_memory, plan_stage
 from lucidcube.runner.products import stage_product, write
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.validate import may_replace, path_problems
@@ -91,17 +94,39 @@ def run_stage(
     if problems:
         raise ConfigError(*problems)
     cube = _inputs(stage, tracks, monitor)
-    inputs = {key: input_identity(track) for key, track in zip(TRACKS, tracks, strict=False)}
+    inputs = {key: input_identity(track) for key, track in zip(_roles(stage), tracks, strict=False)}
     recipe = {"stage": {name: stage.flat()}, "files": [t.input for t in tracks]}
+    where = load_profile(profile)
+    check_engine(where.fft)
+    cube = _fitted(stage, cube, where)
+    inspect_inputs(stage, cube, stage.name, monitor)
     product = stage_product(stage, stage(cube), recipe, inputs)
     if inspect is not None:
         inspect(cube, stage)
-    where = load_profile(profile)
-    check_engine(where.fft)
     with start_workers(where) as workers:
         computer = BlockComputer(workers, monitor, Stop(), Summary(path), where.fft)
-        write(path, product, overwrite=may_replace(path, overwrite), compute=computer.compute)
+        gather, allowed = where.product == "gather", may_replace(path, overwrite)
+        write(path, product, overwrite=allowed, compute=computer.compute, gather=gather)
     return path
+
+
+def _roles(stage: Stage) -> list[str]:
+    """Return the names of the inputs in the provenance: the target, the star for a PSF, else the variable."""
+    names = {PSF: "star"}
+    return ["target", *(names.get(variable, variable) for variable in stage.files[1:])]
+
+
+def _fitted(stage: Stage, cube: xr.Dataset, profile: Profile) -> xr.Dataset:
+    """Return the cube in blocks that fit into the memory of the workers."""
+    made_for = layout(profile)
+
+    def plan() -> list[Step]:
+        blocks = in_blocks(cube)
+        return [plan_stage("target", stage, blocks, stage(blocks), checkpoint=False)]
+
+    _, block_bytes = fit_memory(plan, made_for.threads or 1, made_for.memory or sys.maxsize)
+    with limit_block_bytes(block_bytes):
+        return in_blocks(cube)
 
 
 def output_path(first: Specifier, stage: Stage, template: str | None) -> Path:
@@ -172,5 +197,5 @@ def _with_filled(cube: xr.Dataset, track: Track, monitor: Monitor) -> xr.Dataset
 def _value(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--{key.replace('_', '-')} {text}: the value is not YAML") from error

@@ -29,8 +29,9 @@ from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.lock import locked
 from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.part_files import remove_stale_parts
 from lucidcube.runner.plan import Step, fit_memory, plan_segment
-from lucidcube.runner.products import remove_stale_parts, run_product, write
+from lucidcube.runner.products import run_product, write
 from lucidcube.runner.segments import Segment, walk
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.validate import may_replace, order_problems, output_problems
@@ -90,14 +91,14 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
         check_engine(profile.fft)
         made_for = layout(profile)
         steps, block_bytes = fit_memory(
-            lambda: _plan_segments(config, _in_blocks(sources)),
+            lambda: _plan_segments(config, _all_in_blocks(sources)),
             made_for.threads or 1,
             made_for.memory or sys.maxsize,
         )
     except UserError as error:
         raise ConfigError(*error.problems) from None
     with limit_block_bytes(block_bytes):
-        return Plan(config, profile, _in_blocks(sources), steps, block_bytes, made_for)
+        return Plan(config, profile, _all_in_blocks(sources), steps, block_bytes, made_for)
 
 
 def run(
@@ -190,7 +191,8 @@ def _compute_segment(
     )
     missing = checkpoint.missing()
     if missing:
-        _inspect_inputs(segment, monitor)
+        for stage, cube in zip(segment.stages, segment.cubes, strict=False):
+            inspect_inputs(stage, cube, f"{segment.track}, {stage.name}", monitor)
     work, describe = checkpoint.write(segment.cube, segment.variables), describe_blocks(segment.cube)
     for _, nbytes in computer.compute(segment.label, work, missing, describe):
         computer.summary.nbytes += int(nbytes)
@@ -198,14 +200,17 @@ def _compute_segment(
     return segment.cube.assign({name: kept[name].variable for name in segment.variables})
 
 
-def _inspect_inputs(segment: Segment, monitor: Monitor) -> None:
-    """Let the stages whose input exists already look at it before anything is computed."""
-    first = segment.cubes[0]
-    for stage in segment.stages:
-        if {*stage.requires} <= {*first.variables}:
-            stage.check(first)
-            for text in stage.warnings(first):
-                monitor.message(f"{segment.track}, {stage.name}: {text}")
+def inspect_inputs(stage: Stage, cube: xr.Dataset, label: str, monitor: Monitor) -> None:
+    """Let a stage look at its input before blocks are computed, and pass its warnings to the user.
+
+    Raises
+    ------
+    CubeError
+        If the stage cannot use the input.
+    """
+    stage.check(cube)
+    for text in stage.warnings(cube):
+        monitor.message(f"{label}: {text}")
 
 
 def _raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
@@ -263,12 +268,13 @@ def _keys(inputs: Mapping[str, Any]) -> dict[str, str]:
     return {name: fingerprint(identity) for name, identity in inputs.items()}
 
 
-def _in_blocks(sources: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
-    """The inputs in blocks of the size that is aimed for now."""
-    return {
-        name: rechunk_sources(cube, planes_per_block(cube.sizes[WAVELENGTH], cube.sizes[Y] * cube.sizes[X]))
-        for name, cube in sources.items()
-    }
+def in_blocks(cube: xr.Dataset) -> xr.Dataset:
+    """Return a cube in blocks of the size that is aimed for now."""
+    return rechunk_sources(cube, planes_per_block(cube.sizes[WAVELENGTH], cube.sizes[Y] * cube.sizes[X]))
+
+
+def _all_in_blocks(sources: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    return {name: in_blocks(cube) for name, cube in sources.items()}
 
 
 def _plan_segments(config: Config, sources: Mapping[str, xr.Dataset]) -> list[Step]:

@@ -109,6 +109,8 @@ def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tu
             steps = build()
         if peak_memory(steps, threads) <= memory:
             return steps, block_bytes
+        if not steps:
+            raise ConfigError(f"profile: a worker has {_mebibytes(memory)}: give the profile more memory")
         if all(s.block == 1 for s in steps):
             break
         block_bytes //= 2

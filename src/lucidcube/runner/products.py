@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from lucidcube.io.spectral_cards import wavelength_table
 from lucidcube.io.tables import plane_table, provenance_table
 from lucidcube.io.writer import Layout, abandon, finish, reserve, write_planes
 from lucidcube.lift.blocks import over_blocks
+from lucidcube.runner.part_files import marked_in_use
 from lucidcube.stages.base import Stage
 
 VARIANCE_NAME = "STAT"
@@ -197,34 +197,25 @@ def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, ga
     plans[0] = replace(plans[0], header=first)
     layout = reserve(path, [*plans, *product.tables], overwrite=overwrite)
     try:
-        sums = dict.fromkeys(range(len(plans)), 0)
-        for cube in {id(i.cube): i.cube for i in product.images}.values():
-            here = [n for n, image in enumerate(product.images) if image.cube is cube]
-            names = [product.images[n].variable for n in here]
-            put = _Write(layout, tuple(here))
-            work = over_blocks(_in_blocks(cube, names), _send if gather else put, names, "object")
-            for _, parts in compute("product", work, range(work.shape[0])):
-                for number, part in zip(here, put(*parts)[0] if gather else parts, strict=True):
-                    sums[number] += int(part)
-        finish(layout, sums)
+        with marked_in_use(layout.part):
+            finish(layout, _write_images(product.images, layout, compute, gather))
     except BaseException:
         abandon(layout)
         raise
 
 
-def remove_stale_parts(path: Path) -> None:
-    """Remove the temporary files of this product that a killed run left behind."""
-    for part in stale_parts(path):
-        part.unlink(missing_ok=True)
-
-
-def stale_parts(path: Path) -> list[Path]:
-    """Return the temporary files of a product; see `lucidcube.io.writer.reserve`."""
-    path = path.expanduser().absolute()
-    named = re.compile(re.escape(f".{path.name[:200]}.") + r"[0-9a-f]{12}\.part")
-    if not path.parent.is_dir():
-        return []
-    return sorted(p for p in path.parent.iterdir() if named.fullmatch(p.name))
+def _write_images(images: Sequence[Image], layout: Layout, compute: Compute, gather: bool) -> dict[int, int]:
+    """Write the planes of all images; return the sum of the bytes of each HDU."""
+    sums = dict.fromkeys(range(len(images)), 0)
+    for cube in {id(i.cube): i.cube for i in images}.values():
+        here = [n for n, image in enumerate(images) if image.cube is cube]
+        names = [images[n].variable for n in here]
+        put = _Write(layout, tuple(here))
+        work = over_blocks(_in_blocks(cube, names), _send if gather else put, names, "object")
+        for _, parts in compute("product", work, range(work.shape[0])):
+            for number, part in zip(here, put(*parts)[0] if gather else parts, strict=True):
+                sums[number] += int(part)
+    return sums
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lucidcube.errors import UserError
 from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, NAME, STORE, Checkpoint
-from lucidcube.runner.lock import locked
+from lucidcube.runner.input_checksum import CACHE
+from lucidcube.runner.lock import LOCK, locked
 
-TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.(partial|part)")
-"""The names of temporary files that a killed run leaves behind: of records, chunks and staged files."""
+OF_CHUNKS = re.compile(r".+\.[0-9a-f]{32}\.partial")
+OF_FILES = re.compile(r"\..+\.[0-9a-f]{32}\.part")
+"""The names of temporary files that a killed run leaves behind: of zarr's chunks, and of our own files."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,17 @@ def find(work: Path, current: Collection[str] | None = None) -> list[Entry]:
 
 
 def stale_files(work: Path) -> list[Path]:
-    """Return the temporary files that killed runs left in the checkpoints and the scratch folder."""
-    return [p for p in _files(work) if TEMPORARY.fullmatch(p.name)]
+    """Return the temporary files that killed runs left in a folder, if it is a work folder."""
+    if not any((work / name).is_file() for name in (LOCK, CACHE)):
+        return []
+    folders = [p for p in work.iterdir() if p.is_dir() and not p.is_symlink()]
+    found = [p for p in work.iterdir() if OF_FILES.fullmatch(p.name)]
+    for folder in folders:
+        checkpoint = NAME.fullmatch(folder.name)
+        if checkpoint or folder.name == "scratch":
+            names = (OF_CHUNKS, OF_FILES) if checkpoint else (OF_FILES,)
+            found += [p for p in folder.rglob("*") if any(name.fullmatch(p.name) for name in names)]
+    return [p for p in found if p.is_file() and not p.is_symlink()]
 
 
 def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
@@ -117,12 +128,3 @@ def _blocks(path: Path) -> tuple[int, int]:
         return checkpoint.blocks, len(checkpoint.missing(verify=False))
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return 0, 0
-
-
-def _files(work: Path) -> Iterator[Path]:
-    folders = (
-        [p for p in work.iterdir() if NAME.fullmatch(p.name) or p.name == "scratch"] if work.is_dir() else []
-    )
-    for folder in folders:
-        if folder.is_dir() and not folder.is_symlink():
-            yield from (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())

@@ -70,24 +70,26 @@ class Stop:
             raise Stopped(self.requested)
 
 
+_current: Stop | None = None
+
+
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """Turn the first SIGTERM or SIGINT into a request to stop; the second one has its usual effect.
+    """Turn the first SIGTERM or SIGINT into a request to stop; the second one ends the process at once.
 
-    Only the main thread receives signals; in any other thread nothing is changed.
+    Within another such context the flag of that context is returned. Only the main thread receives signals;
+    in any other thread nothing is changed.
     """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
+    global _current
+    if _current is not None or threading.current_thread() is not threading.main_thread():
+        yield _current or Stop()
         return
+    stop = _current = Stop()
     before: dict[signal.Signals, Any] = {}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     def handle(number: int, frame: FrameType | None) -> None:
-        restore()
+        for other in before:
+            signal.signal(other, signal.SIG_DFL)  # blocks are written atomically, so nothing is harmed
         stop.request(signal.Signals(number))
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -96,4 +98,6 @@ def signals() -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        restore()
+        _current = None
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -45,6 +45,11 @@ def path_problems(path: Path, inputs: Iterable[Path], overwrite: bool, hint: str
     hint
         What the user has to type to allow it.
     """
+    try:
+        path.exists()
+    except OSError as error:
+        yield f"{path} cannot be used: {error.strerror}"
+        return
     if any(path.exists() and file.exists() and path.samefile(file) for file in inputs):
         yield f"{path} is one of the inputs; give the product another name"
     elif path.is_dir():
