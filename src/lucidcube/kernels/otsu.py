@@ -13,8 +13,7 @@ COUNTERS, TOGETHER = 4, 256
 
 
 def multi_otsu(values: NDArray[np.floating], classes: int, bins: int = BINS) -> NDArray[np.float64]:
-    """
-    Compute the thresholds that separate values into classes of the largest between-class variance.
+    """Compute the thresholds that separate values into classes of the largest between-class variance.
 
     The values are histogrammed in equal bins between their minimum and maximum. All ways to cut the histogram
     into `classes` consecutive parts are compared, by dynamic programming; the criterion is the sum of
@@ -48,8 +47,7 @@ def multi_otsu(values: NDArray[np.floating], classes: int, bins: int = BINS) -> 
 
 @njit(cache=True, nogil=True)
 def nested_otsu(values: NDArray[np.floating], levels: int) -> float:
-    """
-    Compute the maximum-fractional-difference Otsu threshold, which isolates few and bright pixels.
+    """Compute the maximum-fractional-difference Otsu threshold, which isolates few and bright pixels.
 
     The values are split in two by Otsu's criterion, the part above is split again, and so on, at most
     `levels` times. Of these thresholds the one with the largest (f_range - f_pix) / (f_range + f_pix) is

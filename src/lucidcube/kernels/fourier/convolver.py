@@ -55,8 +55,7 @@ def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> Floats:
 
 
 def autocorrelation_filter(plane: Floats, window: tuple[int, int]) -> Callable[[Floats], Floats]:
-    """
-    Return a function that filters a plane by the autocorrelation of a small window over its pixel count.
+    """Return a function that filters a plane by the autocorrelation of a small window over its pixel count.
 
     Parameters
     ----------
@@ -75,8 +74,7 @@ def autocorrelation_filter(plane: Floats, window: tuple[int, int]) -> Callable[[
 
 
 class Convolver:
-    """
-    Convolution of planes of one shape with one PSF. The plane is zero outside, and nothing wraps round.
+    """Convolution of planes of one shape with one PSF. The plane is zero outside, and nothing wraps round.
 
     The transforms are as long as the plane plus half the PSF, which is all that a result on the plane itself
     needs, and the PSF is transformed once for each size. The arithmetic is float32: errors are about 3e-7 of
@@ -130,8 +128,7 @@ class Convolver:
         return self._engine.pad(plane)
 
     def convolve_padded(self, plane: Floats) -> Floats:
-        """
-        Convolve a padded plane, without the copies that `convolve` makes.
+        """Convolve a padded plane, without the copies that `convolve` makes.
 
         Parameters
         ----------
@@ -154,8 +151,7 @@ class Convolver:
     def subtract_part(
         self, plane: Floats, support: Support, residual: Floats, valid: Floats
     ) -> tuple[float, float, float]:
-        """
-        Convolve a plane that is zero outside of a known part, and subtract the result in place.
+        """Convolve a plane that is zero outside of a known part, and subtract the result in place.
 
         A few pixels are summed directly. Otherwise the transforms need to be so long only that what wraps
         round does not return to the plane: light from between `left` and `right` of a plane N wide reaches

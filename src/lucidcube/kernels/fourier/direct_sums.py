@@ -10,8 +10,7 @@ Floats = NDArray[np.float32]
 
 
 class Support(NamedTuple):
-    """
-    The part of a plane that is not zero.
+    """The part of a plane that is not zero.
 
     Attributes
     ----------
@@ -52,8 +51,7 @@ def convolve_pixels(plane: Floats, stamp: Floats, support: Support) -> Floats:
 
 @njit(cache=True, nogil=True)
 def subtract(plane: Floats, residual: Floats, valid: Floats) -> tuple[float, float, float]:
-    """
-    Subtract a plane from the residual, in place.
+    """Subtract a plane from the residual, in place.
 
     Returns
     -------

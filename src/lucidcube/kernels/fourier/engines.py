@@ -18,8 +18,7 @@ VARIABLE = "LUCIDCUBE_FFT"
 
 
 class Engine(ABC):
-    """
-    Fourier transforms of planes of one shape, of sizes up to the largest; an object is for one thread.
+    """Fourier transforms of planes of one shape, of sizes up to the largest; an object is for one thread.
 
     Its planes are padded: C-contiguous rows of `padded_width`, zero beyond the width of the plane. There,
     results hold finite and meaningless numbers.
@@ -66,8 +65,7 @@ _chosen: ContextVar[str] = ContextVar("lucidcube_fft", default="auto")
 
 @contextmanager
 def use_engine(name: EngineName) -> Iterator[None]:
-    """
-    Choose the engine for the convolvers and filters that are made in this context.
+    """Choose the engine for the convolvers and filters that are made in this context.
 
     The choice holds for the current thread, and for asynchronous tasks that are started in the context.
 

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import gammaln
 
+Doubles = NDArray[np.float64]
+Reals = NDArray[np.floating]
+
 BackgroundModel = Literal["gennorm", "norm", "none"]
 
 _N_BINS = 2000  # the error that binning adds to the location is far below the statistical error
@@ -32,7 +35,7 @@ class GennormFit(NamedTuple):
     scale: float
 
 
-def median(values: NDArray[np.floating]) -> float:
+def median(values: Reals) -> float:
     """Return the median of finite `values` by one selection, where `numpy.median` makes three."""
     middle = values.size // 2
     ordered = np.partition(values, middle, axis=None)
@@ -40,14 +43,14 @@ def median(values: NDArray[np.floating]) -> float:
     return upper if values.size % 2 else 0.5 * (float(ordered[:middle].max()) + upper)
 
 
-def robust_sigma(values: NDArray[np.floating]) -> float:
+def robust_sigma(values: Reals) -> float:
     """Return 1.4826 times the median absolute deviation of finite `values`; 0 for an empty array."""
     if values.size == 0:
         return 0.0
     return _MAD_TO_SIGMA * median(np.abs(values - values.dtype.type(median(values))))
 
 
-def fit_gennorm(values: NDArray[np.floating]) -> GennormFit:
+def fit_gennorm(values: Reals) -> GennormFit:
     """Fit a generalised normal distribution to finite `values` (at least one) by maximum likelihood.
 
     The likelihood is computed from a fine histogram (from bin means, not bin centres) that covers 12
@@ -78,7 +81,7 @@ def fit_gennorm(values: NDArray[np.floating]) -> GennormFit:
         distance = np.hypot(means - location, _SOFTENING)
         return float(np.log(shape * (weights @ distance**shape)) / shape)
 
-    def cost(parameters: NDArray[np.float64]) -> float:
+    def cost(parameters: Doubles) -> float:
         location, shape = parameters[0], np.exp(parameters[1])
         constant = np.log(2.0 / shape) + gammaln(1.0 / shape)
         return float(constant + log_scale(location, shape) + 1.0 / shape)
@@ -91,7 +94,7 @@ def fit_gennorm(values: NDArray[np.floating]) -> GennormFit:
     return GennormFit(shape, centre + sigma * location, sigma * float(np.exp(log_scale(location, shape))))
 
 
-def star_wing(values: NDArray[np.floating], radius: NDArray[np.floating]) -> NDArray[np.float64]:
+def star_wing(values: Reals, radius: Reals) -> Doubles:
     """Return the flux of the far wing of the star in the pixels that are used to measure the sky.
 
     The wing A (r**2 + a**2)**(-g/2) is fitted together with a constant to clipped means in annuli, with
@@ -123,9 +126,7 @@ def star_wing(values: NDArray[np.floating], radius: NDArray[np.floating]) -> NDA
     return np.asarray(amplitude[best] * profile, dtype=np.float64)
 
 
-def background_level(
-    values: NDArray[np.floating], radius: NDArray[np.floating], model: BackgroundModel
-) -> float:
+def background_level(values: Reals, radius: Reals, model: BackgroundModel) -> float:
     """Return the sky level: the location of the noise distribution after the star's wing is subtracted.
 
     The model `gennorm` gives the location of a generalised normal distribution, `norm` the mean after
@@ -140,9 +141,7 @@ def background_level(
     return float(sky[np.abs(sky - median(sky)) <= 5.0 * robust_sigma(sky)].mean())
 
 
-def _annulus_means(
-    values: NDArray[np.floating], radius: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None:
+def _annulus_means(values: Reals, radius: Reals) -> tuple[Doubles, Doubles, Doubles] | None:
     """Return clipped means, mean squared radii and inverse variances in annuli; None if too few."""
     if values.size < _MIN_ANNULI * _MIN_PER_ANNULUS or not radius.max() > radius.min():
         return None
@@ -161,9 +160,7 @@ def _annulus_means(
 
 
 @njit(cache=True, nogil=True)
-def _clipped_means(
-    values: NDArray[np.float64], squared_radii: NDArray[np.float64], first: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _clipped_means(values: Doubles, squared_radii: Doubles, first: NDArray[np.int64]) -> Doubles:
     """Return rows of mean value, mean squared radius and inverse variance of the mean (0 if too few).
 
     The pixels are sorted by annulus; annulus a consists of ``first[a] : first[a + 1]``.

@@ -12,6 +12,9 @@ from lucidcube.kernels.psf.models import MODELS, Parameter, StarFunction
 from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.kernels.psf.radial_profile import fit_radial_profile, radial_model
 
+Doubles = NDArray[np.float64]
+Reals = NDArray[np.floating]
+
 _OUTLIER_ANNULI = 50
 
 
@@ -29,9 +32,9 @@ class FitResult(NamedTuple):
     image: NDArray[np.float32]
     """Model about the central pixel, whatever the fitted position, without the constant: finite, not
     negative, unit sum over the plane. All NaN if the status is NO_DATA."""
-    values: NDArray[np.float64]
+    values: Doubles
     """Parameters in the order of the model's list; NaN if the status is NO_DATA."""
-    errors: NDArray[np.float64]
+    errors: Doubles
     """One standard deviation; NaN where fixed, at a limit of the domain, or unknown."""
     reduced_chi2: float
     """Chi squared per degree of freedom; NaN without a variance."""
@@ -39,11 +42,7 @@ class FitResult(NamedTuple):
 
 
 def fit_radial_psf(
-    plane: NDArray[np.floating],
-    variance: NDArray[np.floating] | None,
-    *,
-    parameters: Sequence[Parameter],
-    nbins: int,
+    plane: Reals, variance: Reals | None, *, parameters: Sequence[Parameter], nbins: int
 ) -> FitResult:
     """Fit the model `radial` to one plane of a normalised star; see `fit_radial_profile`.
 
@@ -93,8 +92,8 @@ def fit_radial_psf(
 
 
 def fit_parametric_psf(
-    plane: NDArray[np.floating],
-    variance: NDArray[np.floating] | None,
+    plane: Reals,
+    variance: Reals | None,
     *,
     star: StarFunction,
     parameters: Sequence[Parameter],
@@ -152,7 +151,7 @@ def _check_odd(shape: tuple[int, ...]) -> None:
         raise ValueError(f"the plane must be odd along y and x to have a central pixel, not {shape}")
 
 
-def _without_outliers(plane: NDArray[np.floating]) -> NDArray[np.floating]:
+def _without_outliers(plane: Reals) -> Reals:
     """Return the plane with NaN where a pixel differs from its annulus by more than 5 robust deviations.
 
     A cosmic ray in the wing of a bright star is hidden by the standard deviation of the whole plane,
@@ -186,7 +185,7 @@ def _result(problem: FitProblem, solution: Solution) -> FitResult:
     return FitResult((image / image.sum()).astype(np.float32), values, errors, reduced_chi2, status)
 
 
-def _errors(problem: FitProblem, values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+def _errors(problem: FitProblem, values: Doubles, scale: float) -> Doubles:
     """Return the errors of the free parameters from the Jacobian; NaN at a limit of the domain."""
     at_limit = np.isclose(values, problem.lower, 1e-9, 0.0) | np.isclose(values, problem.upper, 1e-9, 0.0)
     inside = ~at_limit[problem.free]

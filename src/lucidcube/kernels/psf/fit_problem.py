@@ -10,15 +10,17 @@ from lucidcube.kernels.psf.models import Parameter, StarFunction
 from lucidcube.kernels.psf.optical_psf import Grid, Optics, StarImage
 from lucidcube.kernels.psf.subpixel_shift import sigma_from_area
 
+Doubles = NDArray[np.float64]
+
 _DIFFERENCE_STEP = 1e-6  # relative; the models are smooth in float64
 
 
 class FitData(NamedTuple):
     """Pixels that have weight in a fit."""
 
-    values: NDArray[np.float64]
+    values: Doubles
     """One-dimensional."""
-    weight: NDArray[np.float64]
+    weight: Doubles
     """Inverse standard deviations; ones without a variance."""
     used: NDArray[np.bool_]
     """(y, x) mask of the pixels that the values come from."""
@@ -67,26 +69,26 @@ class FitProblem:
         self._star, self._wavelength, self._optics = star, wavelength, optics
         self.start = self._start_values(parameters)
 
-    def star_at(self, values: NDArray[np.float64], *, centred: bool = False) -> StarImage:
+    def star_at(self, values: Doubles, *, centred: bool = False) -> StarImage:
         """Return the star of unit flux for all parameter values, optionally about the central pixel."""
         height, width = self.data.used.shape
         x, y = (0.0, 0.0) if centred else (float(values[0]), float(values[1]))
         grid = Grid((height, width), (height - 1) / 2 + y, (width - 1) / 2 + x)
         return self._star(values[2:-2], self._wavelength, self._optics, grid)
 
-    def full(self, free_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def full(self, free_values: Doubles) -> Doubles:
         """Return the values of all parameters, given those of the free ones."""
         values = self.start.copy()
         values[self.free] = free_values
         return values
 
-    def residual(self, free_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def residual(self, free_values: Doubles) -> Doubles:
         """Return (model - data) / sigma, one-dimensional."""
         values = self.full(free_values)
         image = self.star_at(values).image[self.data.used]
         return (values[-2] * image + values[-1] - self.data.values) * self.data.weight
 
-    def jacobian(self, free_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def jacobian(self, free_values: Doubles) -> Doubles:
         """Return the derivatives of the residual, (pixel, free parameter).
 
         The derivatives with respect to the shape are forward differences, the others are exact.
@@ -111,7 +113,7 @@ class FitProblem:
             columns.append(column * self.data.weight)
         return np.stack(columns, axis=1)
 
-    def _start_values(self, parameters: Sequence[Parameter]) -> NDArray[np.float64]:
+    def _start_values(self, parameters: Sequence[Parameter]) -> Doubles:
         """Return the start values; those that are None are derived from the plane."""
         values = self.data.values
         level = np.median(values)
@@ -132,10 +134,10 @@ class FitProblem:
 class Solution(NamedTuple):
     """Outcome of a solver."""
 
-    values: NDArray[np.float64]
+    values: Doubles
     """Best values of the free parameters."""
     converged: bool
-    errors: NDArray[np.float64] | None = None
+    errors: Doubles | None = None
     """Standard deviations of the free parameters; None to derive them from the Jacobian."""
 
 

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from lucidcube.kernels.psf.optical_psf import Grid, Optics, StarImage, long_exposure
 from lucidcube.kernels.psf.turbulence import in_band_structure, von_karman_coefficient, von_karman_structure
 
+Doubles = NDArray[np.float64]
+
 R0_WAVELENGTH = 500e-9  # metres; Fried parameters, like the seeing, are quoted at this wavelength
 _KOLMOGOROV_INDEX = 11.0 / 3.0
 
-StarFunction = Callable[[NDArray[np.float64], float, Optics, Grid], StarImage]
+StarFunction = Callable[[Doubles, float, Optics, Grid], StarImage]
 """Star of unit flux for given shape parameters of a model, wavelength in metres, telescope and grid."""
 
 
@@ -46,9 +48,7 @@ class ModelSpec(NamedTuple):
         return tuple(parameter.name for parameter in self.parameters)
 
 
-def gaussian_star(
-    shape_parameters: NDArray[np.float64], wavelength: float, optics: Optics, grid: Grid
-) -> StarImage:
+def gaussian_star(shape_parameters: Doubles, wavelength: float, optics: Optics, grid: Grid) -> StarImage:
     """Return a round Gaussian of unit flux, sampled at the pixel centres.
 
     The only shape parameter is sigma in pixels, that of the star as recorded, including the pixel.
@@ -61,9 +61,7 @@ def gaussian_star(
     return StarImage(image, image * (dy / sigma)[:, None], image * (dx / sigma))
 
 
-def turbulence_star(
-    shape_parameters: NDArray[np.float64], wavelength: float, optics: Optics, grid: Grid
-) -> StarImage:
+def turbulence_star(shape_parameters: Doubles, wavelength: float, optics: Optics, grid: Grid) -> StarImage:
     """Return a long-exposure star seen through von Karman turbulence without adaptive optics.
 
     The power spectrum of the phase is ``c (f**2 + 1/L0**2)**(-(ndim + 2/3)/2)``, which belongs to a field
@@ -78,15 +76,13 @@ def turbulence_star(
     index = n_dimensions + 2.0 / 3.0
     r0_there = r0 * (used_wavelength / R0_WAVELENGTH) ** (2.0 / (index - 2.0))
 
-    def structure(separation: NDArray[np.float64]) -> NDArray[np.float64]:
+    def structure(separation: Doubles) -> Doubles:
         return von_karman_structure(separation, r0_there, outer_scale, index)
 
     return long_exposure(structure, used_wavelength, optics, grid)
 
 
-def muse_ao_star(
-    shape_parameters: NDArray[np.float64], wavelength: float, optics: Optics, grid: Grid
-) -> StarImage:
+def muse_ao_star(shape_parameters: Doubles, wavelength: float, optics: Optics, grid: Grid) -> StarImage:
     """Return a long-exposure star behind adaptive optics (Fetick et al. 2019, A&A 628, A99; round core).
 
     Below the cut-off frequency the power spectrum of the phase is a Moffat function, whose integral there is
@@ -101,11 +97,11 @@ def muse_ao_star(
     inside = 1.0 - (1.0 + (cutoff / alpha) ** 2) ** (1.0 - beta)
     peak = amplitude * (beta - 1.0) / (np.pi * alpha**2 * inside)
 
-    def excess(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    def excess(frequency: Doubles) -> Doubles:
         turbulence = coefficient * (frequency**2 + outer_scale**-2.0) ** (-0.5 * _KOLMOGOROV_INDEX)
         return np.asarray(peak * (1.0 + (frequency / alpha) ** 2) ** -beta + background - turbulence)
 
-    def structure(separation: NDArray[np.float64]) -> NDArray[np.float64]:
+    def structure(separation: Doubles) -> Doubles:
         uncorrected = von_karman_structure(separation, r0_there, outer_scale, _KOLMOGOROV_INDEX)
         return uncorrected + in_band_structure(separation, excess, cutoff)
 

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from lucidcube.kernels.psf.fit_problem import FitProblem, Solution
 from lucidcube.kernels.psf.least_squares import solve_least_squares
 
+Doubles = NDArray[np.float64]
+
 # The sampler uses the global random generator of NumPy, which a sampler in another thread would disturb.
 _ONE_SAMPLER = Lock()
 _WIDTHS = 5.0  # in units of the spread of the values: half width of a domain that has no limits
@@ -44,10 +46,10 @@ def solve_nested_sampling(problem: FitProblem, *, live_points: int, max_calls: i
     names = [name for name, free in zip(problem.names, problem.free, strict=True) if free]
     per_sigma = 1.0 if problem.data.weighted else 1.0 / _scatter(problem)
 
-    def log_likelihood(values: NDArray[np.float64]) -> float:
+    def log_likelihood(values: Doubles) -> float:
         return -0.5 * float(np.sum((problem.residual(values) * per_sigma) ** 2))
 
-    def transform(cube: NDArray[np.float64]) -> NDArray[np.float64]:
+    def transform(cube: Doubles) -> Doubles:
         return np.asarray(lower + cube * (upper - lower))
 
     with _ONE_SAMPLER:
@@ -73,7 +75,7 @@ def _scatter(problem: FitProblem) -> float:
     return float(np.std(problem.residual(best.values))) or 1.0
 
 
-def _finite_domain(problem: FitProblem) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _finite_domain(problem: FitProblem) -> tuple[Doubles, Doubles]:
     """Return the limits of the free parameters, with finite ones for factor and const."""
     spread = _WIDTHS * float(np.std(problem.data.values))
     reach = np.full(problem.start.size, spread)

@@ -15,6 +15,10 @@ from lucidcube.kernels.psf.background import (
 )
 from lucidcube.kernels.psf.subpixel_shift import Shift, fit_core, move_whole_pixels
 
+Reals = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
 DETECTED = 5.0
 """Standard deviations of the noise by which the mean of 3 x 3 pixels must exceed the sky to be a star."""
 _N_CENTRINGS = 3
@@ -24,10 +28,10 @@ _CENTRED = 2e-3  # pixels
 class NormalisedPSF(NamedTuple):
     """One prepared plane of the star; all planes are on the output grid."""
 
-    image: NDArray[np.float32]
+    image: Floats
     """Star (y, x), both odd, without sky, of unit sum, with its centre of mass at the central pixel.
     NaN = missing; all NaN if there is no star."""
-    variance: NDArray[np.float32] | None
+    variance: Floats | None
     """Variance of `image`; None if none was given. The noise of the sky level is not included."""
     outlier_mask: NDArray[np.uint8]
     """1 where the pixel is missing because of an outlier."""
@@ -48,16 +52,16 @@ class NormalisedPSF(NamedTuple):
 class _Star(NamedTuple):
     """Star found in a plane, still on the input grid."""
 
-    image: NDArray[np.float32]
-    outliers: NDArray[np.bool_]
-    background_pixels: NDArray[np.bool_]
+    image: Floats
+    outliers: Mask
+    background_pixels: Mask
     level: float
     noise: float
 
 
 def normalise_psf(
-    plane: NDArray[np.floating],
-    variance: NDArray[np.floating] | None,
+    plane: Reals,
+    variance: Reals | None,
     *,
     n_sigma: float,
     background_threshold: float,
@@ -140,7 +144,7 @@ def normalise_psf(
     )
 
 
-def outlier_pixels(plane: NDArray[np.floating], n_sigma: float) -> NDArray[np.bool_]:
+def outlier_pixels(plane: Reals, n_sigma: float) -> Mask:
     """Return the pixels further than `n_sigma` standard deviations from the mean, except their largest group.
 
     The mean and standard deviation are those of all finite pixels (y, x); NaN is not an outlier.
@@ -153,9 +157,7 @@ def outlier_pixels(plane: NDArray[np.floating], n_sigma: float) -> NDArray[np.bo
     return np.asarray(far & ~_largest_groups(far, 1))
 
 
-def _find_star(
-    plane: NDArray[np.floating], n_sigma: float, background_threshold: float, model: BackgroundModel
-) -> _Star:
+def _find_star(plane: Reals, n_sigma: float, background_threshold: float, model: BackgroundModel) -> _Star:
     """Remove outliers and the sky."""
     outliers = outlier_pixels(plane, n_sigma)
     image = np.where(outliers, np.nan, plane).astype(np.float32)
@@ -186,9 +188,7 @@ def _find_star(
     return _Star(image - np.float32(level), outliers, background_pixels, level, _pixel_noise(image))
 
 
-def _centre(
-    star: _Star, threshold: float, n_regions: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], Shift, float, float] | None:
+def _centre(star: _Star, threshold: float, n_regions: int) -> tuple[Floats, Mask, Shift, float, float] | None:
     """Return the star at the central pixel, its region of interest and the shift; None without a star."""
     region = _largest_regions(star.image, threshold, n_regions)
     if not _is_star(star, region):
@@ -208,13 +208,13 @@ def _centre(
     return image, region, shift, offset_y, offset_x
 
 
-def _pixel_noise(image: NDArray[np.float32]) -> float:
+def _pixel_noise(image: Floats) -> float:
     """Return the noise per pixel from differences of neighbours, which a smooth wing hardly affects."""
     difference = image[:, 1:] - image[:, :-1]
     return robust_sigma(difference[np.isfinite(difference)]) / float(np.sqrt(2.0))
 
 
-def _is_star(star: _Star, region: NDArray[np.bool_]) -> bool:
+def _is_star(star: _Star, region: Mask) -> bool:
     """Return whether the region is more than a hot pixel or a fluctuation of the noise."""
     if np.count_nonzero(region) < 3:
         return False
@@ -244,7 +244,7 @@ def _trim(shape: tuple[int, ...], trim_to_shape: tuple[int, int] | None) -> tupl
     return tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(shape, sizes, strict=True))
 
 
-def _largest_groups(mask: NDArray[np.bool_], n_groups: int) -> NDArray[np.bool_]:
+def _largest_groups(mask: Mask, n_groups: int) -> Mask:
     """Return the `n_groups` largest 4-connected groups; of equal sizes the first in memory order."""
     labels, n_found = ndimage.label(mask)
     if n_found <= n_groups:
@@ -255,7 +255,7 @@ def _largest_groups(mask: NDArray[np.bool_], n_groups: int) -> NDArray[np.bool_]
     return np.asarray(keep[labels])
 
 
-def _largest_regions(image: NDArray[np.float32], threshold: float, n_regions: int) -> NDArray[np.bool_]:
+def _largest_regions(image: Floats, threshold: float, n_regions: int) -> Mask:
     """Return the largest groups of pixels above `threshold` times the maximum (none if that is <= 0)."""
     maximum = float(np.nanmax(image)) if np.isfinite(image).any() else 0.0
     if not maximum > 0.0:
@@ -263,7 +263,7 @@ def _largest_regions(image: NDArray[np.float32], threshold: float, n_regions: in
     return _largest_groups(image > threshold * maximum, n_regions)
 
 
-def _centring_offset(region: NDArray[np.bool_], image: NDArray[np.float32]) -> tuple[float, float]:
+def _centring_offset(region: Mask, image: Floats) -> tuple[float, float]:
     """Return the shift that brings the centre of mass of the region to the central pixel."""
     weights = np.where(region, image, 0.0).astype(np.float64)
     centre_y, centre_x = ndimage.center_of_mass(weights)

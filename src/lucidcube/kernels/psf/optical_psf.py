@@ -20,7 +20,9 @@ from scipy.special import gammaincc, j0, j1
 
 from lucidcube.kernels.psf.turbulence import unit_nodes
 
-StructureFunction = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Doubles = NDArray[np.float64]
+
+StructureFunction = Callable[[Doubles], Doubles]
 """Structure function (rad**2) of the separation in the pupil (m)."""
 
 ZONE_RADIUS = 32.0  # lambda/D; each further zone reaches twice as far
@@ -63,9 +65,9 @@ class Grid(NamedTuple):
 class RadialProfile(NamedTuple):
     """Star of unit flux as a function of radius, tabulated in zones with equal numbers of steps."""
 
-    value: NDArray[np.float64]
+    value: Doubles
     """(zone, step) flux per pixel area: point values in zone 0, averages over a pixel in the others."""
-    slope: NDArray[np.float64]
+    slope: Doubles
     """(zone, step) derivative with respect to the radius in pixels."""
     resolution: float
     """lambda/D in pixels; zone k ends at radius ``ZONE_RADIUS * 2**k`` times this."""
@@ -74,9 +76,9 @@ class RadialProfile(NamedTuple):
 class StarImage(NamedTuple):
     """Star of unit flux on a pixel grid, and its derivatives with respect to the position of its centre."""
 
-    image: NDArray[np.float64]
-    by_y: NDArray[np.float64]
-    by_x: NDArray[np.float64]
+    image: Doubles
+    by_y: Doubles
+    by_x: Doubles
 
 
 def long_exposure(structure: StructureFunction, wavelength: float, optics: Optics, grid: Grid) -> StarImage:
@@ -125,7 +127,7 @@ def star_image(profile: RadialProfile, grid: Grid) -> StarImage:
     return StarImage(*_integrate_pixels(*profile, *grid, 0.5 * node, 0.5 * weight))
 
 
-def telescope_transfer(separation: NDArray[np.float64], obscuration: float) -> NDArray[np.float64]:
+def telescope_transfer(separation: Doubles, obscuration: float) -> Doubles:
     """Return the transfer function of an annular pupil (O'Neill 1956, J. Opt. Soc. Am. 46, 285).
 
     The separation is in units of the diameter of the pupil, and the function is zero from 1 on. The
@@ -139,7 +141,7 @@ def telescope_transfer(separation: NDArray[np.float64], obscuration: float) -> N
     return np.asarray(area / (0.25 * np.pi * (1.0 - obscuration**2)))
 
 
-def _overlap(separation: NDArray[np.float64], radius_1: float, radius_2: float) -> NDArray[np.float64]:
+def _overlap(separation: Doubles, radius_1: float, radius_2: float) -> Doubles:
     """Return the common area of two circles (radius_1 >= radius_2) at the given separations."""
     low, high = radius_1 - radius_2, radius_1 + radius_2
     between = (separation > low) & (separation < high)
@@ -151,7 +153,7 @@ def _overlap(separation: NDArray[np.float64], radius_1: float, radius_2: float) 
     return np.asarray(np.where(between, lens, np.where(separation <= low, np.pi * radius_2**2, 0.0)))
 
 
-def _pixel_transfer(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+def _pixel_transfer(frequency: Doubles) -> Doubles:
     """Return the transfer function of a square pixel (cycles per pixel), averaged over all directions."""
     node, weight = unit_nodes(16)
     angle = 0.25 * np.pi * node
@@ -160,7 +162,7 @@ def _pixel_transfer(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def _hankel_kernels() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _hankel_kernels() -> tuple[Doubles, Doubles]:
     """Return J0 and J1 of 2 pi r s at the radii of a zone (rows) and the nodes; the same for all zones."""
     radius = np.linspace(0.0, ZONE_RADIUS, _N_ZONE_STEPS + 1)
     node, _ = unit_nodes(_N_NODES)
@@ -173,15 +175,15 @@ def _hankel_kernels() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 @njit(cache=True, nogil=True)
 def _integrate_pixels(
-    value: NDArray[np.float64],
-    slope: NDArray[np.float64],
+    value: Doubles,
+    slope: Doubles,
     resolution: float,
     shape: tuple[int, int],
     centre_y: float,
     centre_x: float,
-    node: NDArray[np.float64],
-    weight: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    node: Doubles,
+    weight: Doubles,
+) -> tuple[Doubles, Doubles, Doubles]:
     """Average the profile and its gradient over pixels: by quadrature in zone 0, at pixel centres beyond."""
     height, width = shape
     image, by_y, by_x = np.empty(shape), np.empty(shape), np.empty(shape)
@@ -217,9 +219,7 @@ def _integrate_pixels(
 
 
 @njit(cache=True, nogil=True)
-def _hermite(
-    value: NDArray[np.float64], slope: NDArray[np.float64], zone: int, radius: float, step: float
-) -> tuple[float, float]:
+def _hermite(value: Doubles, slope: Doubles, zone: int, radius: float, step: float) -> tuple[float, float]:
     """Return the cubic Hermite interpolation and its derivative; the value is constant beyond the table."""
     n_steps = value.shape[1] - 1
     position = min(radius / step, float(n_steps))

@@ -9,6 +9,10 @@ from scipy.interpolate import PchipInterpolator
 
 from lucidcube.kernels.psf.models import Parameter
 
+Doubles = NDArray[np.float64]
+Reals = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
 _INNERMOST = 0.5  # pixels; radius of the disc that is the first annulus
 _CLOSEST = 0.1  # pixels between the mean radii of two annuli
 _MIN_TO_CLIP = 8  # pixels in an annulus
@@ -27,34 +31,29 @@ class RadialFit(NamedTuple):
 
     image: NDArray[np.float32]
     """Profile on the grid, about the central pixel; finite, not negative, unit sum. NaN without data."""
-    radius: NDArray[np.float64]
+    radius: Doubles
     """Mean radii (pixels) of the pixels in each annulus that contains any."""
-    profile: NDArray[np.float64]
+    profile: Doubles
     """Profile at these radii, in the units of the plane."""
     centre: tuple[float, float]
     """Offset (y, x) of the star from the central pixel."""
     errors: tuple[float, float]
     """One standard deviation of `centre`; NaN where fixed or unknown."""
     converged: bool
-    used: NDArray[np.bool_]
+    used: Mask
     """Pixels that entered the means: finite and not clipped."""
 
 
 class _Annuli(NamedTuple):
     """Clipped means of the annuli that contain pixels."""
 
-    radius: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    kept: NDArray[np.bool_]
+    radius: Doubles
+    mean: Doubles
+    kept: Mask
 
 
 def fit_radial_profile(
-    plane: NDArray[np.floating],
-    weight: NDArray[np.float64] | None,
-    *,
-    x: Parameter,
-    y: Parameter,
-    n_annuli: int,
+    plane: Reals, weight: Doubles | None, *, x: Parameter, y: Parameter, n_annuli: int
 ) -> RadialFit:
     """Fit a centre and a radial profile to a star.
 
@@ -96,7 +95,7 @@ def fit_radial_profile(
     return RadialFit(image.astype(np.float32), annuli.radius, annuli.mean, centre, errors, converged, used)
 
 
-def radial_model(fit: RadialFit, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def radial_model(fit: RadialFit, shape: tuple[int, ...]) -> Doubles:
     """Return the profile on the grid (y, x) about the fitted centre, in the units of the plane."""
     y = np.arange(shape[0], dtype=np.float64) - (shape[0] - 1) / 2 - fit.centre[0]
     x = np.arange(shape[1], dtype=np.float64) - (shape[1] - 1) / 2 - fit.centre[1]
@@ -104,10 +103,10 @@ def radial_model(fit: RadialFit, shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def _fit_centre(
-    plane: NDArray[np.floating],
-    finite: NDArray[np.bool_],
-    weight: NDArray[np.float64] | None,
-    edges: NDArray[np.float64],
+    plane: Reals,
+    finite: Mask,
+    weight: Doubles | None,
+    edges: Doubles,
     parameters: tuple[Parameter, Parameter],
 ) -> tuple[tuple[float, float], tuple[float, float], bool]:
     """Return the centre (y, x) as an offset from the central pixel, its errors, and whether it converged."""
@@ -161,7 +160,7 @@ def _fit_centre(
     return (float(centre[0]), float(centre[1])), (float(errors[0]), float(errors[1])), converged
 
 
-def _widened(edges: NDArray[np.float64]) -> NDArray[np.float64]:
+def _widened(edges: Doubles) -> Doubles:
     """Return edges with the same growth but no annulus narrower than half a pixel."""
     growth = edges[1] / edges[0]
     widened = [float(edges[0])]
@@ -177,9 +176,7 @@ def _core_radius(annuli: _Annuli) -> float:
     return float(np.clip(radius, _MIN_CORE, _MAX_CORE))
 
 
-def _annulus_means(
-    values: NDArray[np.floating], radius: NDArray[np.float64], edges: NDArray[np.float64]
-) -> _Annuli:
+def _annulus_means(values: Reals, radius: Doubles, edges: Doubles) -> _Annuli:
     """Return clipped means, adjusted so that the joined profile has the means of the data."""
     index = np.searchsorted(edges, radius, side="right").clip(max=edges.size - 1)
     kept = _unclipped(values.astype(np.float64), radius, index, edges.size)
@@ -221,7 +218,7 @@ def _interpolator(annuli: _Annuli) -> PchipInterpolator:
     return PchipInterpolator(np.r_[0.0, radius], np.r_[centre, mean])
 
 
-def _evaluate(annuli: _Annuli, radius: NDArray[np.float64]) -> NDArray[np.float64]:
+def _evaluate(annuli: _Annuli, radius: Doubles) -> Doubles:
     """Evaluate the profile at any radius: a power law beyond the last annulus; constant if there is one."""
     if annuli.radius.size < 2:
         return np.full(radius.shape, annuli.mean[0])
@@ -238,9 +235,7 @@ def _evaluate(annuli: _Annuli, radius: NDArray[np.float64]) -> NDArray[np.float6
     return values
 
 
-def _unclipped(
-    values: NDArray[np.float64], radius: NDArray[np.float64], index: NDArray[np.intp], n_annuli: int
-) -> NDArray[np.bool_]:
+def _unclipped(values: Doubles, radius: Doubles, index: NDArray[np.intp], n_annuli: int) -> Mask:
     """Return which pixels lie within 5 robust standard deviations of the line through their annulus."""
     order = np.argsort(index.astype(np.min_scalar_type(n_annuli)), kind="stable")  # small integers sort fast
     first = np.cumsum(np.bincount(index + 1, minlength=n_annuli + 1))
@@ -250,9 +245,7 @@ def _unclipped(
 
 
 @njit(cache=True, nogil=True)
-def _unclipped_sorted(
-    values: NDArray[np.float64], radius: NDArray[np.float64], first: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def _unclipped_sorted(values: Doubles, radius: Doubles, first: NDArray[np.int64]) -> Mask:
     """Return `_unclipped` for pixels sorted by annulus; annulus a consists of ``first[a] : first[a + 1]``.
 
     The slope of the line is that between the medians of the neighbouring annuli, because in a steep profile

@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import least_squares
 
+Doubles = NDArray[np.float64]
+Reals = NDArray[np.floating]
+Floats = NDArray[np.float32]
+
 # Reach of the interpolation in pixels on either side. The error is at most 0.16 % of the peak for a Gaussian
 # of 2 pixels FWHM, 0.05 % for one of 3 pixels. A longer window would ring more about a sharp star.
 HALF_LENGTH = 6
@@ -27,9 +31,7 @@ class Core(NamedTuple):
     sigma: float
     peak: float
 
-    def image(
-        self, shape: tuple[int, ...], offset_y: float = 0.0, offset_x: float = 0.0
-    ) -> NDArray[np.float32]:
+    def image(self, shape: tuple[int, ...], offset_y: float = 0.0, offset_x: float = 0.0) -> Floats:
         """Return the Gaussian sampled at the pixel centres of a (y, x) grid, moved by the offsets."""
         dy = (np.arange(shape[0]) - self.y - offset_y) / self.sigma
         dx = (np.arange(shape[1]) - self.x - offset_x) / self.sigma
@@ -42,7 +44,7 @@ def sigma_from_area(n_pixels: int) -> float:
     return float(np.sqrt(n_pixels / (2.0 * np.pi * np.log(2.0))))
 
 
-def fit_core(plane: NDArray[np.floating]) -> Core | None:
+def fit_core(plane: Reals) -> Core | None:
     """Fit a Gaussian and a constant to the pixels about the maximum of a star (y, x); NaN = missing.
 
     The result is None if the core has too few pixels, or its sigma is outside 0.5 to 4 pixels.
@@ -63,7 +65,7 @@ def fit_core(plane: NDArray[np.floating]) -> Core | None:
     if not sigma < _MAX_SIGMA:
         return None
 
-    def residual(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    def residual(p: Doubles) -> Doubles:
         squared = (y - p[0]) ** 2 + (x - p[1]) ** 2
         return np.asarray(p[3] * np.exp(-0.5 * squared / p[2] ** 2) + p[4] - values)
 
@@ -76,7 +78,7 @@ def fit_core(plane: NDArray[np.floating]) -> Core | None:
     return core if inside and _MIN_SIGMA < core.sigma < _MAX_SIGMA and 0.0 < height < 3.0 else None
 
 
-def shift_weights(offset: float) -> tuple[int, NDArray[np.float64]]:
+def shift_weights(offset: float) -> tuple[int, Doubles]:
     """Return the weights that shift samples by `offset` towards larger indices.
 
     The result is `first` and `weights` in ``out[i] = sum_k weights[k] * in[i + first + k]``. The weights are
@@ -115,12 +117,12 @@ class Shift:
     background of the plane (y, x; NaN = missing) should be about zero.
     """
 
-    def __init__(self, plane: NDArray[np.floating], core: Core | None = None) -> None:
+    def __init__(self, plane: Reals, core: Core | None = None) -> None:
         self._missing = ~np.isfinite(plane)
         self._core = core
         self._filled = _framed(plane if core is None else plane - core.image(plane.shape))
 
-    def image(self, offset_y: float, offset_x: float) -> NDArray[np.float32]:
+    def image(self, offset_y: float, offset_x: float) -> Floats:
         """Return the plane shifted by finite offsets in pixels, towards larger indices where positive.
 
         Pixels that would come from missing pixels or from beyond the edge are NaN.
@@ -131,9 +133,7 @@ class Shift:
         image[self._missing_after(offset_y, offset_x)] = np.nan
         return image
 
-    def variance(
-        self, variance: NDArray[np.floating], offset_y: float, offset_x: float
-    ) -> NDArray[np.float32]:
+    def variance(self, variance: Reals, offset_y: float, offset_x: float) -> Floats:
         """Return the variance of the shifted plane from that of the plane (NaN = unknown).
 
         The propagation is exact for each pixel, but the noise of neighbouring pixels becomes correlated.
@@ -163,24 +163,18 @@ def _overlap(length: int, step: int) -> tuple[slice, slice]:
     return slice(to, to + kept), slice(source, source + kept)
 
 
-def _framed(plane: NDArray[np.floating]) -> NDArray[np.float32]:
+def _framed(plane: Reals) -> Floats:
     """Return a copy without missing pixels, in a frame as wide as the reach of the interpolation."""
     framed = np.pad(plane.astype(np.float32), HALF_LENGTH, constant_values=np.nan)
     return _fill_outwards(framed, HALF_LENGTH + 1)
 
 
-def _separable(
-    framed: NDArray[np.float32],
-    first_y: int,
-    weights_y: NDArray[np.float64],
-    first_x: int,
-    weights_x: NDArray[np.float64],
-) -> NDArray[np.float32]:
+def _separable(framed: Floats, first_y: int, weights_y: Doubles, first_x: int, weights_x: Doubles) -> Floats:
     """Correlate along x and y with one-dimensional weights, and drop the frame."""
     return _correlate(_correlate(framed.T, first_x, weights_x).T, first_y, weights_y)
 
 
-def _correlate(framed: NDArray[np.float32], first: int, weights: NDArray[np.float64]) -> NDArray[np.float32]:
+def _correlate(framed: Floats, first: int, weights: Doubles) -> Floats:
     """Correlate along the first axis, and drop its frame; samples beyond the frame count as zero."""
     length = framed.shape[0] - 2 * HALF_LENGTH
     out = np.zeros_like(framed[:length])
@@ -192,7 +186,7 @@ def _correlate(framed: NDArray[np.float32], first: int, weights: NDArray[np.floa
 
 
 @njit(cache=True, nogil=True)
-def _fill_outwards(plane: NDArray[np.float32], n_passes: int) -> NDArray[np.float32]:
+def _fill_outwards(plane: Floats, n_passes: int) -> Floats:
     """Fill NaN within `n_passes` pixels of data by the mean of their filled neighbours, the rest by zero."""
     height, width = plane.shape
     for _ in range(n_passes):

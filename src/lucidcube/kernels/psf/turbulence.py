@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gamma, j0, kv
 
+Doubles = NDArray[np.float64]
+
 _N_PSD_NODES = 160
 _N_SERIES = 12
 _KOLMOGOROV = 2.0 * (4.8 * float(gamma(1.2))) ** (5.0 / 6.0)  # 6.88: D(r0) of Kolmogorov turbulence
@@ -23,9 +25,7 @@ def von_karman_coefficient(r0: float, index: float) -> float:
     return float(numerator / denominator * r0 ** (2.0 - index))
 
 
-def von_karman_structure(
-    separation: NDArray[np.float64], r0: float, outer_scale: float, index: float
-) -> NDArray[np.float64]:
+def von_karman_structure(separation: Doubles, r0: float, outer_scale: float, index: float) -> Doubles:
     """Return the structure function (rad**2) of von Karman turbulence; all lengths are in metres.
 
     The closed form is Gradshteyn & Ryzhik 6.565.4 applied to the power spectrum of `von_karman_coefficient`.
@@ -46,11 +46,7 @@ def von_karman_structure(
     return np.asarray(2.0 * variance / gamma(order + 1.0) * chosen)
 
 
-def in_band_structure(
-    separation: NDArray[np.float64],
-    power: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    cutoff: float,
-) -> NDArray[np.float64]:
+def in_band_structure(separation: Doubles, power: Callable[[Doubles], Doubles], cutoff: float) -> Doubles:
     """Return the structure function (rad**2) of a phase whose power spectrum ends at `cutoff`.
 
     This is ``4 pi int_0^cutoff power(f) (1 - J0(2 pi f separation)) f df``, with one-dimensional separations
@@ -64,7 +60,7 @@ def in_band_structure(
 
 
 @lru_cache(maxsize=4)
-def unit_nodes(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def unit_nodes(n: int) -> tuple[Doubles, Doubles]:
     """Return `n` Gauss-Legendre nodes and weights on the interval 0 to 1 (cached, read-only)."""
     node, weight = np.polynomial.legendre.leggauss(n)
     node, weight = 0.5 * (node + 1.0), 0.5 * weight

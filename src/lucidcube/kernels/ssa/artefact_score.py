@@ -25,8 +25,7 @@ Sums = NDArray[np.float64]
 
 
 def badness(plane: Floats, *, window: int, start: float, stop: float, region: Region) -> Floats:
-    """
-    Compute the artefact score of a plane by singular spectrum analysis (SSA).
+    """Compute the artefact score of a plane by singular spectrum analysis (SSA).
 
     For each component in use, and each pixel, (value - mean) / (std + 0.01 * mean std), with mean and
     standard deviation over the region of the pixel; the score is the absolute mean of these.
@@ -85,8 +84,7 @@ def badness(plane: Floats, *, window: int, start: float, stop: float, region: Re
 
 
 def component_range(start: float, stop: float, window: int) -> tuple[int, int]:
-    """
-    Return the first component and the one after the last; negative numbers are fractions of window^2.
+    """Return the first component and the one after the last; negative numbers are fractions of window^2.
 
     ValueError is raised if an index is not an integer, or they are no range within 0..window^2.
     """
@@ -103,8 +101,7 @@ def component_range(start: float, stop: float, window: int) -> tuple[int, int]:
 
 
 def object_fraction(plane: Floats) -> float:
-    """
-    Estimate which fraction of the field the object covers; less than about 0.05 looks like a star field.
+    """Estimate which fraction of the field the object covers; less than about 0.05 looks like a star field.
 
     It is the participation ratio <f>^2 / <f^2> of the brightness f above the median: a uniform disc gives the
     fraction of the field that it covers (up to half), a planet 0.1 to 0.4, noise 0.3, a star 0.01 to 0.05.
@@ -124,8 +121,7 @@ def object_fraction(plane: Floats) -> float:
 # the inner loops over `lane` and `k`, which take the time. Views (a[y, x]) would cost more than the sums.
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _compare_with_region(stack: Floats, labels: Labels, half: int, difference: Floats, std: Floats) -> Sums:
-    """
-    Compute the difference of each labelled pixel from the mean of its region, and the std there, in place.
+    """Compute the difference of each labelled pixel from the mean of its region, and the std there, in place.
 
     Return the mean std of each lane. The sums over the box slide along x, and those over its columns along y,
     so that the cost does not depend on its size. They are float64, so that a bright pixel which has left a

@@ -18,8 +18,7 @@ LEAST_WEIGHT = 1e-6
 
 
 class Basis(NamedTuple):
-    """
-    The eigenvectors of the lag-covariance matrix X X^T of a plane, X being its trajectory matrix.
+    """The eigenvectors of the lag-covariance matrix X X^T of a plane, X being its trajectory matrix.
 
     Attributes
     ----------
@@ -40,8 +39,7 @@ class Basis(NamedTuple):
 
 
 def fill_smooth(plane: Floats, missing: Mask) -> Floats:
-    """
-    Replace missing pixels by the Gaussian-weighted mean (sigma 5 pixels) of those that are not missing.
+    """Replace missing pixels by the Gaussian-weighted mean (sigma 5 pixels) of those that are not missing.
 
     Parameters
     ----------
@@ -67,8 +65,7 @@ def fill_smooth(plane: Floats, missing: Mask) -> Floats:
 
 
 def window_shape(shape: tuple[int, ...], window: int) -> tuple[int, int]:
-    """
-    Return the shape of the window that is used: at most half of each side of the plane, rounded up.
+    """Return the shape of the window that is used: at most half of each side of the plane, rounded up.
 
     A longer window adds nothing, because windows of w and of N + 1 - w pixels have the same components. A
     window of less than 1 pixel raises ValueError.
@@ -79,8 +76,7 @@ def window_shape(shape: tuple[int, ...], window: int) -> tuple[int, int]:
 
 
 def decompose(plane: Floats, window: int) -> Basis:
-    """
-    Compute the eigenvectors of the lag-covariance matrix, in order of descending eigenvalue.
+    """Compute the eigenvectors of the lag-covariance matrix, in order of descending eigenvalue.
 
     The plane (y, x) must not hold NaN. For the window, in pixels, see `window_shape`.
 
@@ -94,8 +90,7 @@ def decompose(plane: Floats, window: int) -> Basis:
 
 
 def components(plane: Floats, basis: Basis, indices: Iterable[int]) -> Iterator[Floats]:
-    """
-    Yield SSA components of a plane, arrays of float32 of its shape (y, x).
+    """Yield SSA components of a plane, arrays of float32 of its shape (y, x).
 
     Component k is the quasi-Hankel average of u_k u_k^T X: each pixel is the mean over the windows that hold
     it. The sum of all components is the plane.
@@ -142,8 +137,7 @@ def components(plane: Floats, basis: Basis, indices: Iterable[int]) -> Iterator[
 # The planes hold no NaN, so that sums may be reordered, which lets the compiler use vector instructions.
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _smooth_over(plane: Floats, missing: Mask, profile: Floats) -> tuple[Floats, Mask]:
-    """
-    Compute the weighted mean about each missing pixel, which holds zero; edges are mirrored.
+    """Compute the weighted mean about each missing pixel, which holds zero; edges are mirrored.
 
     Return also False where the mean has too little weight and is zero. Only rows with missing pixels are
     smoothed, along y as a whole and then along x at the missing pixels.

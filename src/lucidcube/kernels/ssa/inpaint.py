@@ -11,8 +11,7 @@ SHARE_KEPT = 0.25
 
 
 def fill_ssa(plane: Floats, missing: NDArray[np.bool_], *, window: int) -> Floats:
-    """
-    Replace missing pixels by the sum of the first quarter of the SSA components.
+    """Replace missing pixels by the sum of the first quarter of the SSA components.
 
     The strong components hold what the neighbourhood repeats, the weak ones the noise. The holes are filled
     by `fill_linear` for the decomposition, so that no artefact enters it.
@@ -49,8 +48,7 @@ def fill_ssa(plane: Floats, missing: NDArray[np.bool_], *, window: int) -> Float
 
 
 def fill_ssa_deviation(plane: Floats, missing: NDArray[np.bool_], *, window: int, value: float) -> Floats:
-    """
-    Replace what deviates in the missing pixels, SSA component by component.
+    """Replace what deviates in the missing pixels, SSA component by component.
 
     In each component a missing pixel further than `value` from the median in cumulative probability is
     interpolated by `fill_linear`; others keep their values. The components are then summed, so that what an

@@ -43,8 +43,7 @@ class Plan(NamedTuple):
 
 @cache
 def good_length(least: int) -> int:
-    """
-    Return the length >= `least`, and >= 32, whose transform is fastest.
+    """Return the length >= `least`, and >= 32, whose transform is fastest.
 
     The time of a pass is proportional to the length, so that it is the smallest product of 2, 3 and 5, or a
     larger one that needs fewer passes.
@@ -139,8 +138,7 @@ def _aligned(size: int) -> Floats:
 
 
 def spectrum(plane: Floats, shape: tuple[int, int], space: Workspace | None = None) -> Floats:
-    """
-    Return twice the transform of a finite plane, (blocks, width, 2, lanes), in the order of the module.
+    """Return twice the transform of a finite plane, (blocks, width, 2, lanes), in the order of the module.
 
     The plane is padded by zeros at its end to `shape`, which must be good lengths and at least its own shape,
     otherwise ValueError is raised. A workspace for these sizes saves memory that is not yet in the cache,
@@ -173,8 +171,7 @@ def transform(plan: Plan, swapped: int, one: Floats, other: Floats) -> bool:
 
 @njit(cache=True, nogil=True)
 def forward_columns(plane: Floats, support: Support, plan: Plan, space: Workspace) -> None:
-    """
-    Transform the columns of the support of a padded plane along y.
+    """Transform the columns of the support of a padded plane along y.
 
     `space.rows` then holds twice the results, block by block, for whole groups of columns: from the group
     that holds the first column of the support to that which holds the last one.

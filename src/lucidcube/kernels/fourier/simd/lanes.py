@@ -32,8 +32,7 @@ RADICES = (3, 4, 5, 6, 8, 9, 10)
 def transform_pass(
     b: Builder, source: Array, target: Array, twiddles: Array, radix: Any, n: Any, stride: Any, swapped: Any
 ) -> None:
-    """
-    Do one pass of Stockham's self-sorting transform over a panel, from one array to another.
+    """Do one pass of Stockham's self-sorting transform over a panel, from one array to another.
 
     Parameters
     ----------
@@ -134,8 +133,7 @@ def split_columns(b: Builder, panel: Array, rows: Array, n: Any, first: Any, pla
 
 @lane_function(arrays=2)
 def join_columns(b: Builder, rows: Array, panel: Array, n: Any, first: Any, place: Any) -> None:
-    """
-    Compute the transform of a panel of real columns from theirs: the reverse of `split_columns`.
+    """Compute the transform of a panel of real columns from theirs: the reverse of `split_columns`.
 
     The parameters are those of `split_columns`. Frequencies beyond n / 2 are not used, row n of the panel is
     scratch, and `rows` holds the spectra, not twice the spectra.

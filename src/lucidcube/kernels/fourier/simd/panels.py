@@ -103,8 +103,7 @@ def subtract_columns(
     begin: Any,
     step: Any,
 ) -> None:
-    """
-    Subtract a panel from the columns of a plane to which `store_columns` would copy it.
+    """Subtract a panel from the columns of a plane to which `store_columns` would copy it.
 
     `valid` is a plane of 1 and 0. `extremes` (2, step) receives, for each of these columns, the largest and
     the smallest of the valid remaining numbers and zero, and `squares` (step,), of float64, the sum of their
@@ -146,8 +145,7 @@ def multiply_by_power(
     place: Any,
     first: Any,
 ) -> None:
-    """
-    Multiply a block of a spectrum by the power spectrum of a small window.
+    """Multiply a block of a spectrum by the power spectrum of a small window.
 
     The rows of the window are already transformed along x, and are taken in pairs at equal distances from its
     centre, which halves the work: a pair of sum S and difference D adds S cos + i D sin to the transform.

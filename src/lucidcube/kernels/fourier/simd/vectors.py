@@ -215,8 +215,7 @@ def transposed(rows: list[Vector]) -> list[Vector]:
 
 
 def lane_function(arrays: int) -> Callable[[Callable[..., None]], Any]:
-    """
-    Make a code generator into a function for compiled code that returns nothing.
+    """Make a code generator into a function for compiled code that returns nothing.
 
     The generator takes the builder, then so many arrays, then integers; the function takes all but the
     builder. It reads and writes contiguous arrays of floats as if these were flat, and checks no bounds.
