@@ -30,10 +30,8 @@ __all__ = [
 def start_workers(profile: Profile) -> Iterator[Workers]:
     """Start the workers that a profile describes and stop them at the end.
 
-    Raises
-    ------
-    ConfigError
-        If they cannot be started: no such scheduler, the queue refuses the job, no worker came in time.
+    ConfigError is raised if they cannot be started: there is no such scheduler, the queue refuses the job, or
+    no worker comes in time.
     """
     if profile.kind in ("threads", "synchronous"):
         # One level of parallelism: a block per core and no threads within a block. Without a scheduler
@@ -56,10 +54,7 @@ def start_workers(profile: Profile) -> Iterator[Workers]:
 def layout(profile: Profile) -> Layout:
     """Return the processes, threads and memory that a profile asks for; nothing is started.
 
-    Raises
-    ------
-    ConfigError
-        If the profile does not say enough, or what it needs is not installed.
+    ConfigError is raised if the profile does not say enough, or if what it needs is not installed.
     """
     if profile.kind == "slurm_runner":
         return allocation_layout(profile)

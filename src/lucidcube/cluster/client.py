@@ -38,20 +38,11 @@ POLL_INTERVAL = 5.0
 
 
 class DaskWorkers:
-    """The workers of a dask cluster.
+    """The workers of the dask cluster to which a client is connected.
 
-    Parameters
-    ----------
-    client
-        Connected to the cluster.
-    memory
-        Memory limit of each worker in bytes, if it has one.
-    timeout
-        Seconds without any worker after which the run is given up; lost workers may be replaced before.
-    reason
-        Says why there are no workers.
-    maintain
-        Called every few seconds, for example to replace lost jobs.
+    `memory` is the memory limit of each worker in bytes, if it has one. After `timeout` seconds without any
+    worker the run is given up, and `reason` says why there are none; lost workers may be replaced before by
+    `maintain`, which is called every few seconds.
     """
 
     remote = True
@@ -122,13 +113,7 @@ class DaskWorkers:
 
 
 def start_cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
-    """Start the workers that a profile describes; closing the stack stops them.
-
-    Raises
-    ------
-    ConfigError
-        If they cannot be started.
-    """
+    """Start the workers that a profile describes, or raise ConfigError; closing the stack stops them."""
     stack.callback(NANNY_LOG.setLevel, NANNY_LOG.level)
     if profile.kind == "processes":
         return _processes(stack, profile)

@@ -99,10 +99,7 @@ def site_settings(profile: Profile) -> Iterator[None]:
 def job_arguments(profile: Profile, cluster: type[Any]) -> dict[str, Any]:
     """Return the keyword arguments of a dask-jobqueue class for a profile; the rest comes from the site.
 
-    Raises
-    ------
-    ConfigError
-        If neither the profile nor the site gives the cores and the memory of a job.
+    ConfigError is raised if neither of them gives the cores and the memory of a job.
     """
     given, queue = dict(profile.arguments), cluster.job_cls.config_name
     site: Mapping[str, Any] = dask.config.get(f"jobqueue.{queue}", {})
@@ -178,10 +175,7 @@ def _lifetime(length: int | None) -> list[str]:
 def job_script(profile: Profile) -> str | None:
     """Return the script of one job without the address of the scheduler; None if there is no queue.
 
-    Raises
-    ------
-    ConfigError
-        If the profile is incomplete, or dask-jobqueue is not installed.
+    ConfigError is raised if the profile is incomplete, or if dask-jobqueue is not installed.
     """
     if not profile.queued:
         return None
@@ -265,13 +259,7 @@ def _job_id(job: Any) -> str:
 
 
 def preflight(queue: str, script: str) -> None:
-    """Check that jobs can be submitted here, and that SLURM would accept this one.
-
-    Raises
-    ------
-    ConfigError
-        If the program that submits jobs is not installed, or SLURM rejects the job.
-    """
+    """Raise ConfigError unless jobs can be submitted here, and SLURM would accept this one."""
     if queue in QUEUES and shutil.which(program := QUEUES[queue].submit) is None:
         raise ConfigError(
             f"profile: kind: {queue} needs {program}, which is not here: start the run on a login node"

@@ -173,10 +173,7 @@ def local_layout(profile: Profile) -> Layout:
 def load_profile(name: str) -> Profile:
     """Return a profile by its built-in name, by the address of a scheduler, or from a YAML file.
 
-    Raises
-    ------
-    ConfigError
-        If there is no such profile, or if it is not valid.
+    ConfigError is raised if there is no such profile, or if it is not valid.
     """
     if name in PROFILES:
         return PROFILES[name]
@@ -208,10 +205,7 @@ def _problem(path: Path, error: Any) -> str:
 def expand_variables(directory: str) -> str:
     """Return a directory with its environment variables expanded: ``$TMPDIR``, ``${TMPDIR:-/tmp}``.
 
-    Raises
-    ------
-    ConfigError
-        If a variable without a default is not set.
+    ConfigError is raised if a variable without a default is not set.
     """
     text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], directory)
     expanded = os.path.expanduser(os.path.expandvars(text))
@@ -223,10 +217,7 @@ def expand_variables(directory: str) -> str:
 def parse_duration(text: str) -> int:
     """Return a duration in seconds, from ``[D-]HH:MM:SS``, ``HH:MM``, or a number with a unit (``90 min``).
 
-    Raises
-    ------
-    ValueError
-        If the text is not a duration of at least a second.
+    ValueError is raised if the text is not a duration of at least a second.
     """
     if clock := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text):
         days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
@@ -242,13 +233,7 @@ def parse_duration(text: str) -> int:
 
 
 def import_class(path: str) -> type[Any]:
-    """Import a class by its path.
-
-    Raises
-    ------
-    ConfigError
-        If the package is not installed or has no such class.
-    """
+    """Import a class by its path; raise ConfigError if its package is not installed or has no such class."""
     module, _, name = path.rpartition(".")
     package = module.partition(".")[0]
     handler = signal.getsignal(signal.SIGINT)

@@ -30,10 +30,7 @@ MIN_TASKS = 3
 def allocation_layout(profile: Profile) -> Layout:
     """Return the processes, threads and memory of the workers in this allocation.
 
-    Raises
-    ------
-    ConfigError
-        If this process is not in a SLURM allocation, or if the allocation has too few tasks.
+    ConfigError is raised if this process is not in a SLURM allocation, or if that has too few tasks.
     """
     environ = os.environ
     tasks = environ.get("SLURM_NTASKS", "")
@@ -55,12 +52,7 @@ def serve(profile: Profile) -> None:
     """Run as scheduler or worker, where this task is one, until the run ends; then end this process.
 
     Call it before anything that only the client should do, such as opening files or printing. It does nothing
-    for other kinds of profiles than slurm_runner.
-
-    Raises
-    ------
-    ConfigError
-        See `allocation_layout`.
+    for other kinds of profiles than slurm_runner. For errors see `allocation_layout`.
     """
     if profile.kind == "slurm_runner":
         allocation_layout(profile)

@@ -13,13 +13,7 @@ from lucidcube.errors import StageError
 
 
 class WorkersLost(StageError):
-    """There is nothing left that could compute blocks; the blocks that were finished are kept.
-
-    Parameters
-    ----------
-    cause
-        What happened, in words.
-    """
+    """There is nothing left that could compute blocks; the blocks that were finished are kept."""
 
     def __init__(self, cause: str) -> None:
         super().__init__("", "", cause)
@@ -36,20 +30,15 @@ class WorkersDied(RuntimeError):
 
 
 class Workers(Protocol):
-    """Where blocks are computed.
-
-    Attributes
-    ----------
-    remote
-        Whether blocks are computed in other processes.
-    dashboard
-        Address of a page that shows the work, if there is one.
-    """
+    """Where blocks are computed."""
 
     remote: bool
+    """Whether blocks are computed in other processes."""
 
     @property
-    def dashboard(self) -> str | None: ...
+    def dashboard(self) -> str | None:
+        """Address of a page that shows the work, if there is one."""
+        ...
 
     @property
     def window(self) -> int:
@@ -63,37 +52,19 @@ class Workers(Protocol):
     def result(self, future: Future[Any]) -> Any:
         """Return the result of a finished future or raise its exception.
 
-        Raises
-        ------
-        WorkersDied
-            If the block killed one worker after the other.
-        WorkersLost
-            If nothing is left that could compute.
+        It is WorkersDied if the block killed one worker after the other, and WorkersLost if nothing is left
+        that could compute.
         """
         ...
 
     def check(self) -> None:
-        """Check that there still are workers; called every few seconds during a run.
-
-        Raises
-        ------
-        WorkersLost
-            If there have been none for too long.
-        """
+        """Raise WorkersLost if there have been none for too long; called every few seconds during a run."""
         ...
 
 
 @dataclass
 class LocalWorkers:
-    """Threads of this process, or the calling thread itself.
-
-    Attributes
-    ----------
-    executor
-        The pool of threads.
-    threads
-        Number of blocks that are computed at a time.
-    """
+    """Threads of this process, or the calling thread itself; `threads` blocks are computed at a time."""
 
     executor: Executor
     threads: int

@@ -27,21 +27,9 @@ def outside_field(missing: NDArray[np.bool_], max_hole: float) -> NDArray[np.boo
     Everything beyond the frame counts as missing too. A pixel is outside if a disc slightly wider than
     `max_hole` can cover it without touching the field: the outside is the morphological opening of what is
     missing. So dead columns and narrow slits are holes, even where they reach the edge of the field, and
-    the corners around a rotated field are outside, however small they are.
+    the corners around a rotated field are outside, however small they are. `max_hole` is the diameter of the
+    largest hole in pixels; 0 puts every missing pixel outside.
 
-    Parameters
-    ----------
-    missing : (y, x) bool array
-        Pixels without data.
-    max_hole : float
-        Diameter of the largest hole, in pixels; 0 puts every missing pixel outside.
-
-    Returns
-    -------
-    (y, x) bool array
-
-    Notes
-    -----
     A disc does not reach into the corner of a right angle, nor into each step of an oblique edge. What it
     leaves there, next to pixels outside and not deeper than in a right angle, is outside as well.
     """

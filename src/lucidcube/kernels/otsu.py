@@ -8,23 +8,16 @@ from numpy.typing import NDArray
 
 BINS = 256
 """Number of bins of the histograms."""
-COUNTERS, TOGETHER = 4, 256
-"""Numbers of counters for a bin, and of values whose extremes are tracked separately: for speed only."""
+COUNTERS = 4
+"""Number of counters for a bin, for speed only."""
 
 
 def multi_otsu(values: NDArray[np.floating], classes: int, bins: int = BINS) -> NDArray[np.float64]:
     """Compute the thresholds that separate values into classes of the largest between-class variance.
 
-    The values are histogrammed in equal bins between their minimum and maximum. All ways to cut the histogram
-    into `classes` consecutive parts are compared, by dynamic programming; the criterion is the sum of
-    S_k^2 / P_k over the classes (Liao, Chen & Chung 2001, J. Inf. Sci. Eng. 17, 713).
-
-    Parameters
-    ----------
-    values : array of float, any shape
-        NaN is ignored.
-    classes, bins : int
-        Numbers of classes, at least 2, and of bins, at least as many.
+    The values are histogrammed in equal bins between their minimum and maximum; NaN is ignored. All ways to
+    cut the histogram into `classes` consecutive parts are compared, by dynamic programming; the criterion is
+    the sum of S_k^2 / P_k over the classes (Liao, Chen & Chung 2001, J. Inf. Sci. Eng. 17, 713).
 
     Returns
     -------
@@ -37,15 +30,19 @@ def multi_otsu(values: NDArray[np.floating], classes: int, bins: int = BINS) -> 
     Raises
     ------
     ValueError
-        If `classes` or `bins` is too small.
+        Unless 2 <= classes <= bins.
     """
     if classes < 2 or bins < classes:
         raise ValueError(f"need 2 <= classes <= bins, got classes={classes} and bins={bins}")
-    thresholds: NDArray[np.float64] = _multi_otsu(values[~np.isnan(values)], classes, bins)
+    known = values[~np.isnan(values)]
+    if not known.size or known.min() == known.max():
+        return np.full(classes - 1, np.inf)
+    thresholds: NDArray[np.float64] = _multi_otsu(
+        known, float(known.min()), float(known.max()), classes, bins
+    )
     return thresholds
 
 
-@njit(cache=True, nogil=True)
 def nested_otsu(values: NDArray[np.floating], levels: int) -> float:
     """Compute the maximum-fractional-difference Otsu threshold, which isolates few and bright pixels.
 
@@ -55,33 +52,19 @@ def nested_otsu(values: NDArray[np.floating], levels: int) -> float:
     fraction of them above it. Parts of fewer values than bins are not split: their histograms say nothing
     about classes.
 
-    Parameters
-    ----------
-    values : array of float, 1-D
-        Finite; used as scratch memory.
-    levels : int
-        Largest number of splits.
-
-    Returns
-    -------
-    float
-        Values at or above it are selected; -inf if no split is possible (fewer than two distinct values).
+    Values at or above the threshold are selected; it is -inf if no split is possible (fewer than two distinct
+    values). The values are finite and one-dimensional, and are used as scratch memory.
     """
-    size, chosen, best = values.size, -np.inf, -np.inf
+    size, chosen, best = values.size, -math.inf, -math.inf
     bin_of = np.empty(size, np.int32)
     for level in range(levels):
         if size < 2 or (level > 0 and size < BINS):
             break
-        low, high = _extremes(values[:size])
-        width = high - low
+        low = float(values[:size].min())
+        width = float(values[:size].max()) - low
         if not (width > 0 and math.isfinite(width) and math.isfinite(BINS / width)):
             break
-        last = _two_class_split(_histogram(values[:size], low, BINS / width, bin_of))
-        above = 0
-        for i in range(size):
-            # A condition would cost more, because the processor could not predict it.
-            values[above] = values[i]
-            above += bin_of[i] > last
+        last, above = _split(values[:size], low, BINS / width, bin_of)
         f_range, f_pix = (last + 1) / BINS, above / size
         score = (f_range - f_pix) / (f_range + f_pix)
         if score > best:
@@ -91,11 +74,11 @@ def nested_otsu(values: NDArray[np.floating], levels: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _multi_otsu(values: NDArray[np.floating], classes: int, bins: int) -> NDArray[np.float64]:
+def _multi_otsu(
+    values: NDArray[np.floating], low: float, high: float, classes: int, bins: int
+) -> NDArray[np.float64]:
+    """Return the thresholds of `multi_otsu` for values from `low` to `high`, of which not all are equal."""
     thresholds = np.full(classes - 1, np.inf)
-    low, high = _extremes(values) if values.size else (0.0, 0.0)
-    if not high > low:
-        return thresholds
     counts = np.zeros(bins, np.int64)
     for value in values:
         counts[min(int((value - low) / (high - low) * bins), bins - 1)] += 1
@@ -132,22 +115,17 @@ def _multi_otsu(values: NDArray[np.floating], classes: int, bins: int) -> NDArra
 
 
 @njit(cache=True, nogil=True)
-def _extremes(values: NDArray[np.floating]) -> tuple[float, float]:
-    """Return the smallest and the largest of values without NaN."""
-    lows, highs = np.full(TOGETHER, values[0]), np.full(TOGETHER, values[0])
-    whole = values.size // TOGETHER * TOGETHER
-    for begin in range(0, whole, TOGETHER):
-        _widen(lows, highs, values[begin : begin + TOGETHER])
-    _widen(lows, highs, values[whole:])
-    return np.float64(lows.min()), np.float64(highs.max())
-
-
-@njit(cache=True, nogil=True)
-def _widen(lows: NDArray[np.floating], highs: NDArray[np.floating], values: NDArray[np.floating]) -> None:
-    """Update extremes element by element, which can be done by vector instructions."""
-    for k in range(values.size):
-        lows[k] = values[k] if values[k] < lows[k] else lows[k]
-        highs[k] = values[k] if values[k] > highs[k] else highs[k]
+def _split(
+    values: NDArray[np.floating], low: float, scale: float, bin_of: NDArray[np.int32]
+) -> tuple[int, int]:
+    """Move the values above the best split to the front; return the last bin below, and their number."""
+    last = _two_class_split(_histogram(values, low, scale, bin_of))
+    above = 0
+    for i in range(values.size):
+        # A condition would cost more, because the processor could not predict it.
+        values[above] = values[i]
+        above += bin_of[i] > last
+    return last, above
 
 
 @njit(cache=True, nogil=True)

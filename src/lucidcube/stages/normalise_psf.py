@@ -78,16 +78,12 @@ class NormalisePSF(Stage):
         for name in STAR_NUMBERS:
             unit = "pixel" if name.startswith("offset") else flux
             outputs[name] = Output(dims=(), attrs={UNITS: unit})
-        settings: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
-        kernel = partial(_prepared, settings=settings)
+        kernel = partial(_prepared, **self.model_dump())
         made = over_planes(
             cube, self.name, kernel, [DATA], outputs, optional=[VARIANCE], sizes={Y: sides[0], X: sides[1]}
         )
         return xr.Dataset(made, coords=cube.coords, attrs=dict(cube.attrs))
 
 
-def _prepared(plane: np.ndarray, variance: np.ndarray | None, *, settings: dict[str, Any]) -> tuple[Any, ...]:
-    star = normalise_psf(plane, variance, **settings)
-    masks = (star.outlier_mask, star.background_mask, star.region_mask)
-    numbers = (star.offset_y, star.offset_x, star.background, star.total)
-    return (star.image, *(() if star.variance is None else (star.variance,)), *masks, *numbers)
+def _prepared(plane: np.ndarray, variance: np.ndarray | None, **settings: Any) -> tuple[Any, ...]:
+    return tuple(part for part in normalise_psf(plane, variance, **settings) if part is not None)

@@ -97,7 +97,7 @@ def clean_modified(
     latest = _subtract(step, Support(0, 0, 0, 0, 0), residual, field)
     best = _Best(give_best_result, latest)
     fabs, rms = [latest.fabs], [latest.rms]
-    runs = _runs(field.valid)
+    places = np.flatnonzero(field.valid)
     iterations, stop = 0, StopReason.N_ITER
     if latest.fabs == 0:
         stop = StopReason.NOTHING_TO_DO if field.valid_pixels else StopReason.ALL_NAN
@@ -105,7 +105,7 @@ def clean_modified(
         positive_only = iterations < n_positive_iter
         if iterations % RENEWAL_PERIOD == 0:
             field.renew(residual)
-        level = _selection_level(residual, runs, latest, threshold, positive_only)
+        level = _selection_level(residual, places, latest, threshold, positive_only)
         width = field.convolver.shape[1]
         support = Support(*_select(residual, components, step, width, level, loop_gain, positive_only))
         latest = _subtract(step, support, residual, field)
@@ -180,14 +180,13 @@ def _subtract(step: Plane, support: Support, residual: Plane, field: Field) -> _
 
 
 def _selection_level(
-    residual: Plane, runs: NDArray[np.int64], latest: _Statistics, threshold: float, positive: bool
+    residual: Plane, places: NDArray[np.int64], latest: _Statistics, threshold: float, positive: bool
 ) -> float:
-    """Return the value above which the metric selects a pixel; for `runs` of valid pixels see `_runs`."""
+    """Return the value above which the metric selects a pixel, given the flat indices of valid ones."""
     if threshold >= 0:
         return max(0.0, threshold * (latest.highest if positive else latest.fabs))
-    metric = np.empty(np.diff(runs).sum(), np.float32)
-    _gather_metric(residual, runs, positive, metric)
-    return max(0.0, nested_otsu(metric, NESTED_LEVELS))
+    metric = residual.reshape(-1)[places]
+    return max(0.0, nested_otsu(metric if positive else np.abs(metric, out=metric), NESTED_LEVELS))
 
 
 def _with_clean_beam(result: Deconvolution, sigma: float) -> Deconvolution:
@@ -222,22 +221,3 @@ def _select(
         return 0, 0, 0, 0, 0
     columns = np.flatnonzero(by_column)
     return top, bottom, columns[0], columns[-1] + 1, pixels
-
-
-def _runs(valid: Plane) -> NDArray[np.int64]:
-    """Return where runs of valid pixels begin and end in the flat plane."""
-    edges = np.diff(np.concatenate([[False], valid.reshape(-1) > 0, [False]]).astype(np.int8))
-    return np.stack([np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)], axis=1)
-
-
-@njit(cache=True, nogil=True)
-def _gather_metric(residual: Plane, runs: NDArray[np.int64], positive: bool, metric: Plane) -> None:
-    """Copy the metric of the pixels in some runs of the flat plane into a flat array."""
-    flat = residual.reshape(-1)
-    done = 0
-    for run in range(len(runs)):
-        values = flat[runs[run, 0] : runs[run, 1]]
-        part = metric[done : done + values.size]
-        for k in range(values.size):
-            part[k] = values[k] if positive else abs(values[k])
-        done += values.size

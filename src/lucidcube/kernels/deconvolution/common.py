@@ -45,65 +45,47 @@ class StopReason(IntEnum):
 
 
 class Deconvolution(NamedTuple):
-    """A deconvolved plane.
-
-    Attributes
-    ----------
-    components : array of float32, (y, x)
-        The sharpened plane. NaN outside the field, which is where the plane is NaN and not in a hole that the
-        PSF reaches across.
-    residual : array of float32, (y, x)
-        Plane - components (*) PSF, to float32 rounding, where NaN components count as 0; NaN where nothing
-        was observed, which is where the plane is NaN or `filled` is `Filled.HOLE`. Light near the edge that
-        came from outside the field belongs to no component, and stays here.
-    iterations : int
-        Number of iterations done. The components may be those of an earlier one, the best.
-    stop_reason : StopReason
-        Why the iteration ended.
-    fabs, rms : float
-        Largest absolute value and root mean square of the residual over the valid pixels, which are neither
-        NaN nor filled.
-    flux_in, flux_out : float
-        Sums of the finite pixels of the plane and of the finite components.
-    chi2 : float
-        Mean of residual^2 / variance over the valid pixels of known variance; NaN where there are none.
-    """
+    """A deconvolved plane (y, x)."""
 
     components: Plane
+    """The sharpened plane. NaN outside the field, which is where the plane is NaN and not in a hole that the
+    PSF reaches across."""
     residual: Plane
+    """Plane - components (*) PSF, to float32 rounding, where NaN components count as 0; NaN where nothing was
+    observed, which is where the plane is NaN or `filled` is `Filled.HOLE`. Light near the edge that came from
+    outside the field belongs to no component, and stays here."""
     iterations: int
+    """Number of iterations done. The components may be those of an earlier one, the best."""
     stop_reason: StopReason
     fabs: float
+    """Largest |residual| over the valid pixels, which are neither NaN nor filled."""
     rms: float
+    """Root mean square of the residual over the valid pixels."""
     flux_in: float
+    """Sum of the finite pixels of the plane."""
     flux_out: float
+    """Sum of the finite components."""
     chi2: float
+    """Mean of residual^2 / variance over the valid pixels of known variance; NaN where there are none."""
 
 
 class IterationState(NamedTuple):
-    """What an observer gets after each iteration.
+    """What an observer gets after each iteration: planes (y, x) and numbers.
 
-    Attributes
-    ----------
-    iteration : int
-        Number of this iteration, from 1.
-    components, residual : array of float32, (y, x)
-        After this iteration, NaN where those of the result are. Here the residual lacks the light that was
-        attributed to the outside of the field.
-    selected : array of bool, (y, x)
-        The pixels that this iteration changed.
-    threshold : float
-        The selection threshold; NaN if there was none.
-    fabs, rms : tuple of float
-        The residual statistics at the start and after each iteration so far.
+    Components and residual are NaN where those of the result are. Here the residual lacks the light that was
+    attributed to the outside of the field.
     """
 
     iteration: int
+    """Number of this iteration, from 1."""
     components: Plane
     residual: Plane
     selected: NDArray[np.bool_]
+    """The pixels that this iteration changed."""
     threshold: float
+    """The selection threshold; NaN if there was none."""
     fabs: tuple[float, ...]
+    """The statistics of the residual, here and in `rms`, at the start and after each iteration so far."""
     rms: tuple[float, ...]
 
 
@@ -112,20 +94,12 @@ Variance = NDArray[np.floating] | None
 
 
 def check_psf(psf: NDArray[np.floating]) -> None:
-    """Refuse a PSF that would move or scale what is deconvolved with it.
+    """Raise ValueError for a PSF (y, x) that would move or scale what is deconvolved with it.
 
-    Parameters
-    ----------
-    psf : array of float, (y, x)
-        Must be a plane, odd along both axes, finite, of a sum within 1 % of one, and centred: the centroid of
-        its core (the pixels above half of its maximum that are connected to the brightest), or that of the
-        whole star (likewise, above a hundredth), at most half a pixel from the central pixel along each axis.
-        A lopsided star can be centred on one of them only.
-
-    Raises
-    ------
-    ValueError
-        Naming the first condition that does not hold, and by how much.
+    It must be a plane, odd along both axes, finite, of a sum within 1 % of one, and centred: the centroid of
+    its core (the pixels above half of its maximum that are connected to the brightest), or that of the whole
+    star (likewise, above a hundredth), at most half a pixel from the central pixel along each axis. A star
+    that is lopsided can be centred on one of them only.
     """
     trim_psf(psf, (1, 1))
     total = float(psf.sum(dtype=np.float64))
@@ -152,40 +126,30 @@ def _offset(psf: NDArray[np.floating], level: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Field:
-    """A plane that is ready for iterating: complete, and possibly wider than the frame.
+    """A plane (y, x) that is ready for iterating: complete, and possibly wider than the frame.
 
-    Attributes
-    ----------
-    plane : array of float32, (y, x)
-        The input.
-    convolver : Convolver
-        For planes of the shape of the field; `padded_width` is that of its rows.
-    data, weight, valid : array of float32, (field y, padded_width)
-        The plane with estimates where it has no valid pixels; the trust in them, 1 for valid pixels and 0 in
-        the padding; and 1 for valid pixels, the only ones that count in statistics, 0 elsewhere.
-    valid_pixels : int
-        Number of valid pixels.
-    estimated : array of bool, (field y, padded_width)
-        Where `data` are estimates. The other pixels are valid, or filled and among valid ones.
-    continuation : Continuation or None
-        Makes the estimates; None if all pixels are valid.
-    frame : (slice, slice)
-        Where the plane lies in the field.
-    unobserved, outside : array of bool, (y, x)
-        Where the residual, and where the components of the result are NaN.
+    Arrays are of the field and of shape (field y, padded_width), unless they are said to be of the plane.
     """
 
     plane: Plane
     convolver: Convolver
     data: Plane
+    """The plane with estimates where it has no valid pixels."""
     weight: Plane
+    """The trust in `data`: 1 for valid pixels and 0 in the padding."""
     valid: Plane
+    """1 for valid pixels, the only ones that count in statistics, 0 elsewhere."""
     valid_pixels: int
     estimated: NDArray[np.bool_]
+    """Where `data` are estimates. The other pixels are valid, or filled and among valid ones."""
     continuation: Continuation | None
+    """Makes the estimates; None if all pixels are valid."""
     frame: tuple[slice, slice]
+    """Where the plane lies in the field."""
     unobserved: NDArray[np.bool_]
+    """Where the residual of the result is NaN, of the plane."""
     outside: NDArray[np.bool_]
+    """Where the components of the result are NaN, of the plane."""
 
     def renew(self, residual: Plane) -> None:
         """Continue the residual (field y, padded_width), in place, over the pixels with estimated data."""
@@ -242,18 +206,10 @@ def prepare_field(
     own model plus the continued residual (`Field.renew`), so that a bad first guess leaves no trace. The
     trust in them rises with the valid fraction around.
 
-    Parameters
-    ----------
-    plane : array of float32, (y, x)
-        NaN is missing: in holes no wider than twice the `edge_margin`, which the PSF reaches across, or
-        outside the field.
-    psf : array of float, (y, x)
-        See `check_psf`.
-    filled : array of bool or int, (y, x), optional
-        Values of `Filled`. Filled pixels are taken as data where at least `TRUSTED_FRACTION` of what is
-        around is valid, and are estimated again elsewhere.
-    margin : (int, int)
-        Pixels to add on either side along y and x, see `edge_margin`.
+    NaN in the plane (y, x) is a hole no wider than twice the `edge_margin`, which the PSF reaches across, or
+    lies outside the field. Pixels that are `filled` (values of `Filled`) are taken as data where at least
+    `TRUSTED_FRACTION` of what is around is valid, and are estimated again elsewhere. The margin is in pixels
+    on either side along y and x.
     """
     shape = (plane.shape[0] + 2 * margin[0], plane.shape[1] + 2 * margin[1])
     frame = (slice(margin[0], margin[0] + plane.shape[0]), slice(margin[1], margin[1] + plane.shape[1]))

@@ -12,22 +12,9 @@ class Continuation:
 
     Means over ever larger squares of valid pixels are taken until nothing is missing, and come back by
     bilinear interpolation wherever a finer level has nothing better. Small holes are filled from what is
-    next to them, wide ones from further away; valid pixels are not touched.
-
-    Parameters
-    ----------
-    valid : array of bool or float, (y, x)
-        True, or not zero, where planes have values.
-    damping : float or array of float, (y, x)
-        Factor for the values that are filled in.
-
-    Notes
-    -----
-    float32. One object holds scratch memory, and so is for one thread.
-
-    References
-    ----------
-    Gortler, Grzeszczuk, Szeliski & Cohen 1996, "The Lumigraph", section 3.5.1.
+    next to them, wide ones from further away; valid pixels are not touched (Gortler, Grzeszczuk, Szeliski &
+    Cohen 1996, "The Lumigraph", section 3.5.1). Planes (y, x) have values where `valid` is not zero; what is
+    filled in is multiplied by `damping`. One object holds scratch memory, and so is for one thread.
     """
 
     def __init__(self, valid: NDArray[np.generic], damping: NDArray[np.floating] | float) -> None:

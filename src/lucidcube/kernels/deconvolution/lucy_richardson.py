@@ -55,10 +55,6 @@ def lucy_richardson(
     **options
         The fields of `stages.deconvolve.LucyRichardson`, which explains them.
 
-    Returns
-    -------
-    Deconvolution
-
     Notes
     -----
     With missing or filled pixels or a margin, each pixel's ratio counts with the trust w in its data (see

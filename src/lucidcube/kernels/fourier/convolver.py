@@ -18,25 +18,10 @@ TRANSFERS_KEPT = 4
 
 
 def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> Floats:
-    """
-    Cut off the parts of a centred PSF that change nothing: wings of zeros, and what reaches beyond any plane.
+    """Cut off the parts of a PSF (y, x) that change nothing: zeros, and what is beyond planes of a shape.
 
-    Parameters
-    ----------
-    psf : array of float, (y, x)
-        Odd in both axes, its centre the central pixel, finite.
-    shape : (int, int)
-        Shape of the planes to be convolved.
-
-    Returns
-    -------
-    array of float32, (y, x)
-        Odd, with the same centre. Its convolution with a plane of `shape`, seen on that plane, is the same.
-
-    Raises
-    ------
-    ValueError
-        If the PSF is not a plane of odd size, or not finite.
+    The result is C-contiguous float32 with the same central pixel. ValueError is raised if the PSF is not a
+    plane of odd size, or not finite.
     """
     if psf.ndim != 2 or psf.shape[0] % 2 == 0 or psf.shape[1] % 2 == 0:
         raise ValueError(
@@ -57,18 +42,9 @@ def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> Floats:
 def autocorrelation_filter(plane: Floats, window: tuple[int, int]) -> Callable[[Floats], Floats]:
     """Return a function that filters a plane by the autocorrelation of a small window over its pixel count.
 
-    Parameters
-    ----------
-    plane : array of float32, (y, x)
-        Finite, C-contiguous.
-    window : (int, int)
-        Shape (height, width) of the windows.
-
-    Returns
-    -------
-    callable
-        Takes a window, an array of float32 of that shape, and returns the filtered plane, a new array of
-        float32, (y, x). The filter wraps round at the edges. The callable is for one thread.
+    The plane (y, x) is finite and C-contiguous. The function takes a window, an array of float32 of the shape
+    `window`, and returns the filtered plane as a new array. The filter wraps round at the edges. The function
+    is for one thread.
     """
     return current_engine().autocorrelation_filter(plane, window)
 
@@ -84,7 +60,7 @@ class Convolver:
     Parameters
     ----------
     psf : array of float, (y, x)
-        Odd in both axes, centred, finite, of any size.
+        Odd in both axes, centred, finite, of any size; ValueError is raised otherwise.
     shape : (int, int)
         Shape (y, x) of the planes.
 
@@ -94,11 +70,6 @@ class Convolver:
         Length of a padded row, see `pad`.
     reach, size : (int, int)
         Half the size of the trimmed PSF, and the size of the transforms of whole planes, along y and x.
-
-    Raises
-    ------
-    ValueError
-        From `trim_psf`, or because the chosen engine cannot run.
     """
 
     def __init__(self, psf: NDArray[np.floating], shape: tuple[int, int]) -> None:
@@ -130,15 +101,8 @@ class Convolver:
     def convolve_padded(self, plane: Floats) -> Floats:
         """Convolve a padded plane, without the copies that `convolve` makes.
 
-        Parameters
-        ----------
-        plane : array of float32, (y, padded_width)
-            Finite, C-contiguous, and zero beyond the width of the plane (see `pad`).
-
-        Returns
-        -------
-        array of float32, (y, padded_width)
-            New; what lies beyond the width of the plane is finite and meaningless.
+        The plane (y, padded_width) is finite, C-contiguous and zero beyond its width (see `pad`). In the
+        result, a new array, what lies beyond that is finite and meaningless.
         """
         self._check(plane)
         return self._engine.filter(plane, self._transfer(self.size), conjugate=False)
@@ -158,22 +122,8 @@ class Convolver:
         half a PSF further, so that the larger of N - left and right, plus half a PSF, is enough. Sizes are
         taken from a short ladder, so that the PSF is transformed for a few of them only.
 
-        Parameters
-        ----------
-        plane : array of float32, (y, padded_width)
-        support : Support
-            The part of the plane that is not zero.
-        residual : array of float32, (y, padded_width)
-            Is changed; what lies beyond the width of the plane becomes meaningless.
-        valid : array of float32, (y, padded_width)
-            1 for pixels that count, 0 for others and beyond the width.
-
-        Returns
-        -------
-        highest, lowest : float
-            The largest and the smallest of what remains, among the pixels that count, and of zero.
-        squares : float
-            The sum of their squares, in float64.
+        All arrays are (y, padded_width); `valid` is 1 for pixels that count, 0 for others and beyond the
+        width of the plane, where the residual becomes meaningless. For the result see `direct_sums.subtract`.
         """
         for given in (plane, residual, valid):
             self._check(given)

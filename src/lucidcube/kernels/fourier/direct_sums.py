@@ -10,14 +10,9 @@ Floats = NDArray[np.float32]
 
 
 class Support(NamedTuple):
-    """The part of a plane that is not zero.
+    """The part of a plane that is not zero: the rows and columns that hold those pixels, and their number.
 
-    Attributes
-    ----------
-    top, bottom, left, right : int
-        Rows top <= y < bottom and columns left <= x < right hold all pixels that are not zero.
-    pixels : int
-        Number of those pixels.
+    The rows are top <= y < bottom, and the columns left <= x < right.
     """
 
     top: int
@@ -53,12 +48,8 @@ def convolve_pixels(plane: Floats, stamp: Floats, support: Support) -> Floats:
 def subtract(plane: Floats, residual: Floats, valid: Floats) -> tuple[float, float, float]:
     """Subtract a plane from the residual, in place.
 
-    Returns
-    -------
-    highest, lowest : float
-        The largest and the smallest of the remaining numbers whose `valid` is 1, and of zero.
-    squares : float
-        The sum of their squares, in float64.
+    Return the largest and the smallest of the remaining numbers whose `valid` is 1, and of zero, and the sum
+    of their squares in float64.
     """
     height, width = residual.shape
     highest, lowest = np.zeros(width, np.float32), np.zeros(width, np.float32)

@@ -65,20 +65,10 @@ _chosen: ContextVar[str] = ContextVar("lucidcube_fft", default="auto")
 
 @contextmanager
 def use_engine(name: EngineName) -> Iterator[None]:
-    """Choose the engine for the convolvers and filters that are made in this context.
+    """Choose the engine for the convolvers and filters that the current thread makes in this context.
 
-    The choice holds for the current thread, and for asynchronous tasks that are started in the context.
-
-    Parameters
-    ----------
-    name : {"auto", "simd", "scipy"}
-        "auto": the engine that the environment variable LUCIDCUBE_FFT names, otherwise "simd" where it can
-        run, otherwise "scipy".
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or "simd" is chosen and cannot run here.
+    "auto" is the engine that the environment variable LUCIDCUBE_FFT names, otherwise "simd" where it can run,
+    otherwise "scipy". ValueError is raised if the name is unknown, or "simd" is chosen and cannot run here.
     """
     _engine(name)
     token = _chosen.set(name)

@@ -49,24 +49,19 @@ def fit_radial_psf(
     Parameters
     ----------
     plane
-        Star (y, x), both odd, the star near the central pixel; NaN = no data.
+        Star (y, x), both odd, otherwise ValueError is raised; the star near the central pixel; NaN = no data.
     variance
         Variance of the plane, same shape, or None. Pixels without a finite positive one have no weight;
         if no pixel has one, the fit is unweighted.
     parameters
         The offsets x and y from the central pixel.
     nbins
-        Number of annuli, at least 3.
+        Number of annuli, at least 3, otherwise ValueError is raised.
 
     Returns
     -------
     FitResult
         The status is NO_DATA if too few pixels are finite, or none is positive.
-
-    Raises
-    ------
-    ValueError
-        If a side is even or `nbins` is below 3.
     """
     _check_odd(plane.shape)
     if nbins < 3:
@@ -106,7 +101,7 @@ def fit_parametric_psf(
     Parameters
     ----------
     plane, variance
-        As for `fit_radial_psf`.
+        As for `fit_radial_psf`, and so are the result and the errors.
     star
         Star of the model for given shape parameters.
     parameters
@@ -117,16 +112,6 @@ def fit_parametric_psf(
         Telescope and pixel size, which `gaussian` does not use.
     solver
         Function that minimises chi squared, such as `solve_least_squares`.
-
-    Returns
-    -------
-    FitResult
-        The status is NO_DATA if too few pixels are finite, or none is positive.
-
-    Raises
-    ------
-    ValueError
-        If a side is even.
 
     Notes
     -----
@@ -164,9 +149,8 @@ def _without_outliers(plane: Reals) -> Reals:
 
 def _no_data(shape: tuple[int, ...], n_parameters: int) -> FitResult:
     """Return the result for a plane that cannot be fitted."""
-    unknown = np.full(n_parameters, np.nan)
-    empty = np.full(shape, np.nan, dtype=np.float32)
-    return FitResult(empty, unknown, unknown.copy(), float("nan"), FitStatus.NO_DATA)
+    unknown, empty = np.full((2, n_parameters), np.nan), np.full(shape, np.nan, dtype=np.float32)
+    return FitResult(empty, *unknown, float("nan"), FitStatus.NO_DATA)
 
 
 def _result(problem: FitProblem, solution: Solution) -> FitResult:

@@ -21,24 +21,10 @@ def solve_nested_sampling(problem: FitProblem, *, live_points: int, max_calls: i
 
     The prior is flat over the domain of each parameter. Infinite domains (factor, const) are limited to
     a few times the flux and a few standard deviations of the values of the plane. Without a variance,
-    the scatter about the least-squares solution is taken as the noise.
+    the scatter about the least-squares solution is taken as the noise. At least one parameter must be free.
 
-    Parameters
-    ----------
-    problem
-        At least one parameter must be free.
-    live_points
-        Number of live points of the sampler.
-    max_calls
-        Maximum number of evaluations of the likelihood.
-    seed
-        Seed of the random numbers; the same seed gives the same result. The state of NumPy's global
-        generator, which the sampler uses, is restored afterwards.
-
-    Returns
-    -------
-    Solution
-        Values of highest likelihood; the errors are the standard deviations of the posterior.
+    The values are those of highest likelihood, the errors the standard deviations of the posterior. The same
+    seed gives the same result; the state of NumPy's global generator, which the sampler uses, is restored.
     """
     from ultranest import ReactiveNestedSampler  # optional, and the import takes half a second
 

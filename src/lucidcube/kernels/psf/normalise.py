@@ -84,18 +84,8 @@ def normalise_psf(
         Star (y, x); NaN = no data.
     variance
         Variance of the plane, same shape, NaN where unknown; or None.
-    n_sigma
-        Limit for outliers.
-    background_threshold
-        The sky is measured outside the largest connected region above this fraction of the maximum.
-    background_noise_model
-        Distribution whose location is the sky level; see `background_level`.
-    n_largest_regions
-        Number of connected regions, largest first, that make up the region of interest.
-    threshold
-        Lower limit of the region of interest, as a fraction of the maximum.
-    trim_to_shape
-        Odd (y, x) to which the centred plane is cut where it is larger, or None.
+    **options
+        The fields of `stages.normalise_psf.NormalisePSF`, which explains them.
 
     Returns
     -------

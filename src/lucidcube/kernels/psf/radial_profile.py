@@ -18,9 +18,7 @@ _CLOSEST = 0.1  # pixels between the mean radii of two annuli
 _MIN_TO_CLIP = 8  # pixels in an annulus
 _CLIP = 5.0  # robust standard deviations
 _CORE_LEVEL = 0.02  # of the peak; the pixels above this determine the centre
-_COARSEST = (
-    0.5  # pixels; annuli for the centre are not narrower, or each could hold one pixel and fit anything
-)
+_COARSEST = 0.5  # pixels; in narrower annuli for the centre, each could hold one pixel and fit anything
 _MIN_CORE, _MAX_CORE = 3.0, 30.0  # pixels
 _MAX_ITERATIONS = 40
 _CENTRED = 1e-4  # pixels
@@ -63,17 +61,10 @@ def fit_radial_profile(
     centre minimises the residual from the profile, by Gauss-Newton steps on the core. Beyond the last
     annulus with data the profile continues as a power law.
 
-    Parameters
-    ----------
-    plane
-        Star (y, x), odd; NaN = missing. At least one pixel must be finite.
-    weight
-        Inverse variances (0 = no weight) for the fit of the centre, or None for equal weights. The means
-        are not weighted, because weights from photon noise are correlated with the values.
-    x, y
-        Start value, domain and freedom of the centre: offsets from the central pixel.
-    n_annuli
-        Number of annuli out to the corner, >= 3.
+    The plane (y, x) is odd, and at least one pixel must not be NaN. The weights are inverse variances (0 = no
+    weight) for the fit of the centre; the means are not weighted, because weights from photon noise are
+    correlated with the values. The parameters x and y of the centre are offsets from the central pixel. There
+    are `n_annuli` >= 3 annuli out to the corner.
     """
     height, width = plane.shape
     rows = np.arange(height, dtype=np.float64) - (height - 1) / 2

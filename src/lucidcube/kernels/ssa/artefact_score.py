@@ -37,9 +37,9 @@ def badness(plane: Floats, *, window: int, start: float, stop: float, region: Re
     window : int
         Side of the SSA window in pixels. A plane of less than twice that is analysed with a window of half
         its side (see `window_shape`), and the range of components shrinks in proportion.
-    start, stop : int or float
-        Range of components, without the last; see `component_range`.
-    region : {"class", "box"}
+    start, stop
+        Range of components, without the last; see `component_range`, which raises ValueError.
+    region
         "box": the pixels within N/8 in y and in x, N being the larger side of the plane. "class": those of
         them that are in the same of three brightness classes (multi-Otsu); pixels whose class makes up less
         than a tenth of the box have the whole box. At the edges the plane is mirrored.
@@ -50,11 +50,6 @@ def badness(plane: Floats, *, window: int, start: float, stop: float, region: Re
         Not negative; NaN where the input is. Missing pixels are filled (see `fill_smooth`) for the SSA but
         belong to no region. Components that rounding hides count as zero, so that the score of a constant
         plane is zero. Multiplying the plane by a number changes nothing.
-
-    Raises
-    ------
-    ValueError
-        If `window` is less than 1, or `start` and `stop` are no range within window^2.
     """
     first, last = component_range(start, stop, window)
     missing = np.isnan(plane)

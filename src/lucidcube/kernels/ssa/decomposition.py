@@ -18,18 +18,12 @@ LEAST_WEIGHT = 1e-6
 
 
 class Basis(NamedTuple):
-    """The eigenvectors of the lag-covariance matrix X X^T of a plane, X being its trajectory matrix.
-
-    Attributes
-    ----------
-    eigenvalues : array of float64, shape (n,)
-        In descending order, not negative; n = wy * wx. Their sum is the sum of squares of X.
-    vectors : array of float32, shape (n, wy, wx)
-        The unit eigenvectors, each as an image of the size of the window, of arbitrary sign.
-    """
+    """The eigenvectors of the lag-covariance matrix X X^T of a plane, X being its trajectory matrix."""
 
     eigenvalues: NDArray[np.float64]
+    """(n,) in descending order, not negative; n = wy * wx. Their sum is the sum of squares of X."""
     vectors: Floats
+    """(n, wy, wx) unit eigenvectors, each as an image of the size of the window, of arbitrary sign."""
 
     @property
     def rank(self) -> int:
@@ -41,16 +35,9 @@ class Basis(NamedTuple):
 def fill_smooth(plane: Floats, missing: Mask) -> Floats:
     """Replace missing pixels by the Gaussian-weighted mean (sigma 5 pixels) of those that are not missing.
 
-    Parameters
-    ----------
-    plane, missing : arrays of float32 and bool, shape (y, x)
-        The plane may hold anything where it is missing.
-
-    Returns
-    -------
-    array of float32, shape (y, x)
-        A copy; other pixels are unchanged. A pixel beyond the reach of the Gaussian (20 pixels) takes the
-        value of the nearest pixel within it. A plane without valid pixels becomes zero.
+    The plane (y, x) may hold anything where it is missing; the result is a copy. A pixel beyond the reach of
+    the Gaussian (20 pixels) takes the value of the nearest pixel within it. A plane without valid pixels
+    becomes zero.
     """
     filled = np.where(missing, np.float32(0), plane)
     if not missing.any() or missing.all():
@@ -90,22 +77,11 @@ def decompose(plane: Floats, window: int) -> Basis:
 
 
 def components(plane: Floats, basis: Basis, indices: Iterable[int]) -> Iterator[Floats]:
-    """Yield SSA components of a plane, arrays of float32 of its shape (y, x).
+    """Yield the SSA components `indices` of a plane (y, x) without NaN, given its basis; 0 is the strongest.
 
     Component k is the quasi-Hankel average of u_k u_k^T X: each pixel is the mean over the windows that hold
     it. The sum of all components is the plane.
 
-    Parameters
-    ----------
-    plane : array of float32, shape (y, x)
-        Without NaN.
-    basis : Basis
-        From `decompose` of the same plane.
-    indices : iterable of int
-        The components to be computed; 0 is the strongest.
-
-    Notes
-    -----
     Away from the edges a pixel is in every position of the window once, so that a component is the plane
     filtered by the autocorrelation of u_k, by Fourier transforms. The margins, which fewer windows hold, are
     summed directly.

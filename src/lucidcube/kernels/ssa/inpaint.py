@@ -22,18 +22,13 @@ def fill_ssa(plane: Floats, missing: NDArray[np.bool_], *, window: int) -> Float
         NaN is missing.
     missing : array of bool, shape (y, x)
         Further pixels to be replaced, whatever they hold.
-    window : int
+    window
         Side of the SSA window in pixels, at least 1 (see `window_shape` for small planes).
 
     Returns
     -------
     array of float32, shape (y, x)
         Finite everywhere; pixels that are not missing are unchanged.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or `window` is less than 1.
     """
     hole = missing | np.isnan(plane)
     filled = fill_linear(plane, hole)
@@ -59,14 +54,10 @@ def fill_ssa_deviation(plane: Floats, missing: NDArray[np.bool_], *, window: int
     plane, missing, window
         See `fill_ssa`. NaN pixels are filled by `fill_linear` for the decomposition, other missing pixels
         enter it with their values.
-    value : float
-        In [0, 1]: 0 is the median and 1 either end of the distribution of the good pixels of the component,
-        so that 0.5 interpolates what lies outside the quartiles. 0 is linear interpolation of the plane.
-
-    Returns
-    -------
-    array of float32, shape (y, x)
-        See `fill_ssa`, as for the errors; ValueError also if `value` is outside [0, 1].
+    value
+        In [0, 1], or ValueError is raised: 0 is the median and 1 either end of the distribution of the good
+        pixels of the component, so that 0.5 interpolates what lies outside the quartiles. 0 is linear
+        interpolation of the plane.
     """
     if not 0 <= value <= 1:
         raise ValueError(f"value must be a probability between 0 and 1, got {value}")

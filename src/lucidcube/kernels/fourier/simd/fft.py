@@ -191,8 +191,7 @@ def forward_columns(plane: Floats, support: Support, plan: Plan, space: Workspac
 
 @njit(cache=True, nogil=True)
 def filter_rows(support: Support, transfer: Transfer, conjugate: int, space: Workspace) -> None:
-    """
-    Transform the results of `forward_columns` along x, multiply them by a spectrum, and transform them back.
+    """Transform the results of `forward_columns` along x, multiply them by a spectrum, and transform back.
 
     If `conjugate` is 1, its conjugate is taken. `space.rows` then holds all columns of the plane.
     """

@@ -32,21 +32,12 @@ RADICES = (3, 4, 5, 6, 8, 9, 10)
 def transform_pass(
     b: Builder, source: Array, target: Array, twiddles: Array, radix: Any, n: Any, stride: Any, swapped: Any
 ) -> None:
-    """Do one pass of Stockham's self-sorting transform over a panel, from one array to another.
+    """Do one pass of Stockham's self-sorting transform over a panel of n * stride rows, to another array.
 
-    Parameters
-    ----------
-    source, target : array of float32
-        Panels of n * stride rows.
-    twiddles : array of float32
-        exp(-2 pi i j k / n) for k < n / radix and 0 < j < radix: cosine and sine, j fastest. Not read if
-        n is the radix.
-    radix, n, stride : int
-        One of `RADICES`; the length that is left to transform, which it divides; the product of the radices
-        of the passes before.
-    swapped : int
-        1 to exchange real and imaginary parts in input and output, which gives the inverse transform without
-        its factor; or 0.
+    The radix divides n, the length that is left to transform; the stride is the product of the radices of the
+    passes before. The twiddle factors exp(-2 pi i j k / n) for k < n / radix and 0 < j < radix are cosines
+    and sines, j fastest; they are not read if n is the radix. If `swapped` is 1 and not 0, real and imaginary
+    parts are exchanged in input and output, which gives the inverse transform without its factor.
     """
     end = b.append_basic_block("end")
     choice = b.switch(radix, end)
@@ -101,8 +92,7 @@ def _butterflies(
 
 @lane_function(arrays=2)
 def split_columns(b: Builder, panel: Array, rows: Array, n: Any, first: Any, place: Any) -> None:
-    """
-    Compute, from the transform of a panel of real columns, `LANES` frequencies of twice that of each column.
+    """Compute `LANES` frequencies of twice the transform of each column from that of a panel of real columns.
 
     The panel is the transform, of length n, of what `load_columns` copied; its row n equals row 0. `rows`
     receives for each column, from index `place` on, a vector of real parts and one of imaginary parts. The

@@ -37,8 +37,7 @@ def copy_rows(b: Builder, source: Array, target: Array, count: Any, begin: Any, 
 def load_columns(
     b: Builder, plane: Array, panel: Array, count: Any, begin: Any, step: Any, place: Any
 ) -> None:
-    """
-    Copy real columns of a plane into a panel, as real parts, and those `PAIR_DISTANCE` on as imaginary parts.
+    """Copy real columns of a plane, and those `PAIR_DISTANCE` on, into a panel as real and imaginary parts.
 
     `count` rows are copied, from index `begin` of the plane, whose rows are `step` long, to index `place`.
     """
@@ -149,15 +148,9 @@ def multiply_by_power(
 
     The rows of the window are already transformed along x, and are taken in pairs at equal distances from its
     centre, which halves the work: a pair of sum S and difference D adds S cos + i D sin to the transform.
-
-    Parameters
-    ----------
-    given, target : array of float32
-        Panels of `width` rows, one for each frequency along x; `given` begins at index `place`.
-    pairs : array of float32, (count, width, 4)
-        Real and imaginary parts of the sums, and of the differences.
-    phases : array of float32, (count, 2, lanes)
-        Cosines and sines of the angles that belong to the distances, from index `first` on.
+    `given`, from index `place` on, and `target` have a row for each frequency along x. `pairs` (count, width,
+    4) holds real and imaginary parts of the sums and of the differences, and `phases` (count, 2, lanes), from
+    index `first` on, the cosines and sines that belong to the distances.
     """
     sums = [cgutils.alloca_once(b, VECTOR) for _ in range(2)]
     with cgutils.for_range(b, width) as column:
