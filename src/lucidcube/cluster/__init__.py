@@ -9,13 +9,7 @@ import dask
 from dask.utils import parse_bytes
 from threadpoolctl import threadpool_limits
 
-from lucidcube.cluster.jobqueue import (
-    WORKER_SETTINGS,
-    job_arguments,
-    job_script,
-    queue_class,
-    site_settings,
-)
+from lucidcube.cluster.jobqueue import WORKER_SETTINGS, job_arguments, job_script, queue_class, site_settings
 from lucidcube.cluster.profile import PROFILES, Layout, Profile, load_profile, local_layout
 from lucidcube.cluster.slurm_runner import allocation_layout, serve
 from lucidcube.cluster.workers import LocalWorkers, Workers, WorkersDied, WorkersLost

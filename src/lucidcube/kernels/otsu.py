@@ -118,10 +118,25 @@ def _multi_otsu(
 def _split(
     values: NDArray[np.floating], low: float, scale: float, bin_of: NDArray[np.int32]
 ) -> tuple[int, int]:
-    """Move the values above the best split to the front; return the last bin below, and their number."""
-    last = _two_class_split(_histogram(values, low, scale, bin_of))
+    """Split values by Otsu's criterion, and move the upper ones to the front; of equal splits take the first.
+
+    Return the last bin of the lower values, and the number of the upper ones.
+    """
+    counts = _histogram(values, low, scale, bin_of)
+    total, total_moment = values.size, 0
+    for i in range(counts.size):
+        total_moment += counts[i] * i
+    below, below_moment, last, best = 0, 0, 0, -1.0
+    for i in range(counts.size - 1):
+        below += counts[i]
+        below_moment += counts[i] * i
+        if counts[i] > 0 and below < total:
+            contrast = below_moment / below - (total_moment - below_moment) / (total - below)
+            score = float(below) * float(total - below) * contrast**2
+            if score > best:
+                best, last = score, i
     above = 0
-    for i in range(values.size):
+    for i in range(total):
         # A condition would cost more, because the processor could not predict it.
         values[above] = values[i]
         above += bin_of[i] > last
@@ -145,25 +160,3 @@ def _histogram(
     for i in range(values.size // COUNTERS * COUNTERS, values.size):
         counts[np.uint64(bin_of[i])] += 1
     return counts.reshape(COUNTERS, BINS).sum(axis=0)
-
-
-@njit(cache=True, nogil=True)
-def _two_class_split(counts: NDArray[np.int64]) -> int:
-    """Return the last bin of the lower class by Otsu's criterion; of equals the first."""
-    total, total_moment = 0, 0
-    for i in range(counts.size):
-        total += counts[i]
-        total_moment += counts[i] * i
-    below, below_moment = 0, 0
-    split, best = 0, -1.0
-    for i in range(counts.size - 1):
-        below += counts[i]
-        below_moment += counts[i] * i
-        if counts[i] == 0 or below == total:
-            continue
-        contrast = below_moment / below - (total_moment - below_moment) / (total - below)
-        score = float(below) * float(total - below) * contrast**2
-        if score > best:
-            best = score
-            split = i
-    return split

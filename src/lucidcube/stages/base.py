@@ -23,16 +23,9 @@ _VARIANTS: dict[str, list[type[Stage]]] = {}
 def parameter(default: Any, unit: str, text: str, **constraints: Any) -> Any:
     """Declare a field of a stage.
 
-    Parameters
-    ----------
-    default
-        Default value, immutable; ``...`` for a parameter that must be given.
-    unit
-        ``"m"``, ``"pixel"``, ``"standard deviations"``, ... or ``""`` for a pure number or a word.
-    text
-        What the parameter does, as shown in help, documentation and templates.
-    constraints
-        As for `pydantic.Field`: ``gt``, ``ge``, ``lt``, ``le``, ``min_length``, ...
+    The default is immutable, or ``...`` for a parameter that must be given. The unit is ``"m"``, ``"pixel"``,
+    ``"standard deviations"``, ... or ``""`` for a pure number or a word. Help, documentation and templates
+    show the text. The constraints are those of `pydantic.Field`: ``gt``, ``ge``, ``lt``, ``le``, ...
     """
     return Field(default, description=text, json_schema_extra={"unit": unit}, **constraints)
 
@@ -127,10 +120,7 @@ class Stage(Parameters, ABC):
     def parse(cls, values: Any) -> Self:
         """Return the stage with these parameters, an instance of the variant that they choose.
 
-        Raises
-        ------
-        pydantic.ValidationError
-            If a parameter is unknown or has an invalid value.
+        pydantic.ValidationError is raised if a parameter is unknown or has an invalid value.
         """
         return _adapter(cls).validate_python(values)
 
@@ -139,17 +129,9 @@ class Stage(Parameters, ABC):
         """Return the result for a cube that has the required variables; lazy if the cube is."""
 
     def __call__(self, cube: xr.Dataset) -> xr.Dataset:
-        """Apply the stage to a cube.
+        """Apply the stage to a cube; nothing is computed if the data are dask arrays.
 
-        Returns
-        -------
-        xarray.Dataset
-            A new cube; nothing is computed if the data are dask arrays.
-
-        Raises
-        ------
-        CubeError
-            If a variable is missing, or the grid of the cube does not suit the parameters.
+        CubeError is raised if a variable is missing, or if the grid of the cube does not suit the parameters.
         """
         require(cube, self.requires, self.name)
         made = self.apply(cube)
@@ -163,14 +145,9 @@ class Stage(Parameters, ABC):
         return int((self.copies * max(block_sizes(after)) + self.scratch) * pixels * 4)
 
     def check(self, cube: xr.Dataset) -> None:
-        """Examine the data before the computation starts; the default does nothing.
+        """Raise CubeError if the stage cannot give a meaningful result for this cube; do nothing by default.
 
-        Small parts of the cube may be computed here.
-
-        Raises
-        ------
-        CubeError
-            If the stage cannot give a meaningful result for this cube.
+        This is called before the computation starts. Small parts of the cube may be computed here.
         """
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -62,9 +63,12 @@ class Deconvolve(Stage):
     method: str = parameter(..., "", "algorithm of the deconvolution")
     n_iter: int
 
-    @abstractmethod
+    kernel: ClassVar[Callable[..., Deconvolution]]
+    """Function that deconvolves a plane; it takes the parameters of the variant by name."""
+
     def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
         """Deconvolve a plane; `given` are the other arguments of the kernel."""
+        return type(self).kernel(plane, psf, **given, **self.model_dump(exclude={"method"}))
 
     @abstractmethod
     def scaled(self, scale: float) -> Self:
@@ -109,6 +113,7 @@ Iterations = Annotated[int, parameter(..., "iterations", "maximum number of iter
 class CleanModified(Deconvolve):
     """Flux-conserving Steer CLEAN for extended sources (Steer, Dewdney & Ito 1984, A&A 137, 159)."""
 
+    kernel = staticmethod(clean_modified)
     method: Literal["clean_modified"] = "clean_modified"
 
     n_iter: Iterations = 1000
@@ -145,10 +150,6 @@ class CleanModified(Deconvolve):
         0.0, "pixel", "width of a Gaussian that smooths the components; 0 does not smooth", ge=0
     )
 
-    def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
-        """Deconvolve a plane; see `lucidcube.kernels.deconvolution.clean`."""
-        return clean_modified(plane, psf, **given, **self.model_dump(exclude={"method"}))
-
     def scaled(self, scale: float) -> Self:
         """Return the same stage with `noise_std` in the units of the multiplied data."""
         return self.model_copy(update={"noise_std": self.noise_std * scale})
@@ -157,6 +158,7 @@ class CleanModified(Deconvolve):
 class LucyRichardson(Deconvolve):
     """Damped Lucy-Richardson iteration (Richardson 1972, JOSA 62, 55; Lucy 1974, AJ 79, 745)."""
 
+    kernel = staticmethod(lucy_richardson)
     method: Literal["lucy_richardson"]
 
     n_iter: Iterations = 100
@@ -189,10 +191,6 @@ class LucyRichardson(Deconvolve):
             raise ValueError(f"cf_lclip {self.cf_lclip:g} is above cf_uclip {self.cf_uclip:g}")
         return self
 
-    def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
-        """Deconvolve a plane; see `lucidcube.kernels.deconvolution.lucy_richardson`."""
-        return lucy_richardson(plane, psf, **given, **self.model_dump(exclude={"method"}))
-
     def scaled(self, scale: float) -> Self:
         """Return the same stage with an absolute `threshold` in the units of the multiplied data."""
         if self.threshold is None or self.threshold <= 0:
@@ -201,19 +199,10 @@ class LucyRichardson(Deconvolve):
 
 
 def usable_psf(psf: np.ndarray, where: str = "") -> np.ndarray:
-    """A PSF with NaN counted as no light, checked.
+    """Return a PSF (psf_y, psf_x) with NaN replaced by zero; at least one pixel must be finite.
 
-    Parameters
-    ----------
-    psf
-        (psf_y, psf_x), with a finite pixel at least.
-    where
-        Beginning of the message.
-
-    Raises
-    ------
-    CubeError
-        If it is even, off centre, or of another sum than one.
+    CubeError, whose message begins with `where`, is raised if it is even, off centre, or of another sum than
+    one.
     """
     psf = np.where(np.isfinite(psf), psf, np.float32(0))
     try:

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, create_model, model_validator
 from lucidcube.cube import CHANNEL, DATA, FIT_RESULTS, PARAMETER, UNITS, VARIANCE, WAVELENGTH, X, Y
 from lucidcube.errors import CubeError
 from lucidcube.kernels.psf.fit import FitStatus, fit_parametric_psf, fit_radial_psf
-from lucidcube.kernels.psf.fit_problem import Solver
+from lucidcube.kernels.psf.fit_problem import Solution, Solver
 from lucidcube.kernels.psf.least_squares import solve_least_squares, solve_minimize
 from lucidcube.kernels.psf.models import MODELS, ModelSpec, Parameter
 from lucidcube.kernels.psf.nested_sampling import solve_nested_sampling
@@ -149,27 +149,26 @@ class FitParameter(Parameters):
 
 
 class _Descent(Parameters):
+    minimiser: ClassVar[Callable[..., Solution]]
     max_evaluations: int = parameter(200, "", "maximum number of evaluations of the model", ge=1)
+
+    def solver(self, channel: int) -> Solver:
+        """Return the minimiser with its parameters."""
+        return partial(type(self).minimiser, max_evaluations=self.max_evaluations)
 
 
 class LeastSquares(_Descent):
     """Use bounded least squares with a trust region; `radial` is fitted by Gauss-Newton steps."""
 
+    minimiser = staticmethod(solve_least_squares)
     method: Literal["least_squares"] = "least_squares"
-
-    def solver(self, channel: int) -> Solver:
-        """Return `solve_least_squares` with its parameters."""
-        return partial(solve_least_squares, max_evaluations=self.max_evaluations)
 
 
 class Minimize(_Descent):
     """Minimise chi squared by a bounded quasi-Newton method (L-BFGS-B); `radial` as with least_squares."""
 
+    minimiser = staticmethod(solve_minimize)
     method: Literal["minimize"]
-
-    def solver(self, channel: int) -> Solver:
-        """Return `solve_minimize` with its parameters."""
-        return partial(solve_minimize, max_evaluations=self.max_evaluations)
 
 
 class UltraNest(Parameters):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Literal
@@ -16,8 +15,6 @@ from lucidcube.kernels.holes import Filled, outside_field
 from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import Stage, parameter
-
-Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Interpolate(Stage):
@@ -49,9 +46,8 @@ class Interpolate(Stage):
     )
     method: str = parameter(..., "", "algorithm that fills the pixels")
 
-    @abstractmethod
-    def fill(self) -> Fill:
-        """Return the function that fills the missing pixels of a plane."""
+    kernel: ClassVar[Callable[..., np.ndarray]]
+    """Function that fills the missing pixels of a plane; it takes the parameters of the variant by name."""
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         attrs = dict(cube[DATA].attrs)
@@ -62,7 +58,8 @@ class Interpolate(Stage):
         }
         if VARIANCE in cube:
             outputs[VARIANCE] = Output(blank=VARIANCE, attrs=dict(cube[VARIANCE].attrs))
-        kernel = partial(_filled, fill=self.fill(), max_hole=self.max_hole)
+        fill = partial(type(self).kernel, **self.model_dump(exclude={"method", "max_hole"}))
+        kernel = partial(_filled, fill=fill, max_hole=self.max_hole)
         made = over_planes(cube, self.name, kernel, [DATA], outputs, optional=[MASK, VARIANCE, FILLED])
         return cube.assign(made)
 
@@ -70,11 +67,8 @@ class Interpolate(Stage):
 class Linear(Interpolate):
     """Interpolate linearly between the good neighbours of each hole."""
 
+    kernel = staticmethod(fill_linear)
     method: Literal["linear"] = "linear"
-
-    def fill(self) -> Fill:
-        """Return `fill_linear`, which has no parameters."""
-        return fill_linear
 
 
 WINDOW = parameter(10, "pixel", "side of the window of the analysis", ge=2, le=32)
@@ -83,26 +77,20 @@ WINDOW = parameter(10, "pixel", "side of the window of the analysis", ge=2, le=3
 class SSA(Interpolate):
     """Use the strongest quarter of the components of a singular spectrum analysis."""
 
+    kernel = staticmethod(fill_ssa)
     method: Literal["ssa"]
     window: int = WINDOW
-
-    def fill(self) -> Fill:
-        """Return `fill_ssa` with its parameters."""
-        return partial(fill_ssa, window=self.window)
 
 
 class SSADeviation(Interpolate):
     """Interpolate each component of a singular spectrum analysis where a masked pixel deviates in it."""
 
+    kernel = staticmethod(fill_ssa_deviation)
     method: Literal["ssa_deviation"]
     window: int = WINDOW
     value: float = parameter(
         0.5, "probability", "distance from the median beyond which a pixel is interpolated", ge=0, le=1
     )
-
-    def fill(self) -> Fill:
-        """Return `fill_ssa_deviation` with its parameters."""
-        return partial(fill_ssa_deviation, window=self.window, value=self.value)
 
 
 def _filled(
@@ -111,7 +99,7 @@ def _filled(
     variance: np.ndarray | None,
     before: np.ndarray | None,
     *,
-    fill: Fill,
+    fill: Callable[[np.ndarray, np.ndarray], np.ndarray],
     max_hole: int,
 ) -> tuple[np.ndarray, ...]:
     """Fill a plane; `before` are the pixels that an earlier interpolation filled."""

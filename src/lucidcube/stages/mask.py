@@ -67,10 +67,8 @@ class Mask(Stage):
     def region_groups(self, cube: xr.Dataset) -> tuple[RegionGroup, ...]:
         """Return the regions of all files, as numbers in pixels of the cube.
 
-        Raises
-        ------
-        CubeError
-            If a file cannot be read, has no usable region, or needs coordinates that the cube does not have.
+        CubeError is raised if a file cannot be read, has no usable region, or needs coordinates that the cube
+        does not have.
         """
         if not self.const_regions and not self.dynamic_regions:
             return ()
@@ -96,12 +94,7 @@ class Mask(Stage):
 
 
 def _marked(
-    score: np.ndarray,
-    cut: float,
-    channel: int,
-    *,
-    max_dilation: int | None,
-    groups: Sequence[RegionGroup],
+    score: np.ndarray, cut: float, channel: int, *, max_dilation: int | None, groups: Sequence[RegionGroup]
 ) -> np.ndarray:
     mask = bad_pixel_mask(score, float(cut), max_dilation=max_dilation)
     for group in groups:

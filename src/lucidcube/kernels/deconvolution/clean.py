@@ -85,11 +85,8 @@ def clean_modified(
     -----
     Filled and missing pixels and a margin around the frame may hold components, found from estimates of the
     residual there (see `common.prepare_field`); they have no influence on thresholds and statistics. float32
-    throughout, statistics summed in float64.
-
-    References
-    ----------
-    Högbom 1974, A&AS 15, 417; Steer, Dewdney & Ito 1984, A&A 137, 159.
+    throughout, statistics summed in float64. Sources: Högbom 1974, A&AS 15, 417; Steer, Dewdney & Ito 1984,
+    A&A 137, 159.
     """
     field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape))
     residual = field.data

@@ -45,9 +45,7 @@ class Continuation:
 
 def _sum_squares(plane: Plane) -> Plane:
     """Return sums over squares of two by two pixels, with zeros beyond odd ends."""
-    height, width = plane.shape
-    even = np.zeros((height + height % 2, width + width % 2), np.float32)
-    even[:height, :width] = plane
+    even = np.pad(plane, [(0, side % 2) for side in plane.shape])
     return even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
 
 

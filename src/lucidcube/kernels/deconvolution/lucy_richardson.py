@@ -63,10 +63,7 @@ def lucy_richardson(
     margin, their light is spread over all that the PSF can reach. With `offset_obs` an observer gets
     components that are lifted. Without a margin the plane is taken to be dark outside. With `strength` 1,
     `nudge_factor` 0, without padding and missing data this is the textbook algorithm. float32 throughout.
-
-    References
-    ----------
-    Richardson 1972, J. Opt. Soc. Am. 62, 55; Lucy 1974, AJ 79, 745. Weights: Hook & Lucy 1994.
+    Sources: Richardson 1972, J. Opt. Soc. Am. 62, 55; Lucy 1974, AJ 79, 745; for weights Hook & Lucy 1994.
     """
     field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape) if pad_observation else (0, 0))
     valid = field.data[field.valid > 0]

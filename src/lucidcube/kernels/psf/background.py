@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import gammaln
 
-Doubles = NDArray[np.float64]
-Reals = NDArray[np.floating]
+from lucidcube.kernels.psf import Doubles, Reals
 
 BackgroundModel = Literal["gennorm", "norm", "none"]
 

@@ -5,15 +5,12 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lucidcube.kernels.psf import Doubles, Floats, Reals
 from lucidcube.kernels.psf.fit_problem import FitProblem, Solution, Solver, select_pixels
 from lucidcube.kernels.psf.models import MODELS, Parameter, StarFunction
 from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.kernels.psf.radial_profile import fit_radial_profile, radial_model
-
-Doubles = NDArray[np.float64]
-Reals = NDArray[np.floating]
 
 _OUTLIER_ANNULI = 50
 
@@ -29,7 +26,7 @@ class FitStatus(IntEnum):
 class FitResult(NamedTuple):
     """Fitted star."""
 
-    image: NDArray[np.float32]
+    image: Floats
     """Model about the central pixel, whatever the fitted position, without the constant: finite, not
     negative, unit sum over the plane. All NaN if the status is NO_DATA."""
     values: Doubles
@@ -102,14 +99,10 @@ def fit_parametric_psf(
     ----------
     plane, variance
         As for `fit_radial_psf`, and so are the result and the errors.
-    star
-        Star of the model for given shape parameters.
-    parameters
-        All parameters of the model, as in `MODELS` or with other start values, domains and freedom.
-    wavelength
-        Metres.
-    optics
-        Telescope and pixel size, which `gaussian` does not use.
+    star, parameters
+        The model, and all of its parameters, as in `MODELS` or with other start values, domains and freedom.
+    wavelength, optics
+        In metres; telescope and pixel size, which `gaussian` does not use.
     solver
         Function that minimises chi squared, such as `solve_least_squares`.
 
@@ -149,8 +142,8 @@ def _without_outliers(plane: Reals) -> Reals:
 
 def _no_data(shape: tuple[int, ...], n_parameters: int) -> FitResult:
     """Return the result for a plane that cannot be fitted."""
-    unknown, empty = np.full((2, n_parameters), np.nan), np.full(shape, np.nan, dtype=np.float32)
-    return FitResult(empty, *unknown, float("nan"), FitStatus.NO_DATA)
+    unknown, empty = np.full(n_parameters, np.nan), np.full(shape, np.nan, dtype=np.float32)
+    return FitResult(empty, unknown, unknown.copy(), float("nan"), FitStatus.NO_DATA)
 
 
 def _result(problem: FitProblem, solution: Solution) -> FitResult:

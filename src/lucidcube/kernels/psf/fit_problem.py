@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lucidcube.kernels.psf import Doubles, Mask, Reals
 from lucidcube.kernels.psf.models import Parameter, StarFunction
 from lucidcube.kernels.psf.optical_psf import Grid, Optics, StarImage
 from lucidcube.kernels.psf.subpixel_shift import sigma_from_area
-
-Doubles = NDArray[np.float64]
 
 _DIFFERENCE_STEP = 1e-6  # relative; the models are smooth in float64
 
@@ -22,7 +20,7 @@ class FitData(NamedTuple):
     """One-dimensional."""
     weight: Doubles
     """Inverse standard deviations; ones without a variance."""
-    used: NDArray[np.bool_]
+    used: Mask
     """(y, x) mask of the pixels that the values come from."""
     weighted: bool
     """Whether the weights come from a variance."""
@@ -33,7 +31,7 @@ class FitData(NamedTuple):
         return bool(values.size <= n_free + 2 or not values.max() > 0.0 or np.ptp(values) == 0.0)
 
 
-def select_pixels(plane: NDArray[np.floating], variance: NDArray[np.floating] | None) -> FitData:
+def select_pixels(plane: Reals, variance: Reals | None) -> FitData:
     """Return the finite pixels; those of known variance only, unless there are none."""
     used = np.isfinite(plane)
     weight = np.ones(np.count_nonzero(used))

@@ -1,12 +1,10 @@
 """Solvers that minimise chi squared within the domains of the free parameters."""
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize
 
+from lucidcube.kernels.psf import Doubles
 from lucidcube.kernels.psf.fit_problem import FitProblem, Solution
-
-_TOLERANCE = 1e-8
 
 
 def solve_least_squares(problem: FitProblem, *, max_evaluations: int) -> Solution:
@@ -21,9 +19,6 @@ def solve_least_squares(problem: FitProblem, *, max_evaluations: int) -> Solutio
         jac=problem.jacobian,
         bounds=(problem.lower[free], problem.upper[free]),
         x_scale="jac",
-        ftol=_TOLERANCE,
-        xtol=_TOLERANCE,
-        gtol=_TOLERANCE,
         max_nfev=max_evaluations,
     )
     return Solution(np.asarray(found.x, dtype=np.float64), bool(found.status > 0))
@@ -41,7 +36,7 @@ def solve_minimize(problem: FitProblem, *, max_evaluations: int) -> Solution:
     size = float(np.sum(problem.residual(start) ** 2)) / problem.data.values.size
     size = size if size > 0.0 else 1.0
 
-    def cost(scaled: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def cost(scaled: Doubles) -> tuple[float, Doubles]:
         residual = problem.residual(scaled * scale)
         gradient = problem.jacobian(scaled * scale).T @ residual * scale
         return 0.5 * float(residual @ residual) / size, gradient / size

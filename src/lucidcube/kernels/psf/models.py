@@ -4,12 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lucidcube.kernels.psf import Doubles
 from lucidcube.kernels.psf.optical_psf import Grid, Optics, StarImage, long_exposure
 from lucidcube.kernels.psf.turbulence import in_band_structure, von_karman_coefficient, von_karman_structure
-
-Doubles = NDArray[np.float64]
 
 R0_WAVELENGTH = 500e-9  # metres; Fried parameters, like the seeing, are quoted at this wavelength
 _KOLMOGOROV_INDEX = 11.0 / 3.0

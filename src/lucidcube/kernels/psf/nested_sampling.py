@@ -3,12 +3,10 @@
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lucidcube.kernels.psf import Doubles
 from lucidcube.kernels.psf.fit_problem import FitProblem, Solution
 from lucidcube.kernels.psf.least_squares import solve_least_squares
-
-Doubles = NDArray[np.float64]
 
 # The sampler uses the global random generator of NumPy, which a sampler in another thread would disturb.
 _ONE_SAMPLER = Lock()

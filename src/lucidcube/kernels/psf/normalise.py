@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lucidcube.kernels.psf import Floats, Mask, Reals
 from lucidcube.kernels.psf.background import (
     BackgroundModel,
     background_level,
@@ -14,10 +15,6 @@ from lucidcube.kernels.psf.background import (
     star_wing,
 )
 from lucidcube.kernels.psf.subpixel_shift import Shift, fit_core, move_whole_pixels
-
-Reals = NDArray[np.floating]
-Mask = NDArray[np.bool_]
-Floats = NDArray[np.float32]
 
 DETECTED = 5.0
 """Standard deviations of the noise by which the mean of 3 x 3 pixels must exceed the sky to be a star."""

@@ -15,12 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 from scipy.special import gammaincc, j0, j1
 
+from lucidcube.kernels.psf import Doubles
 from lucidcube.kernels.psf.turbulence import unit_nodes
-
-Doubles = NDArray[np.float64]
 
 StructureFunction = Callable[[Doubles], Doubles]
 """Structure function (rad**2) of the separation in the pupil (m)."""

@@ -7,11 +7,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
+from lucidcube.kernels.psf import Doubles, Floats, Mask, Reals
 from lucidcube.kernels.psf.models import Parameter
-
-Doubles = NDArray[np.float64]
-Reals = NDArray[np.floating]
-Mask = NDArray[np.bool_]
 
 _INNERMOST = 0.5  # pixels; radius of the disc that is the first annulus
 _CLOSEST = 0.1  # pixels between the mean radii of two annuli
@@ -27,7 +24,7 @@ _CENTRED = 1e-4  # pixels
 class RadialFit(NamedTuple):
     """Star described by a centre and a radial profile."""
 
-    image: NDArray[np.float32]
+    image: Floats
     """Profile on the grid, about the central pixel; finite, not negative, unit sum. NaN without data."""
     radius: Doubles
     """Mean radii (pixels) of the pixels in each annulus that contains any."""

@@ -4,13 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import least_squares
 
-Doubles = NDArray[np.float64]
-Reals = NDArray[np.floating]
-Floats = NDArray[np.float32]
+from lucidcube.kernels.psf import Doubles, Floats, Mask, Reals
 
 # Reach of the interpolation in pixels on either side. The error is at most 0.16 % of the peak for a Gaussian
 # of 2 pixels FWHM, 0.05 % for one of 3 pixels. A longer window would ring more about a sharp star.
@@ -94,15 +91,11 @@ def shift_weights(offset: float) -> tuple[int, Doubles]:
     return -whole - HALF_LENGTH, weights / weights.sum()
 
 
-def move_whole_pixels(
-    mask: NDArray[np.bool_], step_y: int, step_x: int, *, outside: bool
-) -> NDArray[np.bool_]:
+def move_whole_pixels(mask: Mask, step_y: int, step_x: int, *, outside: bool) -> Mask:
     """Return a mask moved by whole pixels; `outside` is the value of pixels from beyond the edge."""
-    moved = np.full_like(mask, outside)
-    to_y, from_y = _overlap(mask.shape[0], step_y)
-    to_x, from_x = _overlap(mask.shape[1], step_x)
-    moved[to_y, to_x] = mask[from_y, from_x]
-    return moved
+    reach = max(abs(step_y), abs(step_x))
+    framed = np.pad(mask, reach, constant_values=outside)
+    return framed[reach - step_y :, reach - step_x :][: mask.shape[0], : mask.shape[1]]
 
 
 class Shift:
@@ -144,7 +137,7 @@ class Shift:
         shifted[self._missing_after(offset_y, offset_x)] = np.nan
         return shifted
 
-    def _missing_after(self, offset_y: float, offset_x: float) -> NDArray[np.bool_]:
+    def _missing_after(self, offset_y: float, offset_x: float) -> Mask:
         """Return where the footprint of a shifted pixel contains missing or outside pixels."""
         missing = np.zeros_like(self._missing)
         floor_y, floor_x = int(np.floor(offset_y)), int(np.floor(offset_x))
@@ -154,13 +147,6 @@ class Shift:
                 if weight_y * weight_x > _NEGLIGIBLE_SHARE:
                     missing |= move_whole_pixels(self._missing, step_y, step_x, outside=True)
         return missing
-
-
-def _overlap(length: int, step: int) -> tuple[slice, slice]:
-    """Return the slices of the target and the source along an axis that is moved by `step` pixels."""
-    kept = max(length - abs(step), 0)
-    to, source = max(step, 0), max(-step, 0)
-    return slice(to, to + kept), slice(source, source + kept)
 
 
 def _framed(plane: Reals) -> Floats:

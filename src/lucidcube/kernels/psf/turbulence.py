@@ -4,10 +4,9 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gamma, j0, kv
 
-Doubles = NDArray[np.float64]
+from lucidcube.kernels.psf import Doubles
 
 _N_PSD_NODES = 160
 _N_SERIES = 12

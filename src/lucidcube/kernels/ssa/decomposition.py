@@ -63,12 +63,11 @@ def window_shape(shape: tuple[int, ...], window: int) -> tuple[int, int]:
 
 
 def decompose(plane: Floats, window: int) -> Basis:
-    """Compute the eigenvectors of the lag-covariance matrix, in order of descending eigenvalue.
+    """Compute the eigenvectors of the lag-covariance matrix of a plane (y, x) without NaN.
 
-    The plane (y, x) must not hold NaN. For the window, in pixels, see `window_shape`.
-
-    The trajectory matrix is never built: all products of pixels at one displacement share their sums. These
-    are float64, because the smallest eigenvalues are many orders of magnitude below the largest.
+    For the window see `window_shape`. The trajectory matrix is never built: all products of pixels
+    at one displacement share their sums. These are float64, because the smallest eigenvalues are many orders
+    of magnitude below the largest.
     """
     height, width = window_shape(plane.shape, window)
     eigenvalues, vectors = np.linalg.eigh(_gram(np.ascontiguousarray(plane, dtype=np.float64), height, width))

@@ -138,11 +138,10 @@ def _aligned(size: int) -> Floats:
 
 
 def spectrum(plane: Floats, shape: tuple[int, int], space: Workspace | None = None) -> Floats:
-    """Return twice the transform of a finite plane, (blocks, width, 2, lanes), in the order of the module.
+    """Return twice the transform of a finite plane, in the order of the module.
 
-    The plane is padded by zeros at its end to `shape`, which must be good lengths and at least its own shape,
-    otherwise ValueError is raised. A workspace for these sizes saves memory that is not yet in the cache,
-    which would cost three times the transform.
+    The plane is padded by zeros at its end to `shape`, which must be good lengths and at least its own shape.
+    A workspace for these sizes saves memory that is not in the cache, at three times the cost of a transform.
     """
     (ny, nx), (height, width) = plane.shape, shape
     if ny > height or nx > width:
