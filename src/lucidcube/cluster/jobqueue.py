@@ -36,9 +36,8 @@ WORKER_ENVIRONMENT = {
 """Environment of worker processes: one thread per block, and settings of glibc's memory allocator.
 
 dask's own ``MALLOC_TRIM_THRESHOLD_=65536`` makes glibc map and unmap every array of more than 128 KiB, which
-is most planes. Reusing arrays of up to 4 MiB instead takes 24 % less CPU time in two processes of one thread
-(20.7 to 15.8 s) and 32 % less in one process of two threads (17.3 to 11.8 s), and 2 to 4 MiB more memory.
-The defaults of glibc are as fast, but need 15 to 45 MiB more.
+is most planes. Reusing arrays of up to 4 MiB instead takes 24 to 32 % less CPU time, and 2 to 4 MiB more
+memory. The defaults of glibc are as fast, but need 15 to 45 MiB more.
 """
 
 WORKER_SETTINGS: dict[str, Any] = {

@@ -38,16 +38,13 @@ class Workers(Protocol):
     @property
     def dashboard(self) -> str | None:
         """Address of a page that shows the work, if there is one."""
-        ...
 
     @property
     def window(self) -> int:
         """Number of blocks to keep submitted, so that no worker waits for work."""
-        ...
 
     def submit(self, name: str, block: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Submit the computation of a block; `name` and `block` identify the task for people."""
-        ...
 
     def result(self, future: Future[Any]) -> Any:
         """Return the result of a finished future or raise its exception.
@@ -55,11 +52,9 @@ class Workers(Protocol):
         It is WorkersDied if the block killed one worker after the other, and WorkersLost if nothing is left
         that could compute.
         """
-        ...
 
     def check(self) -> None:
         """Raise WorkersLost if there have been none for too long; called every few seconds during a run."""
-        ...
 
 
 @dataclass

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 BINS = 256
 """Number of bins of the histograms."""
-COUNTERS = 4
-"""Number of counters for a bin, for speed only."""
 
 
 def multi_otsu(values: NDArray[np.floating], classes: int, bins: int = BINS) -> NDArray[np.float64]:
@@ -122,8 +120,12 @@ def _split(
 
     Return the last bin of the lower values, and the number of the upper ones.
     """
-    counts = _histogram(values, low, scale, bin_of)
     total, total_moment = values.size, 0
+    counts = np.zeros(BINS, np.int64)
+    for i in range(total):
+        bin_of[i] = min(np.int32((float(values[i]) - low) * scale), np.int32(BINS - 1))
+    for i in range(total):
+        counts[bin_of[i]] += 1
     for i in range(counts.size):
         total_moment += counts[i] * i
     below, below_moment, last, best = 0, 0, 0, -1.0
@@ -141,22 +143,3 @@ def _split(
         values[above] = values[i]
         above += bin_of[i] > last
     return last, above
-
-
-@njit(cache=True, nogil=True)
-def _histogram(
-    values: NDArray[np.floating], low: float, scale: float, bin_of: NDArray[np.int32]
-) -> NDArray[np.int64]:
-    """Count values in `BINS` equal bins from `low` on, and store the bin of each."""
-    last = np.int32(BINS - 1)
-    for i in range(values.size):
-        bin_of[i] = min(np.int32((float(values[i]) - low) * scale), last)
-    # Neighbouring values are alike, and each addition to one counter would wait for the one before. Unsigned
-    # indices save the test for an index that counts from the end.
-    counts = np.zeros(COUNTERS * BINS, np.int64)
-    for i in range(0, values.size - COUNTERS + 1, COUNTERS):
-        for k in range(COUNTERS):
-            counts[np.uint64(bin_of[i + k]) + np.uint64(k * BINS)] += 1
-    for i in range(values.size // COUNTERS * COUNTERS, values.size):
-        counts[np.uint64(bin_of[i])] += 1
-    return counts.reshape(COUNTERS, BINS).sum(axis=0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import xarray as xr
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 
 from lucidcube.cube import BADNESS, DATA, UNITS, WAVELENGTH
 from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
@@ -17,17 +17,6 @@ from lucidcube.stages.base import Stage, parameter
 
 LOOKS_LIKE_A_STAR = 0.05
 """Fraction of the field below which the method is not suited to an object."""
-
-
-def _bound(value: float) -> float:
-    if value < -1:
-        raise ValueError("a negative bound is a fraction of all components, between -1 and 0")
-    if value >= 0 and value != int(value):
-        raise ValueError("a bound that is not negative is the number of a component, an integer")
-    return value
-
-
-Bound = Annotated[float, AfterValidator(_bound)]
 
 
 class Artefacts(Stage):
@@ -49,10 +38,10 @@ class Artefacts(Stage):
     tag: ClassVar[str] = "_artefactmap"
 
     window: int = parameter(10, "pixel", "side of the window of the analysis", ge=2, le=32)
-    start: Bound = parameter(
+    start: float = parameter(
         -0.25, "", "first component that is used; a negative number is a fraction of window^2"
     )
-    stop: Bound = parameter(
+    stop: float = parameter(
         -0.75, "", "component after the last one that is used; a negative number is a fraction of window^2"
     )
     region: Literal["class", "box"] = parameter(

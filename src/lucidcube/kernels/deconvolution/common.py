@@ -230,19 +230,10 @@ def prepare_field(
         continuation.fill(data)
         trust = np.maximum(np.minimum(1, fraction / TRUSTED_FRACTION) ** 4, LEAST_WEIGHT)
         weight = np.where(used, 1, trust).astype(np.float32)
-    return Field(
-        plane,
-        convolver,
-        convolver.pad(data),
-        convolver.pad(weight),
-        convolver.pad(valid),
-        int(counted.sum()),
-        convolver.pad(~used) > 0,
-        continuation,
-        frame,
-        ~present | (filled == Filled.HOLE),
-        outside,
-    )
+    estimated, unobserved = convolver.pad(~used) > 0, ~present | (filled == Filled.HOLE)
+    data, weight, valid = map(convolver.pad, (data, weight, valid))
+    arrays = data, weight, valid, int(counted.sum()), estimated
+    return Field(plane, convolver, *arrays, continuation, frame, unobserved, outside)
 
 
 def edge_margin(psf: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Convolution and filtering of planes: all that other kernels know of Fourier transforms."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -127,8 +128,10 @@ class Convolver:
         """
         for given in (plane, residual, valid):
             self._check(given)
-        height = _first_of(self._heights, max(self.shape[0] - support.top, support.bottom) + self.reach[0])
-        width = _first_of(self._widths, max(self.shape[1] - support.left, support.right) + self.reach[1])
+        least_y = max(self.shape[0] - support.top, support.bottom) + self.reach[0]
+        least_x = max(self.shape[1] - support.left, support.right) + self.reach[1]
+        height = self._heights[bisect_left(self._heights, least_y)]
+        width = self._widths[bisect_left(self._widths, least_x)]
         if support.pixels * self._stamp.size * self._engine.direct_cost <= height * width:
             return subtract(convolve_pixels(plane, self._stamp, support), residual, valid)
         return self._engine.subtract_filtered(
@@ -168,8 +171,3 @@ def _size_ladder(engine: type[Engine], size: int, reach: int) -> list[int]:
     steps = np.linspace(least, largest, SIZE_STEPS).astype(int)
     lengths = {min(engine.good_length(int(step)), largest) for step in steps if step < largest}
     return sorted(lengths | {largest})
-
-
-def _first_of(ladder: list[int], wanted: int) -> int:
-    """Return the first length that is enough; the last one always is."""
-    return next((length for length in ladder if length >= wanted), ladder[-1])

@@ -91,24 +91,17 @@ def _engine(name: str) -> type[Engine]:
     if name not in ("auto", "simd", "scipy"):
         raise ValueError(f"{setting} names no engine for Fourier transforms: choose auto, simd or scipy")
     if name != "scipy":
-        engine, obstacle = _simd()
-        if engine is not None:
-            return engine
+        from lucidcube.kernels.fourier.simd import why_unavailable
+
+        if (obstacle := why_unavailable()) is None:
+            try:  # it uses internals of numba, which may change
+                from lucidcube.kernels.fourier.simd.engine import SimdEngine
+
+                return SimdEngine
+            except ImportError as error:
+                obstacle = f"it does not work with the installed numba ({error})"
         if name == "simd":
             raise ValueError(f"{setting} cannot be used here because {obstacle}: choose auto or scipy")
     from lucidcube.kernels.fourier.scipy_engine import ScipyEngine
 
     return ScipyEngine
-
-
-def _simd() -> tuple[type[Engine] | None, str | None]:
-    """Return our engine, or why there is none; it uses internals of numba, which may change."""
-    from lucidcube.kernels.fourier.simd import why_unavailable
-
-    if (obstacle := why_unavailable()) is not None:
-        return None, obstacle
-    try:
-        from lucidcube.kernels.fourier.simd.engine import SimdEngine
-    except ImportError as error:
-        return None, f"it does not work with the installed numba ({error})"
-    return SimdEngine, None

@@ -122,7 +122,7 @@ def star_image(profile: RadialProfile, grid: Grid) -> StarImage:
     """Integrate a profile over square pixels; the flux beyond the grid is missing from the image."""
     n_points = int(np.ceil(2.0 + 2.0 / profile.resolution))
     node, weight = np.polynomial.legendre.leggauss(n_points)
-    return StarImage(*_integrate_pixels(*profile, *grid, 0.5 * node, 0.5 * weight))
+    return StarImage(*_integrate_pixels(profile, grid, 0.5 * node, 0.5 * weight))
 
 
 def telescope_transfer(separation: Doubles, obscuration: float) -> Doubles:
@@ -143,7 +143,7 @@ def _overlap(separation: Doubles, radius_1: float, radius_2: float) -> Doubles:
     """Return the common area of two circles (radius_1 >= radius_2) at the given separations."""
     low, high = radius_1 - radius_2, radius_1 + radius_2
     between = (separation > low) & (separation < high)
-    d = np.where(between, separation, 0.5 * (low + high) if low + high > 0.0 else 1.0)
+    d = np.where(between, separation, 0.5 * (low + high))
     angle_1 = np.arccos((d**2 + radius_1**2 - radius_2**2) / (2.0 * d * radius_1))
     angle_2 = np.arccos((d**2 + radius_2**2 - radius_1**2) / (2.0 * d * radius_2))
     lens = radius_1**2 * (angle_1 - 0.5 * np.sin(2.0 * angle_1))
@@ -173,16 +173,10 @@ def _hankel_kernels() -> tuple[Doubles, Doubles]:
 
 @njit(cache=True, nogil=True)
 def _integrate_pixels(
-    value: Doubles,
-    slope: Doubles,
-    resolution: float,
-    shape: tuple[int, int],
-    centre_y: float,
-    centre_x: float,
-    node: Doubles,
-    weight: Doubles,
+    profile: RadialProfile, grid: Grid, node: Doubles, weight: Doubles
 ) -> tuple[Doubles, Doubles, Doubles]:
     """Average the profile and its gradient over pixels: by quadrature in zone 0, at pixel centres beyond."""
+    (value, slope, resolution), (shape, centre_y, centre_x) = profile, grid
     height, width = shape
     image, by_y, by_x = np.empty(shape), np.empty(shape), np.empty(shape)
     n_steps = value.shape[1] - 1

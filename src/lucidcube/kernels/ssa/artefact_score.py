@@ -85,7 +85,7 @@ def component_range(start: float, stop: float, window: int) -> tuple[int, int]:
     """
     size = window**2
     first, last = (-bound * size if bound < 0 else bound for bound in (start, stop))
-    if any(bound >= 0 and bound != int(bound) for bound in (start, stop)):
+    if any(bound >= 0 and bound % 1 != 0 for bound in (start, stop)):
         raise ValueError(f"component indices must be whole numbers, got start={start} and stop={stop}")
     if not 0 <= round(first) < round(last) <= size:
         raise ValueError(
