@@ -223,12 +223,8 @@ def _deconvolved(
     *,
     stage: Deconvolve,
 ) -> tuple[Any, ...]:
-    if not np.isfinite(psf).any():
-        return _without_psf(plane, filled)
-    return stage.deconvolve_plane(plane, usable_psf(psf), variance=variance, filled=filled)
-
-
-def _without_psf(plane: np.ndarray, filled: np.ndarray | None) -> Deconvolution:
+    if np.isfinite(psf).any():
+        return stage.deconvolve_plane(plane, usable_psf(psf), variance=variance, filled=filled)
     known = np.isfinite(plane) if filled is None else np.isfinite(plane) & (filled != Filled.HOLE)
     fabs, rms = fabs_and_rms(plane[known])
     return Deconvolution(

@@ -187,7 +187,8 @@ def test_component_range(start: float, stop: float, expected: tuple[int, int]) -
 
 
 @pytest.mark.parametrize(
-    ("start", "stop"), [(-0.75, -0.25), (5, 5), (0, 101), (-0.5, -1.5), (0.25, 50), (0, 2.5), (-0.25, 10)]
+    ("start", "stop"),
+    [(-0.75, -0.25), (5, 5), (0, 101), (-0.5, -1.5), (0.25, 50), (0, 2.5), (-0.25, 10), (0, np.inf)],
 )
 def test_component_range_refuses(start: float, stop: float) -> None:
     with pytest.raises(ValueError, match=f"start={start} and stop={stop}"):

@@ -153,11 +153,10 @@ def _result(problem: FitProblem, solution: Solution) -> FitResult:
     freedom = problem.data.values.size - solution.values.size
     image = np.maximum(problem.star_at(values, centred=True).image, 0.0)
     reduced_chi2 = chi2 / freedom if problem.data.weighted else float("nan")
-    errors = np.full(values.size, np.nan)
-    if solution.errors is not None:
-        errors[problem.free] = solution.errors
-    else:
-        errors[problem.free] = _errors(problem, values, 1.0 if problem.data.weighted else chi2 / freedom)
+    errors, known = np.full(values.size, np.nan), solution.errors
+    if known is None:
+        known = _errors(problem, values, 1.0 if problem.data.weighted else chi2 / freedom)
+    errors[problem.free] = known
     status = FitStatus.FINE if solution.converged else FitStatus.NOT_CONVERGED
     return FitResult((image / image.sum()).astype(np.float32), values, errors, reduced_chi2, status)
 

@@ -81,7 +81,7 @@ def badness(plane: Floats, *, window: int, start: float, stop: float, region: Re
 def component_range(start: float, stop: float, window: int) -> tuple[int, int]:
     """Return the first component and the one after the last; negative numbers are fractions of window^2.
 
-    ValueError is raised if an index is not an integer, or they are no range within 0..window^2.
+    ValueError is raised if an index is not an integer, or if they are no range within 0..window^2.
     """
     size = window**2
     first, last = (-bound * size if bound < 0 else bound for bound in (start, stop))
@@ -100,7 +100,6 @@ def object_fraction(plane: Floats) -> float:
 
     It is the participation ratio <f>^2 / <f^2> of the brightness f above the median: a uniform disc gives the
     fraction of the field that it covers (up to half), a planet 0.1 to 0.4, noise 0.3, a star 0.01 to 0.05.
-
     NaN is ignored, and the brightest thousandth is clipped, because it may be hot pixels. A plane in which
     nothing exceeds the median gives 1.
     """

@@ -24,7 +24,6 @@ from numba.extending import intrinsic
 FLOAT, INDEX = ir.FloatType(), ir.IntType(32)
 Builder: TypeAlias = ir.IRBuilder
 
-
 _given = config.CPU_FEATURES
 FEATURES = set((get_host_cpu_features() if _given is None else _given).split(","))
 """Features of the processor for which numba compiles."""
