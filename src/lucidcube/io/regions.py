@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,8 @@ HALF_TURN = 180.0
 class RegionTrack:
     """One region followed through the channels.
 
-    Attributes
-    ----------
-    regions
-        The region as each file has it.
-    channels
-        Channel of each of those, rising; empty for one region that holds in every channel.
+    `regions` holds it as each file has it, and `channels` the channel of each of those, rising; there are
+    none for one region that holds in every channel.
     """
 
     regions: tuple[Region, ...]
@@ -76,10 +73,7 @@ class RegionGroup:
 def region_mask(regions: Iterable[Region], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Draw the regions of one group at one channel on a plane of this (y, x) shape.
 
-    Returns
-    -------
-    (y, x) bool array
-        True where the centre of the pixel lies in an included and in no excluded region (on an edge: out).
+    A pixel is True where its centre lies in an included and in no excluded region (on an edge: out).
     """
     included, excluded = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
     for region in regions:
@@ -139,23 +133,22 @@ def dynamic_regions(
     for channel, path in sorted(files, key=lambda pair: float(pair[0])):
         found = load_regions(path, wcs=wcs, header=header)
         left_out += found.left_out
-        counts: dict[str, int] = {}
+        counts = Counter[str]()
         for region in found.regions:
-            counts[region.label] = counts.get(region.label, 0) + 1
+            counts[region.label] += 1
             seen.setdefault((region.label, counts[region.label]), []).append((float(channel), region))
-    problems = [problem for track in seen.values() for problem in _mismatches([r for _, r in track])]
+    problems = [
+        f"{other.where}: this {other.shape} does not match the {first.shape} at {first.where}; "
+        "give matching regions the same shape, corners and sign, and others different text={...}"
+        for (_, first), *others in seen.values()
+        for _, other in others
+        if _kind(other) != _kind(first)
+    ]
     if problems:
         raise CubeError(*problems)
     tracks = tuple(RegionTrack(tuple(r for _, r in t), tuple(c for c, _ in t)) for t in seen.values())
     return RegionGroup(tracks, tuple(left_out))
 
 
-def _mismatches(track: Sequence[Region]) -> Iterator[str]:
-    first = track[0]
-    wanted = (first.shape, len(first.parameters), first.excluded)
-    for other in track[1:]:
-        if (other.shape, len(other.parameters), other.excluded) != wanted:
-            yield (
-                f"{other.where}: this {other.shape} does not match the {first.shape} at {first.where}; "
-                "give matching regions the same shape, corners and sign, and others different text={...}"
-            )
+def _kind(region: Region) -> tuple[str, int, bool]:
+    return region.shape, len(region.parameters), region.excluded

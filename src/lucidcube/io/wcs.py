@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 _SINGLE = re.compile(r"(NAXIS|CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CNAME|CRDER|CSYER|CROTA)(\d+)([A-Z]?)")
 _MATRIX = re.compile(r"(CD|PC)(\d+)_(\d+)([A-Z]?)")
-_PARAMETER = re.compile(r"(PV|PS)(\d+)_(\d+)([A-Z]?)")
-_SKY = re.compile(
-    r"RADESYS|RADECSYS|EQUINOX|EPOCH|LONPOLE|LATPOLE|DATE-OBS|MJD-OBS|DATE-AVG|MJD-AVG"
+_PARAMETER = re.compile(r"(PV|PS)(\d+)(_\d+[A-Z]?)")
+_CELESTIAL = re.compile(
+    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d+"
+    r"|RADESYS|RADECSYS|EQUINOX|EPOCH|LONPOLE|LATPOLE|DATE-OBS|MJD-OBS|DATE-AVG|MJD-AVG"
     r"|DSUN_OBS|HGLN_OBS|HGLT_OBS|CRLN_OBS|CRLT_OBS|RSUN_REF|[AB]P?_(ORDER|\d_\d)"
 )
 _DEGREES = {"degree": "deg", "degrees": "deg", "degs": "deg", "arcseconds": "arcsec", "arcsecs": "arcsec"}
@@ -63,28 +64,20 @@ def _celestial_cards(header: fits.Header) -> fits.Header:
     """Return a header of two axes, x and y, with the cards that concern them."""
     shape = shape_of(header)
     axes = find_axes(header, shape)
-    numbers = (len(shape) - axes.x, len(shape) - axes.y)
-    cards = fits.Header()
-    for new, old in enumerate(numbers, start=1):
-        for name in ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CDELT", "CROTA"):
-            _copy(header, f"{name}{old}", cards, f"{name}{new}")
-        for other, column in enumerate(numbers, start=1):
-            for name in ("CD", "PC"):
-                _copy(header, f"{name}{old}_{column}", cards, f"{name}{new}_{other}")
-        for m in range(40):
-            _copy(header, f"PV{old}_{m}", cards, f"PV{new}_{m}")
-        cunit = text(cards, f"CUNIT{new}").lower()
-        if cunit:
-            cards[f"CUNIT{new}"] = _DEGREES.get(cunit, cunit)
-    for name in [k for k in header if _SKY.fullmatch(k)]:
-        _copy(header, name, cards, name)
+    first = [len(shape) - axes.x, len(shape) - axes.y]
+    others = [n for n in range(1, len(shape) + 1) if n not in first]
+    turned, cards = reorder_axes(header, [*first, *others]), fits.Header()
+    for keyword in turned:
+        if not _CELESTIAL.fullmatch(keyword) or not text(turned, keyword):
+            continue
+        if keyword.startswith("CUNIT"):
+            cunit = text(turned, keyword).lower()
+            cards[keyword] = _DEGREES.get(cunit, cunit)
+        elif keyword.startswith(("CR", "CD", "PC", "PV")):
+            cards[keyword] = number(turned, keyword, 0.0)
+        else:
+            cards[keyword] = turned[keyword]
     return cards
-
-
-def _copy(source: fits.Header, old: str, target: fits.Header, new: str) -> None:
-    if old in source and text(source, old):
-        value = source[old]
-        target[new] = number(source, old, 0.0) if old.startswith(("CR", "CD", "PC", "PV")) else value
 
 
 def slice_cards(header: fits.Header, n: int, kept: range) -> fits.Header:
@@ -119,18 +112,17 @@ def reorder_axes(header: fits.Header, order: Sequence[int]) -> fits.Header:
             result.append((card.keyword, header[f"NAXIS{old}"], card.comment), end=True)
         else:
             value = card.value
-            if re.fullmatch(r"PV\d+_3", card.keyword):
+            table = re.fullmatch(r"PV(\d+)_3", card.keyword)
+            if table and text(header, f"CTYPE{table[1]}").endswith("-TAB"):
                 value = new.get(int(value), value)
             result.append((keyword, value, card.comment), end=True)
     return result
 
 
 def _renumbered(keyword: str, new: dict[int, int]) -> str:
-    single, pair, parameter = (p.fullmatch(keyword) for p in (_SINGLE, _MATRIX, _PARAMETER))
+    single, pair = _SINGLE.fullmatch(keyword) or _PARAMETER.fullmatch(keyword), _MATRIX.fullmatch(keyword)
     if single and int(single[2]) in new:
         return f"{single[1]}{new[int(single[2])]}{single[3]}"
     if pair and int(pair[2]) in new and int(pair[3]) in new:
         return f"{pair[1]}{new[int(pair[2])]}_{new[int(pair[3])]}{pair[4]}"
-    if parameter and int(parameter[2]) in new:
-        return f"{parameter[1]}{new[int(parameter[2])]}_{parameter[3]}{parameter[4]}"
     return keyword

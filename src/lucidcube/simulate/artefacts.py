@@ -47,8 +47,8 @@ class Stripe:
 class Ghost:
     """An out-of-focus reflection: a soft-edged ring that crosses the field from `start` to `end` (y, x)."""
 
-    start: tuple[float, float]
-    end: tuple[float, float]
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
     radius: float
     flux: float
 
@@ -57,16 +57,8 @@ class Ghost:
 class Faults:
     """All permanent faults of a scene.
 
-    Parameters
-    ----------
-    hot
-        Hot pixels: rows of (y, x, flux).
-    cold
-        Cold pixels: rows of (y, x, fraction of the light that is lost).
-    stripes, ghost
-        Stripes and the ghost.
-    missing
-        Map (y, x) of the pixels without data: those outside the rotated field, and a few holes.
+    `hot` has rows of (y, x, flux) and `cold` rows of (y, x, fraction of the light that is lost). `missing` is
+    the map (y, x) of the pixels without data: those outside the rotated field, and a few holes.
     """
 
     hot: NDArray[np.float64]
@@ -82,24 +74,16 @@ def outside_field(shape: tuple[int, int], rotation: float = np.deg2rad(8.0)) -> 
     dy, dx = (y - (shape[0] - 1) / 2) / shape[0], (x - (shape[1] - 1) / 2) / shape[1]
     along = dx * np.cos(rotation) + dy * np.sin(rotation)
     across = dy * np.cos(rotation) - dx * np.sin(rotation)
-    return np.asarray((np.abs(along) > 0.478) | (np.abs(across) > 0.478), dtype=np.bool_)
+    return (np.abs(along) > 0.478) | (np.abs(across) > 0.478)
 
 
 def draw_faults(
     shape: tuple[int, int], level: float, travel: float, generator: np.random.Generator
 ) -> Faults:
-    """Draw the permanent faults of a scene.
+    """Draw the permanent faults of a scene whose field has this (y, x) `shape`.
 
-    Parameters
-    ----------
-    shape
-        Shape (y, x) of the field.
-    level
-        Brightness of the object, by which the faults are scaled.
-    travel
-        Fraction of its path across the field that the ghost covers within the spectrum.
-    generator
-        Random number generator.
+    `level` is the brightness of the object, by which the faults are scaled, and `travel` the fraction of its
+    path across the field that the ghost covers within the spectrum.
     """
     area, side = shape[0] * shape[1], min(shape)
     missing = outside_field(shape)
@@ -114,19 +98,9 @@ def draw_faults(
     stripes = tuple(_draw_stripe(shape, level, generator) for _ in range(max(3, side // 40)))
     corner, way = np.array([0.25, 0.12]) * shape, np.array([0.35, 0.68]) * shape
     start, end = corner + (0.5 - 0.5 * travel) * way, corner + (0.5 + 0.5 * travel) * way
-    ghost = Ghost(
-        (float(start[0]), float(start[1])),
-        (float(end[0]), float(end[1])),
-        max(2.5, 0.055 * side),
-        level * generator.uniform(0.14, 0.22),
-    )
-    return Faults(
-        np.column_stack([places[:n_hot], hot_flux]),
-        np.column_stack([places[n_hot:], loss]),
-        stripes,
-        ghost,
-        missing,
-    )
+    ghost = Ghost(start, end, max(2.5, 0.055 * side), level * generator.uniform(0.14, 0.22))
+    hot, cold = np.column_stack([places[:n_hot], hot_flux]), np.column_stack([places[n_hot:], loss])
+    return Faults(hot, cold, stripes, ghost, missing)
 
 
 def _draw_stripe(shape: tuple[int, int], level: float, generator: np.random.Generator) -> Stripe:
@@ -153,27 +127,11 @@ def paint_artefacts(
     level: float,
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Make the artefacts of one plane.
+    """Make the artefacts of the plane at a `position` in the spectrum, from 0 to 1.
 
-    Parameters
-    ----------
-    faults
-        Permanent faults.
-    position
-        Position of the plane in the spectrum, from 0 to 1.
-    blurred, variance
-        Image (y, x) without noise, and the variance of its noise.
-    level
-        Brightness by which cosmic rays are scaled.
-    generator
-        Random number generator of this plane, for its cosmic rays.
-
-    Returns
-    -------
-    flux
-        Flux (y, x) to be added to the image, float32; zero where there is no data.
-    kind
-        Codes of `ArtefactKind` (y, x), uint8, where the flux exceeds one standard deviation of the noise.
+    `blurred` and `variance` are its image (y, x) without noise and the variance of the noise; `level` scales
+    the cosmic rays. The results are the flux (y, x) to be added, zero where there is no data, and the codes
+    of `ArtefactKind` (y, x) where that flux exceeds one standard deviation of the noise.
     """
     flux = np.zeros(blurred.shape, dtype=np.float32)
     kind = np.zeros(blurred.shape, dtype=np.uint8)
@@ -193,18 +151,14 @@ def paint_artefacts(
 
 
 def _paint_ghost(ghost: Ghost, position: float, flux: NDArray[np.float32], kind: NDArray[np.uint8]) -> None:
-    centre = [a + (b - a) * position for a, b in zip(ghost.start, ghost.end, strict=True)]
-    reach = ghost.radius + 2
-    top, left = (max(0, int(c - reach)) for c in centre)
-    window = np.s_[top : int(centre[0] + reach) + 2, left : int(centre[1] + reach) + 2]
-    y, x = np.indices(flux[window].shape)
-    radius = np.hypot(y + top - centre[0], x + left - centre[1])
+    centre = ghost.start + (ghost.end - ghost.start) * position
+    y, x = np.ogrid[: flux.shape[0], : flux.shape[1]]
+    radius = np.hypot(y - centre[0], x - centre[1])
     # The secondary mirror casts a shadow on the middle of a pupil image.
-    ring = np.clip(ghost.radius - radius + 0.5, 0, 1) * (
-        0.6 + 0.4 * np.clip(radius / ghost.radius / 0.4, 0, 1)
-    )
-    flux[window] += (ghost.flux * ring).astype(np.float32)
-    kind[window][ring > 0] = ArtefactKind.GHOST
+    shadow = 0.6 + 0.4 * np.clip(radius / ghost.radius / 0.4, 0, 1)
+    ring = np.clip(ghost.radius - radius + 0.5, 0, 1) * shadow
+    flux += (ghost.flux * ring).astype(np.float32)
+    kind[ring > 0] = ArtefactKind.GHOST
 
 
 def _paint_stripe(

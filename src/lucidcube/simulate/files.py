@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from astropy.io import fits
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from lucidcube.errors import ConfigError
 from lucidcube.io.atomic import atomic_file
 from lucidcube.simulate.artefacts import ArtefactKind
-from lucidcube.simulate.scene import Scene
+from lucidcube.simulate.scene import SKY_CENTRE, Scene
 
 _BLOCK = 2880
 _FLUX = "10**(-20)*erg/s/cm**2/Angstrom"
-_VARIANCE = f"({_FLUX})**2"
 _FULL_FIELD = 341
 _BLUE, _RED, _STEP = 475.0e-9, 935.0e-9, 0.125e-9
 
@@ -31,6 +30,9 @@ class ScenePaths(NamedTuple):
     target: Path
     star: Path
     truth: Path | None
+
+
+_Write = Callable[[int, Sequence[NDArray[np.generic]]], None]
 
 
 class _Layer(NamedTuple):
@@ -49,41 +51,32 @@ def write_scene(scene: Scene, directory: str | Path, *, truth: bool = False) -> 
 
     Parameters
     ----------
-    scene
-        Scene to write.
     directory
         Folder, created if it does not exist. Existing files are replaced once the new ones are complete.
     truth
         Write ``truth.fits`` too: ``TRUTH``, ``BLURRED``, ``PSF``, ``ARTEFACTS`` (uint8, codes of
         `ArtefactKind`) and ``ARTEFACT_FLUX``.
-
-    Returns
-    -------
-    ScenePaths
-        Paths of the files.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     paths = ScenePaths(folder / "target.fits", folder / "star.fits", folder / "truth.fits" if truth else None)
-    star_layers, target_layers = (
-        _observation(scene, field) for field in (scene.star_field, scene.target_field)
-    )
-    with _cube_file(paths.star, scene, "simulated standard star", star_layers) as star:
+    layers = _observation(scene, scene.star_field)
+    with _cube_file(paths.star, scene, "simulated standard star", layers) as write:
         for index in range(scene.shape[0]):
-            seen = scene.star_plane(index)
-            star.write(index, (seen.observed, seen.variance))
+            star = scene.star_plane(index)
+            write(index, (star.observed, star.variance))
+    layers = _observation(scene, scene.target_field)
     with ExitStack() as stack:
-        target = stack.enter_context(_cube_file(paths.target, scene, "simulated ice giant", target_layers))
-        known = None
+        write = stack.enter_context(_cube_file(paths.target, scene, "simulated ice giant", layers))
         if paths.truth is not None:
             title = "simulated ice giant, truth"
-            known = stack.enter_context(_cube_file(paths.truth, scene, title, _truth(scene)))
+            write_truth = stack.enter_context(_cube_file(paths.truth, scene, title, _truth(scene)))
         for index in range(scene.shape[0]):
             plane = scene.plane(index)
-            target.write(index, (plane.observed, plane.variance))
-            if known is not None:
+            write(index, (plane.observed, plane.variance))
+            if truth:
                 images = (plane.truth, plane.blurred, plane.psf, plane.artefact_kind, plane.artefact_flux)
-                known.write(index, images)
+                write_truth(index, images)
     return paths
 
 
@@ -127,42 +120,33 @@ def scene_for_size(nbytes: int, *, seed: int = 0) -> Scene:
     step = min(_STEP, (_RED - _BLUE) / max(1, count - 1))
     first = (_BLUE + _RED) / 2 - step * (count - 1) / 2
     star = min(side, 151)
-    return Scene(
-        shape=(count, side, side),
-        first_wavelength=first,
-        wavelength_step=step,
-        seed=seed,
-        star_shape=(star, star),
-    )
+    return Scene((count, side, side), first, step, seed, star_shape=(star, star))
 
 
-class _CubeFile:
-    """Image extensions of one open file, written plane by plane at their positions."""
+@contextmanager
+def _cube_file(path: Path, scene: Scene, title: str, layers: Sequence[_Layer]) -> Iterator[_Write]:
+    """Yield a function that writes one image into each extension of a file as its plane `index`.
 
-    def __init__(self, file: BinaryIO, scene: Scene, title: str, layers: Sequence[_Layer]) -> None:
-        self._file, self._layers, self._offsets = file, layers, list[int]()
+    The file appears under its name when all planes have been written.
+    """
+    with atomic_file(path) as file:
+        offsets = []
         file.write(_primary(scene, title).tostring().encode())
         for layer in layers:
             planes = np.broadcast_to(np.zeros((), layer.dtype), (scene.shape[0], *layer.field))
             header = fits.ImageHDU(planes, header=layer.header, name=layer.name).header
             file.write(header.tostring().encode())
-            self._offsets.append(file.tell())
+            offsets.append(file.tell())
             file.seek(-(-planes.nbytes // _BLOCK) * _BLOCK, os.SEEK_CUR)
         file.truncate()
 
-    def write(self, index: int, images: Sequence[NDArray[np.generic]]) -> None:
-        """Write one image into each extension as its plane `index`."""
-        for image, offset, layer in zip(images, self._offsets, self._layers, strict=True):
-            plane = np.ascontiguousarray(image, dtype=layer.dtype)
-            self._file.seek(offset + index * plane.nbytes)
-            self._file.write(plane.data.cast("B"))
+        def write(index: int, images: Sequence[NDArray[np.generic]]) -> None:
+            for image, offset, layer in zip(images, offsets, layers, strict=True):
+                plane = np.ascontiguousarray(image, dtype=layer.dtype)
+                file.seek(offset + index * plane.nbytes)
+                file.write(plane.data.cast("B"))
 
-
-@contextmanager
-def _cube_file(path: Path, scene: Scene, title: str, layers: Sequence[_Layer]) -> Iterator[_CubeFile]:
-    """Open a file for planes; it appears under its name when all of them have been written."""
-    with atomic_file(path) as file:
-        yield _CubeFile(file, scene, title, layers)
+        yield write
 
 
 def _primary(scene: Scene, title: str) -> fits.Header:
@@ -171,7 +155,7 @@ def _primary(scene: Scene, title: str) -> fits.Header:
     header["TELESCOP"] = ("ESO-VLT-U4", "imitated")
     header["INSTRUME"] = ("MUSE", "imitated")
     header["OBJECT"] = title
-    header["RA"], header["DEC"] = scene.sky_centre
+    header["RA"], header["DEC"] = SKY_CENTRE
     header["HIERARCH ESO INS MODE"] = "NFM-AO-N"
     header["HIERARCH LUCIDCUBE SEED"] = scene.seed
     return header
@@ -180,9 +164,8 @@ def _primary(scene: Scene, title: str) -> fits.Header:
 def _observation(scene: Scene, field: tuple[int, int]) -> list[_Layer]:
     shared = {"HDUCLASS": "ESO", "HDUDOC": "DICD", "HDUVERS": "DICD version 6", "HDUCLAS1": "IMAGE"}
     data = _grid(scene, field, _FLUX, shared | {"HDUCLAS2": "DATA", "ERRDATA": "STAT"})
-    stat = _grid(
-        scene, field, _VARIANCE, shared | {"HDUCLAS2": "ERROR", "HDUCLAS3": "MSE", "SCIDATA": "DATA"}
-    )
+    error = {"HDUCLAS2": "ERROR", "HDUCLAS3": "MSE", "SCIDATA": "DATA"}
+    stat = _grid(scene, field, f"({_FLUX})**2", shared | error)
     return [_Layer("DATA", ">f4", field, data), _Layer("STAT", ">f4", field, stat)]
 
 
@@ -203,13 +186,13 @@ def _grid(
     scene: Scene, field: tuple[int, int], unit: str, cards: Mapping[str, str] | None = None
 ) -> fits.Header:
     """Return a header with `cards`, the unit and world coordinates, in Angstrom, of a field."""
-    header = fits.Header([(key, value) for key, value in (cards or {}).items()])
+    header = fits.Header(cards or {})
     if unit:
         header["BUNIT"] = unit
     header["CTYPE1"], header["CTYPE2"], header["CTYPE3"] = "RA---TAN", "DEC--TAN", "AWAV"
     header["CUNIT1"], header["CUNIT2"], header["CUNIT3"] = "deg", "deg", "Angstrom"
     header["CRPIX1"], header["CRPIX2"], header["CRPIX3"] = (field[1] + 1) / 2, (field[0] + 1) / 2, 1.0
-    header["CRVAL1"], header["CRVAL2"] = scene.sky_centre
+    header["CRVAL1"], header["CRVAL2"] = SKY_CENTRE
     header["CRVAL3"] = round(scene.first_wavelength * 1e10, 6)
     (header["CD1_1"], header["CD1_2"]), (header["CD2_1"], header["CD2_2"]) = scene.sky_matrix.tolist()
     header["CD1_3"], header["CD2_3"], header["CD3_1"], header["CD3_2"] = 0.0, 0.0, 0.0, 0.0

@@ -57,19 +57,14 @@ class AdaptiveOptics:
 
     def turbulence(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the von Karman power spectrum of the uncorrected phase (rad^2 m^2) at `frequency` (1/m)."""
-        return np.asarray(
-            0.0229 * self.r0 ** (-5 / 3) * (frequency**2 + self.outer_scale**-2.0) ** (-11 / 6),
-            dtype=np.float64,
-        )
+        return 0.0229 * self.r0 ** (-5 / 3) * (frequency**2 + self.outer_scale**-2.0) ** (-11 / 6)
 
     def corrected(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the power spectrum that remains inside the cut-off (rad^2 m^2) at `frequency` (1/m)."""
         slope, squared_width = self.core_slope, self.core_width**2
         enclosed = 1.0 - (1.0 + self.cutoff**2 / squared_width) ** (1.0 - slope)
         peak = self.core_variance * (slope - 1.0) / (np.pi * squared_width * enclosed)
-        return np.asarray(
-            peak * (1.0 + frequency**2 / squared_width) ** -slope + self.floor, dtype=np.float64
-        )
+        return peak * (1.0 + frequency**2 / squared_width) ** -slope + self.floor
 
     def structure_function(self, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the structure function of the residual phase (rad^2 at 500 nm) at `baseline` (m).
@@ -78,17 +73,15 @@ class AdaptiveOptics:
         """
         scaled = np.maximum(2 * np.pi * baseline / self.outer_scale, 1e-9)
         shape = special.gamma(5 / 6) / 2 ** (1 / 6) - scaled ** (5 / 6) * special.kv(5 / 6, scaled)
-        scale = (
-            (self.outer_scale / self.r0) ** (5 / 3) * 2 ** (1 / 6) * special.gamma(11 / 6) / np.pi ** (8 / 3)
-        )
-        open_loop = scale * (24 / 5 * special.gamma(6 / 5)) ** (5 / 6) * shape
+        scale = (self.outer_scale / self.r0) ** (5 / 3) * 2 ** (1 / 6) * special.gamma(11 / 6)
+        open_loop = scale / np.pi ** (8 / 3) * (24 / 5 * special.gamma(6 / 5)) ** (5 / 6) * shape
         # Both spectra are steep near zero, so the nodes are denser there.
         position, weight = special.roots_legendre(400)
         frequency = self.cutoff * (0.5 + 0.5 * position) ** 3
         weight = weight * 1.5 * self.cutoff * (0.5 + 0.5 * position) ** 2
         removed = (self.corrected(frequency) - self.turbulence(frequency)) * frequency * weight
         oscillation = 1.0 - special.j0(2 * np.pi * baseline[:, None] * frequency)
-        return np.asarray(np.maximum(open_loop + 4 * np.pi * (oscillation @ removed), 0.0), dtype=np.float64)
+        return np.maximum(open_loop + 4 * np.pi * (oscillation @ removed), 0.0)
 
     def pupil_transfer(self, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the normalised autocorrelation of the annular pupil at `baseline` (m)."""
@@ -96,7 +89,7 @@ class AdaptiveOptics:
         overlap = _overlap(outer, outer, baseline)
         if inner > 0:
             overlap = overlap - 2 * _overlap(outer, inner, baseline) + _overlap(inner, inner, baseline)
-        return np.asarray(overlap / (np.pi * (outer**2 - inner**2)), dtype=np.float64)
+        return overlap / (np.pi * (outer**2 - inner**2))
 
 
 def _overlap(large: float, small: float, distance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -108,22 +101,13 @@ def _overlap(large: float, small: float, distance: NDArray[np.float64]) -> NDArr
         (large + small - apart) * (apart + small - large) * (apart - small + large) * (apart + small + large)
     )
     lens = large**2 * angle_large + small**2 * angle_small - 0.5 * np.sqrt(np.maximum(kite, 0.0))
-    return np.asarray(np.where(distance <= large - small, np.pi * small**2, lens), dtype=np.float64)
+    return np.where(distance <= large - small, np.pi * small**2, lens)
 
 
 class RadialPsf:
-    """Radial profiles of the PSF, averaged over pixels, at any wavelength from `shortest` up.
+    """Radial profiles of the PSF, averaged over pixels, at any wavelength from `shortest` (m) up.
 
-    Parameters
-    ----------
-    optics
-        Telescope, turbulence and adaptive optics.
-    pixel_scale
-        Arcseconds per pixel.
-    reach
-        Largest radius of the profiles in pixels.
-    shortest
-        Shortest wavelength of the profiles in metres.
+    They reach to a radius of `reach` pixels of `pixel_scale` arcseconds.
     """
 
     def __init__(self, optics: AdaptiveOptics, pixel_scale: float, reach: float, shortest: float) -> None:
@@ -153,7 +137,7 @@ class RadialPsf:
         structure = np.interp(baseline, self._baseline, self._structure)
         transfer = np.interp(baseline, self._baseline, self._transfer, right=0.0)
         transfer = transfer * np.exp(-0.5 * (REFERENCE_WAVELENGTH / wavelength) ** 2 * structure)
-        return np.asarray(self._hankel @ transfer, dtype=np.float64)
+        return self._hankel @ transfer
 
     def look_up(self, shape: tuple[int, int], centre: tuple[float, float]) -> RadialLookUp:
         """Prepare images of profiles on a (y, x) grid about `centre` (y, x), in pixels from zero."""

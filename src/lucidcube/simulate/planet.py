@@ -13,7 +13,7 @@ so that a plane of the truth costs four multiplications per pixel, as does its F
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +40,8 @@ METHANE_BANDS = (
 
 def methane_depth(wavelength: float) -> float:
     """Return the optical depth of methane above the cloud deck at `wavelength` in metres."""
-    return float(
-        sum(
-            depth * np.exp(-0.5 * ((wavelength - centre) / width) ** 2)
-            for centre, width, depth in METHANE_BANDS
-        )
-    )
+    bands = (d * np.exp(-0.5 * ((wavelength - centre) / width) ** 2) for centre, width, d in METHANE_BANDS)
+    return float(sum(bands))
 
 
 def sunlight(wavelength: float) -> float:
@@ -64,8 +60,7 @@ def amplitudes(wavelength: float) -> NDArray[np.float32]:
     return (DISC_LEVEL * sunlight(wavelength) * factors).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Disc:
+class _Disc(NamedTuple):
     """Sub-pixel geometry of the visible hemisphere, arrays (y, x)."""
 
     inside: NDArray[np.bool_]
@@ -95,7 +90,7 @@ def _pixels(fine: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.
     """Return the mean over the sub-pixels of each pixel, with zero outside the disc."""
     ny, nx = fine.shape[0] // SUBPIXELS, fine.shape[1] // SUBPIXELS
     parts = np.where(inside, fine, 0).reshape(ny, SUBPIXELS, nx, SUBPIXELS)
-    return np.asarray(parts.mean(axis=(1, 3)), dtype=np.float32)
+    return parts.mean(axis=(1, 3))
 
 
 def _patch(
@@ -104,7 +99,7 @@ def _patch(
     """Return a Gaussian patch; `height` and `width` are its standard deviations in degrees."""
     dy = (disc.latitude - np.float32(latitude)) / np.float32(height)
     dx = (disc.longitude - np.float32(longitude)) / np.float32(width)
-    return np.asarray(np.exp(-0.5 * (dx**2 + dy**2)), dtype=np.float32)
+    return np.exp(-0.5 * (dx**2 + dy**2))
 
 
 def _knots(
@@ -118,9 +113,8 @@ def _knots(
         centre_y = (shape[0] - 1) / 2 + reach * np.sin(angle)
         centre_x = (shape[1] - 1) / 2 + reach * np.cos(angle)
         sigma, peak = generator.uniform(0.4, 0.7), generator.uniform(0.8, 2.2)
-        image += (peak * np.exp(-0.5 * ((y - centre_y) ** 2 + (x - centre_x) ** 2) / sigma**2)).astype(
-            np.float32
-        )
+        squared = (y - centre_y) ** 2 + (x - centre_x) ** 2
+        image += (peak * np.exp(-0.5 * squared / sigma**2)).astype(np.float32)
     return image
 
 
@@ -158,3 +152,11 @@ def maps(shape: tuple[int, int], generator: np.random.Generator) -> NDArray[np.f
     result[2] = _pixels(streaks, disc.inside) + _knots(shape, radius, 5, generator)
     result[3][moon_pixel(shape)] = 2.5
     return result
+
+
+def mixture(factors: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the sum of `images` (n, y, x) times `factors` (n,), several times faster than `tensordot`."""
+    total = images[0] * factors[0]
+    for factor, image in zip(factors[1:], images[1:], strict=True):
+        total += factor * image
+    return total

@@ -19,6 +19,8 @@ from lucidcube.simulate.optics import AdaptiveOptics, RadialLookUp, RadialPsf
 STAR_FLUX = 6.0e7
 SKY_LEVEL = 450.0
 GHOST_CROSSING = 30e-9
+SKY_CENTRE = (53.21, 18.47)
+"""Right ascension and declination (degrees) of the centre of the field."""
 
 
 class _Stream(IntEnum):
@@ -149,8 +151,7 @@ class Scene:
     @property
     def wavelengths(self) -> NDArray[np.float64]:
         """Centre of each channel in metres (in air)."""
-        steps = np.arange(self.shape[0], dtype=np.float64)
-        return np.asarray(self.first_wavelength + self.wavelength_step * steps, dtype=np.float64)
+        return self.first_wavelength + self.wavelength_step * np.arange(self.shape[0], dtype=np.float64)
 
     @property
     def target_field(self) -> tuple[int, int]:
@@ -173,11 +174,6 @@ class Scene:
         return self.shape[0] * 3 // 5 if self.shape[0] >= 4 else None
 
     @property
-    def sky_centre(self) -> tuple[float, float]:
-        """Right ascension and declination (degrees) of the centre of the field."""
-        return 53.21, 18.47
-
-    @property
     def star_centre(self) -> tuple[float, float]:
         """Position (y, x) of the star in pixels from zero, between pixels and off the centre of the field."""
         ny, nx = self.star_field
@@ -187,16 +183,15 @@ class Scene:
     def sky_matrix(self) -> NDArray[np.float64]:
         """Matrix (2, 2) from pixels (x, y) to degrees (east, north): the CD matrix of FITS."""
         angle, scale = np.deg2rad(self.position_angle), self.pixel_scale / 3600.0
-        matrix = [[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        return np.asarray(np.multiply(scale, matrix), dtype=np.float64)
+        return scale * np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
     @property
     def moon(self) -> Moon:
-        """The position of the moon, by a gnomonic projection about `sky_centre`."""
+        """The position of the moon, by a gnomonic projection about `SKY_CENTRE`."""
         y, x = planet.moon_pixel(self.target_field)
         offset = (x - (self.target_field[1] - 1) / 2, y - (self.target_field[0] - 1) / 2)
         east, north = np.deg2rad(self.sky_matrix @ np.array(offset))
-        centre_ra, centre_dec = np.deg2rad(self.sky_centre)
+        centre_ra, centre_dec = np.deg2rad(SKY_CENTRE)
         depth = np.cos(centre_dec) - north * np.sin(centre_dec)
         ra = centre_ra + np.arctan2(east, depth)
         dec = np.arctan2(np.sin(centre_dec) + north * np.cos(centre_dec), np.hypot(east, depth))
@@ -206,7 +201,7 @@ class Scene:
         """Return the target at channel `index`; raise an IndexError if there is no such channel."""
         wavelength = self._wavelength(index)
         factors = planet.amplitudes(wavelength)
-        truth = _mixture(factors, self._maps)
+        truth = planet.mixture(factors, self._maps)
         psf = _unit(self._stamp_look_up.paint(self._radial_psf.profile(wavelength)))
         blurred = self._blur(factors, psf)
         variance = self._variance(blurred)
@@ -214,8 +209,7 @@ class Scene:
         noise = self._noise(variance, generator)
         position = index / max(1, self.shape[0] - 1)
         flux, kind = paint_artefacts(self._faults, position, blurred, variance, planet.DISC_LEVEL, generator)
-        observed = blurred + flux
-        observed += noise
+        observed = blurred + flux + noise
         if index == self.empty_plane:
             observed[:], variance[:], flux[:], kind[:] = np.nan, np.nan, 0, 0
         else:
@@ -229,14 +223,13 @@ class Scene:
         stamp = self._stamp_look_up.paint(profile)
         light = STAR_FLUX * planet.sunlight(wavelength) / float(stamp.sum(dtype=np.float64))
         background = SKY_LEVEL * (700e-9 / wavelength)
-        observed = self._star_look_up.paint(profile)
-        observed *= np.float32(light)
-        observed += np.float32(background)
-        variance = self._variance(observed)
-        observed += self._noise(variance, self._generator(_Stream.STAR, index))
+        expected = self._star_look_up.paint(profile) * np.float32(light) + np.float32(background)
+        variance = self._variance(expected)
+        observed = expected + self._noise(variance, self._generator(_Stream.STAR, index))
         y, x, flux = self._star_outliers
         observed[y.astype(np.intp), x.astype(np.intp)] += flux.astype(np.float32)
-        observed[self._star_missing] = variance[self._star_missing] = np.nan
+        missing = outside_field(self.star_field)
+        observed[missing] = variance[missing] = np.nan
         return StarPlane(observed, variance, _unit(stamp), background)
 
     def _wavelength(self, index: int) -> float:
@@ -245,25 +238,19 @@ class Scene:
         return self.first_wavelength + self.wavelength_step * index
 
     def _generator(self, stream: _Stream, index: int = 0) -> np.random.Generator:
-        return np.random.Generator(
-            np.random.SFC64(np.random.SeedSequence(self.seed, spawn_key=(stream, index)))
-        )
+        seed = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
+        return np.random.Generator(np.random.SFC64(seed))
 
     def _variance(self, expected: NDArray[np.float32]) -> NDArray[np.float32]:
-        variance = np.maximum(expected, np.float32(0))
-        variance *= np.float32(self.gain)
-        variance += np.float32(self.read_noise**2)
-        return variance
+        return np.maximum(expected, 0) * np.float32(self.gain) + np.float32(self.read_noise**2)
 
     def _noise(self, variance: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-        noise = generator.standard_normal(variance.shape, dtype=np.float32)
-        noise *= np.sqrt(variance)
-        return noise
+        return generator.standard_normal(variance.shape, dtype=np.float32) * np.sqrt(variance)
 
     def _blur(self, factors: NDArray[np.float32], psf: NDArray[np.float32]) -> NDArray[np.float32]:
         """Convolve the truth with `psf` linearly; the transforms of the four maps are cached."""
         (ny, nx), half = self.target_field, self.stamp // 2
-        product = _mixture(factors, self._map_transforms.view(np.float32)).view(np.complex64)
+        product = planet.mixture(factors, self._map_transforms.view(np.float32)).view(np.complex64)
         product *= fft.rfft2(psf, self._padded)
         whole = fft.irfft2(product, self._padded, overwrite_x=True)
         return np.ascontiguousarray(whole[half : half + ny, half : half + nx])
@@ -299,12 +286,7 @@ class Scene:
     @cached_property
     def _faults(self) -> Faults:
         travel = min(1.0, self.wavelength_step * self.shape[0] / GHOST_CROSSING)
-        generator = self._generator(_Stream.FAULTS)
-        return draw_faults(self.target_field, planet.DISC_LEVEL, travel, generator)
-
-    @cached_property
-    def _star_missing(self) -> NDArray[np.bool_]:
-        return outside_field(self.star_field)
+        return draw_faults(self.target_field, planet.DISC_LEVEL, travel, self._generator(_Stream.FAULTS))
 
     @cached_property
     def _star_outliers(self) -> NDArray[np.float64]:
@@ -312,19 +294,9 @@ class Scene:
         generator = self._generator(_Stream.STAR_FAULTS)
         y, x = np.indices(self.star_field)
         away = np.hypot(y - self.star_centre[0], x - self.star_centre[1]) > 0.2 * min(self.star_field)
-        places = generator.choice(np.argwhere(away & ~self._star_missing), size=5, replace=False)
+        places = generator.choice(np.argwhere(away & ~outside_field(self.star_field)), size=5, replace=False)
         return np.vstack([places.T, 10 ** np.linspace(3.0, 5.6, 5)])
 
 
 def _unit(stamp: NDArray[np.float32]) -> NDArray[np.float32]:
     return stamp / np.float32(stamp.sum(dtype=np.float64))
-
-
-def _mixture(factors: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the sum of `images` (n, y, x) times `factors` (n,), several times faster than `tensordot`."""
-    total = images[0] * factors[0]
-    term = np.empty_like(total)
-    for factor, image in zip(factors[1:], images[1:], strict=True):
-        np.multiply(image, factor, out=term)
-        total += term
-    return total
