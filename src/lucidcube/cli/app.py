@@ -30,29 +30,23 @@ app = App(
 config_app = App(name="config", help="Make, check and explain configs.")
 app.command(config_app)
 
-Sets = Annotated[
-    list[str] | None,
-    Parameter(
-        name="--set",
-        consume_multiple=False,
-        negative=(),
-        help="value of a parameter, which overrides the config: deconvolve.n_iter=300",
-    ),
-]
+_SETS = "value of a parameter, which overrides the config: deconvolve.n_iter=300"
+Sets = Annotated[list[str] | None, Parameter("--set", consume_multiple=False, negative=(), help=_SETS)]
 Configs = Annotated[Path, Parameter(help="YAML files, merged from left to right")]
-Profile = Annotated[
-    str | None,
-    Parameter(help="where to run: a built-in profile, the address of a scheduler, or a YAML file"),
-]
+_PROFILE = "where to run: a built-in profile, the address of a scheduler, or a YAML file"
+Profile = Annotated[str | None, Parameter(help=_PROFILE)]
+Text = str | None
 Flag = Annotated[bool, Parameter(negative=())]
+All = Annotated[bool, Parameter("--all", negative=())]
+Json = Annotated[bool, Parameter("--json", help="Print the plan as JSON.", negative=())]
+Product = Annotated[Path, Parameter(help="FITS file written by lucidcube run.")]
 
 
 def _add_stages() -> None:
     """Add a command for each stage without importing any; its help is the first line of the stage's file."""
     group = Group("Stages, one at a time", sort_key=1)
     for file in sorted((Path(__file__).parents[1] / "stages").glob("[!_]*.py")):
-        with file.open() as lines:
-            title, _, text = next(lines).strip().strip('"').partition(": ")
+        title, _, text = file.read_text().partition("\n")[0].strip('"').partition(": ")
         if title == f"Stage `{file.stem}`":
             command = f"lucidcube.cli.stage_commands:{file.stem}"
             app.command(command, name=file.stem, help=text.rstrip("."), group=group)
@@ -98,13 +92,7 @@ def run(
 
 
 @app.command
-def clean(
-    what: Path,
-    *configs: Configs,
-    sets: Sets = None,
-    remove: Flag = False,
-    all_: Annotated[bool, Parameter("--all", negative=())] = False,
-) -> None:
+def clean(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False, all_: All = False) -> None:
     """List the checkpoints in the work folder of a config, and remove the stale ones.
 
     Parameters
@@ -141,19 +129,8 @@ def clean(
 
 
 @app.command
-def plan(
-    *configs: Configs,
-    sets: Sets = None,
-    profile: Profile = None,
-    json_: Annotated[bool, Parameter("--json")] = False,
-) -> None:
-    """Show what a run would do: stages, shapes, blocks, bytes and memory. Nothing is computed.
-
-    Parameters
-    ----------
-    json_
-        Print the plan as JSON.
-    """
+def plan(*configs: Configs, sets: Sets = None, profile: Profile = None, json_: Json = False) -> None:
+    """Show what a run would do: stages, shapes, blocks, bytes and memory. Nothing is computed."""
     from lucidcube.cli.console import plan_json, plan_table
     from lucidcube.runner.pipeline import check
 
@@ -189,14 +166,7 @@ def stages(name: str | None = None, *, markdown: Flag = False) -> None:
 
 
 @app.command
-def info(
-    cube: str,
-    *,
-    ext: str | None = None,
-    slice: str | None = None,
-    wave: str | None = None,
-    axes: str | None = None,
-) -> None:
+def info(cube: str, *, ext: Text = None, slice: Text = None, wave: Text = None, axes: Text = None) -> None:
     """Describe the cube in a FITS file: axes, wavelengths, units, variance, missing pixels.
 
     Parameters
@@ -259,14 +229,8 @@ def config_schema() -> None:
 
 
 @config_app.command(name="from")
-def config_from(product: Path) -> None:
-    """Print the config that a product was made with, from which the run can be repeated.
-
-    Parameters
-    ----------
-    product
-        FITS file written by lucidcube run.
-    """
+def config_from(product: Product) -> None:
+    """Print the config that a product was made with, from which the run can be repeated."""
     import yaml
 
     from lucidcube.io.tables import read_provenance

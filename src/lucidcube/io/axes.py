@@ -36,21 +36,9 @@ def find_axes(
     """Find the axes of an array by the user's choice, then by CTYPE and CUNIT, then by elimination.
 
     An axis with neither a celestial nor a spectral CTYPE (``LINEAR``, ``PIXEL``, none) is taken for what is
-    missing, if there is only one way to do it.
-
-    Parameters
-    ----------
-    header, shape
-        Of the array, after slicing, in NumPy order; axes of length 1 may be anything.
-    celestial, spectral
-        The user's choice: NumPy numbers of y and x, and of the wavelength. Negative ones count from the end.
-    name
-        Of the file, for messages.
-
-    Raises
-    ------
-    CubeError
-        If there is no way or more than one; it lists every axis and shows what to type.
+    missing, if there is only one way to do it; else CubeError lists every axis of the file `name` and shows
+    what to type. `shape` is that after slicing, in NumPy order; axes of length 1 may be anything. The user
+    chooses with `celestial`, the NumPy numbers of y and x, and `spectral`; negative ones count from the end.
     """
     ndim = len(shape)
     if ndim < 2:
@@ -83,9 +71,11 @@ def find_axes(
     if wave is None and len(plane) == 2 and len(rest) == 1:
         wave = rest[0]
     if len(plane) != 2:
-        raise CubeError(
-            f"{name}: cannot tell which axes are what; {_listing(header, shape)}; {_advice(name, ndim)}"
-        )
+        last = f"({ndim - 2},{ndim - 1})"
+        advice = f"name them, as in {name}{{CELESTIAL:{last},SPECTRAL:({ndim - 3})}}"
+        if ndim == 2:
+            advice = f"name y and x, as in {name}{last}"
+        raise CubeError(f"{name}: cannot tell which axes are what; {_listing(header, shape)}; {advice}")
     found = Axes(wave, plane[0], plane[1])
     extra = [axis for axis in range(ndim) if axis not in found and shape[axis] > 1]
     if extra:
@@ -110,10 +100,3 @@ def _listing(header: fits.Header, shape: Sequence[int]) -> str:
     ctypes = (text(header, f"CTYPE{len(shape) - axis}") or "no CTYPE" for axis in range(len(shape)))
     axes = zip(range(len(shape)), ctypes, shape, strict=True)
     return "it has " + ", ".join(f"axis {axis} ({ctype}, {length} long)" for axis, ctype, length in axes)
-
-
-def _advice(name: str, ndim: int) -> str:
-    last = f"({ndim - 2},{ndim - 1})"
-    if ndim == 2:
-        return f"name y and x, as in {name}{last}"
-    return f"name them, as in {name}{{CELESTIAL:{last},SPECTRAL:({ndim - 3})}}"

@@ -33,20 +33,11 @@ _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
 class Hdu(NamedTuple):
-    """One HDU of a file.
+    """One HDU of a file: place, EXTNAME (``PRIMARY`` for the first where there is none) and EXTVER.
 
-    Attributes
-    ----------
-    number, name, version
-        Its place in the file, EXTNAME (``PRIMARY`` for the first where there is none) and EXTVER.
-    kind
-        ``image`` for an array that can be read by position; ``tiled`` for a compressed one.
-    header
-        As astropy shows it; that of the image for a tiled one.
-    shape
-        Of the array in NumPy order; empty if there is none.
-    offset
-        Bytes before the data.
+    `kind` is ``image`` for an array that can be read by position, and ``tiled`` for a compressed one, whose
+    `header` is that of the image. `shape` is in NumPy order, and empty without an array; `offset` is the
+    number of bytes before the data.
     """
 
     number: int
@@ -177,23 +168,16 @@ def wavelength_column(path: Path, hdus: Sequence[Hdu], name: str, version: int, 
 
 
 def _hdu(i: int, hdu: Any, caught: Sequence[warnings.WarningMessage]) -> Hdu:
-    tiled = isinstance(hdu, fits.CompImageHDU)
-    image = isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU) and not isinstance(hdu, fits.GroupsHDU)
     header = _legible(hdu.header, caught)
+    image = isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU) and not isinstance(hdu, fits.GroupsHDU)
+    tiled = isinstance(hdu, fits.CompImageHDU)
     shape = shape_of(header) if tiled or image else ()
-    if image and (int(number(header, "GCOUNT", 1)), int(number(header, "PCOUNT", 0))) != (1, 0):
-        image = False
+    image = image and (number(header, "GCOUNT", 1), number(header, "PCOUNT", 0)) == (1, 0)
     if (tiled or image) and int(number(header, "BITPIX", 0)) not in _DTYPES:
         raise CubeError(f"BITPIX is {text(header, 'BITPIX')}")
-    return Hdu(
-        i,
-        str(hdu.name).upper(),
-        int(hdu.ver),
-        "tiled" if tiled else "image" if image else "other",
-        header,
-        () if any(n < 1 for n in shape) else shape,
-        int(hdu.fileinfo()["datLoc"]),
-    )
+    kind: Literal["image", "tiled", "other"] = "tiled" if tiled else "image" if image else "other"
+    shape = () if any(n < 1 for n in shape) else shape
+    return Hdu(i, str(hdu.name).upper(), int(hdu.ver), kind, header, shape, int(hdu.fileinfo()["datLoc"]))
 
 
 def _legible(header: fits.Header, caught: Sequence[warnings.WarningMessage]) -> fits.Header:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -34,26 +33,11 @@ class PlaneReader:
     """An array (wavelength, y, x) in a file that can be sliced like a NumPy array.
 
     It is small and picklable and holds no open file: each slicing opens the file, reads the bytes it needs,
-    and closes it. Every plane must lie in one piece.
-
-    Attributes
-    ----------
-    path, size, mtime_ns
-        The file, and its size and time of change when it was opened; a changed file is refused.
-    offset, stride
-        Bytes before the first plane, and from one plane to the next.
-    slow, fast
-        Lengths of the two axes of a plane as it lies in the file.
-    swapped
-        Whether the fast axis is y.
-    encoding, meaning
-        How the numbers are stored, and what they are; standard deviations and weights are read as variances.
-    exponent
-        The data are multiplied by 2**exponent and the variance by its square, which is exact.
-    count
-        Number of planes in the file.
-    planes, rows, columns
-        Which of each are in the array.
+    and closes it; a file of another `size` or `mtime_ns` is refused. Every plane must lie in one piece:
+    `offset` bytes before the first one, `stride` bytes from one to the next, `slow` and `fast` elements along
+    its axes in the file; the fast axis is y if it is `swapped`. The array holds some `planes`, `rows` and
+    `columns` of the `count` planes. Standard deviations and weights are read as variances. The data are
+    multiplied by 2**exponent and the variance by its square, which is exact.
     """
 
     path: str
@@ -84,12 +68,10 @@ class PlaneReader:
         keys = key if isinstance(key, tuple) else (key,)
         if len(keys) > 3 or not all(isinstance(k, slice | int | np.integer) for k in keys):
             raise TypeError(f"only slices and integers can index the planes of a file, not {key!r}")
+        slices = [k if isinstance(k, slice) else slice(k, k + 1 or None) for k in keys]
+        slices += [slice(None)] * (3 - len(keys))
         axes = (self.planes, self.rows, self.columns)
-        wanted = [
-            axis[k if isinstance(k, slice) else slice(k, k + 1 or None)]
-            for axis, k in zip(axes, keys, strict=False)
-        ]
-        planes, rows, columns = (*wanted, *axes[len(keys) :])
+        planes, rows, columns = (axis[part] for axis, part in zip(axes, slices, strict=True))
         block = replace(self, planes=planes, rows=rows, columns=columns).read()
         return block[tuple(slice(None) if isinstance(k, slice) else 0 for k in keys)]
 
@@ -98,34 +80,27 @@ class PlaneReader:
 
         A file that is gone, has changed since it was opened, or is too short raises CubeError.
         """
-        return to_float32(self._stored(), self.encoding, self.meaning, self.exponent, name=self.path)
-
-    def _stored(self) -> NDArray[Any]:
-        """Return the stored numbers in native byte order and in the order wavelength, y, x."""
         slow, fast = (self.columns, self.rows) if self.swapped else (self.rows, self.columns)
         dtype = np.dtype(self.encoding.dtype)
         if not all(self.shape):
-            return np.empty(self.shape, dtype.newbyteorder("="))
+            return np.empty(self.shape, np.float32)
         low, high = min(slow[0], slow[-1]), max(slow[0], slow[-1]) + 1
         block = np.empty((len(self.planes), high - low, self.fast), dtype)
         start = self.offset + low * self.fast * dtype.itemsize
-        contiguous = high - low == self.slow and self.planes.step == 1 and self.stride == block[:1].nbytes
         try:
             with open(self.path, "rb", buffering=0) as file:
                 now = os.fstat(file.fileno())
                 if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
                     raise CubeError(f"{self.path} was changed after it was opened; start again")
-                if contiguous:
-                    fill(file.fileno(), block, start + self.planes[0] * self.stride)
-                else:
-                    for plane, number in zip(block, self.planes, strict=True):
-                        fill(file.fileno(), plane, start + number * self.stride)
+                for plane, number in zip(block, self.planes, strict=True):
+                    fill(file.fileno(), plane, start + number * self.stride)
         except OSError as error:
             raise CubeError(f"{self.path} cannot be read: {error.strerror or error}") from None
-        if dtype.byteorder == (">" if sys.byteorder == "little" else "<"):
+        if not dtype.isnative:
             block = block.byteswap(inplace=True).view(dtype.newbyteorder("="))
         block = block[:, _relative(slow, low), _relative(fast, 0)]
-        return block.transpose(0, 2, 1) if self.swapped else block
+        stored = block.transpose(0, 2, 1) if self.swapped else block
+        return to_float32(stored, self.encoding, self.meaning, self.exponent, name=self.path)
 
 
 def fill(descriptor: int, block: NDArray[Any], offset: int) -> None:
@@ -147,24 +122,11 @@ def to_float32(
     *,
     name: str = "an array",
 ) -> NDArray[np.float32]:
-    """Turn stored numbers into data or variances.
+    """Turn stored numbers, in native byte order, into data or variances; they may be overwritten.
 
-    Parameters
-    ----------
-    stored
-        In native byte order; may be overwritten.
-    encoding
-        BSCALE, BZERO and BLANK are applied in float64.
-    meaning, exponent
-        See `PlaneReader`.
-    name
-        The file, for the warning that is logged once if float32 cannot hold some of its values.
-
-    Returns
-    -------
-    ndarray
-        Same shape, float32, C-contiguous; NaN where blank, infinite, or beyond float32, and for a weight that
-        is not positive. A value that is too small for float32 becomes 0.
+    BSCALE, BZERO and BLANK are applied in float64. The result is C-contiguous, and NaN where blank, infinite,
+    or beyond float32, and for a weight that is not positive. A value that is too small for float32 becomes 0.
+    The first time that float32 cannot hold values of the file `name`, a warning is logged.
     """
     plain = (encoding.scale, encoding.zero, encoding.blank) == (1.0, 0.0, None)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -175,8 +137,11 @@ def to_float32(
             values = physical(stored, encoding)
             result = np.ascontiguousarray(_scaled(values, meaning, exponent), np.float32)
     infinite = np.isinf(result)
-    if result is not values:
-        _warn_of_losses(values, result, infinite, meaning, name)
+    if result is not values and np.any(np.isfinite(values[infinite])):
+        verb = "data hold" if meaning == "data" else "variance holds"
+        _warn_once(f"{name}: the {verb} numbers too large for float32; they are read as NaN")
+    if result is not values and meaning != "data" and np.isfinite(values[(result == 0) & (values > 0)]).any():
+        _warn_once(f"{name}: the variance holds numbers too small for float32; they are read as 0")
     if infinite.any():
         result[infinite] = np.nan
     return result
@@ -203,21 +168,6 @@ def _scaled(values: NDArray[np.float64], meaning: Meaning, exponent: int) -> NDA
     if meaning == "weight":
         return np.divide(1.0, values, out=np.full(values.shape, np.nan), where=values > 0)
     return values
-
-
-def _warn_of_losses(
-    values: NDArray[np.floating[Any]],
-    result: NDArray[np.float32],
-    infinite: NDArray[np.bool_],
-    meaning: Meaning,
-    name: str,
-) -> None:
-    """Log, once for each file, that some of its values are beyond float32."""
-    if infinite.any() and np.isfinite(values[infinite]).any():
-        verb = "data hold" if meaning == "data" else "variance holds"
-        _warn_once(f"{name}: the {verb} numbers too large for float32; they are read as NaN")
-    if meaning != "data" and np.any(np.isfinite(values[(result == 0) & (values > 0)])):
-        _warn_once(f"{name}: the variance holds numbers too small for float32; they are read as 0")
 
 
 @lru_cache(maxsize=256)

@@ -23,7 +23,7 @@ from lucidcube.io.locate import is_rather_variance, locate, scale_exponent
 from lucidcube.io.plane_reader import PlaneReader
 from lucidcube.io.selection import product_header, select
 from lucidcube.io.specifier import Specifier, parse_specifier
-from lucidcube.io.staging import ScratchFolder, is_compressed
+from lucidcube.io.staging import ScratchFolder
 from lucidcube.lift.blocks import planes_per_block
 from lucidcube.lift.lazy_arrays import from_source
 
@@ -100,8 +100,7 @@ def open_cube(
     path, name = wanted.file, wanted.path
     _check_readable(path, name)
     folder = ScratchFolder(scratch, message)
-    if is_compressed(path):
-        path = folder.decompressed(path, name)
+    path = folder.decompressed(path, name)
     hdus = list_hdus(path, name)
     hdu = choose(hdus, wanted.ext, name)
     lookup = partial(wavelength_column, path, hdus)
@@ -123,26 +122,22 @@ def open_cube(
     header, axis = product_header(chosen)
     grid = chosen.grid
     wavelength_attrs = {words.UNITS: grid.si, "ctype": grid.ctype, "axis": axis}
-    return xr.Dataset(
-        {
-            variable: _lazy(replace(reader, exponent=exponent), block, units[variable])
-            for variable, reader in readers.items()
-        },
-        coords={
-            words.WAVELENGTH: (words.WAVELENGTH, grid.values, wavelength_attrs),
-            words.CHANNEL: (words.WAVELENGTH, np.asarray(chosen.channels, np.int64)),
-        },
-        attrs={
-            words.SOURCE: str(chosen.specifier),
-            words.HEADER: header_text(header),
-            words.PRIMARY_HEADER: header_text(hdus[0].header),
-            words.BITPIX: hdu.bitpix,
-            words.SCALE_EXPONENT: exponent,
-        },
-    )
+    variables = {k: _lazy(replace(r, exponent=exponent), block, units[k]) for k, r in readers.items()}
+    coords = {
+        words.WAVELENGTH: (words.WAVELENGTH, grid.values, wavelength_attrs),
+        words.CHANNEL: (words.WAVELENGTH, np.asarray(chosen.channels, np.int64)),
+    }
+    attrs = {
+        words.SOURCE: str(chosen.specifier),
+        words.HEADER: _header_text(header),
+        words.PRIMARY_HEADER: _header_text(hdus[0].header),
+        words.BITPIX: hdu.bitpix,
+        words.SCALE_EXPONENT: exponent,
+    }
+    return xr.Dataset(variables, coords, attrs)
 
 
-def header_text(header: fits.Header) -> str:
+def _header_text(header: fits.Header) -> str:
     """Return a header as text, one card a line; ``Header.fromstring(text, sep="\\n")`` reads it back."""
     return str(header.tostring(sep="\n", endcard=False, padding=False))
 

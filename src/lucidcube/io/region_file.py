@@ -19,7 +19,6 @@ file, which comes from elsewhere.
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -75,22 +74,12 @@ _WORD = re.compile(r"([+-]?)\s*([a-z][a-z0-9]*)\s*", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One shape in pixels of the plane, counted from (0, 0).
+    """One shape in pixels of the plane, counted from (0, 0), which may be `excluded` from the others.
 
-    Attributes
-    ----------
-    shape
-        ``circle``, ``ellipse``, ``box``, ``polygon``, ``annulus``, ``ellipse annulus`` or ``box annulus``.
-    parameters
-        Of a circle x, y, radius; of an annulus x, y and both radii; of an ellipse or a box x, y, full width
-        and height, angle in degrees; of their annuli x, y, both widths, both heights, angle; of a polygon x,
-        y of each corner.
-    excluded
-        Whether it is taken out of the others.
-    label
-        Its ``text``, empty if it has none.
-    where
-        File and line, for messages.
+    Its `parameters` are x, y, radius of a ``circle``; x, y and both radii of an ``annulus``; x, y, full width
+    and height, angle in degrees of an ``ellipse`` or a ``box``; x, y, both widths, both heights, angle of an
+    ``ellipse annulus`` or ``box annulus``; x, y of each corner of a ``polygon``. `label` is its ``text``, and
+    `where` the file and the line.
     """
 
     shape: str
@@ -253,14 +242,13 @@ def _parsed(shape: str, values: list[str], frame: str, wcs: WCS | None) -> Any:
 
 def _from_physical(parameters: list[float], kind: str, header: Mapping[str, Any]) -> list[float]:
     """Turn physical coordinates (IRAF's: image = LTM * physical + LTV, counted from 1) into pixels from 0."""
-    names = ("LTM1_1", "LTM2_2", "LTV1", "LTV2", "LTM1_2", "LTM2_1")
+    cards = {"LTM1_1": 1, "LTM2_2": 1, "LTV1": 0, "LTV2": 0, "LTM1_2": 0, "LTM2_1": 0}
     try:
-        scale, scale_y, *shift, cross, cross_y = (
-            float(header.get(name, default)) for name, default in zip(names, (1, 1, 0, 0, 0, 0), strict=True)
-        )
+        scale, scale_y, *shift, cross, cross_y = (float(header.get(k, cards[k])) for k in cards)
+        usable = scale == scale_y > 0 and cross == cross_y == 0
     except (TypeError, ValueError):
-        scale, scale_y, shift, cross, cross_y = math.nan, math.nan, [0.0, 0.0], 0.0, 0.0
-    if not (scale == scale_y > 0 and cross == cross_y == 0):
+        usable = False
+    if not usable:
         raise CubeError(
             "the physical frame of this cube is turned, mirrored or stretched (LTM cards); "
             "save in image coordinates"

@@ -104,10 +104,8 @@ def _kept(index: Sequence[int | AxisSlice], shape: tuple[int, ...], name: str) -
     for axis, length in enumerate(shape):
         choice = index[axis] if axis < len(index) else (None, None, None)
         if isinstance(choice, int):
-            inside = -length <= choice < length
-            part = range(length)[choice % length :][:1] if inside else range(0)
-        else:
-            part = range(length)[slice(*choice)]
+            choice = (choice, choice + 1 or None, 1)
+        part = range(length)[slice(*choice)]
         if not part:
             raise CubeError(
                 f"{name}: the slice leaves nothing of axis {axis}, which is {length} long ({sides})"
@@ -135,11 +133,9 @@ def _within(part: range, grid: SpectralGrid, wave: WaveRange, name: str) -> rang
     margin = 1e-9 * np.abs(positions)
     inside = np.flatnonzero((positions >= low - margin) & (positions <= high + margin))
     if not len(inside):
-        first, last = positions.min() / unit.scale, positions.max() / unit.scale
-        reach = (
-            f"{first:.6g} to {last:.6g} {wave.unit}"
-            if unit.si == grid.si
-            else f"{positions[[0, -1]]} {grid.si}"
-        )
+        first, last = positions.min(), positions.max()
+        reach = f"{first:.6g} to {last:.6g} {grid.si}"
+        if unit.si == grid.si:
+            reach = f"{first / unit.scale:.6g} to {last / unit.scale:.6g} {wave.unit}"
         raise CubeError(f"{name}: no channel lies in the range of wave; the channels reach from {reach}")
     return part[int(inside[0]) : int(inside[-1]) + 1]

@@ -61,19 +61,12 @@ class Unit(NamedTuple):
 
 
 class SpectralGrid(NamedTuple):
-    """The spectral axis of a cube.
+    """The spectral axis of a cube: (n,) float64 positions of the channels, strictly rising or falling.
 
-    Attributes
-    ----------
-    values
-        (n,) float64 positions of the channels in `si` units, strictly rising or falling.
-    si
-        ``m``, ``Hz``, ``m/s``, or empty where the header gives no spectral axis: then `values` is what it
-        gives all the same, which is the number of the pixel (from 1) if it gives nothing.
-    ctype
-        Physical type without algorithm: ``WAVE``, ``AWAV``, ``FREQ``, ``VRAD``...; empty with an empty `si`.
-    cunit
-        The unit of the header's numbers, spelled as there; where it has none, the one that was assumed.
+    `si` is their unit: ``m``, ``Hz``, ``m/s``, or empty where the header gives no spectral axis; then
+    `values` is what it gives all the same, which is the number of the pixel (from 1) if it gives nothing.
+    `ctype` is the physical type without algorithm (``WAVE``, ``AWAV``, ``FREQ``, ``VRAD``...; empty with an
+    empty `si`), and `cunit` the unit of the header's numbers, spelled as there, or the one that was assumed.
     """
 
     values: Positions
@@ -121,27 +114,11 @@ def spectral_grid(header: fits.Header, n: int, length: int, lookup: Lookup | Non
 
     Linear, logarithmic (``-LOG`` and IRAF's ``DC-FLAG = 1``) and tabulated (``-TAB``) axes are computed here
     from the cards, because wcslib refuses many real headers; other algorithms (``VOPT-F2W``) go through
-    wcslib. Spectral terms off the diagonal of the CD matrix are not used.
+    wcslib. Spectral terms off the diagonal of the CD matrix are not used. See Greisen et al. 2006, A&A 446,
+    747 (FITS paper III), eqs. 5 and 88.
 
-    Parameters
-    ----------
-    header
-        Of the cube.
-    n
-        FITS number of the spectral axis (1 is the fastest).
-    length
-        Number of channels.
-    lookup
-        Where to find the table of a ``-TAB`` axis.
-
-    Raises
-    ------
-    CubeError
-        If the unit or the algorithm is unknown, or the positions neither rise nor fall.
-
-    References
-    ----------
-    Greisen et al. 2006, A&A 446, 747 (FITS paper III), eqs. 5 and 88.
+    `n` is the FITS number of the spectral axis, which has `length` channels, and `lookup` finds the table of
+    a ``-TAB`` axis. An unknown unit or algorithm, and positions that neither rise nor fall, raise CubeError.
     """
     kind, code = _kind(header, n), _algorithm(header, n)
     crval, step = number(header, f"CRVAL{n}", 0.0), spectral_step(header, n)
@@ -197,9 +174,7 @@ def _unit_of_axis(header: fits.Header, n: int, kind: str, values: Positions) -> 
         return Unit(1.0, si), si
     size = float(np.median(np.abs(values)))
     guess = next((name for low, high, name in _WAVELENGTH_RANGES if low <= size < high), "")
-    if kind == "LINEAR" and not (guess == "Angstrom" and f"CRVAL{n}" in header):
-        return Unit(1.0, ""), ""
-    if kind != "LINEAR" and si != "m":
+    if not (guess == "Angstrom" and f"CRVAL{n}" in header if kind == "LINEAR" else si == "m"):
         return Unit(1.0, ""), ""
     if not guess:
         raise CubeError(
@@ -245,15 +220,9 @@ def _by_wcslib(
     cards = fits.Header()
     cards["CTYPE1"], cards["CUNIT1"] = text(header, f"CTYPE{n}").upper(), si
     cards["CRVAL1"], cards["CDELT1"], cards["CRPIX1"] = start, step, 0.0
-    parameters = {f"PV{n}_{m}": f"PV1_{m}" for m in range(8)}
-    for old, new in {
-        "RESTFRQ": "RESTFRQ",
-        "RESTFREQ": "RESTFREQ",
-        "RESTWAV": "RESTWAV",
-        **parameters,
-    }.items():
-        if old in header:
-            cards[new] = number(header, old, 0.0)
+    for name in ("RESTFRQ", "RESTFREQ", "RESTWAV", *(f"PV{n}_{m}" for m in range(8))):
+        if name in header:
+            cards[name.replace(f"PV{n}_", "PV1_")] = number(header, name, 0.0)
     try:
         return np.asarray(WCS(cards, naxis=1).wcs_pix2world(offset, 1)[0], float)
     except (WcsError, ValueError):

@@ -32,36 +32,29 @@ _OF_ALTERNATE = (
 )
 
 
-def spectral_cards(
-    header: fits.Header,
-    wavelength: NDArray[np.floating[Any]],
-    *,
-    axis: int,
-) -> fits.Header:
+def spectral_cards(header: fits.Header, wavelength: NDArray[np.floating[Any]], *, axis: int) -> fits.Header:
     """Describe a new spectral grid in a copy of a header; all other cards stay as they are.
 
     A uniform grid becomes CRVAL, CRPIX = 1 and CDn_n or CDELTn, whichever the header had, in the header's
     own CUNIT; a logarithmic one stays ``-LOG``, or becomes it; any other one is a ``-TAB``, whose table is
     `wavelength_table`. Alternate descriptions of the axis (CTYPE3A) follow if both grids are linear;
-    otherwise they would be wrong and are removed.
+    otherwise they would be wrong and are removed. No card changes if the header has this grid already.
 
     Parameters
     ----------
     header
-        Of the cube; not modified.
+        Header of the cube; not modified.
     wavelength
         (n,) positions in SI units (m, Hz or m/s), strictly rising or falling.
     axis
         FITS number of the spectral axis.
-
-    Returns
-    -------
-    astropy.io.fits.Header
-        The same card for card if the grid is the one that the header has.
     """
     result, n = header.copy(), axis
     wavelength = np.asarray(wavelength, np.float64)
-    before = _grid_or_none(header, n)
+    try:
+        before = spectral_grid(header, n, max(int(number(header, f"NAXIS{n}", 1)), 1))
+    except CubeError:  # a table, or a grid that makes no sense and is replaced
+        before = None
     if before is not None and _same(before.values, wavelength):
         return result
     cunit = before.cunit if before is not None else text(header, f"CUNIT{n}")
@@ -103,13 +96,8 @@ def wavelength_table(
     cunit, length = text(header, f"CUNIT{axis}"), len(wavelength)
     unit = spectral_unit(cunit)
     positions = np.asarray(wavelength, np.float64) / (unit.scale if unit else 1.0)
-    column = fits.Column(
-        text(header, f"PS{axis}_1"),
-        f"{length}D",
-        cunit or None,
-        dim=f"(1,{length})",
-        array=positions[None, :, None],
-    )
+    name, values = text(header, f"PS{axis}_1"), positions[None, :, None]
+    column = fits.Column(name, f"{length}D", cunit or None, dim=f"(1,{length})", array=values)
     return fits.BinTableHDU.from_columns([column], name=text(header, f"PS{axis}_0"))
 
 
@@ -143,14 +131,6 @@ def override_cards(
     if step is not None:
         _set_step(result, n, step)
     return result
-
-
-def _grid_or_none(header: fits.Header, n: int) -> SpectralGrid | None:
-    """Return the grid of a header; None for a table, or for a grid that makes no sense and is replaced."""
-    try:
-        return spectral_grid(header, n, max(int(number(header, f"NAXIS{n}", 1)), 1))
-    except CubeError:
-        return None
 
 
 def _same(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> bool:
@@ -208,15 +188,15 @@ def _carry_alternates(
     linear: bool,
 ) -> None:
     """Move the alternate descriptions of an axis from one linear grid to another, or remove them."""
-    old_step = 0.0
-    if before is not None and len(before.values) > 1 and _algorithm_for(before.values, 1.0)[0] == "":
-        old_step = float(before.values[-1] - before.values[0]) / (len(before.values) - 1)
+    old = before.values if before is not None else np.empty(0)
+    linear = linear and len(old) > 1 and _algorithm_for(old, 1.0)[0] == ""
     for letter in string.ascii_uppercase:
         if f"CTYPE{n}{letter}" not in header and f"CRVAL{n}{letter}" not in header:
             continue
-        if linear and before is not None and old_step:
+        if linear:
+            old_step = float(old[-1] - old[0]) / (len(old) - 1)
             step = float(after[-1] - after[0]) / (len(after) - 1) / old_step if len(after) > 1 else 1.0
-            move_axis(header, n, letter, float(after[0] - before.values[0]) / old_step, step)
+            move_axis(header, n, letter, float(after[0] - old[0]) / old_step, step)
         else:
             for keyword in [k for k in header if re.fullmatch(_OF_ALTERNATE + letter, k)]:
                 del header[keyword]

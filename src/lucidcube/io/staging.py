@@ -25,6 +25,8 @@ from lucidcube.io.atomic import atomic_file
 from lucidcube.io.header_cards import MALFORMED
 from lucidcube.io.plane_reader import fill
 
+_Triple = tuple[int, int, int]
+
 SLAB = 64 << 20
 """Number of bytes held at a time."""
 
@@ -33,11 +35,6 @@ _OPENERS: dict[bytes, Callable[[Path], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
 }
-
-
-def is_compressed(path: Path) -> bool:
-    """Return whether a file as a whole is compressed, by its first bytes."""
-    return _opener(path) is not None
 
 
 class ScratchFolder:
@@ -68,16 +65,17 @@ class ScratchFolder:
         return folder
 
     def decompressed(self, path: Path, name: str) -> Path:
-        """Decompress a whole file (gzip, bzip2, xz)."""
+        """Return the file, decompressed if it is compressed as a whole (gzip, bzip2, xz)."""
+        with open(path, "rb") as file:
+            start = file.read(6)
+        opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
+        if opener is None:
+            return path
         target = self.path / f"{_key(path)}.fits"
-        opener = _opener(path)
-        if opener is not None and not target.exists():
+        if not target.exists():
             self._message(f"{name} is compressed: decompressing it once")
-            with (
-                self._errors(f"{name} cannot be decompressed"),
-                opener(path) as source,
-                atomic_file(target) as file,
-            ):
+            errors = self._errors(f"{name} cannot be decompressed")
+            with errors, opener(path) as source, atomic_file(target) as file:
                 shutil.copyfileobj(source, file, 1 << 20)
         return target
 
@@ -110,13 +108,7 @@ class ScratchFolder:
         return target, dtype
 
     def transposed(
-        self,
-        path: Path,
-        offset: int,
-        dtype: str,
-        shape: tuple[int, int, int],
-        strides: tuple[int, int, int],
-        name: str,
+        self, path: Path, offset: int, dtype: str, shape: _Triple, strides: _Triple, name: str
     ) -> Path:
         """Write an array whose planes are scattered over a file into a raw file, plane by plane.
 
@@ -174,12 +166,6 @@ def _parts(shape: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
                     yield (*outer, slice(first, min(first + count, shape[axis])))
             return
         below *= shape[axis]
-
-
-def _opener(path: Path) -> Callable[[Path], Any] | None:
-    with open(path, "rb") as file:
-        start = file.read(6)
-    return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
 
 
 def _key(path: Path) -> str:

@@ -175,12 +175,9 @@ def finish(layout: Layout, sums: Mapping[int, int]) -> Path:
         _check_free(target, layout.overwrite)
         os.replace(layout.part, target)
         sync_folder(target)
-    except OSError as error:
+    except (OSError, CubeError) as error:
         abandon(layout)
-        raise _not_written(error, layout, 0) from None
-    except CubeError:
-        abandon(layout)
-        raise
+        raise _not_written(error, layout, 0) if isinstance(error, OSError) else error from None
     return target
 
 
