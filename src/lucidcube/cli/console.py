@@ -34,12 +34,7 @@ LOG_INTERVAL = 30.0
 class Progress(Monitor):
     """Shows a bar for each segment on a terminal; elsewhere it writes a line now and then.
 
-    Parameters
-    ----------
-    console
-        Where to write; stderr by default.
-    clock
-        Returns the time in seconds.
+    It writes to `console`, which is stderr by default; `clock` returns the time in seconds.
     """
 
     def __init__(
@@ -163,10 +158,8 @@ def plan_table(plan: Plan) -> None:
          format_bytes(s.written), format_bytes(s.working), "yes" if s.checkpoint else "")
         for s in plan.steps
     ]  # fmt: skip
-    columns = (
-        "track", "stage", "planes y x", "planes/block", "blocks", "reads", "makes", "memory/block", "kept",
-    )  # fmt: skip
-    _print_table(columns, rows, {"track", "stage", "kept"})
+    numbers = ("planes y x", "planes/block", "blocks", "reads", "makes", "memory/block")
+    _print_table(("track", "stage", *numbers, "kept"), rows, {"track", "stage", "kept"})
     known, layout = plan_json(plan), plan.layout
     limit = f" of {format_bytes(layout.memory)}" if layout.memory else ""
     print(
@@ -182,17 +175,13 @@ def plan_table(plan: Plan) -> None:
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """Return a plan as plain data."""
-    inputs = {
-        name: {"shape": list(cube[DATA].shape), "bytes": cube.drop_vars(cube.coords).nbytes}
-        for name, cube in plan.sources.items()
-    }
-    read = sum(cube.drop_vars(cube.coords).nbytes for cube in plan.sources.values())
+    sizes = {name: cube.drop_vars(cube.coords).nbytes for name, cube in plan.sources.items()}
     layout = plan.layout
     return {
         "steps": [s._asdict() for s in plan.steps],
-        "inputs": inputs,
+        "inputs": {k: {"shape": list(plan.sources[k][DATA].shape), "bytes": n} for k, n in sizes.items()},
         "tasks": sum(s.blocks for s in plan.steps if s.checkpoint),
-        "read_bytes": read + sum(s.read for s in plan.steps if s.stage != "rebin"),
+        "read_bytes": sum(sizes.values()) + sum(s.read for s in plan.steps if s.stage != "rebin"),
         "scratch_bytes": sum(s.written for s in plan.steps),
         "work": str(plan.config.work()),
         "block_bytes": plan.block_bytes,

@@ -13,19 +13,9 @@ from typing import BinaryIO
 def write_atomically(path: str | Path, content: str | bytes | memoryview, *, durable: bool = False) -> None:
     """Write a small file in one step: readers see the old content or the new one, and nothing between.
 
-    Parameters
-    ----------
-    path
-        The file; its folder must exist. A symbolic link is replaced and not followed.
-    content
-        Text is written as UTF-8.
-    durable
-        Whether the file must also survive a crash of the machine, which costs two calls of fsync.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; then nothing is left behind, and an older file stays as it was.
+    The folder must exist, and a symbolic link is replaced and not followed; text is written as UTF-8. With
+    `durable` the file also survives a crash of the machine, which costs two calls of fsync. If it cannot be
+    written, OSError is raised, nothing is left behind, and an older file stays as it was.
     """
     with atomic_file(path, durable=durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)

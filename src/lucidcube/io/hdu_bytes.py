@@ -21,20 +21,12 @@ _STRUCTURAL = re.compile(
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """An image extension that will be written plane by plane.
+    """An image extension that will be written plane by plane; `name` is its EXTNAME.
 
-    Attributes
-    ----------
-    name
-        EXTNAME.
-    header
-        Its cards are kept, in order, except for the structural ones and BSCALE, BZERO, BLANK.
-    shape
-        In NumPy order; a plane is the last two axes. Empty for an HDU without data.
-    dtype
-        Name of the NumPy type to store: float32, float64, uint8, int16, int32 or int64.
-    scale_exponent
-        The planes are divided by 2**scale_exponent as they are written, which is exact.
+    The cards of `header` are kept, in order, except for the structural ones and BSCALE, BZERO, BLANK. `shape`
+    is in NumPy order, a plane being the last two axes, and empty for an HDU without data. `dtype` is the name
+    of the type to store: float32, float64, uint8, int16, int32 or int64. The planes are divided by
+    2**scale_exponent as they are written, which is exact.
     """
 
     name: str

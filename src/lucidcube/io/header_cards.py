@@ -9,16 +9,7 @@ from astropy.io import fits
 
 from lucidcube.errors import CubeError
 
-MALFORMED = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    fits.VerifyError,
-)
+MALFORMED = (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, fits.VerifyError)
 """What astropy raises on files that are not FITS (found by changing random bytes)."""
 
 _MATRIX = re.compile(r"(CD|PC)(\d+)_(\d+)([A-Z]?)")

@@ -132,11 +132,11 @@ def _log_sizes(reader: PlaneReader) -> NDArray[np.float64]:
     planes = sorted({(reader.count - 1) * tenth // 10 for tenth in (2, 5, 8)})
     raw = np.empty((len(planes), count, width), dtype)
     try:
-        with open(reader.path, "rb", buffering=0) as file:
+        with open(reader.path, "rb") as file:
             for i, plane in enumerate(planes):
                 for j, row in enumerate(rows):
                     offset = reader.offset + plane * reader.stride + row * reader.fast * dtype.itemsize
-                    fill(file.fileno(), raw[i, j], offset)
+                    fill(file, raw[i, j], offset)
     except OSError as error:
         raise CubeError(f"{reader.path} cannot be read: {error.strerror or error}") from None
     values = physical(raw, reader.encoding)

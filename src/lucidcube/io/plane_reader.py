@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import BufferedReader
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -88,12 +89,12 @@ class PlaneReader:
         block = np.empty((len(self.planes), high - low, self.fast), dtype)
         start = self.offset + low * self.fast * dtype.itemsize
         try:
-            with open(self.path, "rb", buffering=0) as file:
+            with open(self.path, "rb") as file:
                 now = os.fstat(file.fileno())
                 if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
                     raise CubeError(f"{self.path} was changed after it was opened; start again")
                 for plane, number in zip(block, self.planes, strict=True):
-                    fill(file.fileno(), plane, start + number * self.stride)
+                    fill(file, plane, start + number * self.stride)
         except OSError as error:
             raise CubeError(f"{self.path} cannot be read: {error.strerror or error}") from None
         if not dtype.isnative:
@@ -103,15 +104,11 @@ class PlaneReader:
         return to_float32(stored, self.encoding, self.meaning, self.exponent, name=self.path)
 
 
-def fill(descriptor: int, block: NDArray[Any], offset: int) -> None:
+def fill(file: BufferedReader, block: NDArray[Any], offset: int) -> None:
     """Fill a C-contiguous array with the bytes from `offset` of a file; OSError if it ends too early."""
-    memory = block.reshape(-1).view(np.uint8).data
-    done = 0
-    while done < len(memory):
-        count = os.preadv(descriptor, [memory[done:]], offset + done)
-        if count == 0:
-            raise OSError("it ends too early")
-        done += count
+    file.seek(offset)
+    if file.readinto(block.reshape(-1).view(np.uint8).data) < block.nbytes:
+        raise OSError("it ends too early")
 
 
 def to_float32(

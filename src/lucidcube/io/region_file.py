@@ -206,19 +206,14 @@ def _numbers(
 def _complete(shape: str, values: list[str]) -> list[str]:
     """Check how many numbers a shape has; add an angle that was left out, drop the inner rings of annuli."""
     count = len(values)
-    match shape:
-        case "circle" if count == 3:
-            return values
-        case "annulus" if count >= 4:
-            return [*values[:3], values[-1]]
-        case "polygon" if count >= 6 and count % 2 == 0:
-            return values
-        case "ellipse" | "box" if count == 4:
-            return [*values, "0"]
-        case "ellipse" | "box" if count == 5:
-            return values
-        case "ellipse" | "box" if count >= 7 and count % 2 == 1:
-            return [*values[:4], *values[-3:]]
+    if shape == "annulus" and count >= 4:
+        return [*values[:3], values[-1]]
+    if shape in ("ellipse", "box") and count == 4:
+        return [*values, "0"]
+    if shape in ("ellipse", "box") and count >= 7 and count % 2 == 1:
+        return [*values[:4], *values[-3:]]
+    if count == {"circle": 3, "ellipse": 5, "box": 5, "polygon": max(6, count // 2 * 2)}.get(shape):
+        return values
     raise CubeError(f"{shape} with {count} numbers; it needs {SHAPES[shape]}")
 
 

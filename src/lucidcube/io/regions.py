@@ -109,19 +109,9 @@ def dynamic_regions(
     by the shorter way (boxes and ellipses look the same after half a turn). A region missing in a file
     between two that have it is interpolated there too; before its first and after its last it does not exist.
 
-    Parameters
-    ----------
-    files
-        (channel index, path) pairs, in any order.
-    wcs, header
-        See `lucidcube.io.region_file.load_regions`.
-
-    Raises
-    ------
-    ConfigError
-        If there is no file, or a channel has two.
-    CubeError
-        As `load_regions`; also if matched regions differ in shape, number of corners or sign.
+    `files` are (channel index, path) pairs, in any order; for the others, and for errors, see `load_regions`.
+    No file, or two for one channel, raise ConfigError; matched regions that differ in shape, number of
+    corners or sign raise CubeError.
     """
     channels = sorted(float(channel) for channel, _ in files)
     if not channels or not all(map(math.isfinite, channels)) or len(set(channels)) < len(channels):

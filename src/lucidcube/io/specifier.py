@@ -42,20 +42,10 @@ class WaveRange(NamedTuple):
 class Specifier:
     """An array in a file. `str` of it is text that parses to the same choices (without `wave`).
 
-    Attributes
-    ----------
-    path
-        As typed; `file` has ``~`` expanded.
-    ext
-        Name (``SCI`` or ``SCI,2``) or number of the HDU; None for the default.
-    index
-        Per NumPy axis of the array an integer or an `AxisSlice`; missing ones mean "all".
-    celestial
-        NumPy axis numbers of y and x; None to tell them by their CTYPE.
-    spectral
-        NumPy axis number of the wavelength; None to tell it by its CTYPE.
-    wave
-        Part of the spectral axis to keep.
+    `path` is as typed, and `ext` the name (``SCI`` or ``SCI,2``) or number of the HDU. `index` has an integer
+    or an `AxisSlice` for each NumPy axis of the array; missing ones mean "all". `celestial` holds the NumPy
+    axis numbers of y and x and `spectral` that of the wavelength; what is None is told by the CTYPEs. `wave`
+    is the part of the spectral axis to keep.
     """
 
     path: str
@@ -124,13 +114,8 @@ def parse_specifier(text: str) -> Specifier:
 
     Only groups at the very end count, so a path may hold brackets and spaces; one that itself ends in a group
     is put in quotes: ``'odd name (1)'{DATA}``, a quote inside doubled. Neither the file nor its extensions
-    need exist.
-
-    Parameters
-    ----------
-    text
-        EXT is a name or a number; SLICE holds Python slices or integers in NumPy order; AXES is ``(1,2)`` (y
-        and x), ``(0)`` (spectral) or ``{CELESTIAL:(1,2),SPECTRAL:(0)}``.
+    need exist. EXT is a name or a number; SLICE holds Python slices or integers in NumPy order; AXES is
+    ``(1,2)`` (y and x), ``(0)`` (spectral) or ``{CELESTIAL:(1,2),SPECTRAL:(0)}``.
 
     Raises
     ------
@@ -201,21 +186,18 @@ def _parse_ext(body: str, text: str) -> str | int:
 
 
 def _parse_slices(body: str, text: str) -> tuple[int | AxisSlice, ...]:
-    return tuple(_parse_slice(piece.strip(), text) for piece in body.split(","))
-
-
-def _parse_slice(piece: str, text: str) -> int | AxisSlice:
-    parts = [part.strip() for part in piece.split(":")]
-    if not piece or len(parts) > 3 or not all(part == "" or _INTEGER.fullmatch(part) for part in parts):
-        raise ConfigError(
-            f"{text!r}: {piece!r} is no slice; type Python slices in NumPy order, as in [100:200,:,3:-3]"
-        )
-    if len(parts) == 1:
-        return int(piece)
-    start, stop, step = (*(int(part) if part else None for part in parts), None)[:3]
-    if step == 0:
-        raise ConfigError(f"{text!r}: the step of the slice {piece!r} is zero")
-    return start, stop, step
+    index: list[int | AxisSlice] = []
+    for piece in map(str.strip, body.split(",")):
+        parts = [part.strip() for part in piece.split(":")]
+        if not piece or len(parts) > 3 or not all(part == "" or _INTEGER.fullmatch(part) for part in parts):
+            raise ConfigError(
+                f"{text!r}: {piece!r} is no slice; type Python slices in NumPy order, as in [100:200,:,3:-3]"
+            )
+        start, stop, step = (*(int(part) if part else None for part in parts), None, None)[:3]
+        if step == 0:
+            raise ConfigError(f"{text!r}: the step of the slice {piece!r} is zero")
+        index.append(int(piece) if len(parts) == 1 else (start, stop, step))
+    return tuple(index)
 
 
 def _slice_text(index: int | AxisSlice) -> str:
@@ -273,12 +255,8 @@ def _split_quoted(text: str) -> tuple[str | None, str]:
 
 
 def _quoted(path: str) -> str:
-    plain = (
-        not path.rstrip().endswith(tuple(_OPENER))
-        and path[0] not in "'\""
-        and path == path.rstrip()
-        and not _FITS_NAME_THEN_GROUP.search(path)
-    )
+    plain = path == path.rstrip() and path[0] not in "'\"" and not path.endswith(tuple(_OPENER))
+    plain = plain and not _FITS_NAME_THEN_GROUP.search(path)
     return path if plain else "'" + path.replace("'", "''") + "'"
 
 

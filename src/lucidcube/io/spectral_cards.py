@@ -40,14 +40,8 @@ def spectral_cards(header: fits.Header, wavelength: NDArray[np.floating[Any]], *
     `wavelength_table`. Alternate descriptions of the axis (CTYPE3A) follow if both grids are linear;
     otherwise they would be wrong and are removed. No card changes if the header has this grid already.
 
-    Parameters
-    ----------
-    header
-        Header of the cube; not modified.
-    wavelength
-        (n,) positions in SI units (m, Hz or m/s), strictly rising or falling.
-    axis
-        FITS number of the spectral axis.
+    `wavelength` holds (n,) positions in SI units (m, Hz or m/s), strictly rising or falling, and `axis` is
+    the FITS number of the spectral axis.
     """
     result, n = header.copy(), axis
     wavelength = np.asarray(wavelength, np.float64)

@@ -126,14 +126,14 @@ class ScratchFolder:
         extent = (planes - 1) * strides[0] + (fast - 1) * strides[2] + item
         with (
             self._errors(f"{name} cannot be transposed"),
-            open(path, "rb", buffering=0) as source,
+            open(path, "rb") as source,
             atomic_file(target) as file,
         ):
             file.truncate(planes * slow * fast * item)
             for first in range(0, slow, rows):
                 count = min(rows, slow - first)
                 raw = np.empty((count - 1) * strides[1] + extent, np.uint8)
-                fill(source.fileno(), raw, offset + first * strides[1])
+                fill(source, raw, offset + first * strides[1])
                 slab = np.ndarray((planes, count, fast), dtype, raw.data, strides=strides)
                 for plane in range(planes):
                     file.seek((plane * slow + first) * fast * item)

@@ -33,12 +33,8 @@ def celestial_wcs(header: fits.Header) -> WCS:
     """Return the sky coordinates (x, y) of the planes of a cube.
 
     Only the cards of the two celestial axes are read, so odd spectral units or missing distortion tables do
-    no harm. SIP polynomials are used, distortion tables are not.
-
-    Raises
-    ------
-    CubeError
-        If the header holds no sky coordinates.
+    no harm. SIP polynomials are used, distortion tables are not. A header without sky coordinates raises
+    CubeError.
     """
     from astropy.wcs import WCS, WcsError  # late: it imports all of astropy.coordinates
 

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from lucidcube.errors import CubeError
 from lucidcube.io.atomic import part_path, sync_folder
 from lucidcube.io.hdu_bytes import BLOCK, ImagePlan, checksum, encode, fold, serialised
-from lucidcube.io.plane_reader import fill
 
 _BUFFER = 4 << 20
 
@@ -104,8 +103,8 @@ def reserve(
     layout = Layout(str(target), str(part_path(target, digits=12)), tuple(extents), overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _allocate(layout.part, extents[-1].end)
-        with open(layout.part, "r+b", buffering=0) as file:
+        with open(layout.part, "x+b", buffering=0) as file:
+            _allocate(file.fileno(), extents[-1].end)
             for extent, (header, content, _) in zip(extents, parts, strict=True):
                 _put(file.fileno(), header, extent.header)
                 _put(file.fileno(), content, extent.data)
@@ -118,25 +117,10 @@ def reserve(
 def write_planes(layout: Layout, hdu: int, first_plane: int, planes: NDArray[Any]) -> int:
     """Write a run of planes where they belong.
 
-    Parameters
-    ----------
-    layout, hdu, first_plane
-        The file, number of the HDU in the file, and of the first plane in the HDU.
-    planes
-        (n, y, x) or (y, x), any real type; converted to the stored type in big-endian order. What that type
-        cannot hold becomes infinite or 0.
-
-    Returns
-    -------
-    int
-        Contribution of these bytes to DATASUM, for `finish`.
-
-    Raises
-    ------
-    CubeError
-        If the disk is full or fails; call `abandon`.
-    ValueError
-        If the planes do not fit.
+    `planes` (n, y, x) or (y, x) of any real type are converted to the stored type in big-endian order; what
+    that type cannot hold becomes infinite or 0. The result is the contribution of these bytes to DATASUM, for
+    `finish`. Planes that do not fit raise ValueError; a disk that is full or fails raises CubeError, and then
+    `abandon` must be called.
     """
     extent = layout.extents[hdu]
     block = planes[None] if planes.ndim == 2 else planes
@@ -198,11 +182,9 @@ def _check_free(target: Path, overwrite: bool) -> None:
 def _add_checksums(descriptor: int, extent: Extent, total: int | None) -> None:
     """Fill in CHECKSUM and DATASUM of an HDU; all other bytes of its header stay."""
     if total is None:
-        total = sum(
-            checksum(_get(descriptor, place, min(_BUFFER, extent.end - place)))
-            for place in range(extent.data, extent.end, _BUFFER)
-        )
-    header = _get(descriptor, extent.header, extent.data - extent.header)
+        places = range(extent.data, extent.end, _BUFFER)
+        total = sum(checksum(os.pread(descriptor, min(_BUFFER, extent.end - p), p)) for p in places)
+    header = bytearray(os.pread(descriptor, extent.data - extent.header, extent.header))
     datasum = fold(total)
     _fill_in(header, "DATASUM", str(datasum))
     _fill_in(header, "CHECKSUM", encode(fold(checksum(header) + datasum)))
@@ -215,17 +197,14 @@ def _fill_in(header: bytearray, keyword: str, value: str) -> None:
     header[start : start + 80] = str(fits.Card(keyword, value, comment)).encode("ascii")
 
 
-def _allocate(part: str, size: int) -> None:
-    """Make a new file of zeros, so that a full disk is noticed now where the file system allows it."""
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+def _allocate(descriptor: int, size: int) -> None:
+    """Fill a new file with zeros, so that a full disk is noticed now where the file system allows it."""
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
         os.ftruncate(descriptor, size)
-    finally:
-        os.close(descriptor)
 
 
 def _put(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
@@ -233,12 +212,6 @@ def _put(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> 
     done = 0
     while done < len(view):
         done += os.pwrite(descriptor, view[done:], offset + done)
-
-
-def _get(descriptor: int, offset: int, size: int) -> bytearray:
-    data = bytearray(size)
-    fill(descriptor, np.frombuffer(data, np.uint8), offset)
-    return data
 
 
 def _not_written(error: OSError, layout: Layout, size: int) -> CubeError:

@@ -67,10 +67,8 @@ class Picture:
 
     def finish(self, result: Deconvolution) -> None:
         """Show the result of the kernel, which may be an earlier iterate than the last."""
-        none = np.zeros(self._missing.shape, bool)
-        blank = IterationState(
-            0, result.components, result.residual, none, math.nan, (result.fabs,), (result.rms,)
-        )
+        found, none = (result.components, result.residual), np.zeros(self._missing.shape, bool)
+        blank = IterationState(0, *found, none, math.nan, (result.fabs,), (result.rms,))
         state = (self._state or blank)._replace(components=result.components, residual=result.residual)
         self._show(state)
         share = f"{result.flux_out / result.flux_in:.1%}" if result.flux_in else "none"
@@ -99,20 +97,18 @@ class Picture:
         present = self._plane.data[~self._missing]
         bottom, top = min(0.0, _percentile(present, 0.5)), _percentile(present, 99.8)
         top = top if top > bottom else bottom + 1
-        bright, empty = _colours("inferno"), np.full(self._missing.shape, np.nan, np.float32)
+        unit, empty = self._plane.units, np.full(self._missing.shape, np.nan, np.float32)
         self._flux_top = top
         for ax, title, values in ((axes[0], "input", self._plane.data), (axes[1], "components", empty)):
             norm = AsinhNorm(linear_width=0.1 * (top - bottom), vmin=bottom, vmax=top)
-            image = self._image(ax, title, values, self._plane.units, cmap=bright, norm=norm)
+            image = self._image(ax, title, values, unit, cmap=_colours("inferno"), norm=norm)
             _set_flux_ticks(image)
         self._components = image
-        self._residual = self._image(
-            axes[2], "residual", empty, self._plane.units, cmap=_colours("RdBu_r"), vmin=-1, vmax=1
-        )
+        looks: dict[str, Any] = {"cmap": _colours("RdBu_r"), "vmin": -1, "vmax": 1}
+        self._residual = self._image(axes[2], "residual", empty, unit, **looks)
         steps = ListedColormap(["#F4F4F4", PALE, RED]).with_extremes(bad=GREY)
-        self._selected = self._image(
-            axes[3], "selected pixels", empty, "", cmap=steps, norm=BoundaryNorm([0, 1, 2, 3], 3)
-        )
+        looks = {"cmap": steps, "norm": BoundaryNorm([0, 1, 2, 3], 3)}
+        self._selected = self._image(axes[3], "selected pixels", empty, "", **looks)
         bar = self._selected.colorbar
         bar.set_ticks([0.5, 1.5, 2.5], labels=["never", "before", "now"])
         bar.ax.tick_params(length=0, which="both")

@@ -108,14 +108,9 @@ def _load(cube: xr.Dataset, stage: Deconvolve, wavelength: float | str | None) -
         raise CubeError(f"{where} has no data to plot; choose another wavelength")
     if np.isnan(arrays[PSF]).all():
         raise CubeError(f"{where} has no PSF; choose another wavelength")
-    return ShownPlane(
-        arrays[DATA],
-        usable_psf(arrays[PSF], f"{where}: "),
-        arrays.get(VARIANCE),
-        arrays.get(FILLED),
-        where,
-        _pretty_unit(str(cube[DATA].attrs.get(UNITS, ""))),
-    )
+    unit = _pretty_unit(str(cube[DATA].attrs.get(UNITS, "")))
+    psf = usable_psf(arrays[PSF], f"{where}: ")
+    return ShownPlane(arrays[DATA], psf, arrays.get(VARIANCE), arrays.get(FILLED), where, unit)
 
 
 def _where(chosen: xr.Dataset) -> str:
@@ -255,16 +250,13 @@ def _page() -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return FigureCanvasAgg(Figure(figsize=SIZE, dpi=DPI, facecolor="white")).figure
 
 
 def _window() -> Any | None:
     """Create a figure in a window, or return None if no window can be opened."""
-    if sys.platform.startswith("linux") and not (
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not display:
         return None
     # Importing pyplot may connect to a display, so it is imported only if there seems to be one.
     from matplotlib import pyplot

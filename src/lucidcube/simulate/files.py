@@ -49,13 +49,9 @@ def write_scene(scene: Scene, directory: str | Path, *, truth: bool = False) -> 
 
     Each file has an empty primary HDU, ``DATA`` and ``STAT`` (variance), big-endian float32, as MUSE has.
 
-    Parameters
-    ----------
-    directory
-        Folder, created if it does not exist. Existing files are replaced once the new ones are complete.
-    truth
-        Write ``truth.fits`` too: ``TRUTH``, ``BLURRED``, ``PSF``, ``ARTEFACTS`` (uint8, codes of
-        `ArtefactKind`) and ``ARTEFACT_FLUX``.
+    The folder is created if it does not exist. Existing files are replaced once the new ones are complete.
+    With `truth`, ``truth.fits`` is written too: ``TRUTH``, ``BLURRED``, ``PSF``, ``ARTEFACTS`` (uint8, codes
+    of `ArtefactKind`) and ``ARTEFACT_FLUX``.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,10 +79,7 @@ def write_scene(scene: Scene, directory: str | Path, *, truth: bool = False) -> 
 def parse_size(text: str) -> int:
     """Return the number of bytes that a text such as ``8GB`` (10**9) or ``500MiB`` (2**20) stands for.
 
-    Raises
-    ------
-    ConfigError
-        If the text is not a size, or is less than one byte.
+    A text that is not a size, or is less than one byte, raises ConfigError.
     """
     try:
         size = parse_bytes(text) if any(c.isdigit() for c in text) else 0
@@ -103,12 +96,8 @@ def scene_for_size(nbytes: int, *, seed: int = 0) -> Scene:
     From 60 MB on, planes have 341 x 341 pixels. Channels are 0.125 nm apart and centred on 705 nm, or closer
     together if they would extend beyond 475 to 935 nm (from 3.4 GB, the size of a real cube). Smaller scenes
     have at least 32 planes, or else planes of 21 x 21 pixels. The field of the star has at most 151 x 151
-    pixels, so that its file has a fifth of the size.
-
-    Raises
-    ------
-    ConfigError
-        If `nbytes` is less than the smallest scene of 8 planes needs (28 kB).
+    pixels, so that its file has a fifth of the size. Less than the smallest scene of 8 planes needs (28 kB)
+    raises ConfigError.
     """
     voxels = nbytes // 8
     if voxels < 8 * 21**2:

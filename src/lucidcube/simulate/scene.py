@@ -36,20 +36,10 @@ class _Stream(IntEnum):
 class ScenePlane(NamedTuple):
     """One wavelength of the target; images (y, x) in 1e-20 erg/s/cm2/Angstrom, float32.
 
-    Attributes
-    ----------
-    truth
-        The object itself, without NaN.
-    psf
-        Point spread function: odd square stamp, centred, with a sum of one.
-    blurred
-        Truth convolved with the PSF, zero beyond the edge, without NaN.
-    observed, variance
-        Sum of `blurred`, `artefact_flux` and noise, and variance of the noise; NaN where there is no data.
-    artefact_kind
-        Codes of `ArtefactKind`, uint8.
-    artefact_flux
-        Flux of the artefacts.
+    `truth` is the object itself, and `blurred` its convolution with `psf`, zero beyond the edge; both are
+    without NaN. `psf` is an odd square stamp, centred, with a sum of one. `observed` is the sum of `blurred`,
+    `artefact_flux` and noise of the given `variance`; both are NaN where there is no data. `artefact_kind`
+    has the codes of `ArtefactKind`, uint8.
     """
 
     truth: NDArray[np.float32]
@@ -64,14 +54,8 @@ class ScenePlane(NamedTuple):
 class StarPlane(NamedTuple):
     """One wavelength of the standard star; images (y, x) as in `ScenePlane`.
 
-    Attributes
-    ----------
-    observed, variance
-        The star on its background with noise and a few outliers, and its variance; NaN outside the field.
-    psf
-        The true PSF, which is that of the target at this wavelength.
-    background
-        Level of the background.
+    `observed` is the star on a `background` level with noise and a few outliers; it and its `variance` are
+    NaN outside the field. `psf` is the true PSF, which is that of the target at this wavelength.
     """
 
     observed: NDArray[np.float32]
