@@ -125,16 +125,14 @@ def parse_specifier(text: str) -> Specifier:
     if "\0" in text:
         raise ConfigError(f"{text!r}: a path cannot hold a null character")
     path, tail = _split_quoted(text)
-    kinds: list[str] = []
     pieces: dict[str, str] = {}
     while tail.rstrip().endswith(tuple(_OPENER)):
         tail = tail.rstrip()
         start = _opening(tail, text)
         body = tail[start + 1 : -1]
         kind = "SLICE" if tail[-1] == "]" else "AXES" if tail[-1] == ")" or _AXES_WORDS.match(body) else "EXT"
-        if kind in kinds or (kinds and _GROUPS.index(kind) > _GROUPS.index(kinds[-1])):
+        if pieces and _GROUPS.index(kind) >= _GROUPS.index([*pieces][-1]):
             _refuse(text, tail[start:], f"the order is {FORM}, each at most once")
-        kinds.append(kind)
         pieces[kind] = body
         tail = tail[:start]
     if path is None:

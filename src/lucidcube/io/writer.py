@@ -94,11 +94,9 @@ def reserve(
         data = start + len(header)
         extent = Extent(start, data, data + -(-size // BLOCK) * BLOCK)
         if isinstance(plan, ImagePlan) and size:
-            extent = extent._replace(
-                shape=(math.prod(plan.shape[:-2]), *plan.shape[-2:]),
-                dtype=np.dtype(plan.dtype).newbyteorder(">").str,
-                scale_exponent=plan.scale_exponent,
-            )
+            shape, dtype = (math.prod(plan.shape[:-2]), *plan.shape[-2:]), np.dtype(plan.dtype)
+            stored = dtype.newbyteorder(">").str
+            extent = extent._replace(shape=shape, dtype=stored, scale_exponent=plan.scale_exponent)
         extents.append(extent)
     layout = Layout(str(target), str(part_path(target, digits=12)), tuple(extents), overwrite)
     try:

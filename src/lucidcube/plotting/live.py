@@ -32,7 +32,7 @@ DRAWING_SHARE = 0.2
 """Fraction of the time that may be spent on drawing in a window."""
 
 SIZE, DPI = (13.6, 8.8), 100
-SHOWN_UNITS = {"m": ("um", "µm"), "Hz": ("GHz", "GHz"), "m/s": ("km/s", "km/s")}
+SHOWN_UNITS = {"m": "um", "Hz": "GHz", "m/s": "km/s"}
 
 
 def watch_plane(
@@ -118,7 +118,8 @@ def _where(chosen: xr.Dataset) -> str:
     plane, wavelength = f"plane {chosen[CHANNEL].item()}", chosen[WAVELENGTH].item()
     if math.isnan(wavelength):
         return plane
-    return f"{plane} at {_with_unit(wavelength, chosen[WAVELENGTH].attrs.get(UNITS, 'm'), 1)}"
+    shown = _with_unit(wavelength, chosen[WAVELENGTH].attrs.get(UNITS, "m"))
+    return f"{plane} at {shown.replace('um', 'µm')}"
 
 
 def _middle(cube: xr.Dataset) -> int:
@@ -137,9 +138,8 @@ def _nearest(axis: xr.DataArray, wanted: float | str) -> int:
     positions = axis.to_numpy()
     if np.isnan(positions).any():
         raise UserError(f"wavelength {wanted} cannot be found: the planes have no wavelengths")
-    half = abs(positions[-1] - positions[0]) / max(1, 2 * (positions.size - 1))
     low, high = float(positions.min()), float(positions.max())
-    slack = half + 1e-6 * abs(high)
+    slack = (high - low) / max(1, 2 * (positions.size - 1)) + 1e-6 * abs(high)
     if not low - slack <= value <= high + slack:
         asked = wanted if isinstance(wanted, str) else f"{wanted:g} {unit}"
         limits = f"{_with_unit(low, unit)} to {_with_unit(high, unit)}"
@@ -160,10 +160,10 @@ def _in_unit(text: str, unit: str) -> float:
         ) from error
 
 
-def _with_unit(value: float, unit: str, style: int = 0) -> str:
-    """Format a wavelength as ``0.72 um`` (style 0, for messages) or ``0.72 µm`` (style 1)."""
-    shown = SHOWN_UNITS.get(unit, (unit, unit))
-    return f"{(value * units.Unit(unit)).to_value(shown[0]):.6g} {shown[style]}"
+def _with_unit(value: float, unit: str) -> str:
+    """Format a wavelength as ``0.72 um``."""
+    shown = SHOWN_UNITS.get(unit, unit)
+    return f"{(value * units.Unit(unit)).to_value(shown):.6g} {shown}"
 
 
 def _pretty_unit(text: str) -> str:
@@ -223,8 +223,7 @@ class _Window:
         if due and not self._closed:
             self._picture.draw()
             self._refresh()
-            cost = time.perf_counter() - now
-            self._next = now + cost / DRAWING_SHARE
+            self._next = now + (time.perf_counter() - now) / DRAWING_SHARE
 
     def close(self) -> list[Path]:
         """Show the result until the window is closed."""

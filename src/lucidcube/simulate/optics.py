@@ -156,9 +156,5 @@ class RadialLookUp:
 
     def paint(self, profile: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the image (y, x) of a radial `profile` by linear interpolation between its nodes."""
-        value = profile.astype(np.float32)
-        slope = np.diff(profile).astype(np.float32)
-        image = slope.take(self.index)
-        image *= self.fraction
-        image += value.take(self.index)
-        return image
+        value, slope = profile.astype(np.float32), np.diff(profile).astype(np.float32)
+        return slope.take(self.index) * self.fraction + value.take(self.index)

@@ -120,17 +120,12 @@ class Scene:
     read_noise: float = 63.0
 
     def __post_init__(self) -> None:
-        sides = (*self.shape[1:], *self.star_field)
-        if self.shape[0] < 1 or min(sides) < 21:
-            raise CubeError(
-                "a scene needs at least 1 plane of 21 x 21 pixels:"
-                f" shape is {self.shape}, star_shape {self.star_field}"
-            )
+        if self.shape[0] < 1 or min(*self.shape[1:], *self.star_field) < 21:
+            given = f"shape is {self.shape}, star_shape {self.star_field}"
+            raise CubeError(f"a scene needs at least 1 plane of 21 x 21 pixels: {given}")
         if self.first_wavelength <= 0 or self.wavelength_step <= 0:
-            raise CubeError(
-                "the wavelengths of a scene must rise from above zero:"
-                f" first_wavelength is {self.first_wavelength:g} m, step {self.wavelength_step:g} m"
-            )
+            given = f"first_wavelength is {self.first_wavelength:g} m, step {self.wavelength_step:g} m"
+            raise CubeError(f"the wavelengths of a scene must rise from above zero: {given}")
 
     @property
     def wavelengths(self) -> NDArray[np.float64]:
@@ -260,8 +255,8 @@ class Scene:
 
     @cached_property
     def _stamp_look_up(self) -> RadialLookUp:
-        centre = float(self.stamp // 2)
-        return self._radial_psf.look_up((self.stamp, self.stamp), (centre, centre))
+        side, centre = self.stamp, float(self.stamp // 2)
+        return self._radial_psf.look_up((side, side), (centre, centre))
 
     @cached_property
     def _star_look_up(self) -> RadialLookUp:
