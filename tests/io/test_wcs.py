@@ -359,6 +359,13 @@ def test_reordered_axes_describe_the_same_sky(order: list[int], matrix: dict[str
     np.testing.assert_allclose(new, old[np.array(order) - 1], rtol=1e-12)
 
 
+def test_only_the_third_parameter_of_a_table_is_the_number_of_an_axis() -> None:
+    distorted = header(CTYPE1="RA---TPV", CTYPE2="DEC--TPV", PV1_3=1.0)
+    assert reorder_axes(distorted, [3, 1, 2])["PV2_3"] == 1.0
+    table = header(CTYPE3="WAVE-TAB", PV3_3=3)
+    assert reorder_axes(table, [3, 1, 2])["PV1_3"] == 1
+
+
 def test_sky_coordinates() -> None:
     made = header(CUNIT3="Microns")  # which wcslib refuses
     sky = celestial_wcs(made)
