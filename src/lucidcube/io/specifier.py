@@ -115,12 +115,8 @@ def parse_specifier(text: str) -> Specifier:
     Only groups at the very end count, so a path may hold brackets and spaces; one that itself ends in a group
     is put in quotes: ``'odd name (1)'{DATA}``, a quote inside doubled. Neither the file nor its extensions
     need exist. EXT is a name or a number; SLICE holds Python slices or integers in NumPy order; AXES is
-    ``(1,2)`` (y and x), ``(0)`` (spectral) or ``{CELESTIAL:(1,2),SPECTRAL:(0)}``.
-
-    Raises
-    ------
-    ConfigError
-        With the piece that cannot be read, its place, and the form to type.
+    ``(1,2)`` (y and x), ``(0)`` (spectral) or ``{CELESTIAL:(1,2),SPECTRAL:(0)}``. Other text raises
+    ConfigError with the piece that cannot be read, its place, and the form to type.
     """
     if "\0" in text:
         raise ConfigError(f"{text!r}: a path cannot hold a null character")

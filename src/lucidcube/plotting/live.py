@@ -47,7 +47,7 @@ def watch_plane(
 
     With a display and an interactive backend of matplotlib they are drawn in a window, so often that drawing
     takes at most a fifth of the time; the window stays open until it is closed. Otherwise, or with a
-    `folder`, frames ``frame-00001.png``, ... are written; the last one shows the result.
+    `folder`, frames ``frame-00001.png``, ... are written and returned; the last one shows the result.
 
     Parameters
     ----------
@@ -65,11 +65,6 @@ def watch_plane(
     every
         Number of iterations between drawings. By default a window is drawn as time allows, and frames are
         written at iterations in geometric progression, because most changes happen at the start.
-
-    Returns
-    -------
-    list of Path
-        The frames; empty for a window.
 
     Raises
     ------

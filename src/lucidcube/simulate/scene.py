@@ -80,6 +80,7 @@ class Scene:
     Every plane is a pure function of these parameters and its index, so that planes can be made in any order.
     Noise is normal with the variance of the photons (`gain`) plus that of the read-out: with hundreds of
     counts in a pixel of the disc and mostly read noise outside, a Poisson distribution would look the same.
+    A field smaller than 21 pixels, no plane, and wavelengths that are not positive raise CubeError.
 
     Parameters
     ----------
@@ -101,11 +102,6 @@ class Scene:
         Variance per unit of flux.
     read_noise
         Standard deviation of the noise without light.
-
-    Raises
-    ------
-    CubeError
-        If a field is smaller than 21 pixels, there is no plane, or the wavelengths are not positive.
     """
 
     shape: tuple[int, int, int] = (32, 61, 61)
