@@ -1,12 +1,13 @@
 # make quickstart: set up and run the whole job on the simulated example
 # make test:       set up and run every check
 # make test-quick: set up and run the tests that are not marked slow
+# make test-scipy: the same with the transforms of scipy
 # make coverage:   the same with coverage
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-quick coverage lint docs clean
+.PHONY: quickstart test test-quick test-scipy coverage lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/lucidcube run configs/quickstart.yaml
@@ -16,6 +17,9 @@ test: $(VENV)/.dev lint
 
 test-quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not slurm"
+
+test-scipy: $(VENV)/.dev
+	LUCIDCUBE_FFT=scipy $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not slurm"
 
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not slurm" --cov --cov-report=term

@@ -1,4 +1,4 @@
-"""`lucidcube clean`: what it lists, what it removes, and all that it leaves alone."""
+"""The command `lucidcube prune`: what it lists, what it removes and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def work(folder: Path) -> Path:
     return folder / "out" / "target.work"
 
 
-def cleaned(*arguments: str) -> int:
+def pruned(*arguments: str) -> int:
     try:
-        main(["clean", *arguments])
+        main(["prune", *arguments])
     except SystemExit as done:
         return int(done.code or 0)
     return 0
@@ -81,12 +81,12 @@ def test_the_names_are_those_that_a_run_uses(work: Path) -> None:
 
 def test_listing_changes_nothing(work: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(folder)
-    assert cleaned("run.yaml") == 0
+    assert pruned("run.yaml") == 0
     said = capsys.readouterr().out
     assert said.count(" current") == 6
     assert said.count(" stale") == 1
     assert "--remove frees" in said
-    assert cleaned("out/target.work") == 0
+    assert pruned("out/target.work") == 0
     said = capsys.readouterr().out
     assert "stale" not in said
     assert "7 checkpoints" in said
@@ -94,16 +94,16 @@ def test_listing_changes_nothing(work: Path, folder: Path, capsys: pytest.Captur
 
 
 def test_stale_checkpoints_are_removed(work: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cleaned("run.yaml", "--remove") == 0
+    assert pruned("run.yaml", "--remove") == 0
     assert capsys.readouterr().out == "removed 1 of 7 checkpoints and 0 temporary files\n"
     assert {p.name for p in work.iterdir()} == {*checkpoints(load(["run.yaml"])), CACHE, LOCK}
     before = contents(folder)
-    assert cleaned("run.yaml", "--remove") == 0
+    assert pruned("run.yaml", "--remove") == 0
     assert contents(folder) == before
 
 
 def test_overrides_count(work: Path) -> None:
-    assert cleaned("run.yaml", "--set", "deconvolve.n_iter=2", "--remove") == 0
+    assert pruned("run.yaml", "--set", "deconvolve.n_iter=2", "--remove") == 0
     kept = {p.name for p in work.glob("target-deconvolve-*")}
     assert kept == {
         n for n in checkpoints(load(["run.yaml"], ["deconvolve.n_iter=2"])) if n.startswith("target-dec")
@@ -112,9 +112,9 @@ def test_overrides_count(work: Path) -> None:
 
 def test_a_folder_does_not_say_what_is_stale(work: Path) -> None:
     before = contents(work)
-    assert cleaned("out/target.work", "--remove") == 0
+    assert pruned("out/target.work", "--remove") == 0
     assert contents(work) == before
-    assert cleaned("out/target.work", "--remove", "--all") == 0
+    assert pruned("out/target.work", "--remove", "--all") == 0
     assert contents(work) == {CACHE, LOCK}
 
 
@@ -133,7 +133,7 @@ def test_what_is_no_checkpoint_stays(work: Path, folder: Path) -> None:
     (work / "results.part").write_text("mine")
     (work / ".hidden").write_text("mine")
     elsewhere, beside = contents(folder / "elsewhere"), contents(unsigned)
-    assert cleaned(str(work), "--remove", "--all") == 0
+    assert pruned(str(work), "--remove", "--all") == 0
     assert {p.name for p in work.iterdir()} == {
         victim.name, linked.name, unsigned.name, "target-rebin", "Target-rebin-0123456789abcdef",
         "target-rebin-0123456789abcdef", "results.fits", "results.part", ".hidden", CACHE, LOCK,
@@ -163,7 +163,7 @@ def test_temporary_files_are_removed(work: Path, folder: Path) -> None:
     for path in [*stray, *others]:
         path.write_text("half")
     assert {*stale_files(work)} == {*stray[:-1]}
-    assert cleaned("run.yaml", "--remove") == 0
+    assert pruned("run.yaml", "--remove") == 0
     assert not [p for p in stray if p.exists()]
     assert all(p.exists() for p in others)
     assert not next(e for e in find(work) if e.path == checkpoint).missing
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_is_not_whole(work: Path, capsys: pytest.CaptureFixtur
     (next(work.glob("target-deconvolve-*")) / STORE / "zarr.json").unlink()
     entries = find(work)
     assert {e.missing for e in entries if e.path == checkpoint} == {1}
-    assert cleaned("out/target.work") == 0
+    assert pruned("out/target.work") == 0
     said = capsys.readouterr().out
     assert "1 of 2" in said
     assert "unreadable" in said
@@ -195,20 +195,20 @@ def test_nothing_is_removed_under_a_run(work: Path, capsys: pytest.CaptureFixtur
     try:
         assert ready.wait(30)
         before = contents(work)
-        assert cleaned("run.yaml", "--remove", "--all") == 2
+        assert pruned("run.yaml", "--remove", "--all") == 2
         assert f"process {other.pid}" in capsys.readouterr().err
         assert contents(work) == before
-        assert cleaned("run.yaml") == 0
+        assert pruned("run.yaml") == 0
     finally:
         release.set()
         other.join(30)
-    assert cleaned("run.yaml", "--remove", "--all") == 0
+    assert pruned("run.yaml", "--remove", "--all") == 0
     assert contents(work) == {CACHE, LOCK}
 
 
 def test_there_is_nothing_to_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cleaned(str(tmp_path)) == 0
-    assert cleaned(str(tmp_path), "--remove") == 0
+    assert pruned(str(tmp_path)) == 0
+    assert pruned(str(tmp_path), "--remove") == 0
     assert "nothing to remove" in capsys.readouterr().out
-    assert cleaned(str(tmp_path / "run.yaml")) == 2
+    assert pruned(str(tmp_path / "run.yaml")) == 2
     assert "there is no such config file" in capsys.readouterr().err

@@ -92,7 +92,7 @@ def run(
 
 
 @app.command
-def clean(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False, all_: All = False) -> None:
+def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False, all_: All = False) -> None:
     """List the checkpoints in the work folder of a config, and remove the stale ones.
 
     Parameters
@@ -105,25 +105,25 @@ def clean(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
         With --remove: remove the checkpoints that are used, too. Required with a folder, which does not tell
         which ones are used.
     """
-    from lucidcube.cli.console import clean_table
-    from lucidcube.runner import prune as cleaning
+    from lucidcube.cli.console import prune_table
+    from lucidcube.runner import prune as pruning
     from lucidcube.runner.part_files import stale_parts
 
     if what.is_dir():
-        work, current, stray = what, None, cleaning.stale_files(what)
+        work, current, stale = what, None, pruning.stale_files(what)
     else:
         from lucidcube.runner.pipeline import checkpoints
 
         config = _load((what, *configs), sets, None)
         work, current = config.work(), checkpoints(config)
-        stray = [*cleaning.stale_files(work), *stale_parts(Path(config.output.path))]
-    entries = cleaning.find(work, current)
+        stale = [*pruning.stale_files(work), *stale_parts(Path(config.output.path))]
+    entries = pruning.find(work, current)
     removed = [e for e in entries if all_ or e.current is False]
     if not remove:
-        clean_table(work, entries, stray)
-    elif removed or stray:
-        cleaning.remove(work, removed, stray)
-        print(f"removed {len(removed)} of {len(entries)} checkpoints and {len(stray)} temporary files")
+        prune_table(work, entries, stale)
+    elif removed or stale:
+        pruning.remove(work, removed, stale)
+        print(f"removed {len(removed)} of {len(entries)} checkpoints and {len(stale)} temporary files")
     else:
         print(f"nothing to remove in {work}" + ("" if current is not None or not entries else "; see --all"))
 

@@ -123,7 +123,7 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], text:
     console.print(table)
 
 
-def clean_table(work: Path, entries: Sequence[Entry], stray: Sequence[Path]) -> None:
+def prune_table(work: Path, entries: Sequence[Entry], temporary: Sequence[Path]) -> None:
     """Print the checkpoints and the number of temporary files in a work folder."""
     uses = {True: "current", False: "stale", None: ""}
     rows = [
@@ -135,10 +135,10 @@ def clean_table(work: Path, entries: Sequence[Entry], stray: Sequence[Path]) -> 
     if rows:
         _print_table(columns, rows, {*columns} - {"age", "size"})
     total = format_bytes(sum(e.nbytes for e in entries))
-    print(f"{work}: {len(entries)} checkpoints, {total}; temporary files: {len(stray)}")
+    print(f"{work}: {len(entries)} checkpoints, {total}; temporary files: {len(temporary)}")
     stale = [e.nbytes for e in entries if e.current is False]
-    if stale or stray:
-        freed = sum(stale) + sum(p.stat().st_size for p in stray if p.exists())
+    if stale or temporary:
+        freed = sum(stale) + sum(p.stat().st_size for p in temporary if p.exists())
         print(f"--remove frees {format_bytes(freed)}")
 
 
