@@ -264,7 +264,7 @@ def test_files_that_cannot_be_read(lucidcube: Command, folder: Path) -> None:
         ("target.fits{DTA}", r"DTA.*DATA"),
         ("target.fits{7}", "7"),
         ("text.fits", r"text\.fits"),
-        ("empty.fits", "is no FITS file"),
+        ("empty.fits", "is not a FITS file"),
         ("short.fits", r"short\.fits"),
         ("table.fits", r"table\.fits"),
         (".", "folder|directory"),

@@ -374,7 +374,7 @@ def test_a_range_of_wavelengths(tmp_path: Path) -> None:
         np.testing.assert_array_equal(open_cube(cube.attrs["source"])["data"].values, cube["data"].values)
     with pytest.raises(CubeError, match=r"the channels reach from 0\.475 to 0\.47575 um"):
         open_cube(parse_specifier(str(path)).with_options(wave="1:2um"))
-    with pytest.raises(ConfigError, match="no unit"):
+    with pytest.raises(ConfigError, match="not a unit"):
         open_cube(parse_specifier(str(path)).with_options(wave="1:2parsec"))
 
 
@@ -464,7 +464,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
             open_cube(str(path))
     for content in (b"", b"SI", b"hello" * 1000):
         path.write_bytes(content)
-        with pytest.raises(CubeError, match="no FITS file"):
+        with pytest.raises(CubeError, match="not a FITS file"):
             open_cube(str(path))
 
 

@@ -1,1 +1,1 @@
-"""Files at both ends: FITS cubes in, FITS products out."""
+"""Read cubes from FITS files and write products to FITS files."""

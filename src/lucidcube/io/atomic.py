@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are complete."""
+"""Write files that appear under their names only when they are complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 
 def write_atomically(path: str | Path, content: str | bytes | memoryview, *, durable: bool = False) -> None:
-    """Write a small file in one step: readers see the old content or the new one, and nothing between.
+    """Write a small file atomically: readers see either the old content or the new one.
 
     The folder must exist, and a symbolic link is replaced and not followed; text is written as UTF-8. With
     `durable` the file also survives a crash of the machine, which costs two calls of fsync. If it cannot be
@@ -23,10 +23,10 @@ def write_atomically(path: str | Path, content: str | bytes | memoryview, *, dur
 
 @contextmanager
 def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a new binary file that takes its name when the block ends, or vanishes if the block fails."""
+    """Open a new binary file that gets its name when the block ends, or is removed if the block fails."""
     part = part_path(path)
     try:
-        with open(part, "x+b") as file:  # "x": never an existing file, and no symbolic link
+        with open(part, "x+b") as file:  # "x" refuses existing files and symbolic links
             yield file
             if durable:
                 file.flush()
@@ -40,13 +40,13 @@ def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[BinaryIO
 
 
 def part_path(path: str | Path, digits: int = 32) -> Path:
-    """Return an unused name for the temporary file of a file, in the same folder; stale ones are pruned."""
+    """Return an unused name for a temporary file in the folder of `path`."""
     path = Path(path)
     return path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:digits]}.part")
 
 
 def sync_folder(path: str | Path) -> None:
-    """Make the name of a file durable."""
+    """Flush the folder of a file to disk, so that the name of the file survives a crash."""
     folder = os.open(Path(path).parent, os.O_RDONLY)
     try:
         os.fsync(folder)

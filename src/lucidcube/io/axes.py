@@ -1,4 +1,4 @@
-"""Which axes of an array are wavelength, y and x."""
+"""Find the axes of an array that are wavelength, y and x."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def find_axes(
 
 
 def _celestial(ctypes: list[str], free: list[int]) -> tuple[int, ...]:
-    """Return a longitude and a latitude in NumPy order, whichever comes first; or fewer."""
+    """Return the longitude and the latitude axis in NumPy order; fewer if one of them is missing."""
     longitude = [axis for axis in free if _LONGITUDE.fullmatch(ctypes[axis])]
     latitude = [axis for axis in free if _LATITUDE.fullmatch(ctypes[axis])]
     if len(longitude) > 1 or len(latitude) > 1:

@@ -1,4 +1,4 @@
-"""The bytes of an HDU: its header before its planes are known, and its checksums."""
+"""Serialise the header of an HDU before its planes are known, and compute its checksums."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from astropy.io import fits
 
 BLOCK = 2880
-"""Number of bytes of a FITS block, which every part of a file fills up."""
+"""Number of bytes of a FITS block; headers and data are padded to a multiple of it."""
 
 _DTYPES = {"float32", "float64", "uint8", "int16", "int32", "int64"}
 _STRUCTURAL = re.compile(
@@ -37,17 +37,17 @@ class ImagePlan:
 
 
 def stored_dtype(bitpix: int) -> str:
-    """Return the type of products of a cube with this BITPIX: floats keep it, integers become float32."""
+    """Return the stored type of the products of a cube with this BITPIX: float64 if -64, else float32."""
     return "float64" if bitpix == -64 else "float32"
 
 
 def serialised(
     plan: ImagePlan | fits.BinTableHDU | fits.ImageHDU, when: str, *, primary: bool, alone: bool
 ) -> tuple[bytes, bytes, int]:
-    """Return the padded header with checksums of zero, the padded data if they are there, and their size.
+    """Return the padded header with checksums of zero, the padded data of a table or image, and their size.
 
-    `when` is the date in the comments of the checksums, or empty; `primary` and `alone` say whether the HDU
-    is the first of the file, and the only one. A type or a shape that cannot be stored raises ValueError.
+    `when` is the date in the comments of the checksums, or empty. `primary` is true for the first HDU of a
+    file, and `alone` for an only one. A type or a shape that cannot be stored raises ValueError.
     """
     if isinstance(plan, ImagePlan):
         header, content = _image_header(plan, primary=primary, alone=alone), b""
@@ -68,7 +68,7 @@ def serialised(
 
 
 def _image_header(plan: ImagePlan, *, primary: bool, alone: bool) -> fits.Header:
-    """Return the structural cards of an image of this shape, then all the others as they stand."""
+    """Return the structural cards of an image of this shape, followed by all other cards unchanged."""
     if plan.shape and (plan.dtype not in _DTYPES or len(plan.shape) < 2 or not all(plan.shape)):
         raise ValueError(f"cannot store {plan.dtype} of shape {plan.shape}")
     data = np.broadcast_to(np.zeros((), plan.dtype), plan.shape) if plan.shape else None  # takes no memory
@@ -88,8 +88,8 @@ def _image_header(plan: ImagePlan, *, primary: bool, alone: bool) -> fits.Header
 def checksum(data: bytes | bytearray | memoryview, offset: int = 0) -> int:
     """Return the 32-bit ones' complement sum of bytes that begin at `offset` in an HDU.
 
-    The sums of parts add up to that of the whole in any order: it is `fold` of their plain sum. See appendix
-    J of the FITS standard 4.0.
+    The sum of the whole HDU is `fold` of the sum of its parts, in any order. See appendix J of the FITS
+    standard 4.0.
     """
     lead = offset % 4
     raw = np.frombuffer(data, np.uint8)

@@ -1,4 +1,4 @@
-"""What is in a FITS file, and which of its arrays are the data and their variance."""
+"""List the HDUs of a FITS file, and choose the arrays of the data and of their variance."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Hdu(NamedTuple):
 
     @property
     def encoding(self) -> Encoding:
-        """Encoding of the numbers; BLANK is for integers only, whatever the header contains."""
+        """Encoding of the numbers; a BLANK card is ignored for floats, as the FITS standard requires."""
         blank = self.bitpix > 0 and text(self.header, "BLANK")
         return Encoding(
             _DTYPES[self.bitpix],
@@ -65,19 +65,19 @@ class Hdu(NamedTuple):
         )
 
     def describe(self) -> str:
-        """Return the name and the shape in words."""
+        """Return the name and the shape as text for messages."""
         shape = " x ".join(map(str, self.shape)) if self.shape else "no array"
         return f"{self.name or self.number} ({shape})"
 
 
 def list_hdus(path: Path, name: str) -> list[Hdu]:
-    """Read the headers of an uncompressed file, and only those; `name` is that of the file for messages.
+    """Read the headers of an uncompressed file, but no data; `name` is the name of the file for messages.
 
-    A file that is not FITS, or whose end is missing, raises CubeError.
+    A file that is not a FITS file, or is truncated, raises CubeError.
     """
     with open(path, "rb") as start:
         if not start.read(9).startswith(b"SIMPLE  ="):
-            raise CubeError(f"{name} is no FITS file: it does not begin with SIMPLE")
+            raise CubeError(f"{name} is not a FITS file: it does not begin with SIMPLE")
     try:
         with warnings.catch_warnings(record=True) as caught, open(path, "rb") as raw:
             warnings.simplefilter("always")
@@ -98,7 +98,7 @@ def list_hdus(path: Path, name: str) -> list[Hdu]:
             )
     with open(path, "rb") as rest:
         rest.seek(int(last["datLoc"]) + int(last["datSpan"]))
-        if rest.read(8) == b"XTENSION":  # astropy leaves it out
+        if rest.read(8) == b"XTENSION":  # astropy omits a truncated last HDU
             raise CubeError(f"{name}: the header of extension {len(hdus)} is cut short or damaged")
     return hdus
 
@@ -106,9 +106,9 @@ def list_hdus(path: Path, name: str) -> list[Hdu]:
 def choose(hdus: Sequence[Hdu], ext: str | int | None, name: str) -> Hdu:
     """Return the HDU that the user names, or the default one.
 
-    `ext` is a name (in any case; ``SCI,2`` for a version) or a number; None stands for the first of
-    `DEFAULT_NAMES`, then for the first HDU with an image. If there is none, or no array in it, CubeError
-    lists what there is in the file `name`.
+    `ext` is a name (case-insensitive; ``SCI,2`` for a version) or a number. The default is the first HDU with
+    one of `DEFAULT_NAMES`, or else the first HDU with an image. If the HDU does not exist or has no array, a
+    CubeError lists the HDUs of the file `name`.
     """
     there = ", ".join(hdu.describe() for hdu in hdus)
     images = [hdu for hdu in hdus if hdu.kind != "other" and len(hdu.shape) > 1]
@@ -133,9 +133,9 @@ def choose(hdus: Sequence[Hdu], ext: str | int | None, name: str) -> Hdu:
 
 
 def variance_of(hdus: Sequence[Hdu], data: Hdu) -> tuple[Hdu, Meaning] | None:
-    """Return the HDU with the variance of the data: by the data's ERRDATA card, else by its name.
+    """Return the HDU with the variance: the one that the ERRDATA card of the data names, else by its name.
 
-    Only the default array of a file has one by name, because it is unknown whose errors they are otherwise.
+    The name is used for the default array of a file only; otherwise the errors may be those of another array.
     """
     fitting = [h for h in hdus if h.kind != "other" and h.shape == data.shape and h.number != data.number]
     named = text(data.header, "ERRDATA").upper()
@@ -152,7 +152,7 @@ def variance_of(hdus: Sequence[Hdu], data: Hdu) -> tuple[Hdu, Meaning] | None:
 
 
 def wavelength_column(path: Path, hdus: Sequence[Hdu], name: str, version: int, column: str) -> np.ndarray:
-    """Return the vector in the first row of a binary table, or a whole column of scalars.
+    """Return the vector in the first row of a binary table, or an entire column of scalars.
 
     A column that cannot be read raises CubeError.
     """
@@ -183,7 +183,7 @@ def _hdu(i: int, hdu: Any, caught: Sequence[warnings.WarningMessage]) -> Hdu:
 def _legible(header: fits.Header, caught: Sequence[warnings.WarningMessage]) -> fits.Header:
     """Return a header that can be written: astropy corrects cards where it can, others become comments.
 
-    `caught` is where the warnings go; the values of cards that cause one are looked at twice.
+    `caught` collects the warnings. The values of cards that cause a warning are accessed twice.
     """
     result = fits.Header()
     for card in header.cards:
@@ -193,11 +193,11 @@ def _legible(header: fits.Header, caught: Sequence[warnings.WarningMessage]) -> 
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 again = fits.Card.fromstring(image)
-                if again.keyword and len(caught) > before:  # an odd keyword warns when it is looked at
+                if again.keyword and len(caught) > before:  # access to an invalid keyword warns
                     str(again.value)
                     str(again)
                     card = again
         except (ValueError, fits.VerifyError, Warning):
-            card = fits.Card("COMMENT", "an illegible card stood here")
+            card = fits.Card("COMMENT", "an unreadable card was here")
         result.append(card, end=True)
     return result

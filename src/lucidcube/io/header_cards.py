@@ -1,4 +1,4 @@
-"""Single cards of a FITS header: reading those of untrusted headers, placing new ones."""
+"""Read single cards of untrusted FITS headers, and insert new ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def text(header: fits.Header, keyword: str) -> str:
 
 
 def number(header: fits.Header, keyword: str, default: float) -> float:
-    """Return the value of a card as a number, also where it was written as text; `default` if it is missing.
+    """Return the value of a card as a number, even if it was written as text; `default` if it is missing.
 
     A value that is not a finite number raises CubeError.
     """
@@ -50,7 +50,7 @@ def shape_of(header: fits.Header) -> tuple[int, ...]:
 
 
 def set_card(header: fits.Header, n: int, name: str, value: object) -> None:
-    """Set card `name` of axis `n` in place; a new card goes beside the others of the axis."""
+    """Set card `name` of axis `n` in place; a new card is inserted next to the other cards of the axis."""
     keyword = f"{name}{n}"
     neighbours = [k for k in (f"CTYPE{n}", f"CRPIX{n}", f"CRVAL{n}", f"CTYPE{n - 1}") if k in header]
     if neighbours and keyword not in header:
@@ -62,9 +62,10 @@ def set_card(header: fits.Header, n: int, name: str, value: object) -> None:
 def move_axis(header: fits.Header, n: int, alternate: str, start: float, step: float) -> None:
     """Renumber the pixels of WCS axis `n` in place.
 
-    Pixel q of the new grid, counted from 1, is pixel ``start + 1 + step * (q - 1)`` of the old one. CRPIX
-    moves; a step other than 1 scales the column of the axis in the CD or PC matrix, or CDELT. An axis without
-    any WCS card gets none. `alternate` is the letter of an alternate WCS, empty for the primary one.
+    Pixel q of the new grid, counted from 1, is pixel ``start + 1 + step * (q - 1)`` of the old one. CRPIX is
+    shifted; a step other than 1 scales the column of the axis in the CD or PC matrix, or CDELT. An axis
+    without WCS cards is not changed. `alternate` is the letter of an alternate WCS, empty for the primary
+    WCS.
     """
     described = any(f"{name}{n}{alternate}" in header for name in ("CTYPE", "CRVAL", "CRPIX", "CDELT"))
     column = [k for k in header if (m := _MATRIX.fullmatch(k)) and int(m[3]) == n and m[4] == alternate]

@@ -1,4 +1,4 @@
-"""The headers of products: those of the input, card for card, except for what the stages changed."""
+"""Make the headers of products from those of the input, with only the changes that the stages require."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _STRUCTURAL = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "EX
 
 
 def spectral_axis(cube: xr.Dataset) -> int:
-    """Return the FITS number of the spectral axis in the header of the input; 0 if it has none."""
+    """Return the FITS number of the spectral axis in the header of the input, or 0 if there is none."""
     return int(cube[WAVELENGTH].attrs.get("axis", 0))
 
 
 def cube_header(cube: xr.Dataset) -> fits.Header:
-    """Return the header of the input on the wavelengths of the cube; empty if it came from no file."""
+    """Return the header of the input on the wavelengths of the cube; empty if the cube has no header."""
     text = cube.attrs.get(HEADER)
     if not text:
         return fits.Header()
@@ -47,7 +47,7 @@ def psf_header(star: xr.Dataset, sides: tuple[int, int]) -> fits.Header:
 
 
 def with_primary(header: fits.Header, cube: xr.Dataset) -> fits.Header:
-    """Add the cards that only the primary header of the input has: of the observation, the instrument."""
+    """Add the cards that are in the primary header of the input only (observation, instrument)."""
     text = cube.attrs.get(PRIMARY_HEADER)
     header = header.copy()
     for card in fits.Header.fromstring(text, sep="\n").cards if text else ():
@@ -63,7 +63,7 @@ def provenance_cards(
     yield f"HIERARCH {VERSION_CARD}", __version__, "program that made this"
     for track, identity in inputs.items():
         yield f"HIERARCH LUCIDCUBE {track.upper()} FILE", str(identity["file"]), ""
-        # As many digits as a card holds; all of them are in the table PROVENANCE.
+        # A card holds the first digits of a checksum; the PROVENANCE table has all of them.
         yield f"HIERARCH LUCIDCUBE {track.upper()} SHA256", str(identity["sha256"])[:32], ""
     for track, cube in cubes.items():
         stages = [h["stage"] for h in cube.attrs.get(HISTORY, [])] if cube is not None else []
@@ -72,7 +72,7 @@ def provenance_cards(
 
 
 def is_product(path: Path) -> bool:
-    """Return whether a file is a product of lucidcube: FITS with our provenance in the primary header."""
+    """Return whether a file is a product of lucidcube, by the provenance cards in its primary header."""
     try:
         return path.is_file() and VERSION_CARD in fits.getheader(path)
     except (OSError, ValueError, fits.VerifyError):

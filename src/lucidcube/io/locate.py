@@ -1,4 +1,4 @@
-"""Where the numbers of a cube lie in a file, and how large they are."""
+"""Locate the planes of a cube in a file, and estimate the magnitude of its numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lucidcube.io.plane_reader import Encoding, Meaning, PlaneReader, fill, phys
 from lucidcube.io.staging import ScratchFolder
 
 _SAMPLES = 1 << 17
-"""Number of values of a plane that are looked at before the cube is read."""
+"""Number of values of a plane that are sampled before the cube is read."""
 _ROUNDING = -27.0
 """Binary logarithm of 1e-8, less than the relative precision of float32."""
 
@@ -33,10 +33,10 @@ def locate(
     folder: ScratchFolder,
     name: str,
 ) -> PlaneReader:
-    """Find where the planes of an array lie; rewrite it in `folder` if they do not lie in one piece each.
+    """Locate the planes of an array; rewrite the array in `folder` if its planes are not contiguous.
 
-    `kept` holds the elements of each axis that are wanted, one for an axis that is none of `axes`. `name` is
-    that of the file, for messages. An array that must be rewritten and cannot raises CubeError.
+    `kept` holds the selected elements of each axis: exactly one for an axis that is not in `axes`. `name` is
+    the name of the file for messages. An array that cannot be rewritten raises CubeError.
     """
     offset, encoding = hdu.offset, hdu.encoding
     if hdu.kind == "tiled":
@@ -79,12 +79,12 @@ def locate(
 def scale_exponent(readers: Iterable[PlaneReader]) -> int:
     """Return the power of two by which a cube is scaled so that float32 holds its data, squares and variance.
 
-    Most cubes are read as they are. Scaling is needed where the brightest data lie outside 2**-32 to 2**48
-    (1e-20 fluxes do), or where a variance is too small or too large for float32; it brings the brightest
-    data to about 1. It follows the brightest data and not a typical value, because whatever is fainter than
-    2**-40 of them is beyond the precision of float32: the wings of a PSF or of a planet in float64 do not
-    count. Neither do fill values such as -3.4e38, which a wide gap separates from the data. The exponent
-    depends on the file and not on the slice.
+    Most cubes are not scaled. Scaling is needed if the brightest data are outside 2**-32 to 2**48 (such as
+    fluxes of 1e-20), or if a variance is too small or too large for float32; it brings the brightest data to
+    about 1. The scale is that of the brightest data and not of a typical value, because values fainter than
+    2**-40 of them, such as the wings of a PSF or of a planet in float64, are beyond the precision of float32.
+    Fill values such as -3.4e38, which a wide gap separates from the data, are ignored. The exponent depends
+    on the file and not on the slice.
     """
     squares = {reader.meaning: _log_sizes(reader) * _SQUARE[reader.meaning] for reader in readers}
     data = squares.pop("data", np.empty(0))
@@ -98,7 +98,7 @@ def scale_exponent(readers: Iterable[PlaneReader]) -> int:
 
 
 def _largest(squares: NDArray[np.float64]) -> float:
-    """Return the largest of some logarithms, without those beyond float32 that a wide gap separates."""
+    """Return the largest logarithm, ignoring those beyond float32 that a wide gap separates from the rest."""
     largest = float(squares.max())
     if largest < 126:
         return largest
@@ -108,11 +108,11 @@ def _largest(squares: NDArray[np.float64]) -> float:
 
 
 def is_rather_variance(data: PlaneReader, error: PlaneReader) -> bool:
-    """Return whether numbers that a file calls standard deviations are variances.
+    """Return whether numbers that a file labels as standard deviations are variances.
 
-    Some files call them ERR all the same (the GMOS cube of NGC 3081 that comes with ifscube does). Errors
-    that are typically smaller than 1e-8 of the data, but whose square roots are plausible errors, are
-    variances, because no float32 number is that precise.
+    Some files store variances under the name ERR, such as the GMOS cube of NGC 3081 that comes with ifscube.
+    Errors that are typically smaller than 1e-8 of the data, but whose square roots are plausible errors, are
+    taken as variances, because no float32 number is that precise.
     """
     if error.meaning != "error":
         return False
@@ -124,7 +124,7 @@ def is_rather_variance(data: PlaneReader, error: PlaneReader) -> bool:
 
 
 def _log_sizes(reader: PlaneReader) -> NDArray[np.float64]:
-    """Return the binary logarithms of numbers from evenly spaced rows of three planes, without zeros."""
+    """Return the binary logarithms of the nonzero numbers in evenly spaced rows of three planes."""
     dtype = np.dtype(reader.encoding.dtype)
     width = min(reader.fast, _SAMPLES)
     count = min(reader.slow, _SAMPLES // width)

@@ -1,4 +1,4 @@
-"""Reading the planes of an array that lies uncompressed in a file, by their positions."""
+"""Read the planes of an uncompressed array in a file by their positions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lucidcube.errors import CubeError
 _log = logging.getLogger(__name__)
 
 Meaning = Literal["data", "variance", "error", "weight"]
-"""What the numbers of a file are: the data, their variance, standard deviation, or inverse variance."""
+"""Meaning of the numbers of a file: data, variance, standard deviation, or inverse variance."""
 
 
 class Encoding(NamedTuple):
-    """How numbers are stored: dtype with byte order, BSCALE, BZERO, and the integer that means "no data"."""
+    """Stored representation of numbers: dtype with byte order, BSCALE, BZERO, and BLANK."""
 
     dtype: str
     scale: float = 1.0
@@ -79,7 +79,7 @@ class PlaneReader:
     def read(self) -> NDArray[np.float32]:
         """Read the whole array (wavelength, y, x) by `to_float32`.
 
-        A file that is gone, has changed since it was opened, or is too short raises CubeError.
+        A file that was removed, changed since it was opened, or is too short raises CubeError.
         """
         slow, fast = (self.columns, self.rows) if self.swapped else (self.rows, self.columns)
         dtype = np.dtype(self.encoding.dtype)
@@ -157,7 +157,7 @@ def physical(stored: NDArray[Any], encoding: Encoding) -> NDArray[np.float64]:
 
 
 def _scaled(values: NDArray[np.float64], meaning: Meaning, exponent: int) -> NDArray[np.float64]:
-    """Return data times 2**exponent, or their variance times its square."""
+    """Return data multiplied by 2**exponent, or a variance multiplied by its square."""
     if exponent:
         values = np.ldexp(values, exponent * {"data": 1, "variance": 2, "error": 1, "weight": -2}[meaning])
     if meaning == "error":
@@ -173,6 +173,6 @@ def _warn_once(text: str) -> None:
 
 
 def _relative(kept: range, first: int) -> slice:
-    """Return the slice that takes a range out of an array whose first element has the number `first`."""
+    """Return the slice that selects a range from an array whose first element has the number `first`."""
     stop = kept.stop - first
     return slice(kept.start - first, None if stop < 0 else stop, kept.step)

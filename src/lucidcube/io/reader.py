@@ -1,4 +1,4 @@
-"""Opening a FITS file as a lazy cube."""
+"""Open FITS files as lazy cubes."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _log = logging.getLogger(__name__)
 
 
 class FileIdentity(NamedTuple):
-    """What a file contains, wherever it lies: its size in bytes, and its SHA-256 in hexadecimal."""
+    """Identity of the content of a file: its size in bytes, and its SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
 
 
 def file_identity(path: str | Path) -> FileIdentity:
-    """Read a file in small pieces and return its size and hash; one that cannot be read raises CubeError."""
+    """Read a file piecewise and return its size and hash; CubeError if it cannot be read."""
     try:
         with open(Path(path).expanduser(), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -59,40 +59,39 @@ def open_cube(
 ) -> xr.Dataset:
     """Open an array of a FITS file, and its variance if the file has one, as a lazy cube.
 
-    Headers are read, and samples of the numbers; the planes are read when they are computed, each block by
-    itself. Compressed files and arrays whose planes are scattered over the file are rewritten once, in
-    bounded memory.
+    Only the headers and samples of the numbers are read now; each block is read when it is computed.
+    Compressed files and arrays whose planes are not contiguous are rewritten once, in bounded memory.
 
     Parameters
     ----------
     specifier
         ``PATH{EXT}[SLICE](AXES)``, see `lucidcube.io.specifier`.
     block
-        Planes per block; see `lucidcube.lift.blocks.planes_per_block` for the default.
+        Number of planes per block; see `lucidcube.lift.blocks.planes_per_block` for the default.
     scratch
-        Folder for what must be rewritten, shared by all workers; by default a temporary one, removed at exit.
+        Folder for rewritten files, shared by all workers; by default a temporary one, removed at exit.
     wave_start, wave_step, wave_unit
-        Position of the first channel, distance of two, and their unit, in place of the header's.
+        Position of the first channel, step between channels, and their unit, in place of the header's.
     message
-        Called with a sentence before work that takes long.
+        Called with a sentence before slow operations.
 
     Returns
     -------
     xarray.Dataset
-        `data` and perhaps `variance`, float32 (wavelength, y, x), NaN where blank or infinite; coordinates
-        `wavelength` (SI units; NaN for an image without one) and `channel` (number of the plane in the file).
-        The attribute `header` describes just this: sliced, with x, y, wavelength in that order except for
-        axes of length one, which stay where they were; its NAXISn are the shape to write. `scale_exponent` e:
-        the data were multiplied by 2**e and the variance by 4**e, see `lucidcube.io.locate.scale_exponent`
-        (0 for nearly all files). `wavelength.attrs["axis"]` is the FITS number of the spectral axis in
-        `header`; 0 for an image.
+        `data` and, if the file has it, `variance`, float32 (wavelength, y, x), NaN where blank or infinite;
+        coordinates `wavelength` (SI units; NaN for an image) and `channel` (number of the plane in the file).
+        The attribute `header` describes the selected part, with the axes x, y, wavelength in this order; axes
+        of length one keep their positions, and NAXISn are the shape to write. The attribute `scale_exponent`
+        is the number e if the data were multiplied by 2**e and the variance by 4**e, see
+        `lucidcube.io.locate.scale_exponent` (0 for nearly all files). `wavelength.attrs["axis"]` is the FITS
+        number of the spectral axis in `header`; 0 for an image.
 
     Raises
     ------
     ConfigError
-        If the specifier cannot be read.
+        If the specifier is invalid.
     CubeError
-        If there is no such file or array, it is damaged, or its axes are ambiguous.
+        If the file or array does not exist or is damaged, or its axes are ambiguous.
     """
     wanted = parse_specifier(specifier) if isinstance(specifier, str) else specifier
     if block is not None and block < 1:

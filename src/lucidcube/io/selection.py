@@ -1,4 +1,4 @@
-"""Which part of an array is the cube, by its axes, its slices and its range of wavelengths."""
+"""Select the part of an array that is the cube by its axes, its slices and its range of wavelengths."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _SPEED_OF_LIGHT = 299_792_458.0
 class Selection(NamedTuple):
     """The part of an array that is the cube.
 
-    `specifier` is the user's choice with the range of wavelengths turned into a slice, `kept` holds the
-    elements of each axis that are kept, `header` belongs to the whole array and includes the user's values
-    for the spectral axis, and `grid` to the channels that are kept (one NaN for an image).
+    `specifier` is the user's choice, with the range of wavelengths replaced by a slice; `kept` holds the
+    selected elements of each axis; `header` describes the whole array and includes the user's values for the
+    spectral axis; `grid` holds the positions of the selected channels (a single NaN for an image).
     """
 
     specifier: Specifier
@@ -47,7 +47,7 @@ def select(
     """Apply the axes, slices and range of wavelengths of a specifier to an array.
 
     `given` holds wave_start, wave_step and wave_unit, see `override_cards`; for `lookup` see `spectral_grid`.
-    Ambiguous axes and a choice that leaves nothing raise CubeError, an unknown unit ConfigError.
+    Ambiguous axes and an empty selection raise CubeError, an unknown unit raises ConfigError.
     """
     name = wanted.path
     kept = _kept(wanted.index, hdu.shape, name)
@@ -76,11 +76,10 @@ def select(
 
 
 def product_header(chosen: Selection) -> tuple[fits.Header, int]:
-    """Describe just the part that is kept.
+    """Return a header for the selected part, and the FITS number of its spectral axis (0 if there is none).
 
-    The axes of the header are in the order in which products are written (wavelength, y, x; axes of length
-    one stay where they were unless others must move). The number is that of its spectral axis, 0 if there is
-    none.
+    The axes of the header are in the order in which products are written: wavelength, y, x. Axes of length
+    one keep their positions unless the other axes are reordered.
     """
     ndim = len(chosen.kept)
     header = chosen.header
@@ -89,14 +88,14 @@ def product_header(chosen: Selection) -> tuple[fits.Header, int]:
     spectral = chosen.axes.spectral
     main = [axis for axis in chosen.axes if axis is not None]
     order = list(range(ndim))
-    if main != sorted(main):  # else only axes of length one lie between them
+    if main != sorted(main):  # otherwise only axes of length one are between them
         order = [axis for axis in order if axis not in main] + main
     header = reorder_axes(header, [ndim - axis for axis in reversed(order)])
     return header, 0 if spectral is None else ndim - order.index(spectral)
 
 
 def _kept(index: Sequence[int | AxisSlice], shape: tuple[int, ...], name: str) -> list[range]:
-    """Return which elements of each axis the slices leave; integers leave one."""
+    """Return the elements of each axis that the slices select; an integer selects one."""
     sides = " x ".join(map(str, shape))
     if len(index) > len(shape):
         raise CubeError(f"{name}: {len(index)} slices, but the array has {len(shape)} axes ({sides})")
@@ -115,11 +114,11 @@ def _kept(index: Sequence[int | AxisSlice], shape: tuple[int, ...], name: str) -
 
 
 def _within(part: range, grid: SpectralGrid, wave: WaveRange, name: str) -> range:
-    """Return the channels of `part` in a closed range of the spectral axis."""
+    """Return the channels of `part` within a closed range of the spectral axis."""
     unit = spectral_unit(wave.unit)
     if unit is None:
         raise ConfigError(
-            f"wave: {wave.unit!r} is no unit of wavelength, frequency or speed; type for example um"
+            f"wave: {wave.unit!r} is not a unit of wavelength, frequency or speed; type for example um"
         )
     low = -math.inf if wave.low is None else wave.low * unit.scale
     high = math.inf if wave.high is None else wave.high * unit.scale
@@ -127,7 +126,7 @@ def _within(part: range, grid: SpectralGrid, wave: WaveRange, name: str) -> rang
         low, high = (_SPEED_OF_LIGHT / end if end > 0 else math.inf for end in (high, max(low, 0.0)))
     elif unit.si != grid.si:
         raise CubeError(
-            f"{name}: wave is in {wave.unit}, but the spectral axis is in {grid.si or 'no known unit'}"
+            f"{name}: wave is in {wave.unit}, but the spectral axis is in {grid.si or 'an unknown unit'}"
         )
     positions = grid.values[np.asarray(part)]
     margin = 1e-9 * np.abs(positions)

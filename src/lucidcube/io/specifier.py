@@ -1,4 +1,4 @@
-"""Naming an array in a file: ``PATH{EXT}[SLICE](AXES)`` as text, and the same choices as options."""
+"""Parse the text that names an array in a file, ``PATH{EXT}[SLICE](AXES)``, and the same options."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AxisSlice = tuple[int | None, int | None, int | None]
 
 
 class WaveRange(NamedTuple):
-    """A closed range of the spectral axis, in `unit` as typed; an end that is None is open."""
+    """A closed range of the spectral axis in the unit `unit`; an end that is None is open."""
 
     low: float | None
     high: float | None
@@ -40,7 +40,7 @@ class WaveRange(NamedTuple):
 
 @dataclass(frozen=True)
 class Specifier:
-    """An array in a file. `str` of it is text that parses to the same choices (without `wave`).
+    """An array in a file; `str` returns text that parses to the same choices (without `wave`).
 
     `path` is as typed, and `ext` the name (``SCI`` or ``SCI,2``) or number of the HDU. `index` has an integer
     or an `AxisSlice` for each NumPy axis of the array; missing ones mean "all". `celestial` holds the NumPy
@@ -72,11 +72,11 @@ class Specifier:
         wave: str | None = None,
         axes: str | None = None,
     ) -> Specifier:
-        """Add the choices of the command line, which need no shell quoting.
+        """Add the options of the command line, which need no shell quoting.
 
         Examples are the ext ``DATA`` or ``1``, the slice ``100:200,:,3:-3``, the wave ``0.55:0.60um`` (either
-        end may be left out) and the axes ``spectral=0,celestial=1,2``. One that cannot be read or contradicts
-        the specifier raises ConfigError.
+        end may be left out) and the axes ``spectral=0,celestial=1,2``. An option that is invalid or
+        contradicts the specifier raises ConfigError.
         """
         choices: dict[str, Any] = {}
         if ext is not None:
@@ -153,7 +153,7 @@ def parse_specifier(text: str) -> Specifier:
 def parse_wave(text: str) -> WaveRange:
     """Parse a range of the spectral axis such as ``0.55:0.60um``, ``550nm:`` or ``:115GHz``.
 
-    What is not two rising numbers and a unit raises ConfigError; one of the numbers may be missing.
+    ConfigError is raised for other text than two increasing numbers, one of them optional, and a unit.
     """
     advice = "type for example 0.55:0.60um"
     match = _WAVE.fullmatch(text)
@@ -174,7 +174,7 @@ def _parse_ext(body: str, text: str) -> str | int:
     name = body.strip()
     if not name or any(c in name for c in "{}[]()") or _AXES_WORDS.match(name):
         raise ConfigError(
-            f"{text!r}: {body!r} is no extension; type its name or number, as in {{DATA}} or {{1}}"
+            f"{text!r}: {body!r} is not an extension; type its name or number, as in {{DATA}} or {{1}}"
         )
     return int(name) if name[0] not in "+-" and _INTEGER.fullmatch(name) else name
 
@@ -202,7 +202,7 @@ def _slice_text(index: int | AxisSlice) -> str:
 
 
 def _parse_axes(body: str, text: str) -> tuple[tuple[int, int] | None, int | None]:
-    """Return celestial and spectral axes; a bare pair is celestial, a bare number spectral."""
+    """Return the celestial and spectral axes; a bare pair is celestial and a bare number is spectral."""
     inside = body.strip()
     if _AXES_WORDS.match(inside):
         inside = inside[1:-1] if inside[0] in "({" and inside[-1] in ")}" else inside
@@ -219,7 +219,7 @@ def _parse_axes(body: str, text: str) -> tuple[tuple[int, int] | None, int | Non
     repeated = len({*celestial, *spectral}) != len(celestial) + len(spectral)
     if not valid or len(celestial) not in (0, 2) or len(spectral) not in (0, 1) or repeated:
         raise ConfigError(
-            f"{text!r}: {body!r} names no axes; type NumPy axis numbers, as in (1,2) for y and x, "
+            f"{text!r}: {body!r} does not name axes; type NumPy axis numbers, as in (1,2) for y and x, "
             "(0) for the spectral axis, {CELESTIAL:(1,2),SPECTRAL:(0)}, or the option spectral=0"
         )
     return (celestial[0], celestial[1]) if celestial else None, spectral[0] if spectral else None
@@ -233,12 +233,12 @@ def _refuse(text: str, piece: str, why: str) -> NoReturn:
     column = text.rfind(piece) + 1
     raise ConfigError(
         f"{text!r}: cannot read {piece!r} at column {column}: {why} "
-        "(a path that ends so goes in quotes: 'PATH'{EXT})"
+        "(a path that ends like this must be quoted: 'PATH'{EXT})"
     )
 
 
 def _split_quoted(text: str) -> tuple[str | None, str]:
-    """Take a quoted path off the front; return None and the whole text where there is no quote."""
+    """Split off a quoted path at the start; return None and the whole text if there is none."""
     if text[:1] not in ("'", '"'):
         return None, text
     quote = text[0]
@@ -255,7 +255,7 @@ def _quoted(path: str) -> str:
 
 
 def _opening(tail: str, text: str) -> int:
-    """Return where the group that ends `tail` begins."""
+    """Return the position at which the last group of `tail` begins."""
     closer, opener, depth = tail[-1], _OPENER[tail[-1]], 0
     for i in range(len(tail) - 1, -1, -1):
         depth += (tail[i] == closer) - (tail[i] == opener)

@@ -1,4 +1,4 @@
-"""The spectral coordinate of a FITS header: positions of the channels in SI units."""
+"""Compute the spectral coordinate of a FITS header: positions of the channels in SI units."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ TYPE_OF_SI = {"m": "WAVE", "Hz": "FREQ", "m/s": "VELO"}
 _UNSUPPORTED = {"ENER", "WAVN", "ZOPT", "BETA", "FELO"}
 _UNTYPED = {"", "LINEAR", "PIXEL"}
 AIPS_FRAMES = ("LSR", "HEL", "OBS", "GEO")
-"""What follows the type in CTYPEs of the old AIPS convention, in the place of an algorithm."""
+"""Reference frames that follow the type in CTYPEs of the old AIPS convention, in place of an algorithm."""
 _WAVELENGTH_RANGES = ((1e-8, 1e-2, "m"), (0.05, 100, "um"), (100, 1000, "nm"), (1000, 1e6, "Angstrom"))
 
 Positions = NDArray[np.floating[Any]]
 Lookup = Callable[[str, int, str], Positions]
-"""Returns a column of a binary table by EXTNAME, EXTVER and TTYPE, for coordinates that are a table."""
+"""A function that returns a column of a binary table by EXTNAME, EXTVER and TTYPE, for tabulated axes."""
 
 
 class Unit(NamedTuple):
-    """A unit of the spectral axis: its size in an SI unit (``m``, ``Hz``, ``m/s``; empty for none)."""
+    """A unit of the spectral axis: its size in the SI unit `si` (``m``, ``Hz``, ``m/s``; empty: unknown)."""
 
     scale: float
     si: str
@@ -76,7 +76,7 @@ class SpectralGrid(NamedTuple):
 
 
 def spectral_unit(spelling: str) -> Unit | None:
-    """Read a unit of wavelength, frequency or speed as astronomers spell it; None if it is none."""
+    """Return the unit of wavelength, frequency or speed for a usual spelling; None for any other text."""
     plain = " ".join(spelling.strip().lower().split()).replace(" ", ".").strip("[]()'\"")
     if plain in _UNITS:
         return Unit(*_UNITS[plain])
@@ -93,7 +93,7 @@ def spectral_unit(spelling: str) -> Unit | None:
 
 
 def is_spectral(header: fits.Header, n: int) -> bool:
-    """Return whether FITS axis `n` is spectral by its CTYPE or, if that says nothing, by its CUNIT."""
+    """Return whether FITS axis `n` is spectral by its CTYPE or, if that is not specific, by its CUNIT."""
     kind = _kind(header, n)
     if kind in _UNTYPED:
         return spectral_unit(text(header, f"CUNIT{n}")) is not None
@@ -103,7 +103,7 @@ def is_spectral(header: fits.Header, n: int) -> bool:
 def spectral_step(header: fits.Header, n: int) -> float:
     """Return the step of FITS axis `n` in CUNITs: CDn_n, else CDELTn * PCn_n, else 1.
 
-    Cubes with a spatial CD matrix and CDELT3 are common, so CDELT counts wherever CDn_n is missing.
+    Cubes with a spatial CD matrix and CDELT3 are common, so CDELT is used if CDn_n is missing.
     """
     step = number(header, f"CD{n}_{n}", 0.0)
     return step if step != 0.0 else number(header, f"CDELT{n}", 1.0) * number(header, f"PC{n}_{n}", 1.0)
@@ -141,8 +141,8 @@ def spectral_grid(header: fits.Header, n: int, length: int, lookup: Lookup | Non
     steps = np.diff(values)
     if not np.isfinite(values).all() or not ((steps > 0).all() or (steps < 0).all()):
         raise CubeError(
-            "the positions along the spectral axis neither rise nor fall throughout; "
-            f"look at CRVAL{n} and CD{n}_{n} or CDELT{n}, or give wave_start, wave_step and wave_unit"
+            "the positions along the spectral axis are not strictly monotonic; "
+            f"check CRVAL{n} and CD{n}_{n} or CDELT{n}, or give wave_start, wave_step and wave_unit"
         )
     known = SI_OF_TYPE.get(kind) == unit.si and len(kind) == 4
     return SpectralGrid(values, unit.si, kind if known else TYPE_OF_SI.get(unit.si, ""), cunit)
@@ -153,13 +153,13 @@ def _kind(header: fits.Header, n: int) -> str:
 
 
 def _algorithm(header: fits.Header, n: int) -> str:
-    """Return the three letters after the hyphens of CTYPE; empty for a linear axis and old AIPS frames."""
+    """Return the three-letter algorithm code of CTYPE; empty for a linear axis and old AIPS frames."""
     code = text(header, f"CTYPE{n}").upper()[4:].strip("- ")
     return "" if code in AIPS_FRAMES or len(code) != 3 or _kind(header, n) in _UNTYPED else code
 
 
 def _unit_of_axis(header: fits.Header, n: int, kind: str, values: Positions) -> tuple[Unit, str]:
-    """Return the unit by CUNIT, else by the standard, else by the size of the numbers, which is logged."""
+    """Return the unit from CUNIT, else from the standard, else guessed from the numbers (which is logged)."""
     cunit = text(header, f"CUNIT{n}")
     advice = "describe the axis with wave_start, wave_step and wave_unit"
     if kind in _UNSUPPORTED:
@@ -167,7 +167,7 @@ def _unit_of_axis(header: fits.Header, n: int, kind: str, values: Positions) -> 
     if cunit:
         unit = spectral_unit(cunit)
         if unit is None and kind in SI_OF_TYPE:
-            raise CubeError(f"CUNIT{n} = {cunit!r} is no unit of a {kind} axis; {advice}")
+            raise CubeError(f"CUNIT{n} = {cunit!r} is not a unit of a {kind} axis; {advice}")
         return unit or Unit(1.0, ""), cunit
     si = SI_OF_TYPE.get(kind, "")
     if si in ("Hz", "m/s"):
@@ -178,18 +178,19 @@ def _unit_of_axis(header: fits.Header, n: int, kind: str, values: Positions) -> 
         return Unit(1.0, ""), ""
     if not guess:
         raise CubeError(
-            f"CTYPE{n} = {kind} has no CUNIT{n}, and its numbers (about {size:g}) suggest none; {advice}"
+            f"CTYPE{n} = {kind} has no CUNIT{n}, and none can be guessed from its numbers (about {size:g}); "
+            f"{advice}"
         )
     if guess != "m":
-        _log.info("CTYPE%d = %s has no CUNIT%d: taken as %s by the size of its numbers", n, kind, n, guess)
+        _log.info(
+            "CTYPE%d = %s has no CUNIT%d: %s is assumed from the size of its numbers", n, kind, n, guess
+        )
     return Unit(*_UNITS[guess.lower()]), guess
 
 
 def _bounded(exponent: Positions) -> Positions:
     if np.max(np.abs(exponent), initial=0.0) > 300.0:
-        raise CubeError(
-            "the spectral axis is logarithmic and leaves the range of numbers; look at CRVAL and CDELT"
-        )
+        raise CubeError("the positions on the logarithmic spectral axis overflow; check CRVAL and CDELT")
     return exponent
 
 
@@ -215,7 +216,7 @@ def _by_wcslib(
     header: fits.Header, n: int, offset: Positions, start: float, step: float, si: str
 ) -> Positions:
     """Compute the positions of an axis with a non-linear algorithm from its offsets in pixels."""
-    from astropy.wcs import WCS, WcsError  # late: it imports all of astropy.coordinates
+    from astropy.wcs import WCS, WcsError  # imported here because it imports all of astropy.coordinates
 
     cards = fits.Header()
     cards["CTYPE1"], cards["CUNIT1"] = text(header, f"CTYPE{n}").upper(), si

@@ -1,4 +1,4 @@
-"""Describing a spectral grid in the cards of a header."""
+"""Describe a spectral grid by the cards of a header."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lucidcube.io.spectral import (
 )
 
 UNIFORM = 1e-5
-"""A grid is uniform if no channel is further than this fraction of a step from its place."""
+"""A grid is uniform if no channel deviates from its position by more than this fraction of a step."""
 
 _OF_ALTERNATE = (
     r"(?:WCSAXES|WCSNAME|(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CNAME|CRDER|CSYER)\d+|(?:CD|PC|PV|PS)\d+_\d+"
@@ -81,7 +81,7 @@ def spectral_cards(header: fits.Header, wavelength: NDArray[np.floating[Any]], *
 def wavelength_table(
     header: fits.Header, wavelength: NDArray[np.floating[Any]], *, axis: int
 ) -> fits.BinTableHDU | None:
-    """Make the table that a header from `spectral_cards` refers to: one row with one vector, in its CUNIT.
+    """Make the table that a header from `spectral_cards` refers to: a row with one vector, in its CUNIT.
 
     The parameters are those of `spectral_cards`. The result is None unless the axis is a ``-TAB``.
     """
@@ -98,11 +98,11 @@ def wavelength_table(
 def override_cards(
     header: fits.Header, n: int, start: float | None, step: float | None, unit: str | None
 ) -> fits.Header:
-    """Replace what a header says about spectral axis `n` by the user's values; what is None stays.
+    """Return a copy of a header with the user's values for spectral axis `n`; None keeps the header's value.
 
-    `start` is the position of the first channel and `step` the distance of two, in `unit`; either makes the
-    axis linear. `unit` alone corrects a missing or wrong CUNIT. A unit that is unknown or missing raises
-    CubeError. The header is not modified.
+    `start` is the position of the first channel and `step` the step between channels, in `unit`; either makes
+    the axis linear. `unit` alone corrects a missing or wrong CUNIT. An unknown or missing unit raises
+    CubeError.
     """
     if start is None and step is None and unit is None:
         return header
@@ -111,7 +111,7 @@ def override_cards(
     known = spectral_unit(cunit)
     if known is None:
         raise CubeError(
-            f"wave_unit: {cunit!r} is no unit of wavelength, frequency or speed; type for example um"
+            f"wave_unit: {cunit!r} is not a unit of wavelength, frequency or speed; type for example um"
         )
     set_card(result, n, "CUNIT", cunit)
     kind = text(header, f"CTYPE{n}").upper()
@@ -153,7 +153,7 @@ def _algorithm_for(positions: NDArray[np.floating[Any]], lone_step: float) -> tu
 
 
 def _base_type(header: fits.Header, n: int, before: SpectralGrid | None, si: str, code: str) -> str:
-    """Return CTYPE without algorithm: the header's own wherever it is still right."""
+    """Return CTYPE without algorithm, from the header if that is still correct."""
     found = text(header, f"CTYPE{n}")
     linear = "-" not in found or found.upper()[4:].strip("- ") in AIPS_FRAMES
     if linear and not code:

@@ -1,4 +1,4 @@
-"""Rewriting, once and in bounded memory, of arrays that cannot be read plane by plane where they lie."""
+"""Rewrite arrays that cannot be read plane by plane, once and in bounded memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lucidcube.io.plane_reader import fill
 _Triple = tuple[int, int, int]
 
 SLAB = 64 << 20
-"""Number of bytes held at a time."""
+"""Number of bytes in memory at a time."""
 
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -38,13 +38,13 @@ _OPENERS: dict[bytes, Callable[[Path], Any]] = {
 
 
 class ScratchFolder:
-    """The folder for rewritten arrays, made when it is first needed.
+    """The folder for rewritten arrays, created when it is first needed.
 
-    Each method raises CubeError if the input is damaged or the folder is full. What an earlier call made from
-    the same, unchanged file is used again.
+    Each method raises CubeError if the input is damaged or the folder is full. Files that an earlier call
+    made from the same, unchanged input are reused.
 
     `given` is None for a temporary folder that is removed at exit; `message` is called with a sentence before
-    work that takes long.
+    slow operations.
     """
 
     def __init__(self, given: str | Path | None, message: Callable[[str], None]) -> None:
@@ -53,7 +53,7 @@ class ScratchFolder:
 
     @property
     def path(self) -> Path:
-        """The folder, which exists."""
+        """Path of the folder, which is created if it does not exist."""
         if self._given is None:
             self._given = tempfile.mkdtemp(prefix="lucidcube-")
             atexit.register(shutil.rmtree, self._given, ignore_errors=True)
@@ -80,13 +80,13 @@ class ScratchFolder:
         return target
 
     def untiled(self, path: Path, hdu: int, name: str) -> tuple[Path, str]:
-        """Write the physical numbers of a tile-compressed image, in its order, into a raw file.
+        """Write the physical numbers of a tile-compressed image to a raw file in the same order.
 
-        Returns the file and its dtype with byte order.
+        Return the path and the dtype with byte order.
         """
         with (
             self._errors(f"{name} cannot be decompressed"),
-            warnings.catch_warnings(action="ignore"),  # they were logged when the headers were read
+            warnings.catch_warnings(action="ignore"),  # the warnings were logged when the headers were read
             open(path, "rb") as raw,
             fits.open(raw, mode="readonly", memmap=False) as file,
         ):
@@ -110,10 +110,10 @@ class ScratchFolder:
     def transposed(
         self, path: Path, offset: int, dtype: str, shape: _Triple, strides: _Triple, name: str
     ) -> Path:
-        """Write an array whose planes are scattered over a file into a raw file, plane by plane.
+        """Write an array whose planes are not contiguous to a raw file, plane by plane.
 
-        `shape` and `strides` (in bytes) are those of wavelength, slow and fast spatial axis; the slow axis
-        has the largest stride. The stored type is kept.
+        `shape` and `strides` (in bytes) are those of the wavelength, the slow and the fast spatial axis; the
+        slow axis has the largest stride. The stored type is kept.
         """
         layout = hashlib.sha256(repr((offset, dtype, shape, strides)).encode()).hexdigest()[:16]
         target = self.path / f"{_key(path)}-{layout}.raw"
@@ -151,12 +151,12 @@ class ScratchFolder:
 def _section(image: fits.CompImageHDU, part: tuple[int | slice, ...]) -> NDArray[Any]:
     try:
         return np.asarray(image.section[part])
-    except Exception as error:  # the errors of the codecs have no public name
+    except Exception as error:  # the exceptions of the codecs have no public name
         raise ValueError(str(error).strip() or type(error).__name__) from None
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
-    """Yield the parts of an array, in order, of about `SLAB` bytes of float64."""
+    """Yield parts of an array in order, each of about `SLAB` bytes as float64."""
     below = 8
     for axis in range(len(shape) - 1, -1, -1):
         if axis == 0 or below * shape[axis] > SLAB:
@@ -169,7 +169,7 @@ def _parts(shape: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
 
 
 def _key(path: Path) -> str:
-    """Return a name for what is made from a file, which changes when the file does."""
+    """Return a name for a file made from another one; it changes when that file changes."""
     stat = path.stat()
     identity = repr((str(path.resolve()), stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(identity.encode()).hexdigest()[:24]

@@ -1,4 +1,4 @@
-"""The tables of products: a row per plane, and the provenance."""
+"""Make the tables of products: one row per plane, and the provenance."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _CODES = {"f": "D", "i": "J", "u": "B"}
 
 
 def plane_table(name: str, cube: xr.Dataset, variables: Sequence[str]) -> fits.BinTableHDU:
-    """Make a table with a row per plane: wavelength, and a column per variable, or per parameter of a fit.
+    """Make a table with one row per plane: the wavelength, and a column per variable or fit parameter.
 
-    The variables lie along `wavelength`, or `wavelength` and `parameter`; lazy ones are computed here. One
-    that has ``meanings`` gets a column of words beside that of its codes. The column of a fitted parameter
-    called ``wavelength`` is ``wavelength_fit``, because the wavelength of the plane has that name already.
+    The variables have the dimension `wavelength`, or `wavelength` and `parameter`; lazy ones are computed.
+    Codes with the attribute ``meanings`` get a second column with words. The column of a fit parameter called
+    ``wavelength`` is called ``wavelength_fit``, because it would clash with the wavelength of the plane.
     """
     axis, loaded = cube[WAVELENGTH], cube[list(variables)].compute()
     columns = [fits.Column("wavelength", "D", unit=_unit(axis), array=axis.values)]
@@ -54,7 +54,7 @@ def _columns(name: str, variable: xr.DataArray, exponent: int) -> list[fits.Colu
 
 
 def _table(name: str, columns: Sequence[fits.Column]) -> fits.BinTableHDU:
-    """Do what `BinTableHDU.from_columns` does without importing astropy.table for it."""
+    """Return the HDU that `BinTableHDU.from_columns` makes, without importing astropy.table."""
     hdu = fits.BinTableHDU(name=name)
     hdu.data = fits.FITS_rec.from_columns(columns)
     return hdu
@@ -73,7 +73,7 @@ def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str
     """Make a table (KEY, VALUE) of text from which the run can be repeated; see `read_provenance`."""
     rows = {
         "version": __version__,
-        # JSON on one line, because FITS tables hold printable ASCII only. It is YAML as well.
+        # JSON on one line, which is valid YAML too, because FITS tables hold printable ASCII only.
         "config": json.dumps(dict(config)),
         **{f"{track}.{k}": str(v) for track, identity in inputs.items() for k, v in identity.items()},
     }
@@ -81,7 +81,7 @@ def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str
 
 
 def read_provenance(path: str | Path) -> dict[str, str]:
-    """Return the rows of the provenance table of a product; CubeError if there is none or it is damaged."""
+    """Return the rows of the provenance table of a product; CubeError if it is missing or damaged."""
     path = Path(path).expanduser()
     try:
         with fits.open(io.BytesIO(path.read_bytes()) if path.suffix == ".gz" else path) as hdus:

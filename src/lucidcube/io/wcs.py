@@ -1,4 +1,4 @@
-"""The WCS of a header: the sky coordinates of a cube, and what slicing and reordering do to the cards."""
+"""Read the sky coordinates of a header, and update its WCS cards for slicing and reordering of axes."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def celestial_wcs(header: fits.Header) -> WCS:
     no harm. SIP polynomials are used, distortion tables are not. A header without sky coordinates raises
     CubeError.
     """
-    from astropy.wcs import WCS, WcsError  # late: it imports all of astropy.coordinates
+    from astropy.wcs import WCS, WcsError  # imported here because it imports all of astropy.coordinates
 
     cards = _celestial_cards(header)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what wcslib corrects in dates and units
+            warnings.simplefilter("ignore")  # corrections of dates and units by wcslib
             wcs = WCS(cards, naxis=2)
             sky = bool(wcs.has_celestial) and wcs.pixel_n_dim == 2
             sky = sky and bool(np.isfinite(wcs.wcs_pix2world([[1.0, 1.0]], 1)).all() or wcs.wcs.lng >= 0)
@@ -57,7 +57,7 @@ def celestial_wcs(header: fits.Header) -> WCS:
 
 
 def _celestial_cards(header: fits.Header) -> fits.Header:
-    """Return a header of two axes, x and y, with the cards that concern them."""
+    """Return a header of two axes, x and y, with their cards only."""
     shape = shape_of(header)
     axes = find_axes(header, shape)
     first = [len(shape) - axes.x, len(shape) - axes.y]
@@ -79,8 +79,8 @@ def _celestial_cards(header: fits.Header) -> fits.Header:
 def slice_cards(header: fits.Header, n: int, kept: range) -> fits.Header:
     """Describe a slice of FITS axis `n`, the pixels `kept` counted from 0, in a copy of a header.
 
-    CRPIX moves, and a step other than 1 scales the column of the axis. An axis without any WCS card gets
-    none, and a slice that keeps everything changes no card.
+    CRPIX is shifted, and a step other than 1 scales the column of the axis. An axis without WCS cards and a
+    slice that keeps everything change no card.
     """
     result = header.copy()
     if f"NAXIS{n}" in header and kept != range(int(number(header, f"NAXIS{n}", 0))):
@@ -93,7 +93,7 @@ def slice_cards(header: fits.Header, n: int, kept: range) -> fits.Header:
 def reorder_axes(header: fits.Header, order: Sequence[int]) -> fits.Header:
     """Renumber the FITS axes of a header: new axis 1, 2, ... had the number in `order`.
 
-    The result has the same cards in the same order, with other numbers; NAXISn keep their places.
+    The result has the same cards in the same order, with other axis numbers; NAXISn keep their positions.
     """
     if list(order) == list(range(1, len(order) + 1)):
         return header.copy()

@@ -1,7 +1,8 @@
-"""Writing FITS files plane by plane, from any number of threads or processes.
+"""Write FITS files plane by plane, from any number of threads or processes.
 
-`reserve` makes a temporary file of the final size beside the product, with all headers; `write_planes` puts
-planes where they belong; `finish` adds the checksums and gives the file its name, `abandon` removes it.
+`reserve` makes a temporary file of the final size with all headers in the folder of the product;
+`write_planes` writes planes to their positions; `finish` adds the checksums and renames the file, and
+`abandon` removes it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _BUFFER = 4 << 20
 
 
 class Extent(NamedTuple):
-    """Where an HDU lies in a file: offsets of its header, of its data, and of the HDU after it.
+    """Position of an HDU in a file: offsets of its header, of its data, and of the next HDU.
 
     `shape` holds the number of planes and the shape of one, and `dtype` the stored type; both are empty for
     an HDU that is already written.
@@ -59,17 +60,17 @@ def reserve(
     overwrite: bool = False,
     when: str = "",
 ) -> Layout:
-    """Make the temporary file: all headers, all tables, and room for the planes.
+    """Create the temporary file with all headers, all tables, and space for the planes.
 
     Parameters
     ----------
     path
-        The product; its folder is made if it does not exist.
+        Path of the product; its folder is created if it does not exist.
     hdus
         The first becomes the primary HDU and must be an `ImagePlan`. Tables and small images are written at
         once.
     overwrite
-        Whether an existing product may be replaced, which happens in `finish`.
+        Whether an existing product may be replaced, which is done by `finish`.
     when
         Date for the comments of CHECKSUM and DATASUM; none by default, so that the same planes give the same
         file.
@@ -77,7 +78,7 @@ def reserve(
     Raises
     ------
     CubeError
-        If the product exists, or there is no room; nothing is left behind.
+        If the product exists, or the disk is full; no temporary file remains.
     ValueError
         If a dtype cannot be stored, or the first HDU is a table.
     """
@@ -86,7 +87,7 @@ def reserve(
     if not hdus or not isinstance(hdus[0], ImagePlan):
         raise ValueError("the first HDU must be an ImagePlan")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", fits.verify.VerifyWarning)  # odd cards are kept as they are
+        warnings.simplefilter("ignore", fits.verify.VerifyWarning)  # invalid cards are kept unchanged
         parts = [serialised(hdu, when, primary=i == 0, alone=len(hdus) == 1) for i, hdu in enumerate(hdus)]
     extents: list[Extent] = []
     for (header, _, size), plan in zip(parts, hdus, strict=True):
@@ -113,7 +114,7 @@ def reserve(
 
 
 def write_planes(layout: Layout, hdu: int, first_plane: int, planes: NDArray[Any]) -> int:
-    """Write a run of planes where they belong.
+    """Write consecutive planes to their positions.
 
     `planes` (n, y, x) or (y, x) of any real type are converted to the stored type in big-endian order; what
     that type cannot hold becomes infinite or 0. The result is the contribution of these bytes to DATASUM, for
@@ -142,11 +143,11 @@ def write_planes(layout: Layout, hdu: int, first_plane: int, planes: NDArray[Any
 
 
 def finish(layout: Layout, sums: Mapping[int, int]) -> Path:
-    """Add the checksums, make the file durable, and give it its name.
+    """Add the checksums, flush the file to disk, and rename it to the product.
 
-    All planes must have been written. `sums` holds, for each HDU written by planes, the sum of what
-    `write_planes` returned in any order; the bytes of an HDU that is not in it are read back. If the disk
-    fails, or another file has taken the name, CubeError is raised and nothing is left behind.
+    All planes must have been written. `sums` holds the sum of the values that `write_planes` returned for
+    each HDU; the bytes of other HDUs are read back. If the file cannot be written, or the product was created
+    meanwhile, CubeError is raised and no temporary file remains.
     """
     target = Path(layout.path)
     try:
@@ -178,7 +179,7 @@ def _check_free(target: Path, overwrite: bool) -> None:
 
 
 def _add_checksums(descriptor: int, extent: Extent, total: int | None) -> None:
-    """Fill in CHECKSUM and DATASUM of an HDU; all other bytes of its header stay."""
+    """Set CHECKSUM and DATASUM of an HDU; all other bytes of its header are unchanged."""
     if total is None:
         places = range(extent.data, extent.end, _BUFFER)
         total = sum(checksum(os.pread(descriptor, min(_BUFFER, extent.end - p), p)) for p in places)
