@@ -1,19 +1,19 @@
 """Fill the holes of a plane by linear interpolation between the good pixels around them.
 
-The surface is the one that a Delaunay triangulation of *all* good pixels would give, but only the
-cavities are triangulated. Three facts about points on a grid make that exact:
+The surface is the one that a Delaunay triangulation of *all* good pixels would give, but only the cavities
+around missing pixels are triangulated. This is exact for points on a grid, for three reasons:
 
-* two good pixels side by side are always joined by an edge, so each 8-connected group of missing
-  pixels has a cavity of its own, bounded by such unit edges and never crossed by other triangles;
-* all corners of the triangles of a cavity are good pixels with a missing neighbour, its **rim**;
-* with integer coordinates the "inside this circle?" test is exact, so the cells (the convex polygons
-  of all rim pixels on one empty circle) are found without rounding.
+* Two adjacent good pixels are always joined by an edge, so each 8-connected group of missing pixels has a
+  cavity of its own, which is bounded by such unit edges and not crossed by other triangles.
+* All corners of the triangles of a cavity are good pixels with a missing neighbour, the **rim**.
+* The test whether a point is inside a circle is exact for integer coordinates, so that the cells (the convex
+  polygons of all rim pixels on one empty circle) are found without rounding errors.
 
-A grid is full of cells with more than three corners: four corners of a square lie on one circle, and
-either diagonal makes a valid Delaunay triangulation. Programs usually take an arbitrary one; here the value
-is the mean over the fans from every corner of the cell, each a valid triangulation. That keeps the
-result symmetric (a single missing pixel becomes the mean of its four neighbours) and independent of the
-order of work.
+Many cells of a grid have more than three corners: the four corners of a square are on one circle, and both
+diagonals give valid Delaunay triangulations. Other programs choose one of them arbitrarily; here the value
+is the mean over the fans from every corner of the cell, each of which is a valid triangulation. Therefore
+the result is symmetric (a single missing pixel becomes the mean of its four neighbours) and does not depend
+on the order of the computation.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ Flags = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
 LARGEST_SIDE = 16384
-"""Sides above this could overflow the exact 64-bit test of `_in_circle`."""
+"""Largest side of a plane; longer sides could overflow the 64-bit integers of `_in_circle`."""
 
 
 def fill_linear(plane: NDArray[np.floating], missing: Flags) -> Plane:
-    """Replace missing pixels by linear interpolation between the good ones around them.
+    """Replace missing pixels by linear interpolation between the good pixels around them.
 
-    The plane is set in a frame one pixel wide that holds the 3 x 3 mean of what lies beside it (missing
-    pixels and the outside counting as zero), so that holes open to the edge, such as the corners of a
-    rotated field, fall from their rim towards zero. The time follows the number of missing pixels and
-    of their rims, not the size of the plane.
+    The plane is extended by a frame that is one pixel wide and contains 3 x 3 means of the plane, in which
+    missing pixels and the outside are zero. Thus the values in holes that are open to the edge, such as the
+    corners of a rotated field, decrease towards zero. The time is proportional to the number of missing
+    pixels and rim pixels, not to the size of the plane.
 
     Parameters
     ----------
     plane : (y, x) array
-        NaN is missing. Sides up to 16384.
+        Plane with sides of up to 16384 pixels; NaN is missing.
     missing : (y, x) bool array
-        Further pixels to be replaced, whatever they hold.
+        Further pixels to replace, whatever their values.
 
     Returns
     -------
     (y, x) float32 array
-        Finite everywhere; pixels that are not missing keep their bits.
+        Finite everywhere; pixels that are not missing are bit-identical to the input.
 
     Raises
     ------
     ValueError
-        If the shapes differ, the arrays are not two-dimensional or a side is too long.
+        If the shapes differ, the arrays are not two-dimensional, or a side is too long.
 
     Notes
     -----
-    Where the Delaunay triangulation of the good pixels is unique this equals
-    ``scipy.interpolate.LinearNDInterpolator`` on the framed plane to float32 rounding; where it is not,
-    the mean over valid triangulations is taken (see the text of the module).
+    Where the Delaunay triangulation of the good pixels is unique, the result is that of
+    ``scipy.interpolate.LinearNDInterpolator`` on the framed plane up to float32 rounding; elsewhere it is the
+    mean over valid triangulations (see the module docstring).
     """
     if plane.ndim != 2 or plane.shape != missing.shape or max(plane.shape) > LARGEST_SIDE:
         raise ValueError(
-            f"plane {plane.shape} and missing {missing.shape} must be two-dimensional, of one shape "
-            f"and at most {LARGEST_SIDE} pixels a side"
+            f"plane {plane.shape} and missing {missing.shape} must be two-dimensional and have one shape "
+            f"with sides of at most {LARGEST_SIDE} pixels"
         )
     filled = plane.astype(np.float32)
     hole = missing | np.isnan(filled)
@@ -83,7 +83,7 @@ def fill_linear(plane: NDArray[np.floating], missing: Flags) -> Plane:
 
 
 def _fill_frame(framed: Plane) -> None:
-    """Set the outermost pixels to the 3 x 3 mean of the zero-framed plane."""
+    """Set the outermost pixels to the 3 x 3 mean of the plane, which is zero outside."""
     ninth = np.float32(1 / 9)
     rows, columns = framed, framed[1:-1].T
     for lines in (rows, columns):
@@ -95,7 +95,7 @@ def _fill_frame(framed: Plane) -> None:
 
 @njit(cache=True, nogil=True)
 def _fill_single(values: Plane, todo: Flags) -> None:
-    """Fill the missing pixels whose eight neighbours are all good with the mean of the nearest four."""
+    """Fill missing pixels whose eight neighbours are all good with the mean of the nearest four."""
     ny, nx = todo.shape
     for y in range(1, ny - 1):
         for x in range(1, nx - 1):
@@ -110,10 +110,10 @@ def _fill_single(values: Plane, todo: Flags) -> None:
 
 @njit(cache=True, nogil=True)
 def _rim(todo: Flags) -> tuple[Integers, NDArray[np.int32]]:
-    """Return the (y, x) of the rim pixels in raster order, and how many of them precede each pixel.
+    """Return the (y, x) of the rim pixels in raster order, and the number of them that precede each pixel.
 
-    Those of row y with x0 <= x < x1 are numbers ``before[y, x0]`` to ``before[y, x1]``: a search of any box
-    costs only what lies in it.
+    The rim pixels in row y with x0 <= x < x1 have the numbers ``before[y, x0]`` to ``before[y, x1] - 1``, so
+    that the rim pixels in a box are found without a search.
     """
     ny, nx = todo.shape
     rim = np.zeros(todo.shape, dtype=np.bool_)
@@ -134,10 +134,10 @@ def _rim(todo: Flags) -> tuple[Integers, NDArray[np.int32]]:
 
 @njit(cache=True, nogil=True)
 def _fill_groups(values: Plane, todo: Flags, rim: Integers, before: NDArray[np.int32]) -> None:
-    """Walk over the cells of every cavity and fill the missing pixels in each.
+    """Traverse the cells of every cavity and fill the missing pixels in each cell.
 
-    A walk starts below the unit edge north of a group's first pixel and crosses every edge of a cell
-    that is longer than one: those have the cavity on both sides.
+    The traversal of a group starts at the unit edge above its first pixel and crosses every edge that is
+    longer than one, because such an edge has the cavity on both sides.
     """
     n = len(rim)
     seen = {np.int64(-1)}
@@ -166,13 +166,13 @@ def _fill_groups(values: Plane, todo: Flags, rim: Integers, before: NDArray[np.i
 
 @njit(cache=True, nogil=True)
 def _cross(rim: Integers, a: int, b: int, y: int, x: int) -> int:
-    """Twice the signed area of a triangle; positive if (y, x) lies on the inner side of the edge a to b."""
+    """Return twice the signed area of a, b, (y, x); positive if (y, x) is on the inner side of the edge."""
     return (rim[b, 1] - rim[a, 1]) * (y - rim[a, 0]) - (rim[b, 0] - rim[a, 0]) * (x - rim[a, 1])
 
 
 @njit(cache=True, nogil=True)
 def _in_circle(rim: Integers, a: int, b: int, c: int, y: int, x: int) -> int:
-    """Positive, zero, negative if (y, x) lies inside, on, outside the circle through a, b, c (exact)."""
+    """Return a number > 0, 0 or < 0 (exact) if (y, x) is inside, on or outside the circle through a, b, c."""
     ay, by, cy = rim[a, 0] - y, rim[b, 0] - y, rim[c, 0] - y
     ax, bx, cx = rim[a, 1] - x, rim[b, 1] - x, rim[c, 1] - x
     a2, b2, c2 = ay * ay + ax * ax, by * by + bx * bx, cy * cy + cx * cx
@@ -181,12 +181,12 @@ def _in_circle(rim: Integers, a: int, b: int, c: int, y: int, x: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _circle_box(rim: Integers, a: int, b: int, c: int, ny: int, nx: int) -> tuple[int, int, int, int]:
-    """First and one past the last row and column that the circle through a, b, c reaches in the plane."""
+    """Return the rows [y0, y1) and columns [x0, x1) of the plane that the circle through a, b, c covers."""
     ay, ax = rim[a]
     by, bx, cy, cx = rim[b, 0] - ay, rim[b, 1] - ax, rim[c, 0] - ay, rim[c, 1] - ax
     b2, c2, area = by * by + bx * bx, cy * cy + cx * cx, 2.0 * (bx * cy - by * cx)
     y, x = (bx * c2 - cx * b2) / area, (cy * b2 - by * c2) / area
-    radius = math.sqrt(y * y + x * x) * (1 + 1e-9) + 1e-6  # the box may be too large, never too small
+    radius = math.sqrt(y * y + x * x) * (1 + 1e-9) + 1e-6  # rounded up: a box that is too large is harmless
     y0, y1 = math.floor(max(ay + y - radius, 0.0)), math.floor(min(ay + y + radius, ny - 1.0)) + 1
     x0, x1 = math.floor(max(ax + x - radius, 0.0)), math.floor(min(ax + x + radius, nx - 1.0)) + 1
     return y0, y1, x0, x1
@@ -196,8 +196,8 @@ def _circle_box(rim: Integers, a: int, b: int, c: int, ny: int, nx: int) -> tupl
 def _find_cell(rim: Integers, a: int, b: int, before: NDArray[np.int32], cell: Integers) -> int:
     """Find the corners of the cell on the inner side of the edge a to b, in order; return their number.
 
-    The search box about the edge doubles until it holds the circle of the best corner found in it: then
-    no rim pixel elsewhere can lie in that circle.
+    The search box around the edge is doubled until it contains the circle of the best corner in it; then no
+    rim pixel outside the box can be in that circle.
     """
     ny, nx = before.shape[0], before.shape[1] - 1
     ay, ax = rim[a]
@@ -232,7 +232,7 @@ def _find_cell(rim: Integers, a: int, b: int, before: NDArray[np.int32], cell: I
 
 @njit(cache=True, nogil=True)
 def _sort_corners(rim: Integers, cell: Integers) -> None:
-    """Order corners on one circle by their direction from the first (which needs no angles)."""
+    """Sort corners on one circle by their direction from the first, by cross products instead of angles."""
     for i in range(3, cell.size):
         p, j = cell[i], i
         while j > 2 and _cross(rim, cell[0], cell[j - 1], rim[p, 0], rim[p, 1]) < 0:
@@ -243,7 +243,7 @@ def _sort_corners(rim: Integers, cell: Integers) -> None:
 
 @njit(cache=True, nogil=True)
 def _fill_cell(values: Plane, todo: Flags, rim: Integers, cell: Integers) -> None:
-    """Fill the missing pixels inside a convex cell, its edges included, row by row."""
+    """Fill the missing pixels inside a convex cell, including its edges, row by row."""
     rows = rim[cell, 0]
     for y in range(rows.min(), rows.max() + 1):
         low, high = todo.shape[1], -1
@@ -264,7 +264,7 @@ def _fill_cell(values: Plane, todo: Flags, rim: Integers, cell: Integers) -> Non
 
 @njit(cache=True, nogil=True)
 def _mean_of_fans(values: Plane, rim: Integers, cell: Integers, y: int, x: int) -> float:
-    """Interpolate linearly at (y, x), and average over the triangulations by a fan from each corner."""
+    """Interpolate linearly at (y, x) and average over the fan triangulations from each corner."""
     total, fans = 0.0, cell.size if cell.size > 3 else 1
     for first in range(fans):
         a = cell[first]

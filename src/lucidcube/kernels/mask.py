@@ -1,4 +1,4 @@
-"""Mask of bad pixels from an artefact score: a cut that depends on the channel, and dilation by the score."""
+"""Mask bad pixels by their artefact score: a cut that depends on the channel, and dilation by the score."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Spectral rebinning: weighted combinations of channels that are point samples at their centres."""
+"""Rebin spectrally: weighted combinations of channels that are point samples at their centres."""
 
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -9,7 +9,7 @@ Response = Literal["triangle", "rectangle"]
 Operation = Literal["mean", "sum", "mean_err"]
 
 STREAM_BYTES = 2 << 20
-"""Size of the input that is read at once: large enough for the disk, small compared with a block."""
+"""Bytes of input that are read at once: large enough for efficient reads, small compared with a block."""
 
 EDGE = 1e-6
 """Fraction of a step within which two positions are equal, because axes consist of rounded decimals."""
@@ -25,7 +25,7 @@ class Planes(Protocol):
 
 
 class Bins(NamedTuple):
-    """New spectral axis."""
+    """The output channels."""
 
     centre: np.ndarray
     """(output,) positions of the new channels."""
@@ -36,14 +36,14 @@ class Bins(NamedTuple):
 
 
 def bins(axis: np.ndarray, step: float, width: float, response: Response) -> Bins:
-    """Place the output channels: m_0 = l_0, m_j = m_0 + j * step while m_j <= l_last.
+    """Compute the output channels: m_0 = l_0, m_j = m_0 + j * step while m_j <= l_last.
 
     Parameters
     ----------
     axis
-        (input,) monotonic positions of the input channels; a falling axis gives a falling one.
+        (input,) monotonic positions of the input channels; the output axis has the same direction.
     step, width
-        Distance and full width at half maximum of the output channels, > 0, in the units of the axis.
+        Step and full width at half maximum of the output channels, > 0, in the units of the axis.
     response
         Shape of an output channel.
     """
@@ -78,8 +78,8 @@ def weights(axis: np.ndarray, centre: np.ndarray, width: float, response: Respon
     width
         Full width at half maximum of R, whose peak is 1.
     response
-        ``triangle`` reaches zero at +-width. ``rectangle`` is `width` wide, and a channel exactly on its
-        edge counts half, so that neighbouring rectangles share it.
+        ``triangle`` reaches zero at +-width. ``rectangle`` is `width` wide; a channel exactly on its
+        edge has half the weight, so that neighbouring rectangles share it.
     """
     distance = np.abs(axis[None, :] - centre[:, None]) / width
     if response == "triangle":
@@ -110,7 +110,7 @@ def rebin_block(
     variance
         Variance of `data`, same shape, or None.
     operation
-        ``mean``: sum(w x)/sum(w). ``sum``: sum(w x), scaled up for the weight of missing inputs.
+        ``mean``: sum(w x)/sum(w). ``sum``: sum(w x), scaled up to compensate for missing inputs.
         ``mean_err``: sqrt(sum(w x^2)/sum(w)), summed in float64, because the squares of fluxes of 1e-20
         underflow in float32.
 
@@ -118,7 +118,7 @@ def rebin_block(
     -------
     tuple of numpy.ndarray
         (output, y, x) float32, followed by its variance if one is given (to first order for
-        ``mean_err``); NaN where no input is valid. The variance is NaN where that of a valid input is.
+        ``mean_err``); NaN where no input is valid. The variance is NaN if that of a valid input is NaN.
     """
     shape = (table.shape[0], *data.shape[1:])
     squares = operation == "mean_err"
