@@ -1,1 +1,1 @@
-"""The run: check, plan and compute tracks, segment by segment, and write the products."""
+"""Run a config: check, plan and compute its tracks segment by segment, and write the products."""

@@ -1,4 +1,4 @@
-"""The planes of the star's track become the PSF of the target."""
+"""Attach the planes of the star's track to the target as its PSF."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def attach_psf(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     target, star
-        Cubes on the same wavelengths; a star of one plane serves all planes.
+        Cubes with the same wavelengths; a star with a single plane is used for all planes.
 
     Returns
     -------

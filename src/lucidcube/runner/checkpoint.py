@@ -5,12 +5,11 @@ A checkpoint is a folder named by its track, its stage and a fingerprint of ever
     target-rebin-3f2a9c41d0b7a6e5/
         cube.zarr/          the variables, one chunk per block (zarr v3; `xarray.open_zarr` reads it)
         checksums/000007    CRC-32C of the arrays of block 7, written after its chunks
-        checkpoint.json     what the fingerprint was made of, written last: the store is complete
+        checkpoint.json     the ingredients of the fingerprint, written after the empty store
 
-Only blocks with a matching checksum record are reused. Anything else (never written, half written, damaged
-since) is computed again. The checksums are those of arrays as zarr returns them, so that codecs and file
-names do not matter. Coordinates and attributes are compared with those of the cube and written again if
-they differ.
+Only blocks with a matching checksum record are reused; missing, incomplete and damaged blocks are computed
+again. The checksums are those of the decoded arrays, so that codecs and file names do not matter.
+Coordinates and attributes are compared with those of the cube and written again if they differ.
 """
 
 from __future__ import annotations
@@ -41,28 +40,22 @@ from lucidcube.runner.store import COORDINATES, NOT_DATA, create_store, holds, o
 
 STORE, CHECKSUMS, COMPLETE = "cube.zarr", "checksums", "checkpoint.json"
 NAME = re.compile(r"(?P<track>[a-z]+)-(?P<stage>[a-z_]+)-[0-9a-f]{16}")
-"""The name of a checkpoint's folder."""
+"""Pattern of the names of checkpoint folders."""
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
-"""Errors of the file system that every other block would meet too."""
+"""Errors of the file system that would occur for every other block, too."""
 READERS = 8
-"""Threads that verify blocks; most of their time is spent waiting for the disk."""
+"""Number of threads that verify blocks; they mostly wait for the disk."""
 
 
 def fingerprint(*ingredients: Any) -> str:
-    """Return a key of plain data: equal ingredients give equal keys on any machine."""
+    """Return a hash of plain data that is the same on any machine."""
     text = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The output of one segment on disk.
-
-    Attributes
-    ----------
-    path
-        The folder.
-    """
+    """The output of one segment on disk, in the folder `path`."""
 
     path: Path
 
@@ -70,7 +63,7 @@ class Checkpoint:
     def prepare(
         cls, path: Path, cube: xr.Dataset, variables: Sequence[str], ingredients: Any, codec: Codec = "none"
     ) -> Checkpoint:
-        """Create the empty store for variables of a lazy cube, or open the one that exists.
+        """Create an empty store for variables of a lazy cube, or open an existing one.
 
         Parameters
         ----------
@@ -81,7 +74,7 @@ class Checkpoint:
         variables
             Names of the variables to keep.
         ingredients
-            Plain data that the name of the folder was made of.
+            Plain data from which the name of the folder was made.
         codec
             Compression of a new store.
 
@@ -107,7 +100,7 @@ class Checkpoint:
         return checkpoint
 
     def _restore(self, cube: xr.Dataset, variables: Sequence[str]) -> bool:
-        """Check that the store suits this cube; write coordinates and attributes again if they differ."""
+        """Return whether the store matches the cube; rewrite coordinates and attributes that differ."""
         try:
             if json.loads((self.path / COMPLETE).read_bytes())["variables"] != list(variables):
                 return False
@@ -130,7 +123,7 @@ class Checkpoint:
         return True
 
     def _arrays(self) -> dict[str, zarr.Array]:
-        """The variables, without the coordinates."""
+        """Return the arrays of the variables, without the coordinates."""
         group = zarr.open_group(self.path / STORE, mode="r+")
         names = json.loads((self.path / COMPLETE).read_bytes())["variables"]
         return {name: group[name].with_config({"write_empty_chunks": True}) for name in names}
@@ -141,12 +134,12 @@ class Checkpoint:
         return len(_starts(next(iter(self._arrays().values()))))
 
     def missing(self, *, verify: bool = True) -> list[int]:
-        """Return the numbers of the blocks that are not there.
+        """Return the numbers of the blocks that are missing or damaged.
 
         Parameters
         ----------
         verify
-            Read all blocks and compare their checksums; otherwise a checksum record is enough.
+            Whether to read all blocks and compare their checksums; otherwise a record is sufficient.
         """
         arrays = self._arrays()
         numbers = range(len(_starts(next(iter(arrays.values())))))
@@ -167,14 +160,14 @@ class Checkpoint:
         Parameters
         ----------
         cube
-            The lazy cube to write; it is cut into the blocks of the store.
+            The lazy cube to write; it is divided into the blocks of the store.
         variables
             Names as given to `prepare`.
 
         Returns
         -------
         dask.array.Array
-            (blocks,) number of bytes written.
+            (blocks,) number of bytes of each block.
         """
         arrays = self._arrays()
         leader = arrays[variables[0]]
@@ -187,11 +180,11 @@ class Checkpoint:
     def open(self) -> xr.Dataset:
         """Return the variables as a lazy cube, one chunk per block; numbers per plane are in memory.
 
-        All blocks must be there; see `missing`.
+        All blocks must exist; see `missing`.
         """
         group = zarr.open_group(self.path / STORE, mode="r")
         coordinates = {n: (WAVELENGTH, group[n][:], group[n].attrs.asdict()) for n in COORDINATES}
-        # Another store made in the same place gets other names.
+        # A new store in the same place gets other names in the graph.
         token = f"{self.path} {(self.path / COMPLETE).stat().st_mtime_ns}"
         variables = {name: open_variable(name, array, token) for name, array in self._arrays().items()}
         attrs = {k: v for k, v in group.attrs.asdict().items() if k not in NOT_DATA}
@@ -224,7 +217,7 @@ def _crc(array: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class _Write:
-    """Writes one block of every variable, then its record."""
+    """Write one block of every variable, then its record."""
 
     path: str
     arrays: Mapping[str, zarr.Array]

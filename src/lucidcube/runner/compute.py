@@ -1,7 +1,7 @@
-"""Blocks are computed through a `concurrent.futures.Executor`: a bounded window, one retry, a stop flag.
+"""Compute blocks with a `concurrent.futures.Executor`: a bounded window, one retry, a stop flag.
 
-A block is one task. It computes its part of the graph of a segment from the first stage to the last in one
-place, so that a cluster has no intermediate results to move, to keep, or to lose.
+A block is one task, which computes the block from the first stage of a segment to the last in one worker, so
+that a cluster does not store or transfer intermediate results.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ CHECK_INTERVAL = 5.0
 
 
 def check_engine(fft: EngineName) -> None:
-    """Check that an engine of the Fourier transforms works on this machine.
+    """Check that an engine for Fourier transforms works on this machine.
 
     Raises
     ------
     ConfigError
-        If it does not.
+        If the engine does not work.
     """
     try:
         with use_engine(fft):
@@ -52,7 +52,7 @@ def check_engine(fft: EngineName) -> None:
 
 
 class BlockGraph:
-    """The part of a graph that one block needs; a plain object, which dask does not look into.
+    """The part of a graph that one block needs, as an opaque object that dask does not traverse.
 
     Parameters
     ----------
@@ -67,22 +67,22 @@ class BlockGraph:
 
 
 class SegmentGraph:
-    """The graph of a lazy array of one item per block, written out once and cut block by block.
+    """The graph of a lazy array of one item per block, which is materialised once and culled for each block.
 
-    Asking dask for one block of an array would walk the graph of all blocks.
+    Indexing the array with dask would traverse the graph of all blocks for each of them.
 
     Parameters
     ----------
     work
-        One-dimensional, one item per block.
+        One-dimensional array with one item per block.
     """
 
     def __init__(self, work: da.Array) -> None:
-        # It is not optimised: a block runs in one place, task after task, so that fusing gains nothing.
+        # No optimisation: the tasks of a block run one after another in one thread, so fusing has no benefit.
         self._name, self._graph = work.name, dict(work.__dask_graph__())
 
     def block(self, number: int) -> BlockGraph:
-        """Return the part that one block needs."""
+        """Return the part of the graph that one block needs."""
         key = (self._name, number)
         graph, _ = cull(self._graph, [key])
         return BlockGraph(dict(graph), key)
@@ -94,7 +94,7 @@ def compute_block(block: BlockGraph, fft: EngineName, report_memory: bool) -> tu
     Parameters
     ----------
     block
-        Its graph.
+        Graph of the block.
     fft
         Engine of the Fourier transforms.
     report_memory
@@ -113,12 +113,12 @@ def compute_block(block: BlockGraph, fft: EngineName, report_memory: bool) -> tu
 
 
 class BlockComputer:
-    """Computes the blocks of a run and counts them.
+    """Compute the blocks of a run and count them.
 
     Parameters
     ----------
     workers
-        Where blocks are computed.
+        Workers that compute the blocks.
     monitor
         Informed about progress.
     stop
@@ -141,30 +141,30 @@ class BlockComputer:
         blocks: Sequence[int],
         describe: Callable[[int], str] = "block {}".format,
     ) -> Iterator[tuple[int, Any]]:
-        """Compute blocks, at most a window of them at a time; a block that fails is retried after the others.
+        """Compute blocks, a bounded number of them at a time; a block that fails is retried after the others.
 
         Parameters
         ----------
         name
-            What is computed, for the log, the dashboard and messages.
+            Description of the work for the log, the dashboard and messages.
         work
-            One-dimensional lazy array of one item per block.
+            One-dimensional lazy array with one item per block.
         blocks
             Numbers of the blocks to compute; the others are counted as reused.
         describe
-            Describes the planes of a block.
+            Function that describes the planes of a block.
 
         Yields
         ------
         tuple
-            (block, item), in the order in which they are finished.
+            (block, item) in the order of completion.
 
         Raises
         ------
         UserError
-            At once, if a block finds a mistake of the user: retrying would not help.
+            Immediately, if a block raises it: a mistake of the user is not retried.
         WorkersLost
-            If nothing is left that could compute.
+            If there are no workers left.
         Stopped
             After the blocks in flight, if a stop was requested.
         BlocksFailed
@@ -226,7 +226,7 @@ class _Window:
 
     def next_finished(self) -> tuple[int, int, Future[Any]]:
         while True:
-            # Workers come and go while blocks are finished, so time decides, and not only a long wait.
+            # The workers are checked at intervals even if blocks are finished all the time.
             if time.monotonic() - self._checked >= CHECK_INTERVAL:
                 self._workers.check()
                 self._checked = time.monotonic()
@@ -235,7 +235,7 @@ class _Window:
                 return *self.running.pop(future), future
 
     def cancel(self) -> None:
-        """Cancel what has not begun and wait for what runs in this process."""
+        """Cancel the blocks that have not started, and wait for those that run in this process."""
         started = [future for future in self.running if not future.cancel()]
         if not self._workers.remote:
             wait(started)
@@ -253,7 +253,7 @@ def resident_peak() -> int:
     """Return the peak resident memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # getrusage would count what the parent had before this process was started from it.
+        # getrusage would include the memory of the parent process before the fork.
         lines = status.read_text().splitlines()
         return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

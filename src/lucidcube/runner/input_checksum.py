@@ -1,4 +1,4 @@
-"""The identity of a track's input: the content of its file and the part of it that is read."""
+"""Identify the input of a track by the content of its file and the part of it that is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CACHE = "inputs.json"
 
 
 def input_identity(track: Track, work: Path | None = None) -> dict[str, Any]:
-    """Return name, size and SHA-256 of a track's file, and how it is read; fingerprints begin with this.
+    """Return the name, size and SHA-256 of a track's file, and how it is read; fingerprints start from it.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def input_identity(track: Track, work: Path | None = None) -> dict[str, Any]:
         The track.
     work
         Folder in which checksums are cached. A file with the same path, size, inode and time of modification
-        is not read again, which takes as long as a stage for large cubes.
+        is not read again, because that takes as long as a stage for large cubes.
 
     Raises
     ------

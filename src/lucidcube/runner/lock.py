@@ -1,4 +1,4 @@
-"""One run at a time uses a work folder."""
+"""Lock a work folder, so that only one run at a time uses it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LOCK, HOLDER = "in-use.lock", "in-use.json"
 def locked(folder: Path) -> Iterator[None]:
     """Lock a work folder, which is created if it does not exist.
 
-    The operating system releases the lock however the run ends, so a lock that a killed run leaves behind is
-    no obstacle. On file systems without locks the existence of the lock file decides.
+    The operating system releases the lock when the process ends in any way, so the lock file of a killed run
+    does not block other runs. On file systems without locks the existence of the lock file is the lock.
 
     Raises
     ------
     UserError
-        If another run uses the folder, or it cannot be written.
+        If another run uses the folder, or the folder cannot be written.
     """
     lock = FileLock(folder / LOCK)
     try:

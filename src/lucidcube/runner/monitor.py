@@ -1,4 +1,4 @@
-"""The progress of a run and its summary."""
+"""Define the interface that receives the progress of a run, and the summary of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Summary:
     product_bytes
         Size of the product; 0 if there is none.
     memory, worker_memory
-        Peak resident memory of this process, and of any other that computed blocks, in bytes.
+        Peak resident memory in bytes of this process, and the largest of the worker processes.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Summary:
 
 
 class Monitor:
-    """Receives the events of a run; this base class ignores them."""
+    """Receiver of the events of a run; this base class ignores them."""
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class Monitor:
         """Receive a message for the user."""
 
     def segment(self, label: str, blocks: int, reused: int) -> None:
-        """Receive the start of a segment: its number of blocks, and how many of them exist already."""
+        """Receive the start of a segment: its number of blocks, and the number of them that are reused."""
 
     def block(self, number: int) -> None:
         """Receive the number of a block that was finished."""

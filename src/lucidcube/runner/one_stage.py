@@ -1,4 +1,4 @@
-"""One stage applied to FITS files, which is what the command of a stage does."""
+"""Apply one stage to FITS files, as the commands of the stages do."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def run_stage(
     name
         Name of the stage.
     files
-        Specifiers, one for each of the stage's `files`; the first gives the header, and the variance and
-        the map of filled pixels if it has them.
+        Specifiers, one for each of the stage's `files`; the first provides the header, and the variance and
+        the map of filled pixels if they exist.
     options
         Parameters of the stage as YAML text.
     output
@@ -65,25 +65,25 @@ def run_stage(
         ``ext``, ``slice``, ``wave``, ``axes``, ``wave_start``, ``wave_step``, ``wave_unit``: how to read the
         first file.
     profile
-        Where to run.
+        Profile to run with.
     overwrite
         Whether to replace an existing file that was not made by lucidcube.
     monitor
         Informed about progress.
     inspect
-        Given the cube that the stage is about to work on, and the stage.
+        Function that is called with the cube that the stage will be applied to, and the stage.
 
     Returns
     -------
     pathlib.Path
-        The product.
+        Path of the product.
 
     Raises
     ------
     UserError
         If an option or a file is wrong, before anything is computed.
     BlocksFailed
-        If the stage failed on some planes; then no product is written.
+        If the stage failed on some planes; no product is written.
     """
     monitor = monitor or Monitor()
     stage = stage_of(name, {key: _value(key, text) for key, text in options.items()})
@@ -163,7 +163,7 @@ def _tracks(stage: Stage, files: Sequence[str], reading: Mapping[str, Any]) -> l
 
 
 def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Dataset:
-    """Return the cube that the stage works on, made of one file per variable."""
+    """Return the cube that the stage is applied to, with each variable from its own file."""
     cube = open_track(tracks[0], monitor)
     if stage.files[0] != DATA:
         cube = cube.drop_vars([VARIANCE], errors="ignore").rename({DATA: stage.files[0]})
@@ -185,7 +185,7 @@ def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Datas
 
 
 def _with_filled(cube: xr.Dataset, track: Track, monitor: Monitor) -> xr.Dataset:
-    """Add the map of filled pixels that `interpolate` wrote into the same file, if there is one."""
+    """Add the map of filled pixels that `interpolate` wrote to the same file, if it exists."""
     specifier = track.specifier()
     with fits.open(specifier.file) as hdus:
         if FILLED.upper() not in hdus:

@@ -1,7 +1,7 @@
-"""The run: check everything, plan it, then compute segment after segment and write the product.
+"""Run a config: check everything, plan it, compute segment after segment, and write the product.
 
-A segment is the stages between two checkpoints: one lazy graph, computed block by block. Blocks that a
-checkpoint holds already are not computed again.
+A segment consists of the stages between two checkpoints: one lazy graph, computed block by block. Blocks
+that exist in a checkpoint are not computed again.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from lucidcube.runner.validate import may_replace, order_problems, output_proble
 from lucidcube.stages.base import Stage
 
 Inspect = Callable[[xr.Dataset, Stage], None]
-"""Is given the cube that a stage is about to work on, and the stage."""
+"""A function that is called with the cube that a stage will be applied to, and the stage."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A config whose inputs are open and whose stages fit together.
+    """A config with open inputs and matching stages.
 
     Attributes
     ----------
@@ -54,9 +54,9 @@ class Plan:
     sources
         The lazy input cube of each track, in blocks that fit into memory.
     steps
-        What each stage reads, writes and needs.
+        Shapes, blocks, bytes and memory of each stage.
     block_bytes
-        Size of blocks to aim for.
+        Target size of blocks.
     layout
         Processes, threads and memory of the profile.
     """
@@ -70,7 +70,7 @@ class Plan:
 
 
 def check(config: Config, monitor: Monitor | None = None) -> Plan:
-    """Open the inputs and build the whole run lazily, so that every mistake is found before any work.
+    """Open the inputs and build the whole run lazily, so that mistakes are found before any computation.
 
     Raises
     ------
@@ -107,31 +107,31 @@ def run(
     inspect: Inspect | None = None,
     stop: Stop | None = None,
 ) -> Summary:
-    """Run a config; a run that was stopped continues where it was.
+    """Run a config; a run that was stopped is continued.
 
     Parameters
     ----------
     config
-        Validated.
+        The validated config.
     monitor
         Informed about progress.
     inspect
-        Given the cube that is about to be deconvolved, and the stage that will deconvolve it.
+        Function that is called with the cube that will be deconvolved, and the stage that deconvolves it.
     stop
-        When it is requested, the blocks in flight are finished and no others are submitted.
+        Once it is requested, the blocks in flight are finished and no others are submitted.
 
     Returns
     -------
     Summary
-        Where the product is, and what it took.
+        Path of the product, numbers of blocks, time and memory.
 
     Raises
     ------
     UserError
-        Before any work, if something is wrong with the config or the inputs, or if another run uses the same
-        work folder. During the work, if a disk is full.
+        Before the computation, if the config or an input is invalid, or if another run uses the same work
+        folder; during the computation, if a disk is full.
     BlocksFailed
-        If a stage failed on some planes; all that does not depend on them was computed and is kept.
+        If a stage failed on some planes; everything that does not depend on them was computed and is kept.
     Stopped
         After a stop was requested.
     """
@@ -179,7 +179,7 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
 def _compute_segment(
     segment: Segment, config: Config, computer: BlockComputer, monitor: Monitor
 ) -> xr.Dataset:
-    """Complete the checkpoint of a segment; return the segment's cube, read from it."""
+    """Compute the missing blocks of a segment; return the segment's cube, read from its checkpoint."""
     if not segment.variables:
         return segment.cube
     checkpoint = Checkpoint.prepare(
@@ -232,7 +232,7 @@ def checkpoints(config: Config) -> list[str]:
     ConfigError
         If the config cannot be run.
     """
-    output = config.output.model_copy(update={"overwrite": True})  # nothing will be written
+    output = config.output.model_copy(update={"overwrite": True})  # nothing is written
     plan = check(config.model_copy(update={"output": output}))
     names: list[str] = []
 
@@ -249,7 +249,7 @@ def checkpoints(config: Config) -> list[str]:
 def open_track(
     track: Track, monitor: Monitor, *, scratch: Path | None = None, specifier: Specifier | None = None
 ) -> xr.Dataset:
-    """Open what a track reads, or another array of its file in the same way; see `open_cube`."""
+    """Open the input of a track, or another array of the same file in the same way; see `open_cube`."""
     return open_cube(
         specifier or track.specifier(),
         wave_start=track.wave_start,
@@ -286,7 +286,7 @@ def _plan_segments(config: Config, sources: Mapping[str, xr.Dataset]) -> list[St
         if config.star is not None and not config.star.stages:
             for stage, cube in zip(segment.stages, segment.cubes, strict=False):
                 if PSF in stage.requires:
-                    stage.check(cube)  # a ready-made PSF can be looked at now
+                    stage.check(cube)  # a PSF from a file can be checked now
         return segment.cube
 
     _, errors = walk(config, sources, dict.fromkeys(config.tracks(), ""), visit)

@@ -1,4 +1,4 @@
-"""The plan of a run: blocks, bytes and memory of each stage, known before anything is computed."""
+"""Plan a run: blocks, bytes and memory of each stage, without computing anything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lucidcube.runner.segments import Segment
 from lucidcube.stages.base import Stage
 
 BASELINE = 305 << 20
-"""Memory of a process that has imported everything and computed nothing (measured: 300 to 310 MiB)."""
+"""Memory of a process after all imports and before any computation (measured: 300 to 310 MiB)."""
 
 
 class Step(NamedTuple):
@@ -27,13 +27,13 @@ class Step(NamedTuple):
     shape
         (wavelength, y, x) of the stage's product.
     block, blocks
-        Planes in a block, and number of blocks: each is a task.
+        Number of planes per block, and number of blocks; each block is a task.
     read, written
-        Bytes of the variables that the stage uses, and of those that it makes.
+        Bytes of the variables that the stage reads, and of those that it produces.
     working
-        Bytes alive while one block is worked on.
+        Bytes of memory needed to compute one block.
     checkpoint
-        Whether the product is kept.
+        Whether the result is kept in a checkpoint.
     """
 
     track: str
@@ -75,19 +75,19 @@ def plan_stage(track: str, stage: Stage, before: xr.Dataset, after: xr.Dataset, 
 
 
 def peak_memory(steps: Sequence[Step], threads: int) -> int:
-    """Return the predicted peak resident memory of a worker process with so many threads, in bytes."""
+    """Return the predicted peak resident memory in bytes of a worker process with `threads` threads."""
     return BASELINE + threads * max((s.working for s in steps), default=0)
 
 
 def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tuple[list[Step], int]:
-    """Make blocks smaller until they fit into the memory of a worker.
+    """Reduce the size of blocks until they fit into the memory of a worker.
 
     Parameters
     ----------
     build
-        Plans all stages with blocks of the size that `lucidcube.lift.blocks.limit_block_bytes` has set.
+        Function that plans all stages with blocks as limited by `lucidcube.lift.blocks.limit_block_bytes`.
     threads
-        Number of blocks that a worker process computes at a time.
+        Number of blocks that a worker process computes concurrently.
     memory
         Memory of a worker process in bytes.
 
@@ -96,12 +96,12 @@ def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tu
     steps : list of Step
         The plan.
     block_bytes : int
-        The size of blocks to aim for; see `lucidcube.lift.blocks.limit_block_bytes`.
+        The target size of blocks; see `lucidcube.lift.blocks.limit_block_bytes`.
 
     Raises
     ------
     ConfigError
-        If not even blocks of one plane fit, naming the stage and the setting to change.
+        If not even blocks of one plane fit. The message names the stage and the setting to change.
     """
     block_bytes = blocks.BLOCK_BYTES
     while True:

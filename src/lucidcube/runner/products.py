@@ -1,4 +1,4 @@
-"""The HDUs of a product, which are written block by block."""
+"""Write the HDUs of a product block by block."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from lucidcube.runner.part_files import marked_in_use
 from lucidcube.stages.base import Stage
 
 VARIANCE_NAME = "STAT"
-"""ESO's name for variances; `ERR` could also mean standard deviations."""
+"""Name of the variance at ESO; `ERR` could also mean standard deviations."""
 
 TABLES = {
     "DECONVOLUTION LOG": DECONVOLUTION_LOG,
@@ -71,7 +71,7 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
 """The variables of each product that a user can request."""
 
 Compute = Callable[[str, Any, Sequence[int]], Iterator[tuple[int, Any]]]
-"""Computes blocks of a lazy array of one item per block; see `lucidcube.runner.compute.BlockComputer`."""
+"""Function that computes blocks of a lazy array; see `lucidcube.runner.compute.BlockComputer.compute`."""
 
 
 class Image(NamedTuple):
@@ -80,11 +80,11 @@ class Image(NamedTuple):
     Attributes
     ----------
     cube, variable
-        The source of its planes.
+        The cube, and the name of its variable that holds the planes.
     label
         Value of EXTNAME.
     is_psf
-        Whether it holds PSFs, whose pixels have no positions on the sky.
+        Whether the planes are PSFs, whose pixels have no positions on the sky.
     """
 
     cube: xr.Dataset
@@ -104,7 +104,7 @@ class Product:
     tables
         The tables, which follow the images.
     cubes, inputs, config
-        Provenance: the last cube of each track, the identity of each input, and the config.
+        Provenance: the final cube of each track, the identity of each input, and the config.
     """
 
     images: Sequence[Image]
@@ -150,7 +150,7 @@ def run_product(
 def stage_product(
     stage: Stage, cube: xr.Dataset, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]]
 ) -> Product:
-    """Return the product of a single stage: what it made, the variance and the filled pixels."""
+    """Return the product of a single stage: its output variables, the variance and the filled pixels."""
     made = [v for v in stage.produces if v in cube]
     beside = [v for v in (VARIANCE, FILLED) if v in cube and DATA in made]
     names = [v for v in dict.fromkeys([*made, *beside]) if VARIABLES[v].dims == DIMS]
@@ -170,21 +170,21 @@ def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU
 
 
 def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, gather: bool = False) -> None:
-    """Write a product block by block; the file appears as a whole or not at all.
+    """Write a product block by block; the file gets its name only when it is complete.
 
     Parameters
     ----------
     path
-        The file; its folder is created if it does not exist.
+        Path of the file; its folder is created if it does not exist.
     product
         The HDUs.
     overwrite
         Whether an existing file may be replaced.
     compute
-        Computes blocks, in any process and in any order.
+        Function that computes blocks, in any process and in any order.
     gather
-        Whether this process alone writes the file, for file systems on which several machines may not write
-        to one file (NFS); otherwise each block is written where it is computed.
+        Whether only this process writes to the file, as needed on file systems on which several machines must
+        not write to the same file (NFS); otherwise each block is written where it is computed.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def _write_images(images: Sequence[Image], layout: Layout, compute: Compute, gat
 
 @dataclass(frozen=True)
 class _Write:
-    """Writes one block of each variable into the file; returns its contributions to the checksums."""
+    """Write one block of each variable to the file, and return its contributions to the checksums."""
 
     layout: Layout
     hdus: tuple[int, ...]
@@ -235,7 +235,7 @@ class _Write:
 
 
 def _send(*block: np.ndarray) -> np.ndarray:
-    """Return a block unchanged, positions and planes, so that another process can write it."""
+    """Return the positions and planes of a block unchanged, so that another process can write them."""
     sent = np.empty(1, object)
     sent[0] = block
     return sent
@@ -285,6 +285,6 @@ def _plan(image: Image) -> ImagePlan:
 
 
 def _shape(header: fits.Header, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape to write: axes of length one of the input are kept, and an image stays an image."""
+    """Return the shape to write, which includes the axes of length one of the input."""
     there = [int(header.get(f"NAXIS{n}", 1)) for n in range(int(header.get("NAXIS", 0)), 0, -1)]
     return tuple(there) if math.prod(there) == math.prod(shape) and len(there) >= 2 else shape

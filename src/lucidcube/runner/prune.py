@@ -1,4 +1,4 @@
-"""The contents of a work folder: current checkpoints, stale checkpoints and stale temporary files."""
+"""List and remove the contents of a work folder: checkpoints and stale temporary files."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Entry:
     Attributes
     ----------
     path
-        Its folder.
+        Folder of the checkpoint.
     track, stage
-        The stage whose output it holds.
+        Track, and the last stage of the segment.
     nbytes
-        Its size on disk.
+        Size on disk.
     age
         Seconds since its last block was written.
     blocks, missing
-        Number of its blocks, and of those that are missing.
+        Number of blocks, and of missing blocks.
     current
         Whether the config uses it; None if no config was given.
     """
@@ -52,7 +52,7 @@ class Entry:
 def find(work: Path, current: Collection[str] | None = None) -> list[Entry]:
     """List the checkpoints in a work folder, oldest first.
 
-    Only folders (not links) with the name of a checkpoint and the file that completes one are listed.
+    Only folders (not links) with the name of a checkpoint and a ``checkpoint.json`` are listed.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
     with locked(work):
         try:
             for entry in entries:
-                # The file that completes a checkpoint goes last; files that are not ours stay.
+                # checkpoint.json is removed last; other files than those of checkpoints are kept.
                 for part in (STORE, CHECKSUMS):
                     if (entry.path / part).exists():
                         shutil.rmtree(entry.path / part)
@@ -122,7 +122,7 @@ def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
 
 
 def _blocks(path: Path) -> tuple[int, int]:
-    """Return the number of blocks and of missing ones, without verifying checksums."""
+    """Return the number of blocks and of missing blocks, without verifying checksums."""
     checkpoint = Checkpoint(path)
     try:
         return checkpoint.blocks, len(checkpoint.missing(verify=False))

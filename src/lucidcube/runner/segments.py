@@ -1,4 +1,4 @@
-"""Segments: the stages between two checkpoints, as one lazy graph."""
+"""Build segments: the stages between two checkpoints as one lazy graph."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Segment:
     cubes
         The cube that each stage is applied to, and the cube after the last.
     key
-        Fingerprint of everything that the last cube depends on.
+        Fingerprint of everything on which the last cube depends.
     """
 
     track: str
@@ -57,17 +57,17 @@ class Segment:
     @property
     def name(self) -> str:
         """Name of the checkpoint, as ``target-interpolate-3f2a9c41d0b7a6e5``."""
-        # Which variables are kept depends on where the segment begins.
+        # The kept variables depend on the stage with which the segment begins.
         return f"{self.track}-{self.stages[-1].name}-{fingerprint(self.key, sorted(self.variables))}"
 
     @property
     def ingredients(self) -> dict[str, Any]:
-        """What the name was made of, as plain data."""
+        """The data from which the name was made."""
         return {"track": self.track, "stages": [s.fingerprint() for s in self.stages], "key": self.key}
 
 
 def cut(stages: Sequence[Stage], after: Sequence[str]) -> Iterator[tuple[Stage, ...]]:
-    """Cut a track's stages at its checkpoints; there always is one after the last stage."""
+    """Divide the stages of a track at its checkpoints; the last stage always has a checkpoint."""
     pending: list[Stage] = []
     for stage in stages:
         pending.append(stage)
@@ -92,7 +92,7 @@ def build_segment(
     cube, key
         The cube and its fingerprint.
     star
-        Cube and fingerprint of the star's track: it becomes the PSF where a stage first requires one.
+        Cube and fingerprint of the star's track, which becomes the PSF of the first stage that requires one.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def walk(
     keys: Mapping[str, str],
     visit: Callable[[Segment], xr.Dataset],
 ) -> tuple[dict[str, xr.Dataset], dict[str, Exception]]:
-    """Go through the segments of all tracks in the order in which they are computed, the star's first.
+    """Visit the segments of all tracks in the order of computation, the star's first.
 
     Parameters
     ----------
@@ -123,14 +123,14 @@ def walk(
     sources, keys
         Input cube and fingerprint of each track.
     visit
-        Called for each segment; returns the cube that the next segment starts from.
+        Function that is called for each segment and returns the cube with which the next segment starts.
 
     Returns
     -------
     cubes : dict
         The last cube of each track.
     errors : dict
-        A `UserError` or `BlocksFailed` that ended a track. What does not need that track goes on.
+        A `UserError` or `BlocksFailed` for each track that failed; independent segments are still visited.
     """
     cubes, reached = dict(sources), dict(keys)
     errors: dict[str, Exception] = {}
@@ -148,7 +148,7 @@ def walk(
 
 
 def _unchanged(before: xr.Dataset, after: xr.Dataset) -> Iterator[str]:
-    """Yield the variables that are the very same lazy arrays in both cubes."""
+    """Yield the variables that are identical lazy arrays in both cubes."""
     for name in after.data_vars:
         if name in before.data_vars:
             a, b = before[name].data, after[name].data

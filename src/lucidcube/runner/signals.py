@@ -1,4 +1,4 @@
-"""Requests to stop: blocks in flight are finished and recorded, and no others are submitted."""
+"""Handle requests to stop: blocks in flight are finished and recorded, and no others are submitted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ from typing import Any
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was stopped by a signal in good order; the same run can be continued.
-
-    Parameters
-    ----------
-    signal
-        The signal.
-    """
+    """A run was stopped cleanly by a signal; the same run can be continued."""
 
     def __init__(self, signal: signal.Signals) -> None:
         super().__init__(signal)
@@ -46,7 +40,7 @@ class Stop:
         Raises
         ------
         Stopped
-            At once, if no blocks are in flight.
+            Immediately, if no blocks are in flight.
         """
         self.requested = number
         if not self.in_flight:

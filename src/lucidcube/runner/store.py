@@ -1,4 +1,4 @@
-"""Zarr stores of cubes, made and read through the public interface of zarr."""
+"""Create and read zarr stores of cubes with the public interface of zarr."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def create_store(store: Path, cube: xr.Dataset, variables: Sequence[str], codec:
             fill_value=np.nan if variable.dtype.kind == "f" else 0,
             dimension_names=[str(d) for d in variable.dims],
             attributes=plain_attrs(variable.attrs),
-            # With the usual "/" each chunk would have folders of its own: three inodes in place of one.
+            # With the default "/" each chunk would have folders of its own, and need three inodes, not one.
             chunk_key_encoding={"name": "default", "separator": "."},
         )
         if name in COORDINATES:
@@ -50,7 +50,7 @@ def create_store(store: Path, cube: xr.Dataset, variables: Sequence[str], codec:
 
 
 def plain_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return attributes as JSON gives them back."""
+    """Return attributes as they are after a round trip through JSON."""
     plain: dict[str, Any] = json.loads(json.dumps({k: v for k, v in attrs.items() if v is not None}))
     return plain
 
@@ -64,7 +64,7 @@ def holds(array: zarr.Array, values: np.ndarray) -> bool:
 
 
 def open_variable(name: str, array: zarr.Array, token: str) -> xr.Variable:
-    """Return a lazy variable of a store; one with a number per plane is read at once."""
+    """Return a lazy variable of a store; a variable with one number per plane is read immediately."""
     dims, attrs = array.metadata.dimension_names, array.attrs.asdict()
     if not {*PLANE} <= {*dims}:
         return xr.Variable(dims, array[:], attrs)
@@ -75,12 +75,12 @@ def open_variable(name: str, array: zarr.Array, token: str) -> xr.Variable:
 
 
 class CachedChunk:
-    """A zarr array that keeps the chunk it read last, for readers that go through it plane by plane.
+    """A zarr array that caches the last chunk, for readers that read it plane by plane.
 
     Parameters
     ----------
     array
-        Chunked along its first axis only.
+        Array that is chunked along its first axis only.
     """
 
     def __init__(self, array: zarr.Array) -> None:
@@ -98,7 +98,7 @@ class CachedChunk:
         if step != 1 or stop > (number + 1) * block or (start, stop) == (number * block, self._end(number)):
             whole: np.ndarray = self.array[key]
             return whole
-        last = self._last  # other threads may replace it meanwhile
+        last = self._last  # other threads may replace it concurrently
         if last is None or last[0] != number:
             last = self._last = number, self.array[number * block : self._end(number)]
         return last[1][(slice(start - number * block, stop - number * block), *rest)]

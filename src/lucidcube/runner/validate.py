@@ -1,4 +1,4 @@
-"""Checks of a config that need no data."""
+"""Check a config without reading data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lucidcube.stages.base import REGISTRY
 
 
 def order_problems(config: Config) -> Iterator[str]:
-    """Yield a line for each stage that stands before the stage that it needs."""
+    """Yield a line for each stage that precedes the stage whose output it needs."""
     for name, track in config.tracks().items():
         available = {DATA, VARIANCE} | ({PSF} if name == "target" and config.star is not None else set())
         for number, stage in enumerate(track.stages):
@@ -24,7 +24,7 @@ def order_problems(config: Config) -> Iterator[str]:
 
 
 def output_problems(config: Config) -> Iterator[str]:
-    """Yield a line for each reason why the product of a run could not be written."""
+    """Yield a line for each reason why the product of a run cannot be written."""
     inputs = [track.specifier().file for track in config.tracks().values()]
     path = Path(config.output.path).expanduser()
     for problem in path_problems(path, inputs, config.output.overwrite, "output.overwrite: true"):
@@ -32,18 +32,18 @@ def output_problems(config: Config) -> Iterator[str]:
 
 
 def path_problems(path: Path, inputs: Iterable[Path], overwrite: bool, hint: str) -> Iterator[str]:
-    """Yield a line for each reason why a product could not be written to a path.
+    """Yield a line for each reason why a product cannot be written to a path.
 
     Parameters
     ----------
     path
         Path of the product.
     inputs
-        Files that are read; a product never replaces one of them.
+        Files that are read; a product never replaces an input.
     overwrite
-        Whether the user allows any other file to be replaced.
+        Whether any other existing file may be replaced.
     hint
-        What the user has to type to allow it.
+        Option that allows it, for the message.
     """
     try:
         path.exists()
@@ -68,7 +68,7 @@ def path_problems(path: Path, inputs: Iterable[Path], overwrite: bool, hint: str
 
 
 def may_replace(path: Path, overwrite: bool) -> bool:
-    """Return whether the file at a path may be replaced: any file if `overwrite`, else a product of ours."""
+    """Return whether a file may be replaced: any file if `overwrite`, else only products of lucidcube."""
     return overwrite or is_product(path)
 
 
