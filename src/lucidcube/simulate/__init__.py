@@ -1,7 +1,7 @@
-"""A seeded, physically motivated simulation with known truth: an ice giant and a standard star.
+"""Simulate an ice giant and a standard star with known truth, from a seed and physical models.
 
 `Scene` makes planes, and `write_scene` writes them to FITS files one at a time. The point spread function is
-in `optics`, the truth in `planet`, and the faults of the instrument in `artefacts`.
+in `optics`, the truth in `planet`, and the artefacts of the instrument in `artefacts`.
 """
 
 from lucidcube.simulate.artefacts import ArtefactKind

@@ -1,7 +1,7 @@
-"""Artefacts of the instrument (bad pixels, stripes, a ghost, cosmic rays) and pixels without data.
+"""Simulate artefacts (bad pixels, stripes, a ghost, cosmic rays) and pixels without data.
 
 The catalogue of permanent faults is drawn once per scene; only cosmic rays are drawn plane by plane. Faults
-come from the detector and from imperfect reduction, and the variance does not include them.
+are due to the detector and to imperfect data reduction, and the variance does not include them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class ArtefactKind(IntEnum):
 
 @dataclass(frozen=True)
 class Stripe:
-    """A straight residual along the rows from column `first` to `last`, present in a part of the spectrum.
+    """A straight stripe along the rows from column `first` to `last`, present in a part of the spectrum.
 
-    It lies at `row` at mid-spectrum, moves by `drift` rows from end to end, and is `thickness` (1 or 2) rows
+    It is at `row` at mid-spectrum, moves by `drift` rows from end to end, and is `thickness` (1 or 2) rows
     wide. It reaches `flux` at `middle`, a fraction of the spectrum, and fades as a squared cosine to zero at
     a distance of half a `span`.
     """

@@ -77,7 +77,7 @@ def write_scene(scene: Scene, directory: str | Path, *, truth: bool = False) -> 
 
 
 def parse_size(text: str) -> int:
-    """Return the number of bytes that a text such as ``8GB`` (10**9) or ``500MiB`` (2**20) stands for.
+    """Return the number of bytes for a text such as ``8GB`` (10**9) or ``500MiB`` (2**20).
 
     A text that is not a size, or is less than one byte, raises ConfigError.
     """
@@ -86,12 +86,12 @@ def parse_size(text: str) -> int:
     except ValueError:
         size = 0
     if size < 1:
-        raise ConfigError(f"size {text!r} is not understood: type a number and a unit, as in 8GB or 500MiB")
+        raise ConfigError(f"invalid size {text!r}: type a number and a unit, as in 8GB or 500MiB")
     return int(size)
 
 
 def scene_for_size(nbytes: int, *, seed: int = 0) -> Scene:
-    """Make a scene like those of MUSE's narrow-field mode whose target file holds about `nbytes`.
+    """Return a scene like those of MUSE's narrow-field mode, whose target file has about `nbytes` bytes.
 
     From 60 MB on, planes have 341 x 341 pixels. Channels are 0.125 nm apart and centred on 705 nm, or closer
     together if they would extend beyond 475 to 935 nm (from 3.4 GB, the size of a real cube). Smaller scenes
@@ -101,7 +101,7 @@ def scene_for_size(nbytes: int, *, seed: int = 0) -> Scene:
     """
     voxels = nbytes // 8
     if voxels < 8 * 21**2:
-        raise ConfigError(f"a scene of {nbytes} bytes is too small to be of use: ask for 28kB or more")
+        raise ConfigError(f"a scene of {nbytes} bytes is too small: give a size of at least 28kB")
     side = _FULL_FIELD
     if voxels < 64 * side**2:
         side = min(_FULL_FIELD, max(21, (int(np.sqrt(voxels / 32)) - 1) // 2 * 2 + 1))

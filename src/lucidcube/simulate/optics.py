@@ -69,7 +69,7 @@ class AdaptiveOptics:
     def structure_function(self, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the structure function of the residual phase (rad^2 at 500 nm) at `baseline` (m).
 
-        That of the turbulence has a closed form; the change made by the mirror is integrated numerically.
+        The part of the turbulence has a closed form; the effect of the mirror is integrated numerically.
         """
         scaled = np.maximum(2 * np.pi * baseline / self.outer_scale, 1e-9)
         shape = special.gamma(5 / 6) / 2 ** (1 / 6) - scaled ** (5 / 6) * special.kv(5 / 6, scaled)
@@ -93,7 +93,7 @@ class AdaptiveOptics:
 
 
 def _overlap(large: float, small: float, distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the area common to two discs of radii `large` >= `small` at a `distance` of their centres."""
+    """Return the common area of two discs with radii `large` >= `small` and a `distance` of their centres."""
     apart = np.clip(distance, max(large - small, 1e-12), large + small)
     angle_large = np.arccos(np.clip((apart**2 + large**2 - small**2) / (2 * apart * large), -1, 1))
     angle_small = np.arccos(np.clip((apart**2 + small**2 - large**2) / (2 * apart * small), -1, 1))
@@ -116,8 +116,8 @@ class RadialPsf:
         self._node_step = 0.0125
         count = int(np.arcsinh(reach / 4.0) / self._node_step) + 3
         radius = 4.0 * np.sinh(self._node_step * np.arange(count)) * pixel_scale
-        # Gauss's rule with five nodes per oscillation at the largest radius. Equal steps would leave a ring
-        # of light at a radius of 1 / step, with wings inside it.
+        # Gaussian quadrature with five nodes per oscillation at the largest radius. Equal steps would cause a
+        # ring of light at a radius of 1 / step, with wings inside it.
         highest = optics.diameter / shortest * ARCSEC
         panels = int(highest * reach * pixel_scale) + 1
         position, weight = special.roots_legendre(5)
@@ -132,7 +132,7 @@ class RadialPsf:
         self._transfer = optics.pupil_transfer(self._baseline)
 
     def profile(self, wavelength: float) -> NDArray[np.float64]:
-        """Return the fraction of the light in a pixel at each radial node, for `wavelength` in metres."""
+        """Return the fraction of the light in a pixel at each radial node for `wavelength` (m)."""
         baseline = wavelength / ARCSEC * self._frequency
         structure = np.interp(baseline, self._baseline, self._structure)
         transfer = np.interp(baseline, self._baseline, self._transfer, right=0.0)

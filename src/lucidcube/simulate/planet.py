@@ -1,6 +1,6 @@
-"""The truth: an ice giant and its moon, before any telescope.
+"""Compute the truth: an ice giant and its moon, without the effects of telescope and instrument.
 
-The brightness is a sum of four fixed maps, each multiplied by a number that depends on the wavelength only,
+The brightness is the sum of four fixed maps, each multiplied by a factor that depends on the wavelength only,
 so that a plane of the truth costs four multiplications per pixel, as does its Fourier transform.
 
 - *deck*: sunlight from the cloud deck, with limb darkening by Minnaert's law (at full phase mu**(2k - 1) with
@@ -24,7 +24,7 @@ FLATTENING = 0.02
 SUBPIXELS = 4
 POLE_ANGLE = np.deg2rad(-24.0)
 TILT = np.deg2rad(-28.0)
-# The real methane bands of the visible: centre (m), standard deviation (m), optical depth at the centre.
+# Methane bands in the visible: centre (m), standard deviation (m), optical depth at the centre.
 METHANE_BANDS = (
     (543e-9, 3.5e-9, 0.25),
     (576e-9, 3.5e-9, 0.15),

@@ -1,4 +1,4 @@
-"""A scene: the observed planes of a target and a star, together with the truth."""
+"""Simulate scenes: the observed planes of a target and a star, together with the truth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SKY_CENTRE = (53.21, 18.47)
 
 
 class _Stream(IntEnum):
-    """Independent sources of random numbers within one seed."""
+    """Independent streams of random numbers for one seed."""
 
     PLANET = 0
     FAULTS = 1
@@ -140,7 +140,7 @@ class Scene:
 
     @property
     def stamp(self) -> int:
-        """Side of the PSF stamps: the largest odd number that fits both fields."""
+        """Side of the PSF stamps: the largest odd number of pixels that fits into both fields."""
         return (min(*self.target_field, *self.star_field) - 1) // 2 * 2 + 1
 
     @property
@@ -150,7 +150,7 @@ class Scene:
 
     @property
     def star_centre(self) -> tuple[float, float]:
-        """Position (y, x) of the star in pixels from zero, between pixels and off the centre of the field."""
+        """Position (y, x) of the star in pixels from zero, off the centres of the field and of its pixel."""
         ny, nx = self.star_field
         return (ny - 1) / 2 + 0.034 * ny + 0.31, (nx - 1) / 2 - 0.045 * nx + 0.17
 
@@ -223,7 +223,7 @@ class Scene:
         return generator.standard_normal(variance.shape, dtype=np.float32) * np.sqrt(variance)
 
     def _blur(self, factors: NDArray[np.float32], psf: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Convolve the truth with `psf` linearly; the transforms of the four maps are cached."""
+        """Convolve the truth with `psf` without wrap-around; the transforms of the four maps are cached."""
         (ny, nx), half = self.target_field, self.stamp // 2
         product = planet.mixture(factors, self._map_transforms.view(np.float32)).view(np.complex64)
         product *= fft.rfft2(psf, self._padded)
@@ -240,7 +240,7 @@ class Scene:
 
     @property
     def _padded(self) -> tuple[int, int]:
-        """Lengths of the transforms at which the part that is used is free of wrap-around."""
+        """Lengths of the transforms for which the result has no wrap-around."""
         ny, nx = (fft.next_fast_len(n + self.stamp // 2, real=True) for n in self.target_field)
         return ny, nx
 
@@ -265,7 +265,7 @@ class Scene:
 
     @cached_property
     def _star_outliers(self) -> NDArray[np.float64]:
-        """Hot pixels away from the star (rows y, x, flux), of up to a third of the peak of the star."""
+        """Hot pixels away from the star (rows y, x, flux), with up to a third of the peak of the star."""
         generator = self._generator(_Stream.STAR_FAULTS)
         y, x = np.indices(self.star_field)
         away = np.hypot(y - self.star_centre[0], x - self.star_centre[1]) > 0.2 * min(self.star_field)
