@@ -1,4 +1,4 @@
-"""The command line. Every command imports what it needs when it is called, so that --help is quick."""
+"""The command line. Commands import other modules only when they are called, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
     what
         YAML file of a run, or its work folder.
     remove
-        Remove the checkpoints that this config does not use, and temporary files that killed runs left.
+        Remove the checkpoints that this config does not use, and the temporary files of killed runs.
     all_
-        With --remove: remove the checkpoints that are used, too. Required with a folder, which does not tell
-        which ones are used.
+        With --remove: also remove the checkpoints that are used. Required with a folder, for which it is
+        unknown which ones are used.
     """
     from lucidcube.cli.console import prune_table
     from lucidcube.runner import prune as pruning

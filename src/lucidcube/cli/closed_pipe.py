@@ -1,4 +1,4 @@
-"""End quietly, as other commands do, when the reader of the output closes its pipe."""
+"""Exit quietly, as other commands do, when the reader of the output closes its pipe."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import rich.console
 
 CLOSED_PIPE = 128 + signal.SIGPIPE
-"""Exit code that a shell reports for a program that a closed pipe has ended."""
+"""Exit code that a shell reports for a program that was ended by SIGPIPE."""
 
 
 class Console(rich.console.Console):
-    """A console that raises BrokenPipeError, where that of rich exits with 1, the code of a failed stage."""
+    """A console that raises BrokenPipeError, whereas rich exits with 1, the exit code of a failed stage."""
 
     def on_broken_pipe(self) -> None:
         """Let `ends_quietly` handle the error."""
@@ -34,5 +34,5 @@ def ends_quietly() -> Iterator[None]:
     except BrokenPipeError:
         devnull = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(devnull, stream.fileno())  # what is still buffered must go somewhere
+            os.dup2(devnull, stream.fileno())  # the remaining buffered output is discarded
         sys.exit(CLOSED_PIPE)

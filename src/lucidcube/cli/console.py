@@ -1,4 +1,4 @@
-"""What the terminal shows: the progress of a run, a plan, checkpoints, the contents of a cube."""
+"""Print the progress of a run, plans, checkpoints and the contents of cubes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOG_INTERVAL = 30.0
 
 
 class Progress(Monitor):
-    """Shows a bar for each segment on a terminal; elsewhere it writes a line now and then.
+    """Show a bar for each segment on a terminal; elsewhere write a line at intervals.
 
     It writes to `console`, which is stderr by default; `clock` returns the time in seconds.
     """

@@ -1,7 +1,7 @@
-"""Make a command of every stage from its model, when the command is called.
+"""Make the command of a stage from its parameter model, when the command is called.
 
-`lucidcube.cli.app` lists the commands by the files in `lucidcube/stages` and imports this module only for
-the one that is called: the attribute of this module that has the name of a stage is its command.
+`lucidcube.cli.app` lists the commands by the files in `lucidcube/stages` and imports this module only when
+one is called; the command is the attribute of this module with the name of the stage.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def inspector(
     from lucidcube.plotting.live import watch_plane
 
     show: Any = partial(watch_plane, wavelength=plot_wavelength, folder=plot_folder)
-    return show  # of a Deconvolve, the only stage that is ever plotted
+    return show  # only the stage Deconvolve is plotted
 
 
 def _command(cls: type[Stage]) -> Callable[..., None]:

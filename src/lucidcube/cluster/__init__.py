@@ -1,4 +1,4 @@
-"""Where a run executes: a profile becomes workers that compute blocks."""
+"""Start the workers that a profile describes, which compute the blocks of a run."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ class Artefacts(Stage):
     1309.5050). The strongest components contain the object and the weakest ones the noise. The components
     in between are compared, pixel by pixel, with their mean and standard deviation in the region around the
     pixel. The score, written as `badness`, is the absolute value of the mean deviation over these
-    components, in standard deviations. NaN stays NaN. The method is made for objects that fill much of the
-    field. The variance is passed on unchanged.
+    components, in standard deviations. NaN stays NaN. The method is designed for objects that fill much of
+    the field. The variance is passed on unchanged.
     """
 
     name: ClassVar[str] = "artefacts"
@@ -66,5 +66,5 @@ class Artefacts(Stage):
         if np.isfinite(plane).any() and object_fraction(plane) < LOOKS_LIKE_A_STAR:
             yield (
                 f"the object covers only {object_fraction(plane):.1%} of the field, like a star: the search "
-                "for artefacts is made for objects that fill much of the field and may mistake a star for one"
+                "for artefacts is designed for objects that fill much of the field, and may mark the star itself"
             )

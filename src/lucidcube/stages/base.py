@@ -67,7 +67,7 @@ class Stage(Parameters, ABC):
     name: ClassVar[str]
     """Name in configs and on the command line."""
     version: ClassVar[int] = 1
-    """Number to raise when the same parameters give other results, so that old checkpoints are not reused."""
+    """Number to increase when the results for the same parameters change, to invalidate old checkpoints."""
     choices: ClassVar[tuple[str, ...]] = ()
     """Names of the fields that choose a variant."""
     requires: ClassVar[tuple[str, ...]] = (DATA,)
@@ -107,7 +107,7 @@ class Stage(Parameters, ABC):
     def union(cls) -> Any:
         """Return the type of this stage for pydantic: a union of the variants, discriminated by the choices.
 
-        A choice that is not given is that of the variant which has a default for it.
+        A choice that is not given is taken from the variant that has a default for it.
         """
         fields = [(key, v.model_fields[key]) for v in cls.variants() for key in cls.choices]
         usual = {key: field.default for key, field in fields if not field.is_required()}
@@ -163,7 +163,7 @@ class Stage(Parameters, ABC):
         return {name: _plain(value) for name, value in self.model_dump(mode="json").items()}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return everything about the stage that its result depends on."""
+        """Return the name, the version and the parameters, on which the result depends."""
         return {"stage": self.name, "version": self.version, "parameters": self.flat()}
 
 
@@ -189,7 +189,7 @@ def _adapter(stage: type[Stage]) -> TypeAdapter[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value as JSON can hold it, with infinity and NaN as words, which validation accepts."""
+    """Return a value that JSON can represent, with infinity and NaN as words, which validation accepts."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Stage `deconvolve`: undo the blur."""
+"""Stage `deconvolve`: remove the blur."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ INFINITY = float("inf")
 
 
 class Deconvolve(Stage):
-    """Undo the blur by the point spread function, plane by plane.
+    """Remove the blur of the point spread function, plane by plane.
 
-    The data become the components: the object as it would be without the blur. The residual is input
-    minus components convolved with the PSF, to float32 rounding, with NaN components counted as zero.
-    Pixels that are NaN or were filled carry no weight. Components are NaN outside the field, which is
-    where the input is NaN except for holes that the PSF reaches across, and the light that falls into
-    the field from there stays in the residual. The residual is NaN wherever nothing was observed, also
-    in holes that were filled. The variance is passed on: it is that of the input and of the residual,
-    not of the components, whose noise is correlated. NaN in a PSF, such as the rim of a star that was
-    moved, counts as no light; where there is no PSF at all, nothing is deconvolved and all is residual.
+    The data are replaced by the components: the object as it would be without the blur. The residual is the
+    input minus the components convolved with the PSF, up to float32 rounding, with NaN components as zero.
+    Pixels that are NaN or were filled have no weight. The components are NaN outside the field, which is
+    where the input is NaN except for holes that the PSF bridges; light from there remains in the residual.
+    The residual is NaN where nothing was observed, including holes that were filled. The variance is passed
+    on unchanged: it is that of the input and of the residual, not of the components, whose noise is
+    correlated. NaN in a PSF, such as the edge of a star that was shifted, is taken as zero. A plane without a
+    PSF is not deconvolved: all of its data are in the residual.
     """
 
     name: ClassVar[str] = "deconvolve"
@@ -72,7 +72,7 @@ class Deconvolve(Stage):
 
     @abstractmethod
     def scaled(self, scale: float) -> Self:
-        """Return the same stage for data that were multiplied by a number."""
+        """Return the same stage for data that were multiplied by `scale`."""
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         attrs = dict(cube[DATA].attrs)
@@ -84,7 +84,7 @@ class Deconvolve(Stage):
         }
         for name in DECONVOLUTION_LOG[2:]:
             unit = "" if name == "chi2" else attrs.get(UNITS, "")
-            # A sum or a largest value of 1e-20 fluxes is in range; float64 keeps all of their digits.
+            # Numbers of fluxes of 1e-20 are written in float64 to keep all of their digits.
             outputs[name] = Output(dims=(), dtype="float64", attrs={UNITS: unit})
         scale = 2.0 ** int(cube.attrs.get(SCALE_EXPONENT, 0))
         kernel = partial(_deconvolved, stage=self.scaled(scale))
@@ -92,9 +92,9 @@ class Deconvolve(Stage):
         return cube.assign(made)
 
     def check(self, cube: xr.Dataset) -> None:
-        """Look at every plane of the PSF; see `Stage.check`."""
+        """Check every plane of the PSF; see `Stage.check`."""
         unit, known = str(cube[WAVELENGTH].attrs.get(UNITS, "")), False
-        # Plane by plane from where they lie: by way of dask each would take longer than it is looked at.
+        # Read plane by plane from the source, because dask would take longer than the check itself.
         planes = source_of(cube[PSF].variable) or cube[PSF].variable
         for index in range(cube.sizes[WAVELENGTH]):
             here = slice(index, index + 1)
@@ -104,7 +104,7 @@ class Deconvolve(Stage):
                 usable_psf(psf, f"deconvolve, {where}: ")
                 known = True
         if not known:
-            raise CubeError("deconvolve: the PSF has no data at any wavelength: all of the star is NaN")
+            raise CubeError("deconvolve: the PSF has no data at any wavelength: the star is NaN everywhere")
 
 
 Iterations = Annotated[int, parameter(..., "iterations", "maximum number of iterations", ge=0)]
@@ -128,7 +128,7 @@ class CleanModified(Deconvolve):
         le=1,
     )
     n_positive_iter: int = parameter(
-        0, "iterations", "number of first iterations that select positive residuals only", ge=0
+        0, "iterations", "number of initial iterations that select positive residuals only", ge=0
     )
     noise_std: float = parameter(
         0.1, "of the data", "standard deviation of the noise, for chi2 if there is no variance", gt=0

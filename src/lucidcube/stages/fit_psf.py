@@ -1,4 +1,4 @@
-"""Stage `fit_psf`: fit a model to the star, free of its noise."""
+"""Stage `fit_psf`: fit a noise-free model to the star."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ STATUS = {UNITS: "", "meanings": {str(int(s)): s.name.lower().replace("_", " ") 
 
 
 class FitPSF(Stage):
-    """Fit a model to the normalised star and take the image of the model as the PSF.
+    """Fit a model to the normalised star, and use the image of the model as the PSF.
 
     Each plane is fitted on its own, weighted by the variance if there is one. The PSF is the model centred
-    on the central pixel, without the constant; it is finite, not negative and has a sum of one. The fitted
+    on the central pixel, without the constant; it is finite, non-negative and has a sum of one. The fitted
     parameters, their errors, the reduced chi squared and the status of the fit are written to a table. A
-    plane that cannot be fitted becomes NaN, without stopping the others. The variance is dropped, because
+    plane that cannot be fitted becomes NaN, and the others are not affected. The variance is dropped, because
     a model has no noise.
     """
 
@@ -51,7 +51,7 @@ class FitPSF(Stage):
     tag: ClassVar[str] = "_modelled"
 
     model: str = parameter(..., "", "model of the star")
-    method: str = parameter(..., "", "how the model is fitted")
+    method: str = parameter(..., "", "algorithm that fits the model")
     telescope_diameter: float = parameter(
         8.0, "m", "diameter of the primary mirror, for turbulence and muse_ao", gt=0
     )
@@ -102,7 +102,7 @@ class FitPSF(Stage):
         return cube.assign(made)
 
     def parameters(self) -> tuple[Parameter, ...]:
-        """Return the parameters of the model as the kernel takes them, in its order."""
+        """Return the parameters of the model in the form and order that the kernel expects."""
         pairs = [(p, getattr(self, p.name)) for p in MODELS[self.model].parameters]
         return tuple(
             p._replace(start=given.start, lower=given.domain[0], upper=given.domain[1], free=given.free)
@@ -119,7 +119,7 @@ class FitPSF(Stage):
         if self.model in PHYSICAL and (unit not in ("m", "Hz") or not np.isfinite(metres).all()):
             raise CubeError(
                 f"fit_psf: the model {self.model} needs the wavelength of every plane: give "
-                "wave_start, wave_step and wave_unit with the input, or take another model"
+                "wave_start, wave_step and wave_unit with the input, or choose another model"
             )
         return metres
 
@@ -127,7 +127,7 @@ class FitPSF(Stage):
 class FitParameter(Parameters):
     """A parameter of a model: its start value, its domain, and whether it is fitted.
 
-    It may be given in part, or by its start value alone; the rest is taken from the model.
+    It may be given in part, or by its start value alone; the other values are those of the model.
     """
 
     model_config = ConfigDict(
@@ -219,7 +219,7 @@ def _complete(value: Any, usual: FitParameter) -> Any:
 
 
 def _model(spec: ModelSpec) -> type[Parameters]:
-    """Return the parameters of a model, which are declared in the kernel and nowhere else."""
+    """Return a class with the parameters of a model, as declared in the kernel."""
     default = spec.name if spec.name == "radial" else ...
     fields: dict[str, Any] = {"model": (Literal[spec.name], default)}
     if spec.name == "radial":
@@ -235,7 +235,7 @@ def _model(spec: ModelSpec) -> type[Parameters]:
 for _parameters, _method in product(map(_model, MODELS.values()), (LeastSquares, Minimize, UltraNest)):
     _name = f"{_parameters.__name__}{_method.__name__}"
     _text = f"{_parameters.__doc__} {_method.__doc__}"
-    # Classes of the module, so that instances can be pickled.
+    # The classes are attributes of the module, so that instances can be pickled.
     globals()[_name] = create_model(
         _name, __base__=(_parameters, _method, FitPSF), __doc__=_text, __module__=__name__
     )

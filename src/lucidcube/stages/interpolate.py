@@ -1,4 +1,4 @@
-"""Stage `interpolate`: fill what is masked or missing."""
+"""Stage `interpolate`: fill masked and missing pixels."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lucidcube.stages.base import Stage, parameter
 
 
 class Interpolate(Stage):
-    """Fill pixels that are masked, and holes in the field, from their surroundings.
+    """Fill masked pixels and holes in the field from their surroundings.
 
-    Good pixels keep their values to the bit. What lies outside the field stays NaN: the regions without
-    data in which a disc wider than `max_hole` fits, together with everything beyond the frame. The residual
-    is input minus output: zero at good pixels, NaN where the input was. `filled` is 1 where a marked pixel
-    was replaced and 2 where a hole was filled, so that later stages give these pixels no weight; their
-    variance becomes NaN, because nobody measured it.
+    Good pixels keep their exact values. Pixels outside the field remain NaN: the outside consists of the
+    regions without data in which a disc wider than `max_hole` fits, with the surroundings of the frame
+    counted as such a region. The residual is input minus output: zero at good pixels, NaN where the input is
+    NaN. `filled` is 1 where a masked pixel was replaced and 2 where a hole was filled, so that later stages
+    give these pixels no weight; their variance becomes NaN, because it is unknown.
     """
 
     name: ClassVar[str] = "interpolate"
@@ -41,10 +41,10 @@ class Interpolate(Stage):
         10,
         "pixel",
         "diameter of the largest hole without data that is filled, about as far as a PSF of 3 to 5 pixels "
-        "spreads light; 0 fills none. Pixels that the mask marks are always replaced",
+        "spreads light; 0 fills none. Masked pixels are always replaced",
         ge=0,
     )
-    method: str = parameter(..., "", "algorithm that fills the pixels")
+    method: str = parameter(..., "", "algorithm that computes the values of the pixels")
 
     kernel: ClassVar[Callable[..., np.ndarray]]
     """Function that fills the missing pixels of a plane; it takes the parameters of the variant by name."""
@@ -83,7 +83,7 @@ class SSA(Interpolate):
 
 
 class SSADeviation(Interpolate):
-    """Interpolate each component of a singular spectrum analysis where a masked pixel deviates in it."""
+    """Interpolate each component of a singular spectrum analysis at the masked pixels that deviate in it."""
 
     kernel = staticmethod(fill_ssa_deviation)
     method: Literal["ssa_deviation"]
@@ -102,7 +102,7 @@ def _filled(
     fill: Callable[[np.ndarray, np.ndarray], np.ndarray],
     max_hole: int,
 ) -> tuple[np.ndarray, ...]:
-    """Fill a plane; `before` are the pixels that an earlier interpolation filled."""
+    """Fill a plane; `before` is the map of pixels that an earlier interpolation filled."""
     missing = ~np.isfinite(plane)
     outside = outside_field(missing, max_hole)
     filled = np.where(missing, np.uint8(Filled.HOLE), np.uint8(Filled.NO))

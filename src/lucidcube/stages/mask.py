@@ -80,7 +80,7 @@ class Mask(Stage):
         try:
             wcs = celestial_wcs(header) if header else None
         except CubeError:
-            wcs = None  # regions in image coordinates need none, others are refused by name
+            wcs = None  # regions in image coordinates need none; others raise an error
         groups = const_regions(self.const_regions, wcs=wcs, header=header)
         if self.dynamic_regions:
             groups += (dynamic_regions(self.dynamic_regions, wcs=wcs, header=header),)

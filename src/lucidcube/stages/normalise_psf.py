@@ -18,7 +18,7 @@ MASKS = ("outlier", "background", "star_region")
 
 
 class NormalisePSF(Stage):
-    """Make the star a PSF: odd shape, no outliers, no background, centred, sum of one.
+    """Turn the star into a PSF: odd shape, no outliers, no background, centred, sum of one.
 
     The steps for each plane, in order:
     (1) The last row or column is dropped where a side is even, so that there is a central pixel.

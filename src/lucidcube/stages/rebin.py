@@ -60,7 +60,7 @@ class Rebin(Stage):
         return step, width if self.bin_width is None else self.bin_width
 
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
-        """Return the bytes for a block; more than usual if its input planes are not read from a file."""
+        """Return the bytes of memory for a block; more if the input is not read from a file piecewise."""
         usual = super().working_bytes(before, after)
         if source_of(before[DATA].variable) is not None:
             return usual
