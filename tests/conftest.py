@@ -1,4 +1,4 @@
-"""What all tests share: where shared data lie, and a scheduler that refuses to work."""
+"""Fixtures of all tests: the folder of shared data, and a scheduler that raises an error."""
 
 import signal
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ hypothesis.settings.load_profile("lucidcube")
 
 @pytest.fixture(autouse=True)
 def _interrupt() -> None:
-    """Ctrl-C as ever: importing dask_jobqueue replaces its handler by one that exits."""
+    """Restore the handler of Ctrl-C, which dask_jobqueue replaces on import."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -33,7 +33,7 @@ def nothing_computes() -> Iterator[None]:
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real and recorded data next to the repository; without it the test is skipped."""
+    """Return the folder of real and recorded data next to the repository; skip the test if it is missing."""
     if not (SHARED / "data").is_dir():
         pytest.skip("no shared data next to the repository")
     return SHARED

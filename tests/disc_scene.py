@@ -9,7 +9,7 @@ SIGMA = 5.0
 
 
 def moffat(size: int = 41, core: float = 2.0, power: float = 2.0) -> np.ndarray:
-    """Unit-sum PSF with wings, (size, size) float32."""
+    """Return a unit-sum PSF with wings, (size, size) float32."""
     y, x = np.indices((size, size)) - size // 2
     profile = (1 + (x**2 + y**2) / core**2) ** -power
     return (profile / profile.sum()).astype(np.float32)
@@ -21,7 +21,7 @@ def planet(
     """
     Observed plane, PSF, truth (float32) and disc (bool).
 
-    The truth was blurred on a larger canvas, so that nothing happens at the edge of the plane.
+    The truth was blurred on a larger canvas, so that the edge of the plane has no effect.
     """
     psf = moffat()
     wide = size + 80
@@ -38,7 +38,7 @@ def planet(
 
 
 def error(result: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
-    """Relative RMS difference, both smoothed by one pixel, over the pixels `where`; NaN counts as 0."""
+    """Return the relative RMS difference over the pixels `where`, both smoothed by one pixel; NaN is 0."""
     smooth, expected = (
         ndimage.gaussian_filter(np.nan_to_num(a).astype(float), 1.0, mode="nearest") for a in (result, truth)
     )
@@ -46,7 +46,7 @@ def error(result: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
 
 
 def holes(plane: np.ndarray) -> np.ndarray:
-    """The plane without three squares of 3, 5 and 7 pixels within the disc."""
+    """Return the plane without three squares of 3, 5 and 7 pixels within the disc."""
     holed = plane.copy()
     for y, x, half in ((32, 32, 1), (26, 40, 2), (40, 30, 3)):
         holed[y - half : y + half + 1, x - half : x + half + 1] = np.nan
@@ -54,13 +54,13 @@ def holes(plane: np.ndarray) -> np.ndarray:
 
 
 def rim(plane: np.ndarray) -> np.ndarray:
-    """The plane without an oblique rim that cuts the disc."""
+    """Return the plane without an oblique rim that cuts the disc."""
     y, x = np.indices(plane.shape)
     return np.where(y + 0.2 * x < 26, np.float32(np.nan), plane)
 
 
 def border(plane: np.ndarray, width: float = 5) -> np.ndarray:
-    """The valid pixels next to missing ones or to the edge of the frame."""
+    """Return the valid pixels next to missing ones or to the edge of the frame."""
     valid = np.pad(np.isfinite(plane), 1)
     return np.isfinite(plane) & (ndimage.distance_transform_edt(valid)[1:-1, 1:-1] < width)
 

@@ -1,4 +1,4 @@
-"""Where the tests find the files of the repository and the shared data."""
+"""Paths of the repository and of the shared data."""
 
 import os
 from pathlib import Path
@@ -8,4 +8,4 @@ ROOT = TESTS.parent
 ORACLE = TESTS / "oracle"
 """Recorded outputs of the reference program."""
 SHARED = Path(os.environ.get("LUCIDCUBE_SHARED", ROOT.parent / "shared"))
-"""Real and recorded data beside the repository; tests that need them are skipped where they are absent."""
+"""Real and recorded data next to the repository; tests that need them are skipped if they are absent."""

@@ -1,4 +1,4 @@
-"""Run one stage in this process and say how much memory it took.
+"""Run one stage in this process and report the memory that it used.
 
 ``python memory_probe.py STAGE SIDE BLOCK JSON [SMALL LARGE]``: the two files are for stages that read.
 
@@ -34,7 +34,7 @@ META = np.empty((0, 0, 0), np.float32)
 
 
 def plane(index: int, side: int, star: bool) -> np.ndarray:
-    """A round object in noise."""
+    """Return a round object with noise."""
     y, x = np.mgrid[:side, :side].astype(np.float32)
     width = 3.0 if star else side / 4
     noise = np.random.default_rng(index).normal(0, 30, (side, side)).astype(np.float32)
@@ -42,7 +42,7 @@ def plane(index: int, side: int, star: bool) -> np.ndarray:
 
 
 def made_up(name: str, side: int, planes: int, block: int) -> xr.Dataset:
-    """A lazy cube that is made when it is computed, as reading makes it."""
+    """Return a lazy cube whose data are created when it is computed, as by reading."""
 
     def make(block_info=None):
         first, last = block_info[None]["array-location"][0]
@@ -72,7 +72,7 @@ def made_up(name: str, side: int, planes: int, block: int) -> xr.Dataset:
 
 
 def work(stage: Stage, cube: xr.Dataset) -> xr.Dataset:
-    """Apply the stage and write what it makes, block after block."""
+    """Apply the stage and write its variables, block after block."""
     made = stage(cube)
     names = [v for v in stage.produces if v in made]
     with tempfile.TemporaryDirectory() as folder:
@@ -89,13 +89,13 @@ def main(name: str, side: int, block: int, options: dict, files: list[str]) -> N
         small, large = (open_cube(file) for file in files)
     else:
         small, large = made_up(name, 33, 4, 2), made_up(name, side, 2 * block, block)
-    # Loading compiled kernels takes memory in every run, also for a stage that has none.
+    # Loading compiled kernels uses memory in every run, even for a stage without kernels.
     fill_linear(np.zeros((5, 5), np.float32), np.eye(5, dtype=bool))
     work(stage, small)
     gc.collect()
     before = psutil.Process().memory_info().rss
     made = work(stage, large)
-    peak = resident_peak()  # not getrusage, which counts the process that started this one
+    peak = resident_peak()  # not getrusage, which includes the parent process
     print(json.dumps({"before": before, "peak": peak, "working": stage.working_bytes(large, made)}))
 
 

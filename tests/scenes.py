@@ -33,13 +33,13 @@ class SceneArrays(NamedTuple):
 
 @cache
 def scene(shape: tuple[int, int, int] = SHAPE, seed: int = 11) -> Scene:
-    """The scene of `shape` and `seed`: 0.5 nm steps from 716.5 nm; plane `scene().empty_plane` is all NaN."""
+    """Return a scene with steps of 0.5 nm from 716.5 nm; plane `scene().empty_plane` is all NaN."""
     return Scene(shape=shape, seed=seed, wavelength_step=0.5e-9)
 
 
 @cache
 def arrays(shape: tuple[int, int, int] = SHAPE, seed: int = 11) -> SceneArrays:
-    """All planes of `scene(shape, seed)`. They cannot be written to: copy what you want to change."""
+    """Return all planes of `scene(shape, seed)` as read-only arrays; copy an array to change it."""
     made = scene(shape, seed)
     planes = [made.plane(index) for index in range(shape[0])]
     stars = [made.star_plane(index) for index in range(shape[0])]
@@ -51,12 +51,12 @@ def arrays(shape: tuple[int, int, int] = SHAPE, seed: int = 11) -> SceneArrays:
 
 
 def target_cube(shape: tuple[int, int, int] = SHAPE, seed: int = 11) -> xr.Dataset:
-    """The target as a cube: `data` and `variance`, float32."""
+    """Return the target as a cube: `data` and `variance`, float32."""
     made = arrays(shape, seed)
     return from_arrays(made.observed, made.wavelengths, variance=made.variance, units=UNIT)
 
 
 def star_cube(shape: tuple[int, int, int] = SHAPE, seed: int = 11) -> xr.Dataset:
-    """The standard star as a cube: `data` and `variance`, float32."""
+    """Return the standard star as a cube: `data` and `variance`, float32."""
     made = arrays(shape, seed)
     return from_arrays(made.star, made.wavelengths, variance=made.star_variance, units=UNIT)

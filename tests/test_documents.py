@@ -29,7 +29,7 @@ def fenced(page: Path, language: str = "") -> list[str]:
 
 
 @every_page
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_point_to_existing_files(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
     for target in re.findall(r"\]\(([^)#\s]*)[^)]*\)", text):
         if target and not target.startswith(("http:", "https:")):
@@ -37,13 +37,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @every_page
-def test_files_that_are_named_exist(page: Path) -> None:
+def test_named_files_exist(page: Path) -> None:
     for name in re.findall(rf"`((?:{FOLDERS})/[\w./-]*)", page.read_text()):
         assert "flatten" in name or (ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda p: p.stem)
-def test_records_have_one_form_and_one_screen(record: Path) -> None:
+def test_decision_records_have_one_form_and_are_short(record: Path) -> None:
     text = record.read_text()
     number = int(record.name[:4])
     assert number == RECORDS.index(record) + 1
@@ -68,7 +68,7 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_commands_on_the_pages_are_understood(line: str) -> None:
+def test_commands_on_the_pages_are_valid(line: str) -> None:
     app.parse_args(shlex.split(line, comments=True)[1:], exit_on_error=False, print_error=False)
 
 

@@ -1,4 +1,4 @@
-"""NaN means "no data" from FITS to FITS: what lies outside the field stays NaN, holes in it are filled."""
+"""NaN means "no data" from FITS to FITS: pixels outside the field stay NaN, and holes in it are filled."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Product = dict[str, NDArray[Any]]
 def deconvolved(
     folder: Path, missing: Mask, stages: list[Any], method: str, *, artefacts: bool = True, **options: Any
 ) -> Product:
-    """The product of a run on the scene without the data at `missing`, with the true PSF."""
+    """Return the product of a run on the scene without the data at `missing`, with the true PSF."""
     write_scene(SCENE, folder)
     psf = np.array([SCENE.plane(i).psf for i in range(SCENE.shape[0])])
     header = fits.getheader(folder / "star.fits", "DATA")
@@ -59,7 +59,7 @@ def observed(folder: Path) -> NDArray[np.float32]:
 
 
 def rim_and_holes() -> tuple[Mask, Mask]:
-    """What lies outside the field of the scene, and holes in it: a dead column, and a hole in the disc."""
+    """Return the pixels outside the field, and holes in the field: a dead column, and a hole in the disc."""
     outside, holes = outside_field(SCENE.shape[1:]), np.zeros(SCENE.shape[1:], bool)
     holes[:, 17] = holes[28:34, 30:35] = True
     return outside, holes & ~outside
@@ -69,7 +69,7 @@ def rim_and_holes() -> tuple[Mask, Mask]:
     ("interpolate", "method"),
     [("linear", "clean"), ("linear", "lucy"), ("ssa", "lucy"), ("ssa_deviation", "clean")],
 )
-def test_what_is_nan_in_the_product(tmp_path: Path, interpolate: str, method: str) -> None:
+def test_nan_in_the_product(tmp_path: Path, interpolate: str, method: str) -> None:
     outside, holes = rim_and_holes()
     stages = ["artefacts", {"mask": {"max_dilation": 2}}, {"interpolate": {"method": interpolate}}]
     made = deconvolved(tmp_path, holes, stages, method, n_iter=60)
@@ -99,7 +99,7 @@ def test_what_is_nan_in_the_product(tmp_path: Path, interpolate: str, method: st
 
 @pytest.mark.parametrize("method", METHODS)
 def test_holes_without_interpolation(tmp_path: Path, method: str) -> None:
-    """The deconvolution itself bridges the holes that the PSF reaches across."""
+    """The deconvolution bridges holes that are narrower than the PSF."""
     outside, holes = rim_and_holes()
     made = deconvolved(tmp_path, holes, [], method, artefacts=False)
     data = observed(tmp_path)
@@ -117,7 +117,7 @@ def test_holes_without_interpolation(tmp_path: Path, method: str) -> None:
 
 @pytest.mark.parametrize("stages", [[], ["interpolate"]], ids=["nan", "interpolated"])
 @pytest.mark.parametrize("method", METHODS)
-def test_no_light_is_invented_around_a_round_field(tmp_path: Path, method: str, stages: list[str]) -> None:
+def test_no_flux_is_added_around_a_round_field(tmp_path: Path, method: str, stages: list[str]) -> None:
     y, x = np.indices(SCENE.shape[1:]) - (SCENE.shape[1] - 1) / 2
     outside = np.hypot(y, x) > SCENE.shape[1] * np.sqrt(0.36 / np.pi)
     assert outside.mean() == pytest.approx(0.64, abs=0.01)

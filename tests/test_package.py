@@ -1,4 +1,4 @@
-"""The package itself: what it offers, and that importing it is cheap."""
+"""The package: its public names, and the cost of importing it."""
 
 import subprocess
 import sys

@@ -305,13 +305,13 @@ class TestDeterminism:
             assert abs(np.corrcoef(a[good], other[good])[0, 1]) < 4 / np.sqrt(good.sum())
 
     @pytest.mark.parametrize("index", [-1, 6])
-    def test_no_such_plane(self, index: int) -> None:
+    def test_a_plane_out_of_range_is_an_error(self, index: int) -> None:
         with pytest.raises(IndexError, match="of a scene of 6"):
             Scene(shape=SMALL).plane(index)
         with pytest.raises(IndexError, match="of a scene of 6"):
             Scene(shape=SMALL).star_plane(index)
 
-    def test_impossible_scenes(self) -> None:
+    def test_invalid_scenes_are_errors(self) -> None:
         with pytest.raises(CubeError, match="21 x 21"):
             Scene(shape=(5, 20, 40))
         with pytest.raises(CubeError, match="wavelengths"):
@@ -319,7 +319,7 @@ class TestDeterminism:
 
 
 class TestFiles:
-    def test_files_hold_the_scene_like_muse(self, tmp_path: Path) -> None:
+    def test_files_have_the_layout_of_muse(self, tmp_path: Path) -> None:
         made = Scene(shape=SMALL, seed=4, star_shape=(25, 27))
         paths = write_scene(made, tmp_path / "new", truth=True)
         with fits.open(paths.target) as target:
@@ -430,7 +430,7 @@ class TestSizes:
         assert parse_size(text) == size
 
     @pytest.mark.parametrize("text", ["", "GB", "8 XB", "-1GB", "0", "8iB", "nan"])
-    def test_not_understood(self, text: str) -> None:
+    def test_invalid_sizes_are_errors(self, text: str) -> None:
         with pytest.raises(ConfigError, match="500MiB"):
             parse_size(text)
 
@@ -445,7 +445,7 @@ class TestSizes:
         if size >= 10**9:
             assert made.shape[1:] == (341, 341)
 
-    def test_too_small(self) -> None:
+    def test_a_size_that_is_too_small_is_an_error(self) -> None:
         with pytest.raises(ConfigError, match="28kB"):
             scene_for_size(1000)
 

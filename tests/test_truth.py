@@ -1,4 +1,4 @@
-"""Is the answer right? The example goes through the job, and what comes out is held against the truth.
+"""Results for the simulated example compared with its truth.
 
 Every threshold leaves a margin to what was measured when it was written, which stands beside it.
 """
@@ -22,7 +22,7 @@ from lucidcube.runner.pipeline import run
 from lucidcube.simulate import ArtefactKind, Scene
 
 SCENE = Scene(shape=(32, 61, 61), seed=11)
-"""What `example_data` was made of."""
+"""The scene of `example_data`."""
 EXAMPLE = ROOT / "example_data"
 TARGET = ("rebin", "artefacts", "mask", "interpolate")
 STAR = ("rebin", "normalise_psf", "fit_psf")
@@ -36,7 +36,7 @@ Product = dict[str, Array]
 
 
 class Truth(NamedTuple):
-    """What was there, in the channels of the rebinned cube."""
+    """The truth in the channels of the rebinned cube."""
 
     truth: Array
     blurred: Array
@@ -50,7 +50,7 @@ class Truth(NamedTuple):
 
 @cache
 def truth() -> Truth:
-    """The truth as the triangle of 2 nm mixes it, by weights worked out here."""
+    """Return the truth rebinned with a triangle of 2 nm, by weights that are computed here."""
     planes = [SCENE.plane(i) for i in range(SCENE.shape[0])]
     wavelengths = SCENE.wavelengths
     centres = wavelengths[0] + 1e-9 * np.arange(8)
@@ -95,7 +95,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 def area_under_curve(score: Array, positive: Array) -> float:
-    """Chance that a positive scores higher than a negative."""
+    """Return the probability that a positive scores higher than a negative."""
     count = int(positive.sum())
     ranks = rankdata(score)[positive].sum() - count * (count + 1) / 2
     return float(ranks / (count * int((~positive).sum())))
@@ -111,7 +111,7 @@ def root_mean_square(values: Array) -> float:
 
 
 def error_in_disc(image: Array) -> float:
-    """Relative L2 distance to the truth in the disc, both smoothed by a Gaussian of one pixel."""
+    """Return the relative L2 distance to the truth in the disc, both smoothed by a Gaussian of one pixel."""
     known = truth().truth
     disc = (known > 0.3 * np.median(known[known > 0])) & np.isfinite(example_input())
 
@@ -124,18 +124,18 @@ def error_in_disc(image: Array) -> float:
 
 @cache
 def example_input() -> Array:
-    """One channel of the example; the NaN rim and the holes are the same in all that have data."""
+    """Return one channel of the example; all channels with data have the same rim and holes of NaN."""
     data = fits.getdata(EXAMPLE / "target.fits", "DATA")
     return np.asarray(data[0], np.float32)
 
 
 def spoilt() -> Array:
-    """Pixels where artefacts added more than the noise of a rebinned channel, three times over."""
+    """Return the pixels where artefacts added more than three times the noise of a rebinned channel."""
     return np.abs(truth().artefact_flux) > truth().noise
 
 
 def test_rebinning_lowers_the_noise(job: Job) -> None:
-    """A triangle over sixteen channels: sum of the squared weights 0.084, so 0.29 of the noise."""
+    """For a triangle over sixteen channels the sum of squared weights is 0.084, so the noise is 0.29 of it."""
     rebinned = job(("rebin",))["DATA"]
     clean = np.isfinite(rebinned) & (truth().artefact_flux == 0)
     clean[[0, -1]] = False  # half a triangle
@@ -166,7 +166,7 @@ def test_artefacts_are_found(job: Job) -> None:
     assert by_kind["STRIPE"] > 0.57, text
 
 
-def test_what_is_masked_is_worse_than_the_rest(job: Job) -> None:
+def test_masked_pixels_deviate_more_than_others(job: Job) -> None:
     mask = job()["MASK"].astype(bool)
     known = np.isfinite(example_input()) & np.isfinite(job()["BADNESS"])
     wrong = spoilt() & known
@@ -178,7 +178,7 @@ def test_what_is_masked_is_worse_than_the_rest(job: Job) -> None:
     assert caught > 0.15, text
 
 
-def test_interpolation_is_better_than_leaving_artefacts(job: Job) -> None:
+def test_interpolation_is_better_than_keeping_artefacts(job: Job) -> None:
     product, rebinned, blurred = job(), job(("rebin",))["DATA"], truth().blurred
     mask = product["MASK"].astype(bool) & np.isfinite(rebinned)
     for name, where, factor in (
@@ -257,7 +257,7 @@ def test_the_flux_is_kept(job: Job, method: str) -> None:
     assert (np.abs(ratio - 1) < 0.12).all(), ratio
 
 
-def test_the_example_is_that_scene() -> None:
+def test_the_example_is_the_simulated_scene() -> None:
     np.testing.assert_array_equal(
         fits.getdata(EXAMPLE / "target.fits", "DATA")[3], SCENE.plane(3).observed.astype(np.float32)
     )

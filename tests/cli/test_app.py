@@ -1,4 +1,4 @@
-"""The command line: output, exit codes, and messages of one line for the mistakes of a user."""
+"""The command line: output, exit codes, and one-line messages for user errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def assert_mistake(output: Output, *parts: str, problems: int = 1) -> None:
-    """Check for exit code 2 and one line per problem that contains the parts, without a traceback or stale file."""
+    """Check for exit code 2, one line per problem that contains the parts, no traceback and no stale files."""
     assert output.code == 2, output
     assert "Traceback" not in output.err
     assert len(output.lines) == problems, output.err
@@ -197,11 +197,13 @@ def test_version_and_help(lucidcube: Command) -> None:
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_a_wrong_command(lucidcube: Command, folder: Path, arguments: list[str], expected: str) -> None:
+def test_command_line_errors_name_the_mistake(
+    lucidcube: Command, folder: Path, arguments: list[str], expected: str
+) -> None:
     assert_mistake(lucidcube(*arguments), expected)
 
 
-def test_no_arguments_show_the_help(lucidcube: Command) -> None:
+def test_no_arguments_print_the_help(lucidcube: Command) -> None:
     output = lucidcube()
     assert output.code in (0, 2)
     assert "run" in output.out + output.err
@@ -226,14 +228,14 @@ def test_no_arguments_show_the_help(lucidcube: Command) -> None:
     ids=["key", "type", "range", "method", "stage", "star", "product", "top"],
 )
 @pytest.mark.parametrize("command", [["run"], ["config", "check"]], ids=" ".join)
-def test_a_wrong_config(
+def test_config_errors_name_the_key(
     lucidcube: Command, folder: Path, command: list[str], changes: dict[str, Any], expected: str
 ) -> None:
     write(folder, **changes)
     assert_mistake(lucidcube(*command, "run.yaml"), expected)
 
 
-def test_all_mistakes_at_once(lucidcube: Command, folder: Path) -> None:
+def test_all_errors_are_reported_together(lucidcube: Command, folder: Path) -> None:
     write(folder, deconvolve={"n_itr": 3}, target={"input": "target.fits", "stages": ["maks"]})
     assert_mistake(lucidcube("run", "run.yaml"), "n_itr", "maks", problems=2)
     write(folder, target={"input": "targt.fits"}, star={"input": "star.fits{DAT}", "stages": ["fit_psf"]})
@@ -243,14 +245,14 @@ def test_all_mistakes_at_once(lucidcube: Command, folder: Path) -> None:
 # Mistakes in the files
 
 
-def test_the_order_of_stages(lucidcube: Command, folder: Path) -> None:
+def test_a_wrong_order_of_stages_is_an_error(lucidcube: Command, folder: Path) -> None:
     write(folder, target={"input": "target.fits", "stages": ["mask", "artefacts", "interpolate"]})
     assert_mistake(lucidcube("run", "run.yaml"), r"target\.stages: mask needs 'badness', which artefacts makes: move artefacts before it")  # fmt: skip
     write(folder, target={"input": "target.fits", "stages": ["mask", "interpolate"]})
     assert_mistake(lucidcube("run", "run.yaml"), "mask needs 'badness': put artefacts before it")
 
 
-def test_files_that_cannot_be_read(lucidcube: Command, folder: Path) -> None:
+def test_unreadable_files_are_errors(lucidcube: Command, folder: Path) -> None:
     (folder / "text.fits").write_text("this is not a FITS file at all, but a sentence.\n" * 100)
     (folder / "empty.fits").write_bytes(b"")
     whole = (folder / "target.fits").read_bytes()
@@ -276,7 +278,7 @@ def test_files_that_cannot_be_read(lucidcube: Command, folder: Path) -> None:
         assert_mistake(lucidcube("info", name), expected.removeprefix(r"target\.input: "))
 
 
-def test_wavelengths_that_differ(lucidcube: Command, folder: Path) -> None:
+def test_different_wavelengths_of_the_tracks_are_an_error(lucidcube: Command, folder: Path) -> None:
     write(folder, star={"input": "star.fits", "stages": ["normalise_psf", "fit_psf"], "slice": "1:"})
     output = lucidcube("run", "run.yaml")
     assert_mistake(output, "give both inputs the range that they share, wave: '")
@@ -301,7 +303,7 @@ def psf(folder: Path, planes: np.ndarray) -> None:
     write(folder, target={"input": "target.fits", "stages": ["interpolate"]}, star={"input": "psf.fits"})
 
 
-def test_psfs_that_cannot_be_used(lucidcube: Command, folder: Path) -> None:
+def test_invalid_psfs_are_errors(lucidcube: Command, folder: Path) -> None:
     good = fits.getdata("truth.fits", "PSF")
     psf(folder, good)
     assert lucidcube("run", "run.yaml", "--quiet").code == 0
@@ -317,20 +319,20 @@ def test_psfs_that_cannot_be_used(lucidcube: Command, folder: Path) -> None:
         assert not (folder / "out" / "sharp.fits").exists()
 
 
-def test_a_star_of_nan(lucidcube: Command, folder: Path) -> None:
+def test_a_star_without_data_is_an_error(lucidcube: Command, folder: Path) -> None:
     with fits.open("star.fits", mode="update") as hdus:
         hdus["DATA"].data[:] = np.nan
     assert_mistake(lucidcube("run", "run.yaml", "--quiet"), "star|PSF", "NaN|no data")
 
 
-def test_bins_finer_than_the_input(lucidcube: Command, folder: Path) -> None:
+def test_bins_finer_than_the_input_are_an_error(lucidcube: Command, folder: Path) -> None:
     write(folder, target={"input": "target.fits", "stages": [{"rebin": {"bin_step": "0.2 nm"}}]})
     assert_mistake(
         lucidcube("run", "run.yaml"), "bin_step 2e-10 m is smaller than the step of the input, 5e-10 m"
     )
 
 
-def test_a_product_that_exists(lucidcube: Command, folder: Path) -> None:
+def test_an_existing_product_needs_overwrite(lucidcube: Command, folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "sharp.fits").write_text("valuable")
     assert_mistake(
@@ -348,7 +350,7 @@ def test_a_product_that_exists(lucidcube: Command, folder: Path) -> None:
     assert_mistake(lucidcube("run", "run.yaml", "--quiet"), "exists and was not made by lucidcube")
 
 
-def test_an_output_that_cannot_be_written(lucidcube: Command, folder: Path) -> None:
+def test_an_unwritable_output_is_an_error(lucidcube: Command, folder: Path) -> None:
     (folder / "file").write_text("not a folder")
     for path, expected in (("file/sharp.fits", "file"), ("out", "out")):
         (folder / "out").mkdir(exist_ok=True)
@@ -359,7 +361,7 @@ def test_an_output_that_cannot_be_written(lucidcube: Command, folder: Path) -> N
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission(lucidcube: Command, folder: Path) -> None:
+def test_a_read_only_folder_is_an_error(lucidcube: Command, folder: Path) -> None:
     (folder / "out").mkdir(mode=0o500)
     write(folder, checkpoints={"dir": "work"})
     assert_mistake(lucidcube("run", "run.yaml", "--quiet"), "[Pp]ermission")
@@ -368,7 +370,9 @@ def test_a_folder_without_permission(lucidcube: Command, folder: Path) -> None:
 # Failures during a run
 
 
-def test_a_stage_that_fails(lucidcube: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_stage_ends_with_exit_code_1(
+    lucidcube: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError("no way")
 
@@ -393,7 +397,7 @@ def test_a_stage_that_fails(lucidcube: Command, folder: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("after", [2, 11, 20])
-def test_an_interruption(
+def test_an_interrupted_run_ends_with_exit_code_130(
     lucidcube: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     left = [after]
@@ -440,12 +444,12 @@ def test_a_closed_pipe_ends_quietly(folder: Path, arguments: list[str]) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        process.stdout.close()  # before the program writes, as its start takes longer
+        process.stdout.close()  # before the program writes, because it takes longer to start
         assert process.stderr.read() == b""
     assert process.returncode == 141
 
 
-def test_closed_pipes_of_progress_end_quietly_too(folder: Path) -> None:
+def test_a_closed_pipe_of_the_progress_ends_quietly(folder: Path) -> None:
     command = [sys.executable, "-m", "lucidcube", "run", "run.yaml"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
@@ -453,7 +457,7 @@ def test_closed_pipes_of_progress_end_quietly_too(folder: Path) -> None:
     assert process.returncode == 141
 
 
-def test_the_commands_are_the_stages_with_the_first_line_of_their_files() -> None:
+def test_each_stage_is_a_command_with_the_first_line_of_its_module() -> None:
     for name in REGISTRY:
         (title, _, text), *_ = (
             (s.partition(": ")) for s in [sys.modules[REGISTRY[name].__module__].__doc__ or ""]

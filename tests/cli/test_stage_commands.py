@@ -148,9 +148,7 @@ def test_every_stage_has_a_command_with_its_parameters(capsys: pytest.CaptureFix
             assert f"--{parameter.replace('_', '-').lower()}" in output.lower(), f"{name} {parameter}"
 
 
-def test_a_template_names_the_product(
-    in_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_output_template(in_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["rebin", "target.fits", "-o", f"{tmp_path}/{{stem}}-new{{tag}}{{suffix}}", "--bin-step", "2nm"])
     path = tmp_path / "target-new_rebin.fits"
     assert capsys.readouterr().out.strip() == str(path)
@@ -198,7 +196,7 @@ def test_reading_options(in_folder: Path, tmp_path: Path) -> None:
         (["deconvolve", "target_rebin.fits", "star_rebin.fits", "-o", "x.fits"], "PSF must"),
     ],
 )
-def test_mistakes(
+def test_wrong_arguments_are_errors(
     in_folder: Path, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(p.name for p in in_folder.iterdir())
@@ -206,7 +204,7 @@ def test_mistakes(
     assert sorted(p.name for p in in_folder.iterdir()) == before
 
 
-def test_a_product_is_replaced_and_any_other_file_only_if_allowed(in_folder: Path, tmp_path: Path) -> None:
+def test_products_are_replaced_but_other_files_only_with_overwrite(in_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.fits"
     main(["rebin", "target.fits", "-o", str(path)])
     main(["rebin", "target.fits", "-o", str(path), "--operation", "sum"])

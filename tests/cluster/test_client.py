@@ -1,4 +1,4 @@
-"""Where a run executes: profiles and the workers that they start."""
+"""Profiles and the workers that they start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def number(position: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 
 def environment() -> str:
-    """Environment and limits of a worker process."""
+    """Return the environment and the limits of a worker process."""
     names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
     memory = [dask.config.get(f"distributed.worker.memory.{n}") for n in ("spill", "pause", "terminate")]
     return ";".join(map(str, [*(os.environ.get(name) for name in names), *memory]))
@@ -32,7 +32,7 @@ def environment() -> str:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    """A cluster inside this process."""
+    """Start a cluster inside this process."""
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as made,
@@ -62,8 +62,8 @@ if __name__ == "__main__":
 """
 
 
-def test_two_runs_in_one_process_and_no_complaints() -> None:
-    """Threads do without distributed; worker processes can be started again; they end quietly."""
+def test_two_runs_in_one_process_without_warnings() -> None:
+    """Threads do not import distributed; worker processes can be started twice and end without warnings."""
     done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["7", "7"]
@@ -79,7 +79,7 @@ def test_built_in_profiles() -> None:
     assert load_profile("tcp://10.0.0.1:8786") == Profile(kind="address", address="tcp://10.0.0.1:8786")
 
 
-def test_a_profile_of_ones_own(tmp_path: Path) -> None:
+def test_a_profile_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("kind: processes\nworkers: 3\nmemory: 2GiB\n")
     assert load_profile(str(path)) == Profile(kind="processes", workers=3, memory="2GiB")
@@ -99,7 +99,7 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
         ("memory: lots", "memory"),
     ],
 )
-def test_a_wrong_profile(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_profile_files(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -108,7 +108,7 @@ def test_a_wrong_profile(tmp_path: Path, text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_no_such_profile() -> None:
+def test_unknown_profiles_are_errors() -> None:
     with pytest.raises(ConfigError, match="did you mean 'synchronous'"):
         load_profile("synchronus")
 
@@ -133,11 +133,11 @@ def test_a_running_scheduler(client: Client) -> None:
     with start_workers(Profile(kind="address", address=address)) as made:
         assert made.window == 4
         assert results(made, 1, 2) == [10, 20]
-    assert client.nthreads(), "the scheduler was shut down with the run"
+    assert client.nthreads(), "the run shut down the scheduler"
 
 
 @pytest.mark.timeout(60)
-def test_a_scheduler_that_is_not_there() -> None:
+def test_an_unreachable_scheduler_is_an_error() -> None:
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(ConfigError, match="tcp://127"),
@@ -158,7 +158,7 @@ def test_worker_processes_are_pinned_and_limited() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_scheduler_without_workers() -> None:
+def test_a_scheduler_without_workers_is_an_error() -> None:
     with LocalCluster(n_workers=0, processes=False, dashboard_address=":0", scheduler_port=0) as cluster:
         address = cluster.scheduler_address
         with (

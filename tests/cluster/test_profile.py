@@ -41,7 +41,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module", autouse=True)
 def _settings_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """dask_jobqueue writes a file of defaults where dask keeps its settings when it is first imported."""
+    """Redirect the file of defaults that dask_jobqueue writes to the folder of dask's settings on import."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dask.config, "PATH", str(tmp_path_factory.mktemp("dask")))
         pytest.importorskip("dask_jobqueue")
@@ -173,7 +173,7 @@ def test_importing_a_class_keeps_the_handler_of_ctrl_c() -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of 64 cores without limits; the file returned may hold the memory limit of a container."""
+    """Simulate a machine of 64 cores; return the path of the file for the memory limit of a container."""
     for name in os.environ:
         if name.startswith("SLURM_") or any(name in group for group in CORE_VARIABLES):
             monkeypatch.delenv(name)
@@ -182,7 +182,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "memory.max"
 
 
-def test_the_memory_limit_of_a_container_counts(machine: Path) -> None:
+def test_the_memory_limit_of_a_container_is_respected(machine: Path) -> None:
     total = psutil.virtual_memory().total
     assert available_resources() == Resources(64, total)
     machine.write_text("max\n")
@@ -409,7 +409,7 @@ def test_invalid_job_profiles(changes: dict[str, Any], message: str, here: Path)
 
 
 def test_workers_end_before_the_walltime(here: Path) -> None:
-    """The stagger of their lifetimes is included."""
+    """The lifetime includes its stagger."""
     for walltime in ("00:10:00", "04:00:00", "2-00:00:00"):
         words = (job_script(job_profile("slurm", walltime=walltime)) or "").split()
         life, stagger = (int(words[words.index(w) + 1][:-1]) for w in ("--lifetime", "--lifetime-stagger"))
@@ -420,7 +420,7 @@ def test_workers_end_before_the_walltime(here: Path) -> None:
 # The queue
 
 
-def test_a_refused_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejected_job_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(
         here,
         "sbatch",
@@ -537,7 +537,7 @@ def test_a_waiting_job_is_kept() -> None:
     assert not cluster.requested
 
 
-def test_workers_may_be_missing_for_a_while() -> None:
+def test_workers_can_be_missing_for_a_while() -> None:
     cluster = Cluster()
     jobs = Jobs(cluster, "pbs", 2)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}):

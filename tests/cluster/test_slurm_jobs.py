@@ -1,4 +1,4 @@
-"""Whole runs on a real SLURM of one node: a cancelled job must not change the product."""
+"""Complete runs on a real SLURM of one node: a cancelled job must not change the product."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def queued() -> list[str]:
 
 
 class Canceller(Monitor):
-    """Cancels a running job half-way."""
+    """Cancel a running job during the run."""
 
     def __init__(self) -> None:
         self.blocks = 0
@@ -128,7 +128,7 @@ def test_a_cancelled_job_does_not_change_the_product(slurm: Path, expected: Path
     ends = time.monotonic() + 30
     while queued() and time.monotonic() < ends:
         time.sleep(0.2)
-    assert not queued(), "jobs outlived the run"
+    assert not queued(), "jobs are still in the queue after the run"
 
 
 @pytest.mark.parametrize("processes", [1, 2])

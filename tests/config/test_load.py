@@ -1,4 +1,4 @@
-"""Loading of configs, the messages about mistakes in them, and what is generated from the schema."""
+"""Loading of configs, error messages, and the documents generated from the schema."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -43,7 +43,7 @@ def problems(folder: Path, text: str, *sets: str) -> list[str]:
     return [p.split("run.yaml: ", 1)[1] if "run.yaml: " in p else p for p in caught.value.problems]
 
 
-def test_stages_are_made(tmp_path: Path) -> None:
+def test_stages_are_created(tmp_path: Path) -> None:
     config = load([written(tmp_path, GOOD)])
     assert [s.name for s in config.target.stages] == ["rebin", "artefacts", "mask", "interpolate"]
     assert config.target.stages[2].flat()["cut"] == [[0, 2.5], [10, 3.5]]
@@ -54,13 +54,13 @@ def test_stages_are_made(tmp_path: Path) -> None:
     assert config.deconvolve.flat()["n_iter"] == 20
 
 
-def test_plain_data_and_back(tmp_path: Path) -> None:
+def test_plain_data_round_trip(tmp_path: Path) -> None:
     config = load([written(tmp_path, GOOD)])
     text = yaml.safe_dump(config.plain())
     assert from_plain(yaml.safe_load(text)) == config
 
 
-def test_later_files_and_overrides_win(tmp_path: Path) -> None:
+def test_later_files_and_overrides_take_precedence(tmp_path: Path) -> None:
     first = written(tmp_path, GOOD)
     second = written(tmp_path, "deconvolve: {n_iter: 7}\noutput: {path: other.fits}\n", "more.yaml")
     sets = [
@@ -114,14 +114,14 @@ def test_a_repeated_stage_is_addressed_by_number(tmp_path: Path) -> None:
         ("{method: lucy_richardson, n_iter: 20}", "3", "deconvolve"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, expected: str) -> None:
+def test_an_error_names_the_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in GOOD
     found = problems(tmp_path, GOOD.replace(old, new))
     assert any(p.startswith(expected) for p in found), found
     assert all("\n" not in p for p in found)
 
 
-def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     text = (
         GOOD.replace("n_iter: 20", "n_itr: 20")
         .replace("interpolate]", "interpolat]")
@@ -131,7 +131,7 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
     assert len(found) == 5, found
 
 
-def test_mistakes_of_every_kind_come_at_once(tmp_path: Path) -> None:
+def test_errors_of_all_kinds_are_reported_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("n_iter: 20", "n_itr: 20").replace("star.fits", "star.fits[")
     text += "profile: laptp\ncheckpoints: {after: [rebinn]}"
     places = [p.split(":")[0] for p in problems(tmp_path, text, "out.x")]
@@ -157,13 +157,13 @@ def test_a_deconvolution_needs_a_star(tmp_path: Path) -> None:
     assert "needs a PSF" in problems(tmp_path, "target: {input: a.fits}\ndeconvolve: {}")[0]
 
 
-def test_a_wrong_profile_or_checkpoint(tmp_path: Path) -> None:
+def test_unknown_profiles_and_checkpoints_are_errors(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD + "profile: laptp\ncheckpoints: {after: [rebinn]}")
     assert any("did you mean 'laptop'?" in p for p in found)
     assert any("there is no stage 'rebinn'; did you mean 'rebin'?" in p for p in found)
 
 
-def test_files_that_are_no_config(tmp_path: Path) -> None:
+def test_files_that_are_not_configs(tmp_path: Path) -> None:
     written(tmp_path, GOOD, "good.yaml")
     with pytest.raises(ConfigError, match="did you mean .*good.yaml"):
         load([tmp_path / "god.yaml"])
@@ -195,7 +195,7 @@ YAML_VALUES = st.recursive(
     values=st.dictionaries(st.sampled_from([*Config.model_fields, "z"]), YAML_VALUES, max_size=6)
 )
 @hypothesis.settings(max_examples=150)
-def test_anything_gives_a_config_or_a_config_error(values: dict) -> None:
+def test_any_text_gives_a_config_or_a_config_error(values: dict) -> None:
     try:
         config = from_plain(values)
     except ConfigError as error:
@@ -205,13 +205,13 @@ def test_anything_gives_a_config_or_a_config_error(values: dict) -> None:
         assert isinstance(config, Config)
 
 
-def test_the_committed_template_is_fresh_and_valid() -> None:
+def test_the_committed_template_is_current_and_valid() -> None:
     path = ROOT / "configs" / "full.yaml"
     assert path.read_text() == template(), "run: lucidcube config template > configs/full.yaml"
     assert load([path]).deconvolve == REGISTRY["deconvolve"]()
 
 
-def test_the_committed_page_of_stages_is_fresh() -> None:
+def test_the_committed_page_of_stages_is_current() -> None:
     path = ROOT / "docs" / "stages.md"
     assert path.read_text() == stages_markdown(), "run: lucidcube stages --markdown > docs/stages.md"
 
@@ -235,11 +235,11 @@ def test_help_names_every_parameter(name: str) -> None:
 
 
 def valid(config: dict) -> bool:
-    """Whether a config agrees with the JSON schema."""
+    """Return whether a config agrees with the JSON schema."""
     return jsonschema.Draft202012Validator(schema()).is_valid(config)
 
 
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_a_valid_json_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
     assert schema()["required"] == ["target"]
 
@@ -254,7 +254,7 @@ def test_the_schema_knows_every_variant_and_its_parameters(name: str) -> None:
     for variant in REGISTRY[name].variants():
         words = {key: get_args(variant.model_fields[key].annotation)[0] for key in REGISTRY[name].choices}
         flat = REGISTRY[name](**words).flat()
-        # Words for what is not finite are for the provenance; in a config they are YAML numbers.
+        # Words for infinity and NaN occur only in the provenance; configs have YAML numbers.
         flat = {k: v for k, v in flat.items() if "inf" not in str(v)}
         for values in (words, flat):
             item = {name: values}
@@ -282,7 +282,7 @@ def test_the_schema_knows_every_variant_and_its_parameters(name: str) -> None:
         ("path: out.fits", "pth: out.fits", False),
     ],
 )
-def test_the_schema_tells_right_from_wrong(old: str, new: str, expected: bool) -> None:
+def test_the_schema_agrees_with_the_validation(old: str, new: str, expected: bool) -> None:
     assert old in GOOD
     assert valid(yaml.safe_load(GOOD.replace(old, new))) == expected
 

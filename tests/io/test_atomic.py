@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that get their names only when they are complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from lucidcube.io.atomic import atomic_file, part_path, write_atomically
 
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("content", ["é\n", b"\x00\xff", memoryview(b"view")])
-def test_writes_the_content_and_nothing_else(tmp_path: Path, content: str | bytes, durable: bool) -> None:
+def test_content_is_written_without_temporary_files(
+    tmp_path: Path, content: str | bytes, durable: bool
+) -> None:
     path = tmp_path / "record.json"
     path.write_text("an older, longer content")
     write_atomically(path, content, durable=durable)
@@ -21,7 +23,7 @@ def test_writes_the_content_and_nothing_else(tmp_path: Path, content: str | byte
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_an_error_leaves_the_old_file_and_nothing_else(
+def test_an_error_keeps_the_old_file_and_no_temporary_file(
     tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "record.json"
@@ -37,7 +39,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(
     assert os.listdir(tmp_path) == ["record.json"]
 
 
-def test_an_interrupted_block_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_block_leaves_no_file(tmp_path: Path) -> None:
     def interrupted() -> None:
         with atomic_file(tmp_path / "cube.fits") as file:
             file.write(b"half of it")
@@ -48,7 +50,7 @@ def test_an_interrupted_block_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_the_file_is_not_there_before_it_is_complete(tmp_path: Path) -> None:
+def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     with atomic_file(tmp_path / "cube.fits") as file:
         file.write(b"half of it")
         file.flush()
@@ -72,7 +74,7 @@ def test_symbolic_links_are_not_followed(tmp_path: Path, monkeypatch: pytest.Mon
     assert not link.is_symlink()
 
 
-def test_the_usual_permissions_are_given(tmp_path: Path) -> None:
+def test_files_have_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("x")
     write_atomically(tmp_path / "atomic", "x")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode

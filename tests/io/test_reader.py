@@ -1,4 +1,4 @@
-"""Opening FITS files as cubes: numbers, laziness, odd files, damaged files."""
+"""Opening FITS files as cubes: numbers, laziness, unusual files, damaged files."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_default_block(tmp_path: Path) -> None:
         open_cube(str(path), block=0)
 
 
-def test_names_are_stable_and_differ_between_files(tmp_path: Path) -> None:
+def test_graph_names_are_stable_and_differ_between_files(tmp_path: Path) -> None:
     one, two = write(tmp_path / "1.fits"), write(tmp_path / "2.fits")
     names = [open_cube(text)["data"].data.name for text in (str(one), str(one), f"{one}[1:]", str(two))]
     assert names[0] == names[1]
@@ -191,7 +191,7 @@ def test_any_order_of_axes(
     np.testing.assert_array_equal(by_ctype["data"].values, data if y_first else data.transpose(0, 2, 1))
 
 
-def test_axes_of_length_one_come_back(tmp_path: Path) -> None:
+def test_axes_of_length_one_are_restored(tmp_path: Path) -> None:
     header = cards(CTYPE3="STOKES", CUNIT3="", CTYPE4="FREQ", CRVAL4=1e9, CDELT4=1e6, CRPIX4=1.0)
     path = write(tmp_path / "casa.fits", numbers((7, 1, 5, 6)), header)
     cube = open_cube(str(path))
@@ -231,7 +231,7 @@ def test_unsigned_integers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_cube(str(path))["data"].values, stored.astype(np.float32))
 
 
-def test_blank_of_a_float_file_means_nothing(tmp_path: Path) -> None:
+def test_blank_of_a_float_file_is_ignored(tmp_path: Path) -> None:
     data = np.full((1, 2, 3), -32768.0, np.float32)
     path = tmp_path / "cube.fits"
     fits.PrimaryHDU(data).writeto(path)
@@ -378,7 +378,7 @@ def test_a_range_of_wavelengths(tmp_path: Path) -> None:
         open_cube(parse_specifier(str(path)).with_options(wave="1:2parsec"))
 
 
-def test_a_range_in_the_other_kind_of_unit(tmp_path: Path) -> None:
+def test_a_wavelength_range_on_a_frequency_axis(tmp_path: Path) -> None:
     header = cards(CTYPE3="FREQ", CUNIT3="GHz", CRVAL3=100.0, CDELT3=50.0)
     path = write(tmp_path / "cube.fits", None, header)
     cube = open_cube(parse_specifier(str(path)).with_options(wave="1.4:2.1mm"))
@@ -422,7 +422,7 @@ def test_tabulated_wavelengths(tmp_path: Path) -> None:
         open_cube(str(tmp_path / "lost.fits"))
 
 
-def test_missing_things_are_named(tmp_path: Path) -> None:
+def test_missing_files_and_extensions_are_named(tmp_path: Path) -> None:
     path = muse(tmp_path / "cube.fits")
     for text, message in {
         f"{tmp_path}/cube.fit": "did you mean .*cube.fits",
@@ -452,7 +452,7 @@ def test_a_file_without_ctypes_lists_its_axes(tmp_path: Path) -> None:
         assert cube["wavelength"].attrs["units"] == ""
 
 
-def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     path = muse(tmp_path / "cube.fits")
     whole = path.read_bytes()
     for missing, message in (
@@ -468,7 +468,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
             open_cube(str(path))
 
 
-def test_a_file_that_changes_after_opening(tmp_path: Path) -> None:
+def test_a_file_changed_after_opening_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "cube.fits")
     cube = open_cube(str(path))
     path.unlink()
@@ -502,7 +502,7 @@ def test_identity_of_a_file(tmp_path: Path) -> None:
     st.none() | st.floats(0, 1),
     st.sampled_from(["muse", "gzip", "table"]),
 )
-def test_damage_is_a_one_line_error_or_a_cube(
+def test_damaged_files_give_a_cube_or_a_one_line_error(
     tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[float, int]], cut: float | None, which: str
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "fuzz"
@@ -528,7 +528,7 @@ def test_damage_is_a_one_line_error_or_a_cube(
 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no shared data")
-def test_every_real_file_opens_or_is_refused(tmp_path: Path) -> None:
+def test_every_real_file_opens_or_gives_an_error(tmp_path: Path) -> None:
     refused: dict[str, str] = {}
     for path in sorted((SHARED / "data").iterdir()):
         try:

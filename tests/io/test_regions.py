@@ -1,4 +1,4 @@
-"""DS9 regions against geometry done by hand, the WCS, the package's own masks, real files and random text."""
+"""DS9 regions against explicit geometry, the WCS, the masks of the package, real files and random text."""
 
 import pickle
 import warnings
@@ -41,12 +41,12 @@ def drawn(write):
 
 
 def grid(shape: tuple[int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates y, x of the pixel centres as DS9 counts them."""
+    """Return the coordinates y, x of the pixel centres in DS9's convention."""
     return np.indices(shape) + 1
 
 
 def celestial() -> WCS:
-    """0.2 arcsec pixels, north turned by 30 degrees."""
+    """Return a WCS with pixels of 0.2 arcsec, and north rotated by 30 degrees."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
     wcs.wcs.crval = 150.0, -30.0
@@ -58,7 +58,7 @@ def celestial() -> WCS:
 
 
 def turned(y, x, y0, x0, degrees):
-    """Offsets along the axes of a shape that is turned from +x towards +y."""
+    """Return the offsets along the axes of a shape that is rotated from +x towards +y."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return -(x - x0) * s + (y - y0) * c, (x - x0) * c + (y - y0) * s
 
@@ -93,7 +93,7 @@ def test_shapes_follow_their_geometry(drawn):
     np.testing.assert_array_equal(drawn("image;polygon(5.5,4.5,25.5,4.5,5.5,34.5)"), triangle)
 
 
-def test_an_angle_left_out_is_zero(drawn):
+def test_a_missing_angle_is_zero(drawn):
     np.testing.assert_array_equal(drawn("image;box(20,20,9,5)"), drawn("image;box(20,20,9,5,0)"))
 
 
@@ -116,7 +116,7 @@ def test_regions_off_the_image_or_larger_than_it(drawn):
     np.testing.assert_array_equal(drawn("image;circle(0,-3,9.5)"), np.hypot(y + 3, x) < 9.5)
 
 
-def test_agrees_with_the_package_s_own_reading_and_masks(write):
+def test_agrees_with_the_masks_of_the_regions_package(write):
     path = write(
         "image\ncircle(20.2,11.4,6)\nellipse(30,25,9,4,70)\nbox(10,30,8,5,20)\npolygon(3,3,12,5,7,14)\n"
         "annulus(40,10,3,6)\n"
@@ -152,7 +152,7 @@ def test_sexagesimal_positions_and_cubes_with_a_spectral_axis(drawn):
     np.testing.assert_array_equal(drawn('fk5\ncircle(10h00m00s,-30d00m00s,0.5")', wcs=cube), mask)
 
 
-def test_the_angle_of_a_celestial_box_turns_with_the_sky(drawn):
+def test_the_angle_of_a_celestial_box_follows_the_wcs(drawn):
     wcs = celestial()
     mask = drawn('icrs\nbox(150,-30,4",1",0)', wcs=wcs)
     y, x = np.indices(SHAPE)
@@ -161,7 +161,7 @@ def test_the_angle_of_a_celestial_box_turns_with_the_sky(drawn):
     np.testing.assert_array_equal(mask, (abs(east) < 2) & (abs(north) < 0.5))
 
 
-def test_the_physical_frame_goes_through_the_ltm_cards(drawn):
+def test_the_physical_frame_uses_the_ltm_cards(drawn):
     same = drawn("physical\ncircle(20,11,6.5)")
     np.testing.assert_array_equal(same, drawn("image\ncircle(20,11,6.5)"))
     header = {"LTM1_1": 0.5, "LTM2_2": 0.5, "LTV1": -3.0, "LTV2": 4.0}
@@ -177,7 +177,7 @@ def test_the_physical_frame_goes_through_the_ltm_cards(drawn):
     "header",
     [{"LTM1_1": 2.0}, {"LTM1_1": -1, "LTM2_2": -1}, {"LTM1_2": 0.1}, {"LTM1_1": "x"}, {"LTM1_1": np.nan}],
 )
-def test_a_physical_frame_that_bends_shapes_is_refused(write, header):
+def test_a_physical_frame_that_distorts_shapes_is_an_error(write, header):
     with pytest.raises(CubeError, match="save in image coordinates"):
         load_regions(write("physical;circle(1,2,3)"), header=header)
 
@@ -198,7 +198,7 @@ def test_labels_comments_and_line_endings(write):
     assert left_out == ()
 
 
-def test_markers_are_left_out_and_named(write):
+def test_markers_are_ignored_and_listed(write):
     found, left_out = load_regions(
         write("image;circle(1,2,3);point(4,5) # point=x\nline(1,2,3,4);vector(1,2,3,4)")
     )
@@ -236,13 +236,13 @@ def test_markers_are_left_out_and_named(write):
         ("fk5\ncircle(10,20,3)", "no celestial WCS"),
     ],
 )
-def test_what_cannot_be_used_is_named(write, text, message):
+def test_unusable_regions_are_named(write, text, message):
     with pytest.raises(CubeError, match=message) as caught:
         load_regions(write(text))
     assert "some.reg" in str(caught.value)
 
 
-def test_all_problems_of_a_file_come_at_once(write):
+def test_all_problems_of_a_file_are_reported_at_once(write):
     with pytest.raises(CubeError) as caught:
         load_regions(write("image\ncircle(1,2)\ncircle(1,2,3)\nfoo(1)\nbox(1)"))
     assert [problem.split(": ")[0][-6:] for problem in caught.value.problems] == [
@@ -252,12 +252,12 @@ def test_all_problems_of_a_file_come_at_once(write):
     ]
 
 
-def test_positions_that_the_projection_does_not_hold_are_refused(write):
+def test_positions_outside_the_projection_are_errors(write):
     with pytest.raises(CubeError, match="nowhere on the plane"):
         load_regions(write("icrs;circle(330,30,1)"), wcs=celestial())
 
 
-def test_files_that_cannot_be_read(tmp_path, write):
+def test_unreadable_files_are_errors(tmp_path, write):
     with pytest.raises(CubeError, match="cannot read this region file"):
         load_regions(tmp_path / "none.reg")
     with pytest.raises(CubeError, match="cannot read this region file"):
@@ -301,7 +301,7 @@ def test_a_region_missing_between_two_files_is_interpolated(write):
     np.testing.assert_allclose([r.parameters for r in group.at(1) if r.label == "a"], [(1, 2, 2.5)])
 
 
-def test_regions_of_the_same_label_are_matched_in_turn(write):
+def test_regions_with_the_same_label_are_matched_in_order(write):
     a = write("image;circle(1,1,2) # text={x}\ncircle(9,9,2) # text={x}", "a.reg")
     b = write("image;circle(3,1,2) # text={x}\ncircle(9,5,2) # text={x}", "b.reg")
     found = [r.parameters for r in dynamic_regions([(0, a), (2, b)]).at(1)]
@@ -309,12 +309,12 @@ def test_regions_of_the_same_label_are_matched_in_turn(write):
 
 
 @pytest.mark.parametrize(("first", "last", "half"), [(10, 350, 0), (350, 10, 360), (0, 90, 45), (40, 60, 50)])
-def test_angles_go_the_shorter_way(write, first, last, half):
+def test_angles_are_interpolated_the_shorter_way(write, first, last, half):
     files = [(i, write(f"image;box(9,9,4,2,{a})", f"{i}.reg")) for i, a in enumerate((first, last))]
     assert dynamic_regions(files).at(0.5)[0].parameters[-1] % 180 == pytest.approx(half % 180)
 
 
-def test_matched_regions_must_be_alike(write):
+def test_matched_regions_must_have_the_same_shape(write):
     texts = ["circle(1,2,3)", "box(1,2,3,4,5)", "-circle(1,2,3);circle(1,2,3) # text={y}"]
     paths = [write(f"image;{text}", f"{i}.reg") for i, text in enumerate(texts)]
     for other in paths[1:]:
@@ -347,7 +347,9 @@ def test_real_files_agree_with_the_package_region_by_region(path):
     wcs.wcs.set()
     shape = (990, 1010)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyUserWarning)  # of display settings that the package ignores
+        warnings.simplefilter(
+            "ignore", AstropyUserWarning
+        )  # warnings about display settings that the package ignores
         theirs = Regions.read(path, format="ds9")
     everywhere = PixCoord(*np.indices(shape)[::-1])
     included, excluded = np.zeros(shape, bool), np.zeros(shape, bool)
@@ -369,7 +371,7 @@ WORDS = st.sampled_from(
 
 
 def drawn_or_refused(path: Path) -> None:
-    """Whatever a file holds, the outcome is a mask or one message that names the file."""
+    """Check that a file gives either a mask or one message that names the file."""
     refusal = ""
     try:
         found = load_regions(path, wcs=celestial())

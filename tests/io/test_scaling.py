@@ -1,4 +1,4 @@
-"""Cubes whose numbers are very large, very small, or both: from FITS to FITS, without losing a value silently."""
+"""Cubes with very large or very small numbers, from FITS to FITS, without silent losses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write(path: Path, data: NDArray[np.generic], **variance: NDArray[np.generic]
 
 
 def through_a_stage(path: Path) -> fits.HDUList:
-    """The product of `interpolate` with an empty mask, which changes no pixel."""
+    """Return the product of `interpolate` with an empty mask, which changes no pixel."""
     mask = path.with_name("mask.fits")
     shape = fits.getdata(path).shape
     fits.PrimaryHDU(np.zeros(shape, np.uint8), fits.getheader(path)).writeto(mask, output_verify="silentfix")
@@ -96,7 +96,7 @@ def test_scaled_integers_survive(tmp_path: Path, scale: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["f4", "f8"])
-def test_ordinary_files_are_read_as_they_are(tmp_path: Path, kind: str) -> None:
+def test_ordinary_files_are_not_scaled(tmp_path: Path, kind: str) -> None:
     data = np.random.default_rng(3).normal(50, 5, (40, 50)).astype(kind)
     data[:10] = -3.4028227e38  # fill values of planetary archives
     cube = open_cube(str(write(tmp_path / "cube.fits", data, STAT=data**0)))
@@ -104,7 +104,7 @@ def test_ordinary_files_are_read_as_they_are(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(cube["data"].values[0], data.astype(np.float32))
 
 
-def test_fill_values_do_not_decide_how_faint_data_are_scaled(tmp_path: Path) -> None:
+def test_fill_values_do_not_affect_the_scale(tmp_path: Path) -> None:
     data = 1e-20 * np.random.default_rng(4).normal(size=(40, 50))
     data[:10] = -1e38
     cube = open_cube(str(write(tmp_path / "cube.fits", data)))
@@ -114,7 +114,7 @@ def test_fill_values_do_not_decide_how_faint_data_are_scaled(tmp_path: Path) -> 
     )
 
 
-def test_a_compact_star_in_a_large_empty_field_is_seen(tmp_path: Path) -> None:
+def test_a_compact_star_in_a_large_empty_field_sets_the_scale(tmp_path: Path) -> None:
     field = np.full((600, 700), 1e-60)
     field[300:305, 350:355] = 1e3
     cube = open_cube(str(write(tmp_path / "cube.fits", field)))
@@ -143,7 +143,7 @@ def test_values_that_float32_cannot_hold_are_reported_once(
     ]
 
 
-def test_nothing_is_reported_where_nothing_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_warning_without_losses(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         to_float32(np.array([np.inf, np.nan, 0.0, 1.0]), Encoding(">f8"), "variance")
         to_float32(np.array([np.inf, 0.0, -1.0, 4.0]), Encoding(">f8"), "weight")

@@ -1,4 +1,4 @@
-"""The text that names an array in a file."""
+"""Parsing of the text that names an array in a file."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_valid_text_is_parsed(text: str, expected: Specifier) -> None:
         ("cube\0.fits", "null character"),
     ],
 )
-def test_refusals_name_the_place(text: str, piece: str) -> None:
+def test_errors_name_the_position(text: str, piece: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_specifier(text)
     assert piece in str(error.value)
@@ -87,7 +87,7 @@ def test_options_are_equivalent_to_the_text() -> None:
     assert parse_specifier("c.fits").with_options(wave="0.55:0.60um").wave == WaveRange(0.55, 0.60, "um")
 
 
-def test_options_that_contradict_the_text_are_refused() -> None:
+def test_options_that_contradict_the_text_are_errors() -> None:
     for options in ({"ext": "SCI"}, {"slice": "1:3"}, {"axes": "spectral=1"}):
         with pytest.raises(ConfigError, match="given twice"):
             parse_specifier("c.fits{DATA}[0:2]{SPECTRAL:(0)}").with_options(**options)
@@ -132,7 +132,7 @@ AXES = st.none() | st.permutations([0, 1, 2])
     st.lists(AXIS_SLICE | st.integers(-99, 99), max_size=4),
     AXES,
 )
-def test_any_specifier_survives_its_own_text(
+def test_any_specifier_round_trips_through_text(
     path: str, ext: str | int | None, index: list[object], axes: list[int] | None
 ) -> None:
     celestial, spectral = (None, None) if axes is None else ((axes[0], axes[1]), axes[2])
@@ -141,7 +141,7 @@ def test_any_specifier_survives_its_own_text(
 
 
 @given(st.text(alphabet=st.sampled_from("a.fits{}[](),:'\"=0123-CELESTIALSPECTRAL \0\n~é"), max_size=40))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_is_a_config_error(text: str) -> None:
     try:
         specifier = parse_specifier(text)
     except ConfigError:
@@ -150,7 +150,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(st.text(alphabet=st.sampled_from("0123456789.:eE+-num GHz/s"), max_size=16))
-def test_any_wave_text_is_read_or_refused(text: str) -> None:
+def test_any_wave_text_is_parsed_or_is_a_config_error(text: str) -> None:
     try:
         wave = parse_wave(text)
     except ConfigError:

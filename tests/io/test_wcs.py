@@ -1,4 +1,4 @@
-"""Spectral and celestial coordinates: reading what is there, writing what changed."""
+"""Spectral and celestial coordinates: reading of headers, and updates of their cards."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def without(of: fits.Header, *prefixes: str) -> list[str]:
         ("km s-1", 1e3, "m/s"), ("m s-1", 1, "m/s"), ("M/S", 1, "m/s"), ("[um]", 1e-6, "m"),
     ],
 )  # fmt: skip
-def test_units_as_they_are_spelled(spelling: str, scale: float, si: str) -> None:
+def test_spellings_of_units(spelling: str, scale: float, si: str) -> None:
     unit = spectral_unit(spelling)
     assert unit is not None
     assert unit.si == si
@@ -71,7 +71,7 @@ def test_units_as_they_are_spelled(spelling: str, scale: float, si: str) -> None
 @pytest.mark.parametrize(
     "spelling", ["", "deg", "DEGREE", "pixel", "furlongs", "STOKES", "eV", "s", "10**-20"]
 )
-def test_what_is_no_spectral_unit(spelling: str) -> None:
+def test_other_text_is_not_a_spectral_unit(spelling: str) -> None:
     assert spectral_unit(spelling) is None
 
 
@@ -135,7 +135,7 @@ def test_positions_agree_with_wcslib(cards: dict[str, object]) -> None:
         ({"CTYPE3": "VOPT-F2W", "CUNIT3": "m/s"}, "RESTFRQ or RESTWAV"),
     ],
 )
-def test_axes_that_make_no_sense(cards: dict[str, object], message: str) -> None:
+def test_invalid_spectral_axes_are_errors(cards: dict[str, object], message: str) -> None:
     with pytest.raises(CubeError, match=message):
         grid(header(**cards))
 
@@ -168,7 +168,7 @@ def test_axes_are_found_by_their_types(
     assert find_axes(made, shape) == expected
 
 
-def test_ambiguous_axes_are_refused() -> None:
+def test_ambiguous_axes_are_errors() -> None:
     for ctypes, shape in (
         (("", "", ""), (9, 5, 6)),
         (("WAVE", "RA---TAN"), (5, 6)),
@@ -233,7 +233,7 @@ def test_a_new_uniform_grid_is_read_back(cards: dict[str, object]) -> None:
             np.testing.assert_allclose(by_wcslib, new, rtol=1e-12)
 
 
-def test_numbers_are_rounded_to_what_people_write() -> None:
+def test_cards_are_rounded_to_short_decimals() -> None:
     result = spectral_cards(header(), 4.75e-7 + 1e-9 * np.arange(6), axis=3)
     assert (result["CRVAL3"], result["CD3_3"], result["CUNIT3"]) == (4750.0, 10.0, "Angstrom")
 
@@ -243,7 +243,7 @@ def test_a_grid_of_one_channel_keeps_the_step() -> None:
     assert (result["CRVAL3"], result["CD3_3"], result["NAXIS3"]) == (5000.0, 1.25, 1)
 
 
-def test_falling_grids() -> None:
+def test_decreasing_grids() -> None:
     new = 5e-7 - 1e-9 * np.arange(6)
     np.testing.assert_allclose(grid(spectral_cards(header(), new, axis=3)), new, rtol=1e-12)
 
@@ -318,7 +318,7 @@ MATRICES: list[dict[str, object]] = [
 
 
 @given(AXIS, START, STEP, st.sampled_from(MATRICES))
-def test_slices_move_the_world_with_the_pixels(
+def test_slices_keep_the_world_coordinates_of_pixels(
     n: int, start: int, step: int, matrix: dict[str, object]
 ) -> None:
     made = header(**matrix)
@@ -338,7 +338,7 @@ def test_slices_move_the_world_with_the_pixels(
     assert sliced[f"NAXIS{n}"] == 2
 
 
-def test_slices_change_nothing_where_all_is_kept_or_no_card_exists() -> None:
+def test_slices_that_keep_everything_change_no_card() -> None:
     made = header()
     assert slice_cards(made, 3, range(8)).tostring() == made.tostring()
     bare = fits.Header({"NAXIS": 2, "NAXIS1": 6, "NAXIS2": 5})

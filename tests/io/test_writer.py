@@ -1,4 +1,4 @@
-"""Writing FITS files by planes: the same bytes as astropy, no half products."""
+"""Writing FITS files plane by plane: the same bytes as astropy, no incomplete products."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def numbers(dtype: str, shape: tuple[int, ...] = (7, 5, 3)) -> NDArray[np.generi
 
 
 def odd_header() -> fits.Header:
-    """Cards of every kind, in an order that must stay."""
+    """Return a header with cards of every kind, whose order must be kept."""
     header = fits.Header()
     header["OBJECT"] = ("Neptune", "what it is")
     header["HIERARCH ESO DET WIN1 UIT1"] = (1.5, "s")
@@ -49,7 +49,7 @@ def odd_header() -> fits.Header:
 
 
 def other_cards(header: fits.Header) -> list[str]:
-    """All but the cards that belong to the file."""
+    """Return all cards except for the structural ones."""
     structural = [
         "SIMPLE",
         "XTENSION",
@@ -77,19 +77,19 @@ def table() -> fits.BinTableHDU:
 
 
 def plain_header() -> fits.Header:
-    """The same without blank cards, which astropy fills."""
+    """Return the same header without blank cards, which astropy fills."""
     return fits.Header([card for card in odd_header().cards if card.keyword])
 
 
 def by_astropy(path: Path, data: NDArray[np.generic], mask: NDArray[np.generic]) -> tuple[bytes, str]:
-    """The file that astropy writes, and the date it puts in."""
+    """Return the file that astropy writes, and the date in its checksum comments."""
     primary = fits.PrimaryHDU(data, plain_header())
     primary.header["EXTNAME"] = ("DECONVOLVED", "extension name")
     hdus = fits.HDUList([primary, fits.ImageHDU(mask, name="MASK"), table()])
     for _ in range(5):
         hdus.writeto(path, checksum=True, overwrite=True)
         comments = [fits.getheader(path, i).comments["CHECKSUM"] for i in range(3)]
-        if len(set(comments)) == 1:  # the second did not end meanwhile
+        if len(set(comments)) == 1:  # both were written within the same second
             break
     return path.read_bytes(), comments[0].removeprefix("HDU checksum updated ")
 
@@ -139,7 +139,7 @@ def test_astropy_verifies_the_file(tmp_path: Path) -> None:
         assert all(hdu.verify_checksum() == hdu.verify_datasum() == 1 for hdu in file)
 
 
-def test_a_sum_that_is_not_given_is_read_back(tmp_path: Path) -> None:
+def test_missing_checksums_are_computed_from_the_file(tmp_path: Path) -> None:
     files = []
     for i, known in enumerate((True, False)):
         layout = reserve(tmp_path / f"{i}.fits", [ImagePlan("A", fits.Header(), (7, 5, 3), "int16")])
@@ -148,7 +148,7 @@ def test_a_sum_that_is_not_given_is_read_back(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-def test_headers_survive_card_for_card(tmp_path: Path) -> None:
+def test_headers_are_kept_card_for_card(tmp_path: Path) -> None:
     header = odd_header()
     layout = reserve(
         tmp_path / "p.fits",
@@ -163,7 +163,7 @@ def test_headers_survive_card_for_card(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no shared data")
-def test_real_headers_survive_card_for_card(tmp_path: Path) -> None:
+def test_real_headers_are_kept_card_for_card(tmp_path: Path) -> None:
     for path in sorted((SHARED / "data").glob("*.fits")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -191,7 +191,7 @@ def test_scaling_by_a_power_of_two_is_undone_exactly(tmp_path: Path) -> None:
 
 
 def copied(source: Path, target: Path) -> Path:
-    """A FITS file made again from the cube that was read from it, block by block, backwards."""
+    """Write the cube that was read from a FITS file to another file, block by block in reverse order."""
     cube = open_cube(str(source), block=3)
     header = fits.Header.fromstring(cube.attrs["header"], sep="\n")
     exponent, dtype = cube.attrs["scale_exponent"], stored_dtype(cube.attrs["bitpix"])
@@ -212,7 +212,7 @@ def copied(source: Path, target: Path) -> Path:
     "name",
     ["muse_udf_galpak_subcube", "gmos_ngc3081_cube", "stokes4d_example_cube", "sphere_irdis_europa_2band"],
 )
-def test_real_cubes_survive_the_round_trip(tmp_path: Path, name: str) -> None:
+def test_real_cubes_round_trip(tmp_path: Path, name: str) -> None:
     source = SHARED / f"data/{name}.fits"
     product = copied(source, tmp_path / "product.fits")
     with fits.open(source) as before, fits.open(product, checksum=True) as after:
@@ -229,7 +229,7 @@ def test_real_cubes_survive_the_round_trip(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(one["wavelength"], two["wavelength"])
 
 
-def test_products_are_not_overwritten_by_mistake(tmp_path: Path) -> None:
+def test_products_are_not_overwritten_without_permission(tmp_path: Path) -> None:
     path = tmp_path / "p.fits"
     plans = [ImagePlan("A", fits.Header(), (1, 2, 2), "float32")]
     layout = reserve(path, plans)
@@ -255,7 +255,7 @@ def test_the_same_planes_give_the_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite", "fsync", "replace"])
-def test_a_full_disk_leaves_nothing(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_file(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plans = [ImagePlan("A", fits.Header(), (7, 5, 3), "float32")]
 
     def full(*arguments: object, **more: object) -> int:
@@ -268,9 +268,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, call: str, monkeypatch: pyte
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_up_while_planes_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_becomes_full_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = reserve(tmp_path / "p.fits", [ImagePlan("A", fits.Header(), (7, 5, 3), "float32")])
     real, left = os.pwrite, [200]
 
@@ -289,7 +287,7 @@ def test_a_disk_that_fills_up_while_planes_are_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_file_systems_that_cannot_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_without_preallocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unable(*arguments: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "not here")
 
@@ -299,7 +297,7 @@ def test_file_systems_that_cannot_reserve(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(fits.getdata(finish(layout, {}))[2:4], numbers("int16")[2:4])
 
 
-def test_planes_that_do_not_fit(tmp_path: Path) -> None:
+def test_planes_of_a_wrong_shape_are_errors(tmp_path: Path) -> None:
     layout = reserve(tmp_path / "p.fits", [ImagePlan("A", fits.Header(), (7, 5, 3), "int16"), table()])
     for hdu, first, shape in (
         (0, 6, (2, 5, 3)),
@@ -336,9 +334,9 @@ def test_checksums_of_parts_add_up(data: bytes, cuts: list[int]) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_encoded_checksums_cancel(total: int) -> None:
+def test_encoded_checksums_sum_to_minus_zero(total: int) -> None:
     text = encode(total)
     assert text.isascii()
     assert text.isalnum()
-    turned = text[1:] + text[0]  # in its card the value begins one byte after a word
+    turned = text[1:] + text[0]  # the value in the card begins one byte after a word
     assert fold(checksum(turned.encode()) - checksum(b"0" * 16) + 2 * 0xFFFFFFFF + total) in (0, 0xFFFFFFFF)

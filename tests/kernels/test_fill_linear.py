@@ -41,7 +41,7 @@ def circle_test(a, b, c, p) -> int:
 
 
 def tessellation(points: np.ndarray) -> list[np.ndarray]:
-    """Corners of the cells of the Delaunay tessellation: Qhull's triangles, joined where on one circle."""
+    """Return the corners of the Delaunay cells: Qhull's triangles, merged if they are on one circle."""
     mesh = Delaunay(points)
     parent = list(range(len(mesh.simplices)))
 
@@ -62,7 +62,7 @@ def tessellation(points: np.ndarray) -> list[np.ndarray]:
 
 
 def range_of_triangulations(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest value at each hole over all Delaunay triangulations of the good pixels."""
+    """Return the minimum and maximum at each hole over all Delaunay triangulations of the good pixels."""
     points, holes = np.argwhere(~np.isnan(wide)), np.argwhere(np.isnan(wide))
     values = wide[~np.isnan(wide)]
     low, high = np.full(wide.shape, np.inf), np.full(wide.shape, -np.inf)
@@ -133,7 +133,7 @@ def test_a_tilted_plane_is_recovered_exactly(fraction):
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.4])
-def test_turning_and_mirroring_the_plane_turns_and_mirrors_the_result(fraction):
+def test_rotation_and_mirroring_commute_with_filling(fraction):
     plane, hole = noise((40, 40)), scattered((40, 40), fraction, 7)
     filled = fill_linear(plane, hole)
     for turns, mirror in itertools.product(range(4), (False, True)):
@@ -165,7 +165,7 @@ def test_a_single_missing_pixel_is_the_mean_of_its_four_neighbours():
     assert fill_linear(plane, hole)[4, 5] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_missing_rim_falls_straight_to_zero_at_the_edge():
+def test_a_missing_rim_falls_linearly_to_zero_at_the_edge():
     plane = np.full((30, 40), 8.0, np.float32)
     plane[:, :7] = np.nan
     filled = fill_linear(plane, np.zeros(plane.shape, bool))
@@ -185,7 +185,7 @@ def test_small_and_nearly_empty_planes(shape, finite):
     np.testing.assert_array_equal(filled[~hole], 5)
 
 
-def test_arguments_survive_and_strided_or_read_only_planes_are_taken():
+def test_arguments_are_not_modified_and_may_be_strided_or_read_only():
     whole = noise((40, 60))
     plane, hole = whole[::2, ::-3], scattered((20, 20), 0.3, 9)
     whole.flags.writeable = hole.flags.writeable = False
@@ -197,7 +197,7 @@ def test_arguments_survive_and_strided_or_read_only_planes_are_taken():
     ("plane", "missing"),
     [((4, 4), (4, 5)), ((4,), (4,)), ((LARGEST_SIDE + 1, 1), (LARGEST_SIDE + 1, 1))],
 )
-def test_wrong_shapes_are_refused(plane, missing):
+def test_wrong_shapes_are_errors(plane, missing):
     with pytest.raises(ValueError, match="one shape"):
         fill_linear(np.zeros(plane, np.float32), np.zeros(missing, bool))
 
@@ -215,10 +215,10 @@ def test_any_hole_is_filled_within_the_range_of_the_frame_and_the_good_pixels(ho
 
 
 def test_reproduces_the_recorded_reference():
-    """Two planes of the reference's recorded products.
+    """Compare with two planes of the recorded products of the reference program.
 
-    Its triangles are chance ones, so a hole of a degenerate cell may differ by as much as the valid
-    triangulations do; all others agree to float32. It makes its frame from a plane whose missing pixels
+    The reference chooses triangles arbitrarily, so a hole in a degenerate cell may differ by as much as the
+    valid triangulations do; all others agree to float32. Its frame is made from a plane whose missing pixels
     were already filled (by the same rule), so holes open to the edge differ by up to a ninth of their
     outermost filled pixels.
     """

@@ -1,4 +1,4 @@
-"""Which missing pixels are holes in the field, and which lie outside it."""
+"""Distinction of holes in the field from pixels outside the field."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def disc(radius: float, side: int = SIDE) -> np.ndarray:
 
 
 def convex_field(seed: int, side: int = SIDE) -> np.ndarray:
-    """The pixels on the inner side of a few random lines."""
+    """Return the pixels on the inner side of a few random lines."""
     rng = np.random.default_rng(seed)
     y, x = np.indices((side, side)) - (side - 1) / 2
     field = np.ones((side, side), bool)
@@ -33,7 +33,7 @@ def test_everything_around_a_convex_field_is_outside(field, max_hole):
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_dead_columns_are_holes_also_where_they_reach_the_edge(width):
+def test_dead_columns_are_holes_even_at_the_edge(width):
     missing = np.zeros((SIDE, SIDE), bool)
     missing[:, 20 : 20 + width] = True
     # Where a wide column reaches the edge, the corners of its end are rounded off.
@@ -81,7 +81,7 @@ def test_an_island_in_the_outside_changes_nothing_far_from_it():
 
 
 @pytest.mark.parametrize("missing", [True, False])
-def test_planes_that_are_wholly_missing_or_wholly_there(missing):
+def test_completely_missing_and_complete_planes(missing):
     plane = np.full((7, 9), missing)
     plane.flags.writeable = False
     outside = outside_field(plane, 3)

@@ -98,7 +98,7 @@ def test_cut_is_linear_between_channels_and_constant_outside():
         ([(np.inf, 1)], "finite"),
     ],
 )
-def test_impossible_cuts_are_refused(cuts, text):
+def test_invalid_cuts_are_errors(cuts, text):
     with pytest.raises(ValueError, match=text):
         cut_by_channel(cuts, [0])
 
@@ -107,6 +107,6 @@ def test_impossible_cuts_are_refused(cuts, text):
     ("shape", "cut", "limit"),
     [((3,), 3, None), ((3, 3), np.nan, None), ((3, 3), np.inf, None), ((3, 3), 3, -1)],
 )
-def test_impossible_arguments_are_refused(shape, cut, limit):
+def test_invalid_arguments_are_errors(shape, cut, limit):
     with pytest.raises(ValueError):
         bad_pixel_mask(np.zeros(shape, np.float32), cut, max_dilation=limit)

@@ -57,7 +57,7 @@ def test_no_other_cut_has_a_larger_between_class_variance(seed):
     assert between(ours) == pytest.approx(best, rel=1e-12)
 
 
-def test_shift_scale_and_nan_do_not_matter():
+def test_thresholds_follow_shift_and_scale_and_ignore_nan():
     values = three_populations(3)
     plain = multi_otsu(values, 3)
     np.testing.assert_allclose(multi_otsu(values * np.float32(2.0**-60), 3), plain * 2.0**-60, rtol=1e-12)
@@ -85,7 +85,7 @@ def test_fewer_distinct_values_than_classes(values, classes_seen):
     np.testing.assert_array_equal(np.digitize(finite, thresholds), np.unique(finite, return_inverse=True)[1])
 
 
-def test_impossible_requests_are_refused():
+def test_invalid_arguments_are_errors():
     with pytest.raises(ValueError, match="classes=1"):
         multi_otsu(np.arange(9.0), classes=1)
     with pytest.raises(ValueError, match="bins=2"):
@@ -93,7 +93,7 @@ def test_impossible_requests_are_refused():
 
 
 def nested_by_hand(values: np.ndarray, levels: int) -> float:
-    """The definition, written with scikit-image's two-class Otsu."""
+    """Compute the nested threshold by its definition with scikit-image's two-class Otsu."""
     current, tried = values, []
     for _ in range(levels):
         if tried and current.size < 256:

@@ -100,7 +100,7 @@ def test_variance_is_the_scatter_of_many_noisy_cubes() -> None:
         np.testing.assert_allclose(out.var((1, 2)), predicted.mean((1, 2)), rtol=0.05)
 
 
-def test_a_falling_axis_gives_the_mirror_image() -> None:
+def test_a_decreasing_axis_gives_the_mirror_image() -> None:
     rng = np.random.default_rng(1)
     axis = np.arange(41) * 0.25
     data = rng.random((41, 3, 2), np.float32)

@@ -1,4 +1,4 @@
-"""The lift: kernels applied to blocks, planes that they never receive, and the messages when one fails."""
+"""The lift: kernels applied to blocks, planes that are not passed to kernels, and error messages."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_plane_without_finite_values_is_not_passed_to_the_kernel(sizes: tuple[
 
 
 @pytest.mark.parametrize("sizes", [None, (4, 5)])
-def test_a_failure_names_the_stage_and_the_plane(sizes: tuple[int, ...] | None) -> None:
+def test_an_error_names_the_stage_and_the_plane(sizes: tuple[int, ...] | None) -> None:
     def kernel(plane: np.ndarray, weight: float) -> np.ndarray:
         if weight == 6:
             raise ZeroDivisionError("no way")

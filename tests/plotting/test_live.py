@@ -69,7 +69,7 @@ def seen(monkeypatch):
 
 
 @pytest.mark.parametrize("stage", [changed(CLEAN, threshold=-1), LUCY], ids=["clean", "lucy"])
-def test_frames_are_pictures_that_change(tmp_path, monkeypatch, stage):
+def test_frames_differ(tmp_path, monkeypatch, stage):
     monkeypatch.setattr(plot, "DPI", 100)
     paths = watch_plane(joined(), stage, folder=tmp_path / "new" / "frames", every=3)
     assert [p.name for p in paths] == ["frame-00001.png", "frame-00002.png", "frame-00003.png"]
@@ -208,7 +208,7 @@ def test_only_the_chosen_plane_is_computed(tmp_path):
         (float("nan"), "outside the cube's range"),
     ],
 )
-def test_wavelengths_that_are_not_understood(tmp_path, wavelength, message):
+def test_invalid_wavelengths_are_errors(tmp_path, wavelength, message):
     with pytest.raises(UserError, match=message):
         watch_plane(joined(), CLEAN, wavelength=wavelength, folder=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -278,7 +278,7 @@ def test_unusual_planes(tmp_path, seen, kind, stage):
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="a display is recorded by its variable on Linux"
 )
-def test_frames_where_there_is_no_display(tmp_path, monkeypatch):
+def test_frames_are_written_without_a_display(tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -287,7 +287,7 @@ def test_frames_where_there_is_no_display(tmp_path, monkeypatch):
     assert all((tmp_path / p).is_file() for p in paths)
 
 
-def test_frames_where_the_backend_has_no_windows(tmp_path, monkeypatch):
+def test_frames_are_written_if_the_backend_has_no_windows(tmp_path, monkeypatch):
     from matplotlib import pyplot
 
     monkeypatch.setenv("DISPLAY", ":99")
@@ -335,7 +335,7 @@ def test_window_shows_the_result_until_it_is_closed(window, seen):
     assert watch_plane(joined(), CLEAN, every=2) == []
     assert window.figure.shown
     assert window.waited
-    assert window.drawings == 1 + 3 + 1  # before, at iterations 2, 4 and 6, and the result
+    assert window.drawings == 1 + 3 + 1  # before the start, at iterations 2, 4 and 6, and the result
 
 
 def test_window_is_drawn_for_a_fifth_of_the_time(window, monkeypatch):
@@ -355,7 +355,7 @@ def test_a_window_that_was_closed_is_not_drawn_again(window, seen):
     assert len(seen["states"]) == 6
 
 
-def test_without_matplotlib_the_message_says_what_to_install(monkeypatch, tmp_path):
+def test_without_matplotlib_the_message_names_the_extra(monkeypatch, tmp_path):
     for name in [m for m in sys.modules if m.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(lucidcube.plotting, "figure", figure)  # restored after it is imported again

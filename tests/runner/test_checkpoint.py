@@ -1,4 +1,4 @@
-"""Checkpoints: what is trusted, what is not, and what a key is made of."""
+"""Checkpoints: valid, missing and damaged blocks, and the dependence of keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = (DATA, "mask", "cut")
 
 
 def cube() -> xr.Dataset:
-    """Seven planes in blocks of two, the last of one; the third block is all NaN."""
+    """Return seven planes in blocks of two, the last of one; the third block is all NaN."""
     rng = np.random.default_rng(3)
     data = rng.normal(size=(PLANES, 5, 6)).astype(np.float32)
     data[4:6] = np.nan
@@ -54,7 +54,7 @@ def cube() -> xr.Dataset:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Checkpoint:
-    """A checkpoint with all its blocks."""
+    """Return a checkpoint with all its blocks."""
     made = Checkpoint.prepare(tmp_path / "target-test-0", cube(), NAMES, {"why": "test"})
     compute(made.write(cube(), NAMES))
     return made
@@ -79,7 +79,7 @@ def same(made: Checkpoint) -> None:
         assert opened[name].dtype == cube()[name].dtype
 
 
-def test_all_is_missing_before_and_nothing_after(tmp_path: Path) -> None:
+def test_all_blocks_are_missing_before_and_none_after_writing(tmp_path: Path) -> None:
     made = Checkpoint.prepare(tmp_path / "c", cube(), NAMES, {})
     assert made.blocks == 4
     assert made.missing() == [0, 1, 2, 3]
@@ -92,7 +92,7 @@ def test_all_is_missing_before_and_nothing_after(tmp_path: Path) -> None:
     same(made)
 
 
-def test_what_was_written_can_be_read_by_anyone(written: Checkpoint) -> None:
+def test_stores_can_be_read_by_xarray(written: Checkpoint) -> None:
     opened = xr.open_zarr(written.path / STORE, consolidated=False)
     assert opened[DATA].dims == DIMS
     assert opened[DATA].attrs["units"] == "adu"
@@ -158,7 +158,7 @@ def test_a_damaged_chunk_is_missing(written: Checkpoint, harm: Callable[[Path], 
     ],
     ids=repr,
 )
-def test_a_damaged_vouch_is_no_record(written: Checkpoint, content: bytes | None) -> None:
+def test_a_damaged_record_is_not_a_record(written: Checkpoint, content: bytes | None) -> None:
     if content is None:
         record(written, 1).unlink()
     else:
@@ -166,7 +166,7 @@ def test_a_damaged_vouch_is_no_record(written: Checkpoint, content: bytes | None
     assert written.missing() == [1]
 
 
-def test_a_record_of_some_variables_is_not_enough(written: Checkpoint) -> None:
+def test_a_record_without_all_variables_is_not_valid(written: Checkpoint) -> None:
     sums = json.loads(record(written, 1).read_text())
     assert {*sums} == {"block", *NAMES}
     sums.pop("mask")
@@ -174,12 +174,12 @@ def test_a_record_of_some_variables_is_not_enough(written: Checkpoint) -> None:
     assert written.missing() == [1]
 
 
-def test_the_vouch_of_another_block_is_no_record(written: Checkpoint) -> None:
+def test_the_record_of_another_block_is_not_valid(written: Checkpoint) -> None:
     record(written, 1).write_bytes(record(written, 0).read_bytes())
     assert written.missing() == [1]
 
 
-def test_stray_files_do_no_harm(written: Checkpoint) -> None:
+def test_unknown_files_are_ignored(written: Checkpoint) -> None:
     (written.path / CHECKSUMS / ".000001.99").write_bytes(b"{")
     (written.path / CHECKSUMS / "000099").write_bytes(b"{}")
     (written.path / CHECKSUMS / "notes.txt").write_text("mine")
@@ -188,14 +188,14 @@ def test_stray_files_do_no_harm(written: Checkpoint) -> None:
     same(written)
 
 
-def test_a_folder_whose_making_was_cut_short_is_made_again(written: Checkpoint) -> None:
+def test_an_incomplete_folder_is_created_again(written: Checkpoint) -> None:
     (written.path / COMPLETE).unlink()
     again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
     assert again.missing() == [0, 1, 2, 3]
     assert json.loads((written.path / COMPLETE).read_text())["ingredients"] == {"why": "test"}
 
 
-def test_the_completing_file_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_json_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
@@ -205,14 +205,14 @@ def test_the_completing_file_comes_last(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "c" / COMPLETE).exists()
 
 
-def test_a_finished_store_is_left_alone(written: Checkpoint) -> None:
+def test_a_complete_store_is_not_changed(written: Checkpoint) -> None:
     before = {p: p.stat().st_mtime_ns for p in written.path.rglob("*")}
     again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
     assert again.missing() == []
     assert {p: p.stat().st_mtime_ns for p in written.path.rglob("*")} == before
 
 
-def test_a_store_with_other_variables_does_not_serve(written: Checkpoint) -> None:
+def test_a_store_with_other_variables_is_not_reused(written: Checkpoint) -> None:
     more = (*NAMES, "badness")
     wider = cube().assign(badness=cube()[DATA] * 2)
     again = Checkpoint.prepare(written.path, wider, more, {"why": "test"})
@@ -221,7 +221,7 @@ def test_a_store_with_other_variables_does_not_serve(written: Checkpoint) -> Non
     assert "badness" in again.open()
 
 
-def test_a_lost_store_is_made_again(written: Checkpoint) -> None:
+def test_a_missing_store_is_created_again(written: Checkpoint) -> None:
     (written.path / STORE / DATA / "zarr.json").unlink()
     again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
     assert again.missing() == [0, 1, 2, 3]
@@ -229,7 +229,7 @@ def test_a_lost_store_is_made_again(written: Checkpoint) -> None:
     same(again)
 
 
-def test_blocks_of_the_store_rule(written: Checkpoint) -> None:
+def test_a_cube_is_divided_into_the_blocks_of_the_store(written: Checkpoint) -> None:
     other = cube().chunk({WAVELENGTH: 3})
     for number in range(BLOCKS):
         record(written, number).unlink()
@@ -278,14 +278,16 @@ def test_any_run_of_planes_can_be_read(written: Checkpoint, key: slice) -> None:
     np.testing.assert_array_equal(again[key, 1:3], cube()[DATA].values[key, 1:3])
 
 
-def test_planes_of_a_chunk_are_read_once(written: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_is_read_once_for_all_its_planes(
+    written: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = source_of(written.open()[DATA].variable)
     source[2:3]
     chunk(written, DATA, 1).unlink()
     np.testing.assert_array_equal(source[3:4], cube()[DATA].values[3:4])
 
 
-def test_another_store_in_the_same_place_has_other_names(written: Checkpoint) -> None:
+def test_a_new_store_in_the_same_place_has_other_graph_names(written: Checkpoint) -> None:
     before = written.open()[DATA].data.name
     assert written.open()[DATA].data.name == before
     shutil.rmtree(written.path)
@@ -294,7 +296,7 @@ def test_another_store_in_the_same_place_has_other_names(written: Checkpoint) ->
     assert again.open()[DATA].data.name != before
 
 
-def test_a_wrong_run_of_planes_is_refused(written: Checkpoint) -> None:
+def test_planes_that_are_not_a_block_are_an_error(written: Checkpoint) -> None:
     for sizes in ((1, 2, 2, 2), (3, 3, 1)):
         work = over_blocks(cube().chunk({WAVELENGTH: sizes}), _writer(written), NAMES, "int64")
         with pytest.raises(ValueError, match="not a block"):
@@ -305,7 +307,7 @@ def _writer(written: Checkpoint) -> Any:
     return checkpoint._Write(str(written.path), written._arrays(), BLOCK)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"set checkpoints\.dir"):
         Checkpoint.prepare(tmp_path / "file" / "c", cube(), NAMES, {})
@@ -326,7 +328,7 @@ def test_a_key_is_the_same_in_every_process() -> None:
         "from lucidcube.stages.base import REGISTRY\n"
         "print(fingerprint([s().fingerprint() for s in REGISTRY.values()], {'b': 1, 'a': {'z', }}))"
     )
-    # The hash seed of this process is a random one already.
+    # The hash seed of this process is random.
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONHASHSEED": "1"},
@@ -338,7 +340,7 @@ def test_a_key_is_the_same_in_every_process() -> None:
 
 
 def variations() -> list[Any]:
-    """Each parameter of each stage at another value than its default."""
+    """Return each parameter of each stage with another value than its default."""
     found = []
     for name, cls in REGISTRY.items():
         usual = cls().flat()
@@ -368,7 +370,7 @@ def test_every_parameter_changes_the_key(usual: Any, changed: Any) -> None:
     assert fingerprint(usual.fingerprint()) != fingerprint(changed.fingerprint())
 
 
-def test_the_variations_are_many() -> None:
+def test_variations_cover_every_stage() -> None:
     stages = {p.id.split(".")[0] for p in variations()}
     assert stages >= {"rebin", "artefacts", "mask", "normalise_psf", "fit_psf", "deconvolve"}
     assert len(variations()) > 25
@@ -381,7 +383,7 @@ def test_the_version_of_a_stage_changes_the_key(monkeypatch: pytest.MonkeyPatch)
     assert fingerprint(stage.fingerprint()) != before
 
 
-def test_what_came_before_changes_the_key() -> None:
+def test_previous_stages_change_the_key() -> None:
     stage = REGISTRY["mask"]().fingerprint()
     assert fingerprint("a", stage) != fingerprint("b", stage)
     assert fingerprint(fingerprint("a"), stage) == fingerprint(fingerprint("a"), stage)
@@ -395,16 +397,16 @@ PLAIN = st.recursive(
 
 
 @hypothesis.given(a=PLAIN, b=PLAIN)
-def test_equal_ingredients_equal_keys(a: Any, b: Any) -> None:
+def test_equal_ingredients_give_equal_keys(a: Any, b: Any) -> None:
     equal = json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
     assert (fingerprint(a) == fingerprint(b)) == equal
     assert len(fingerprint(a)) == 16
 
 
-# What a segment only passed on
+# Variables that a segment does not change
 
 
-def test_what_was_passed_on_is_recognised() -> None:
+def test_unchanged_variables_are_recognised() -> None:
     before = cube()
     after = before.assign({DATA: before[DATA] + 1, "new": before[DATA]})
     assert {*_unchanged(before, after)} == {"mask", "cut"}

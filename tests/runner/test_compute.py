@@ -1,4 +1,4 @@
-"""Blocks through executors: a bounded window, a retry, failures, and workers that are lost."""
+"""Computation of blocks: a bounded window, a retry, failures, and lost workers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def late(position: np.ndarray, data: np.ndarray) -> np.ndarray:
     raise TimeoutError("the disk sleeps")
 
 
-def deadly(position: np.ndarray, data: np.ndarray) -> np.ndarray:
+def ends_worker(position: np.ndarray, data: np.ndarray) -> np.ndarray:
     if position[0] == 2:
         os._exit(1)
     return np.array([int(position[0])])
@@ -86,7 +86,7 @@ def _fresh() -> None:
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
-    """A cluster inside this process: quick to start, and its threads can be watched."""
+    """Start a cluster inside this process, which is fast and whose threads can be observed."""
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as made,
@@ -113,7 +113,7 @@ def test_only_the_requested_blocks_are_computed(workers: Workers) -> None:
     assert Tally.started == 3
 
 
-def test_nothing_to_do(workers: Workers) -> None:
+def test_no_blocks_to_compute(workers: Workers) -> None:
     assert [*start(workers, slowly, [])] == []
     assert not Tally.started
 
@@ -144,7 +144,7 @@ def test_a_failure_does_not_affect_other_blocks(workers: Workers) -> None:
 
 
 @pytest.mark.timeout(30)
-def test_leaving_early_stops_the_rest(workers: Workers) -> None:
+def test_closing_the_generator_cancels_the_rest(workers: Workers) -> None:
     results = start(workers, slowly, range(BLOCKS))
     next(results)
     results.close()  # type: ignore[attr-defined]
@@ -179,7 +179,7 @@ def test_task_keys_name_the_segment_and_the_block(client: Client, monkeypatch: p
 
 
 @pytest.mark.timeout(60)
-def test_a_run_without_workers_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_workers_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "CHECK_INTERVAL", 0.1)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
@@ -201,7 +201,7 @@ def test_a_block_that_kills_workers_is_not_retried() -> None:
     ):
         done = []
         with pytest.raises(BlocksFailed) as caught:
-            done.extend(start(made, deadly, [1, 2, 3]))
+            done.extend(start(made, ends_worker, [1, 2, 3]))
     assert {n for n, _ in done} <= {1, 3}
     assert 2 in {failure.block for failure in caught.value.failures}
     assert "1 workers died while computing it" in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a fingerprint begins with."""
+"""Identity of the inputs, from which fingerprints start."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return read
 
 
-def test_the_content_the_part_and_the_reading_count(file: Path, tmp_path: Path) -> None:
+def test_identity_depends_on_content_part_and_reading(file: Path, tmp_path: Path) -> None:
     first = input_identity(Track(input=str(file)))
     assert first["size"] == 3
     assert first["sha256"].startswith("7692c3ad3540bb80")
@@ -54,7 +54,7 @@ def test_a_changed_file_is_read_again(file: Path, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"x": 1}'])
-def test_a_damaged_memory_is_no_harm(file: Path, tmp_path: Path, content: str) -> None:
+def test_a_damaged_cache_is_ignored(file: Path, tmp_path: Path, content: str) -> None:
     expected = input_identity(Track(input=str(file)))
     (tmp_path / CACHE).write_text(content)
     assert input_identity(Track(input=str(file)), tmp_path) == expected

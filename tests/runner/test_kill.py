@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, as whole programs: the last run's product is that of one that was not."""
+"""Runs that are killed at random moments: the resumed run gives the same product."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lucidcube.simulate import Scene, write_scene
 KILLS = 20
 SCENE = Scene(shape=(8, 25, 25), seed=7, wavelength_step=0.5e-9)
 BLOCKS = 5 * 8
-"""In all segments, without the products."""
+"""Number of blocks in all segments, without the products."""
 
 NURSERY = """
 import json, os, signal, sys
@@ -51,23 +51,23 @@ for line in sys.stdin:
     _, status = os.waitpid(child, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
-"""A program that has imported everything, and then runs command lines, each in a process of its own."""
+"""A program that imports everything once, and then runs each command line in a forked process."""
 
 
 class Running:
     """A run in a process of its own."""
 
-    def __init__(self, nursery: subprocess.Popen[str], pid: int) -> None:
-        self.nursery, self.pid = nursery, pid
+    def __init__(self, fork_server: subprocess.Popen[str], pid: int) -> None:
+        self.fork_server, self.pid = fork_server, pid
 
     def ends(self) -> int:
-        """Its exit code, or the signal that killed it as a negative number."""
-        assert self.nursery.stdout is not None
-        return int(self.nursery.stdout.readline())
+        """Return the exit code, or the signal that killed it as a negative number."""
+        assert self.fork_server.stdout is not None
+        return int(self.fork_server.stdout.readline())
 
 
-class Nursery(NamedTuple):
-    """Starts runs quickly."""
+class ForkServer(NamedTuple):
+    """Starts runs without importing everything again."""
 
     process: subprocess.Popen[str]
 
@@ -84,12 +84,12 @@ class Nursery(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
+def fork_server() -> Iterator[ForkServer]:
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", NURSERY],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    yield Nursery(process)
+    yield ForkServer(process)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
@@ -97,8 +97,8 @@ def nursery() -> Iterator[Nursery]:
     process.stdout.close()
 
 
-class Undisturbed(NamedTuple):
-    """The bytes of the product of a run that nobody disturbed, and how long that took."""
+class ReferenceRun(NamedTuple):
+    """The bytes of the product of an uninterrupted run, and its duration."""
 
     files: Path
     product: bytes
@@ -106,13 +106,13 @@ class Undisturbed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Undisturbed:
-    folder = tmp_path_factory.mktemp("undisturbed")
+def reference_run(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> ReferenceRun:
+    folder = tmp_path_factory.mktemp("reference_run")
     write_scene(SCENE, folder)
     job(folder, folder)
     began = time.monotonic()
-    assert nursery.run(folder) == 0, (folder / "log.txt").read_text()
-    return Undisturbed(folder, (folder / "out.fits").read_bytes(), time.monotonic() - began)
+    assert fork_server.run(folder) == 0, (folder / "log.txt").read_text()
+    return ReferenceRun(folder, (folder / "out.fits").read_bytes(), time.monotonic() - began)
 
 
 def job(files: Path, folder: Path) -> None:
@@ -135,27 +135,27 @@ def recorded(folder: Path) -> int:
     return sum(c.blocks - len(c.missing()) for c in kept)
 
 
-def goes_on(folder: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
-    """The same run again makes the same product, of what is there and just what is missing."""
+def assert_resumes(folder: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
+    """Check that the same run makes the same product and computes only the missing blocks."""
     there = recorded(folder)
     (folder / "log.txt").unlink(missing_ok=True)
-    assert nursery.run(folder) == 0, (folder / "log.txt").read_text()
+    assert fork_server.run(folder) == 0, (folder / "log.txt").read_text()
     assert f"{there} reused" in (folder / "log.txt").read_text()
-    assert (folder / "out.fits").read_bytes() == undisturbed.product
+    assert (folder / "out.fits").read_bytes() == reference_run.product
     assert recorded(folder) == BLOCKS
     assert not [p.name for p in folder.iterdir() if p.name.endswith(".part")]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_kill_at_random_moments(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
+def test_kill_at_random_moments(tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
     rng, kills, finished = random.Random(4), 0, 0
     moments: list[int] = []
     while kills < KILLS:
         folder = tmp_path / f"{finished}"
-        job(undisturbed.files, folder)
-        running = nursery.start(folder)
-        time.sleep(rng.uniform(0.05, 0.6 * undisturbed.seconds))
+        job(reference_run.files, folder)
+        running = fork_server.start(folder)
+        time.sleep(rng.uniform(0.05, 0.6 * reference_run.seconds))
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.pid, signal.SIGKILL)
         code = running.ends()
@@ -164,17 +164,17 @@ def test_kill_at_random_moments(tmp_path: Path, nursery: Nursery, undisturbed: U
             kills += 1
             moments.append(recorded(folder))
         if code == 0 or kills == KILLS:
-            goes_on(folder, nursery, undisturbed)
+            assert_resumes(folder, fork_server, reference_run)
             finished += 1
     assert len({*moments}) > 4, f"always killed at the same moment: {moments}"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_signals_end_a_run_in_good_order(
-    tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed, number: signal.Signals, code: int
+def test_signals_end_a_run_cleanly(
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, number: signal.Signals, code: int
 ) -> None:
-    job(undisturbed.files, tmp_path)
-    running = nursery.start(tmp_path)
+    job(reference_run.files, tmp_path)
+    running = fork_server.start(tmp_path)
     wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
     os.killpg(running.pid, number)
     assert running.ends() == code
@@ -185,13 +185,13 @@ def test_signals_end_a_run_in_good_order(
     assert "Traceback" not in "".join(said)
     assert sorted(os.listdir(tmp_path)) == ["log.txt", "profile.yaml", "run.yaml", "target.work"]
     done = next(line for line in said if "blocks:" in line)
-    assert f" {recorded(tmp_path)} done" in done, "what was begun is finished"
-    goes_on(tmp_path, nursery, undisturbed)
+    assert f" {recorded(tmp_path)} done" in done, "blocks in flight are finished"
+    assert_resumes(tmp_path, fork_server, reference_run)
 
 
-def test_two_runs_at_once(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
-    job(undisturbed.files, tmp_path)
-    running = nursery.start(tmp_path)
+def test_two_runs_at_once(tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
+    job(reference_run.files, tmp_path)
+    running = fork_server.start(tmp_path)
     wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
     os.kill(running.pid, signal.SIGSTOP)
     try:
@@ -204,14 +204,14 @@ def test_two_runs_at_once(tmp_path: Path, nursery: Nursery, undisturbed: Undistu
     assert second.returncode == 2
     assert f"in use by another run (process {running.pid} on " in second.stderr
     assert running.ends() == 0
-    assert (tmp_path / "out.fits").read_bytes() == undisturbed.product
+    assert (tmp_path / "out.fits").read_bytes() == reference_run.product
 
 
 # A cluster on this machine
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """Processes of the cluster's workers."""
+    """Return the processes of the cluster's workers."""
     below = psutil.Process(pid).children(recursive=True)
     return [p for p in below if "spawn_main" in " ".join(p.cmdline()) and p.is_running()]
 
@@ -219,10 +219,12 @@ def workers_of(pid: int) -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("victim", ["worker", "client", "SIGINT"])
-def test_kill_on_a_cluster(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed, victim: str) -> None:
-    job(undisturbed.files, tmp_path)
+def test_kill_on_a_cluster(
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, victim: str
+) -> None:
+    job(reference_run.files, tmp_path)
     (tmp_path / "profile.yaml").write_text("kind: processes\nworkers: 2\n")
-    running = nursery.start(tmp_path)
+    running = fork_server.start(tmp_path)
     wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
     workers = workers_of(running.pid)
     assert len(workers) >= 2
@@ -230,26 +232,26 @@ def test_kill_on_a_cluster(tmp_path: Path, nursery: Nursery, undisturbed: Undist
         workers[0].kill()
         assert running.ends() == 0, (tmp_path / "log.txt").read_text()
         assert "in the largest worker" in (tmp_path / "log.txt").read_text()
-        assert (tmp_path / "out.fits").read_bytes() == undisturbed.product
+        assert (tmp_path / "out.fits").read_bytes() == reference_run.product
         return
     if victim == "client":
         os.kill(running.pid, signal.SIGKILL)
         assert running.ends() == -signal.SIGKILL
         psutil.wait_procs(workers, timeout=30)
     else:
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+        os.killpg(running.pid, signal.SIGINT)  # like a terminal, which sends it to the workers, too
         assert running.ends() == 130, (tmp_path / "log.txt").read_text()
         assert not [p for p in workers if p.is_running()]
         (done,) = (x for x in (tmp_path / "log.txt").read_text().splitlines() if "blocks:" in x)
-        assert f" {recorded(tmp_path)} done" in done, "what was begun is finished"
+        assert f" {recorded(tmp_path)} done" in done, "blocks in flight are finished"
     (tmp_path / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
-    goes_on(tmp_path, nursery, undisturbed)
+    assert_resumes(tmp_path, fork_server, reference_run)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(150)
-def test_kill_of_a_scheduler(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
-    job(undisturbed.files, tmp_path)
+def test_kill_of_a_scheduler(tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
+    job(reference_run.files, tmp_path)
     common = ["--no-nanny", "--no-dashboard", "--nthreads", "2"]
     with contextlib.ExitStack() as stack:
 
@@ -273,7 +275,7 @@ def test_kill_of_a_scheduler(tmp_path: Path, nursery: Nursery, undisturbed: Undi
         )
         address = json.loads((tmp_path / "where").read_text())["address"]
         (tmp_path / "profile.yaml").write_text(f"kind: address\naddress: {address}\n")
-        running = nursery.start(tmp_path)
+        running = fork_server.start(tmp_path)
         wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
         scheduler.kill()
         assert running.ends() == 1
@@ -282,15 +284,15 @@ def test_kill_of_a_scheduler(tmp_path: Path, nursery: Nursery, undisturbed: Undi
     assert "finished blocks are kept" in said
     assert not (tmp_path / "out.fits").exists()
     (tmp_path / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
-    goes_on(tmp_path, nursery, undisturbed)
+    assert_resumes(tmp_path, fork_server, reference_run)
 
 
 # A disk that is full
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_a_disk_that_is_really_full(tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed) -> None:
-    job(undisturbed.files, tmp_path)
+def test_a_full_file_system(tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
+    job(reference_run.files, tmp_path)
     work = tmp_path / "target.work"
     work.mkdir()
     if subprocess.run(
@@ -298,13 +300,13 @@ def test_a_disk_that_is_really_full(tmp_path: Path, nursery: Nursery, undisturbe
     ).returncode:
         pytest.skip("nothing may be mounted here")
     try:
-        assert nursery.run(tmp_path) == 2
+        assert fork_server.run(tmp_path) == 2
         said = (tmp_path / "log.txt").read_text()
         assert "No space left on device" in said
         assert "Traceback" not in said
         assert 0 < recorded(tmp_path) < BLOCKS
         subprocess.run(["mount", "-o", "remount,size=50m", str(work)], check=True)
-        goes_on(tmp_path, nursery, undisturbed)
+        assert_resumes(tmp_path, fork_server, reference_run)
     finally:
         subprocess.run(["umount", "--lazy", str(work)], check=True)
 
@@ -312,5 +314,5 @@ def test_a_disk_that_is_really_full(tmp_path: Path, nursery: Nursery, undisturbe
 def wait_for(condition: Any, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it never came"
+        assert time.monotonic() < until, "the condition was not met in time"
         time.sleep(0.005)

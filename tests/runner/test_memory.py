@@ -1,4 +1,4 @@
-"""Memory is known beforehand and kept: what is predicted is measured, and a cap is not exceeded."""
+"""The predicted memory agrees with the measured memory, and a memory limit is not exceeded."""
 
 import json
 import os
@@ -30,7 +30,7 @@ WORK = [
 
 
 def python(arguments: list[str], cap: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own, perhaps with a hard limit on its data segment."""
+    """Run Python in a separate process, optionally with a hard limit on its data segment."""
 
     def limit() -> None:
         if cap is not None:
@@ -47,7 +47,7 @@ def python(arguments: list[str], cap: int | None = None) -> subprocess.Completed
     )
 
 
-def test_every_stage_is_probed() -> None:
+def test_every_stage_is_measured() -> None:
     assert {name for name, _ in WORK} == {*REGISTRY}
 
 
@@ -65,13 +65,13 @@ def test_the_predicted_peak_is_the_measured_one(name: str, options: dict, tmp_pa
     measured = json.loads(done.stdout)
     predicted = BASELINE + measured["working"]
     assert predicted == pytest.approx(measured["peak"], rel=0.25), measured
-    # The baseline must not hide a stage's own part.
+    # The baseline must not hide the memory of the stage.
     own = measured["peak"] - measured["before"]
     assert measured["working"] == pytest.approx(own, rel=0.5, abs=16 << 20), measured
 
 
 CAP = 560 << 20
-"""Imports alone take more than half of it; much less, and libraries hang instead of failing."""
+"""Imports alone take more than half of it; with much less, libraries hang instead of failing."""
 
 LOAD_ALL = """
 import sys
@@ -85,12 +85,12 @@ print(cube["data"].load().sum().item(), cube["variance"].load().sum().item())
 @pytest.mark.skipif(
     not hasattr(resource, "RLIMIT_DATA") or sys.platform != "linux", reason="needs RLIMIT_DATA"
 )
-def test_a_cube_larger_than_the_cap_goes_through(tmp_path: Path) -> None:
+def test_a_cube_larger_than_the_memory_limit_is_processed(tmp_path: Path) -> None:
     paths = write_scene(Scene(shape=(1700, 341, 341), seed=2, star_shape=(41, 41)), tmp_path)
     assert paths.target.stat().st_size > 2.5 * CAP
     control = python(["-c", LOAD_ALL, str(paths.target)], CAP)
     assert control.returncode != 0
-    assert "MemoryError" in control.stderr, "the control was meant to run out of memory"
+    assert "MemoryError" in control.stderr, "the control process should run out of memory"
     config = {
         "target": {
             "input": str(paths.target),

@@ -1,4 +1,4 @@
-"""The whole job: what it makes, what it reuses, and that nothing but the config decides the numbers."""
+"""Complete runs: products, reuse of checkpoints, and results that depend on the config only."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ SCENE = Scene(shape=(8, 31, 31), seed=11, wavelength_step=0.5e-9)
 TARGET_STAGES = ["rebin", "artefacts", "mask", "interpolate"]
 STAR_STAGES = ["rebin", "normalise_psf", "fit_psf"]
 PLANES = 4
-"""After rebinning."""
+"""Number of planes after rebinning."""
 BLOCKS = 6 * PLANES
-"""In all segments: three of the target, two of the star, and the deconvolution."""
+"""Number of blocks in all segments: three of the target, two of the star, and the deconvolution."""
 ALL_PRODUCTS = [
     "deconvolved", "residual", "psf", "log", "fit", "filled", "mask", "badness", "variance", "provenance",
 ]  # fmt: skip
 
 
 class Recorder(Monitor):
-    """Writes down what a run tells."""
+    """Records the events of a run."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:
         self.messages: list[str] = []
@@ -62,20 +62,20 @@ class Recorder(Monitor):
                 raise KeyboardInterrupt
 
     def computed(self) -> dict[str, int]:
-        """Blocks computed in each segment, the writing of the products left out."""
+        """Number of blocks computed in each segment, without the products."""
         return {label: n - reused for label, n, reused in self.segments if label != "product"}
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with target.fits, star.fits and truth.fits."""
+    """Make a folder with target.fits, star.fits and truth.fits."""
     folder = tmp_path_factory.mktemp("files")
     write_scene(SCENE, folder, truth=True)
     return folder
 
 
 def config(files: Path, out: Path, **changes: Any) -> Config:
-    """The usual job with few iterations; `changes` replace whole parts of it, None leaves a part out."""
+    """Return the usual config with few iterations; `changes` replace entire sections, None removes one."""
     values: dict[str, Any] = {
         "target": {"input": f"{files}/target.fits", "stages": TARGET_STAGES},
         "star": {"input": f"{files}/star.fits", "stages": STAR_STAGES},
@@ -88,7 +88,7 @@ def config(files: Path, out: Path, **changes: Any) -> Config:
 
 
 class Finished(NamedTuple):
-    """A run that was done, and where its relative paths begin; nobody may change what lies there."""
+    """A finished run, and the folder of its relative paths, which must not be modified."""
 
     config: Config
     folder: Path
@@ -109,14 +109,14 @@ def finished(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture
 def again(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a copy of the finished run, checkpoints and all."""
+    """Make a copy of the finished run, including checkpoints, the current folder."""
     shutil.copytree(finished.folder, tmp_path / "again")
     monkeypatch.chdir(tmp_path / "again")
     return tmp_path / "again"
 
 
 def numbers(path: Path) -> dict[str, Any]:
-    """Every image and table of a product by name; the provenance, which names folders, is left out."""
+    """Return every image and table of a product by name, except for the provenance, which names folders."""
     with fits.open(path) as hdus:
         return {h.name: np.array(h.data) for h in hdus if h.name != "PROVENANCE"}
 
@@ -130,7 +130,7 @@ def same_numbers(a: Path, b: Path) -> None:
 
 
 def write_cube(path: Path, data: np.ndarray, cards: dict[str, Any] | None = None, **more: np.ndarray) -> Path:
-    """A FITS file with DATA and other extensions, on the wavelengths of the scene."""
+    """Write a FITS file with DATA and other extensions, on the wavelengths of the scene."""
     grid = {"CTYPE3": "AWAV", "CUNIT3": "m", "CRPIX3": 1.0, "CRVAL3": SCENE.first_wavelength, "CDELT3": 5e-10}
     header = fits.Header(cards or {})
     if data.ndim == 3:
@@ -145,7 +145,7 @@ def planes(files: Path, name: str = "target.fits", hdu: str = "DATA") -> np.ndar
         return hdus[hdu].data.astype(np.float32)
 
 
-# What comes out
+# Products
 
 
 def test_products_and_their_hdus(finished: Finished) -> None:
@@ -225,7 +225,7 @@ def test_the_run_can_be_repeated_from_its_provenance(finished: Finished) -> None
         assert hdus[0].header["HIERARCH LUCIDCUBE TARGET SHA256"] == rows["target.sha256"][:32]
 
 
-def test_a_plane_without_data_goes_through(files: Path, tmp_path: Path) -> None:
+def test_a_plane_without_data_stays_without_data(files: Path, tmp_path: Path) -> None:
     assert np.isnan(planes(files)[SCENE.empty_plane]).all()
     made = config(
         files,
@@ -251,7 +251,7 @@ def test_a_plane_without_data_goes_through(files: Path, tmp_path: Path) -> None:
     [["normalise_psf", "fit_psf"], ["interpolate", {"normalise_psf": {"n_sigma": 1e9}}]],
     ids=["fitted", "normalised"],
 )
-def test_a_plane_of_the_star_without_data_spoils_only_itself(
+def test_a_plane_of_the_star_without_data_affects_only_itself(
     files: Path, tmp_path: Path, stages: list[Any]
 ) -> None:
     with fits.open(files / "star.fits") as hdus:
@@ -271,14 +271,14 @@ def test_a_plane_of_the_star_without_data_spoils_only_itself(
         assert np.isfinite(hdus["DECONVOLVED"].data[[1, 3]]).any(axis=(1, 2)).all()
 
 
-# Where it is
+# Positions
 
 
 LINE, LINE_WIDTH = 719.4e-9, 0.7e-9
 """An emission line between two channels."""
 
 
-def test_the_moon_and_the_line_are_where_they_were(tmp_path: Path) -> None:
+def test_positions_of_the_moon_and_the_line_are_kept(tmp_path: Path) -> None:
     scene = Scene(shape=(12, 41, 41), seed=11, wavelength_step=0.5e-9)
     paths = write_scene(scene, tmp_path)
     with fits.open(paths.target, mode="update") as hdus:
@@ -314,7 +314,7 @@ def test_the_moon_and_the_line_are_where_they_were(tmp_path: Path) -> None:
     assert (wavelength * excess).sum() / excess.sum() == pytest.approx(LINE, abs=0.5e-9)
 
 
-def test_the_header_survives_card_for_card(files: Path, tmp_path: Path) -> None:
+def test_the_header_is_kept_card_for_card(files: Path, tmp_path: Path) -> None:
     with fits.open(files / "target.fits") as hdus:
         header = hdus["DATA"].header
         header["OBSERVER"] = ("Galle", "who looked first")
@@ -341,7 +341,9 @@ def test_the_header_survives_card_for_card(files: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bitpix"), [(">f8", -64), (">f4", -32), (">i4", -32)])
-def test_the_product_is_stored_as_the_input(files: Path, tmp_path: Path, dtype: str, bitpix: int) -> None:
+def test_the_product_has_the_stored_type_of_the_input(
+    files: Path, tmp_path: Path, dtype: str, bitpix: int
+) -> None:
     write_cube(tmp_path / "target.fits", np.nan_to_num(planes(files)[:4]).astype(dtype))
     made = config(
         files, tmp_path / "out.fits",
@@ -355,7 +357,7 @@ def test_the_product_is_stored_as_the_input(files: Path, tmp_path: Path, dtype: 
 
 
 @pytest.mark.parametrize("variance", [True, False], ids=["variance", "no-variance"])
-def test_tiny_fluxes_come_out_in_their_units(files: Path, tmp_path: Path, variance: bool) -> None:
+def test_small_fluxes_keep_their_units(files: Path, tmp_path: Path, variance: bool) -> None:
     unit = 2.0**-66  # an exact power of two, about 1e-20: then everything must scale exactly
     data, stat = planes(files)[:4], planes(files, hdu="STAT")[:4]
     results = []
@@ -382,12 +384,12 @@ def test_tiny_fluxes_come_out_in_their_units(files: Path, tmp_path: Path, varian
     for name in ("fabs", "rms", "flux_in", "flux_out"):
         np.testing.assert_allclose(log[name], expected[name] * unit, rtol=1e-6, err_msg=name)
     np.testing.assert_array_equal(log["iterations"], expected["iterations"])
-    # Without a variance noise_std stands in for it, and scales with the data.
+    # Without a variance noise_std is used instead, and scales with the data.
     np.testing.assert_allclose(log["chi2"], expected["chi2"], rtol=1e-6)
     assert np.isfinite(log["chi2"]).any()
 
 
-# What is reused
+# Reuse of checkpoints
 
 
 def test_a_second_run_computes_nothing(again: Path, finished: Finished) -> None:
@@ -421,7 +423,7 @@ def test_a_second_run_computes_nothing(again: Path, finished: Finished) -> None:
     ],
     ids=["deconvolve", "mask", "artefacts", "normalise_psf"],
 )
-def test_a_change_recomputes_from_there_on(
+def test_a_changed_parameter_recomputes_from_its_stage_on(
     again: Path, files: Path, changes: dict[str, Any], recomputed: list[str]
 ) -> None:
     tracks = {k: {"input": f"{files}/{k}.fits", "stages": v} for k, v in changes.items() if k != "deconvolve"}
@@ -442,7 +444,7 @@ def test_another_input_recomputes_its_track(again: Path, files: Path) -> None:
     ]  # fmt: skip
 
 
-def test_more_products_can_be_asked_for_later(files: Path, tmp_path: Path) -> None:
+def test_more_products_can_be_requested_later(files: Path, tmp_path: Path) -> None:
     def products(*names: str) -> Config:
         return config(
             files, tmp_path / "out.fits", output={"path": f"{tmp_path}/out.fits", "products": names}
@@ -455,7 +457,7 @@ def test_more_products_can_be_asked_for_later(files: Path, tmp_path: Path) -> No
     same_numbers(tmp_path / "out.fits", Path(fresh.output.path))
 
 
-def test_a_deconvolution_can_be_asked_for_later(files: Path, finished: Finished, tmp_path: Path) -> None:
+def test_a_deconvolution_can_be_added_later(files: Path, finished: Finished, tmp_path: Path) -> None:
     first = {"path": f"{tmp_path}/out.fits", "products": ["deconvolved"]}
     run(config(files, tmp_path, deconvolve=None, output=first))
     made = config(files, tmp_path / "out.fits")
@@ -464,7 +466,7 @@ def test_a_deconvolution_can_be_asked_for_later(files: Path, finished: Finished,
 
 
 @pytest.mark.parametrize("after", [7, BLOCKS + 2], ids=["at-work", "while-writing"])
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_is_resumed(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -477,7 +479,7 @@ def test_an_interrupted_run_goes_on(
     assert Path("out.fits").read_bytes() == finished.path.read_bytes()
 
 
-def test_an_interrupted_run_on_threads_goes_on(files: Path, finished: Finished, tmp_path: Path) -> None:
+def test_an_interrupted_run_on_threads_is_resumed(files: Path, finished: Finished, tmp_path: Path) -> None:
     config_ = config(files, tmp_path / "out.fits", profile="laptop")
     with pytest.raises(KeyboardInterrupt):
         run(config_, Recorder(interrupt_after=7))
@@ -499,7 +501,7 @@ def test_a_damaged_block_is_computed_again(again: Path, finished: Finished) -> N
     assert Path("out.fits").read_bytes() == finished.path.read_bytes()
 
 
-# Where it runs
+# Profiles and blocks
 
 
 @pytest.mark.timeout(100)
@@ -525,7 +527,7 @@ def test_a_product_that_is_gathered_is_the_same(
     (tmp_path / "nfs.yaml").write_text(f"kind: {kind}\nworkers: 2\nproduct: gather\n")
     config_ = config(files, tmp_path / "out.fits", profile=str(tmp_path / "nfs.yaml"))
     run(config_)
-    assert len(writers) > 4, "the planes were written elsewhere"
+    assert len(writers) > 4, "the planes were written by another process"
     same_numbers(Path(config_.output.path), finished.path)
     with fits.open(config_.output.path, checksum=True) as hdus:
         hdus.verify("exception")
@@ -542,7 +544,7 @@ def test_blocks_of_any_size_make_the_same_product(
     same_numbers(Path(config_.output.path), finished.path)
 
 
-def test_checkpoints_do_not_matter(files: Path, finished: Finished, tmp_path: Path) -> None:
+def test_checkpoints_do_not_change_the_product(files: Path, finished: Finished, tmp_path: Path) -> None:
     config_ = config(files, tmp_path / "out.fits", checkpoints={"after": [], "dir": f"{tmp_path}/else"})
     monitor = Recorder()
     run(config_, monitor)
@@ -562,10 +564,10 @@ def test_checking_computes_nothing(files: Path, tmp_path: Path, nothing_computes
 def test_a_cube_is_cut_into_blocks_without_rebin(files: Path, tmp_path: Path) -> None:
     target = {"input": f"{files}/target.fits", "stages": ["interpolate"]}
     (step, *_) = check(config(files, tmp_path / "out.fits", target=target, star=None, deconvolve=None)).steps
-    assert step.blocks > 1, "one block: nothing for the second core, and nothing to resume"
+    assert step.blocks > 1, "a single block leaves a second core idle and cannot be resumed"
 
 
-# What may come in
+# Inputs
 
 
 def test_an_image_and_a_ready_made_psf(files: Path, tmp_path: Path) -> None:
@@ -582,7 +584,7 @@ def test_an_image_and_a_ready_made_psf(files: Path, tmp_path: Path) -> None:
         assert hdus[0].data.squeeze().shape == image.shape
         assert hdus["DECONVOLUTION LOG"].data["iterations"] == [40]
         np.testing.assert_array_equal(hdus["PSF"].data.squeeze(), psf)
-        assert hdus[0].data.shape == image.shape, "an image went in, a cube came out"
+        assert hdus[0].data.shape == image.shape, "the input is an image, but the product is a cube"
 
 
 def test_one_psf_image_serves_all_planes(files: Path, tmp_path: Path) -> None:
@@ -603,7 +605,7 @@ def test_one_psf_image_serves_all_planes(files: Path, tmp_path: Path) -> None:
     assert len({plane.tobytes() for plane in results[0]["DECONVOLVED"]}) == SCENE.shape[0]
 
 
-def test_a_psf_of_another_size(files: Path, tmp_path: Path) -> None:
+def test_a_psf_of_another_size_than_the_plane(files: Path, tmp_path: Path) -> None:
     psf = planes(files, "truth.fits", "PSF")[:, 7:24, 7:24]
     write_cube(tmp_path / "psf.fits", psf / psf.sum(axis=(1, 2), keepdims=True))
     made = config(
@@ -635,7 +637,7 @@ def test_no_stages_at_all(files: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stages", [["artefacts"], ["artefacts", "mask"], ["rebin", "artefacts", "mask"]])
-def test_stages_whose_product_nobody_asked_for(files: Path, tmp_path: Path, stages: list[str]) -> None:
+def test_stages_without_a_requested_product(files: Path, tmp_path: Path, stages: list[str]) -> None:
     made = config(
         files, tmp_path / "out.fits", star=None, deconvolve=None,
         target={"input": f"{files}/target.fits", "stages": stages},
@@ -671,11 +673,11 @@ def test_a_repeated_stage(files: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     with fits.open(made.output.path) as hdus:
         assert hdus[0].data.shape == (2, 31, 31)
-        assert hdus["FILLED"].data.any(), "the second interpolation forgot what the first had filled"
+        assert hdus["FILLED"].data.any(), "the second interpolation lost the filled pixels of the first"
 
 
 @pytest.mark.parametrize("stages", [[], ["rebin"]])
-def test_axes_of_length_one_come_back(files: Path, tmp_path: Path, stages: list[str]) -> None:
+def test_axes_of_length_one_are_restored(files: Path, tmp_path: Path, stages: list[str]) -> None:
     data = np.nan_to_num(planes(files))[None]
     header = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CTYPE3": "WAVE", "CTYPE4": "STOKES"})
     header.update({"CUNIT3": "m", "CRPIX3": 1.0, "CRVAL3": SCENE.first_wavelength, "CDELT3": 5e-10})
@@ -695,7 +697,7 @@ def test_axes_of_length_one_come_back(files: Path, tmp_path: Path, stages: list[
     assert result["CTYPE4"] == "STOKES"
 
 
-def test_the_last_segment_is_kept_whatever_is_asked(files: Path, tmp_path: Path) -> None:
+def test_the_last_segment_always_has_a_checkpoint(files: Path, tmp_path: Path) -> None:
     stages = config(files, tmp_path / "out.fits").target.stages
     names = [[stage.name for stage in part] for part in cut(stages, ("artefacts",))]
     assert names == [["rebin", "artefacts"], ["mask", "interpolate"]]
@@ -703,7 +705,7 @@ def test_the_last_segment_is_kept_whatever_is_asked(files: Path, tmp_path: Path)
     assert not [*cut((), ("rebin",))]
 
 
-# What is refused
+# Errors
 
 
 def test_the_input_is_never_overwritten(files: Path, tmp_path: Path) -> None:
@@ -723,14 +725,14 @@ def test_the_input_is_never_overwritten(files: Path, tmp_path: Path) -> None:
     assert copy.read_bytes() == before
 
 
-def test_an_existing_product_is_noticed_before_any_work(files: Path, tmp_path: Path) -> None:
+def test_an_existing_product_is_detected_before_the_computation(files: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.fits"
     out.write_bytes(b"precious")
     monitor = Recorder()
     with pytest.raises(UserError, match="exists"):
         run(config(files, out), monitor)
     assert out.read_bytes() == b"precious"
-    assert not monitor.blocks, "all the work was done before the refusal"
+    assert not monitor.blocks, "the error was raised only after the computation"
 
 
 @pytest.mark.parametrize("kind", ["device", "fifo", "folder", "link to a device"])
@@ -763,7 +765,7 @@ def test_runs_that_compare_methods_share_checkpoints(files: Path, tmp_path: Path
     assert {p.name for p in tmp_path.iterdir()} == {"clean.fits", "lucy.fits", "target.work"}
 
 
-def test_a_wrong_psf_is_noticed_before_any_work(files: Path, tmp_path: Path) -> None:
+def test_an_invalid_psf_is_detected_before_the_computation(files: Path, tmp_path: Path) -> None:
     psf = planes(files, "truth.fits", "PSF")
     write_cube(tmp_path / "even.fits", psf[:, 1:, 1:])
     target = {"input": f"{files}/target.fits", "stages": ["interpolate"]}
@@ -771,7 +773,7 @@ def test_a_wrong_psf_is_noticed_before_any_work(files: Path, tmp_path: Path) -> 
         check(config(files, tmp_path / "out.fits", target=target, star={"input": f"{tmp_path}/even.fits"}))
 
 
-def test_grids_that_differ_are_refused(files: Path, tmp_path: Path) -> None:
+def test_different_grids_are_an_error(files: Path, tmp_path: Path) -> None:
     star = {"input": f"{files}/star.fits", "stages": STAR_STAGES, "slice": "2:"}
     with pytest.raises(ConfigError, match="give both inputs the range that they share") as caught:
         check(config(files, tmp_path / "out.fits", star=star))
@@ -786,7 +788,7 @@ def test_grids_that_differ_are_refused(files: Path, tmp_path: Path) -> None:
     assert checked.steps[-1].stage == "deconvolve"
 
 
-def test_what_it_says_of_a_star_as_a_target(files: Path, tmp_path: Path) -> None:
+def test_a_star_as_target_gives_a_warning(files: Path, tmp_path: Path) -> None:
     y, x = np.mgrid[:61, :61]
     star = np.exp(-((y - 30) ** 2 + (x - 30) ** 2) / 4.0) * 1e4 + np.random.default_rng(1).normal(
         0, 1, (61, 61)
@@ -803,7 +805,7 @@ def test_what_it_says_of_a_star_as_a_target(files: Path, tmp_path: Path) -> None
     assert any("like a star" in m for m in monitor.messages)
 
 
-def test_nothing_is_left_beside_the_product(finished: Finished) -> None:
+def test_no_temporary_files_remain_next_to_the_product(finished: Finished) -> None:
     strays = [p for p in finished.folder.rglob("*") if p.name.startswith(".") or "part" in p.suffix]
     assert not strays
     assert sorted(p.name for p in finished.folder.iterdir()) == ["out.fits", "target.work"]

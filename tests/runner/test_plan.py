@@ -1,4 +1,4 @@
-"""The plan: blocks that fit, refusals, and graphs that stay small however long the cube is."""
+"""Plans: blocks that fit into memory, errors, and graphs whose size does not depend on the cube."""
 
 import warnings
 
@@ -30,7 +30,7 @@ def build():
     return [plan_stage("target", Artefacts(), cube, Artefacts()(cube), checkpoint=True)]
 
 
-def test_a_plan_that_fits_is_left_alone() -> None:
+def test_a_plan_that_fits_is_not_changed() -> None:
     steps, block_bytes = fit_memory(build, 2, 64 << 30)
     assert block_bytes == blocks.BLOCK_BYTES
     assert steps[0].block == blocks.BLOCK_BYTES // (4 * SIDE**2)
@@ -47,9 +47,7 @@ def test_blocks_shrink_until_they_fit() -> None:
     ("threads", "memory", "remedy"),
     [(1, 350 << 20, "more memory"), (8, 600 << 20, "fewer workers or threads")],
 )
-def test_what_cannot_fit_is_refused_with_the_setting_to_change(
-    threads: int, memory: int, remedy: str
-) -> None:
+def test_a_plan_that_cannot_fit_names_the_setting_to_change(threads: int, memory: int, remedy: str) -> None:
     with pytest.raises(ConfigError, match=remedy) as caught:
         fit_memory(build, threads, memory)
     (problem,) = caught.value.problems

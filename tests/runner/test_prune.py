@@ -26,7 +26,7 @@ HEX = "0123456789abcdef" * 2
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where run.yaml has been run, and before it with another n_iter."""
+    """Make a folder where run.yaml has been run twice, first with another n_iter."""
     folder = tmp_path_factory.mktemp("made")
     write_scene(SCENE, folder)
     values: dict[str, Any] = {
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, as the current folder."""
+    """Make a copy of that folder the current folder."""
     shutil.copytree(made, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"
@@ -67,7 +67,7 @@ def contents(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
-def test_the_names_are_those_that_a_run_uses(work: Path) -> None:
+def test_checkpoint_names_are_those_of_a_run(work: Path) -> None:
     names = checkpoints(load(["run.yaml"]))
     found = find(work, names)
     assert len(names) == 6
@@ -110,7 +110,7 @@ def test_overrides_count(work: Path) -> None:
     }
 
 
-def test_a_folder_does_not_say_what_is_stale(work: Path) -> None:
+def test_a_folder_alone_does_not_identify_stale_checkpoints(work: Path) -> None:
     before = contents(work)
     assert pruned("out/target.work", "--remove") == 0
     assert contents(work) == before
@@ -118,7 +118,7 @@ def test_a_folder_does_not_say_what_is_stale(work: Path) -> None:
     assert contents(work) == {CACHE, LOCK}
 
 
-def test_what_is_no_checkpoint_stays(work: Path, folder: Path) -> None:
+def test_other_files_are_kept(work: Path, folder: Path) -> None:
     victim, linked, unsigned, *_ = sorted(work.glob("*-*-*"))
     (victim / "notes.txt").write_text("mine")
     (folder / "elsewhere").mkdir()
@@ -169,7 +169,9 @@ def test_temporary_files_are_removed(work: Path, folder: Path) -> None:
     assert not next(e for e in find(work) if e.path == checkpoint).missing
 
 
-def test_a_checkpoint_that_is_not_whole(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_incomplete_checkpoint_is_listed_with_its_blocks(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoint = next(work.glob("target-artefacts-*"))
     (checkpoint / CHECKSUMS / "000001").unlink()
     (next(work.glob("target-deconvolve-*")) / STORE / "zarr.json").unlink()
@@ -187,7 +189,7 @@ def hold(work: Path, ready: Any, release: Any) -> None:
         release.wait(30)
 
 
-def test_nothing_is_removed_under_a_run(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_removed_during_a_run(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = multiprocessing.get_context("fork")
     ready, release = context.Event(), context.Event()
     other = context.Process(target=hold, args=(work, ready, release))

@@ -1,4 +1,4 @@
-"""A run that was stopped in any way continues: finished blocks are kept and the product is the same."""
+"""Stopped runs are resumed: finished blocks are kept and the product is the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lucidcube.simulate import Scene, write_scene
 SCENE = Scene(shape=(6, 25, 25), seed=5, wavelength_step=0.5e-9)
 PLANES = 6
 BLOCKS = 5 * PLANES
-"""Without products: two segments of the target, two of the star, and the deconvolution."""
+"""Number of blocks without products: two segments of the target, two of the star, and the deconvolution."""
 
 
 class Recorder(Monitor):
@@ -67,7 +67,7 @@ class Recorder(Monitor):
         return {label: n - reused for label, n, reused in self.segments if label != "product" and n > reused}
 
 
-class Undisturbed(NamedTuple):
+class ReferenceRun(NamedTuple):
     """A config with relative paths, and the bytes of its product."""
 
     files: Path
@@ -86,12 +86,12 @@ def config(files: Path, **changes: Any) -> Config:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    folder = tmp_path_factory.mktemp("undisturbed")
+def reference_run(tmp_path_factory: pytest.TempPathFactory) -> ReferenceRun:
+    folder = tmp_path_factory.mktemp("reference_run")
     write_scene(SCENE, folder)
     with contextlib.chdir(folder):
         run(config(folder))
-    return Undisturbed(folder, (folder / "out.fits").read_bytes())
+    return ReferenceRun(folder, (folder / "out.fits").read_bytes())
 
 
 @pytest.fixture(autouse=True)
@@ -100,16 +100,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def goes_on(undisturbed: Undisturbed, blocks: int | None = None) -> Recorder:
-    """The same run again: it computes just the blocks that are missing, and makes the same product."""
+def assert_resumes(reference_run: ReferenceRun, blocks: int | None = None) -> Recorder:
+    """Check that the same run computes only the missing blocks, and makes the same product."""
     missing = BLOCKS - sum(
         c.blocks - len(c.missing()) for c in map(Checkpoint, Path("target.work").glob("*-*-*"))
     )
     assert blocks is None or missing == blocks
     monitor = Recorder()
-    run(config(undisturbed.files), monitor)
+    run(config(reference_run.files), monitor)
     assert sum(monitor.computed().values()) == missing
-    assert Path("out.fits").read_bytes() == undisturbed.product
+    assert Path("out.fits").read_bytes() == reference_run.product
     assert sorted(os.listdir()) == ["out.fits", "target.work"]
     assert not (Path("target.work") / HOLDER).exists()
     return monitor
@@ -119,7 +119,7 @@ def goes_on(undisturbed: Undisturbed, blocks: int | None = None) -> Recorder:
 
 
 class Failing:
-    """A kernel that fails on the planes whose sum is given, so many times."""
+    """A kernel that fails a given number of times on the planes with the given sums."""
 
     def __init__(self, kernel: Callable[..., Any], times: float, every: int = 1) -> None:
         self.kernel, self.times, self.every = kernel, times, every
@@ -151,11 +151,11 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float, int], 
 
 @pytest.mark.parametrize("profile", ["synchronous", "laptop"])
 def test_a_block_that_fails_once_is_retried(
-    undisturbed: Undisturbed, failing: Callable[..., Failing], profile: str
+    reference_run: ReferenceRun, failing: Callable[..., Failing], profile: str
 ) -> None:
     kernel = failing(times=1, every=2)
     monitor = Recorder()
-    done = run(config(undisturbed.files, profile=profile), monitor)
+    done = run(config(reference_run.files, profile=profile), monitor)
     assert [*kernel.failed.values()] == [1, 1]
     products = sum(n for label, n, _ in monitor.segments if label == "product")
     assert (done.computed, done.failed) == (BLOCKS + products, 0)
@@ -163,15 +163,15 @@ def test_a_block_that_fails_once_is_retried(
 
 
 @pytest.mark.parametrize("profile", ["synchronous", "laptop"])
-def test_a_block_that_fails_twice_costs_no_other(
-    undisturbed: Undisturbed, failing: Callable[..., Failing], monkeypatch: pytest.MonkeyPatch,
+def test_a_block_that_fails_twice_does_not_affect_others(
+    reference_run: ReferenceRun, failing: Callable[..., Failing], monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path, profile: str
 ) -> None:  # fmt: skip
     kernel = failing(times=np.inf, every=1)
     monitor = Recorder()
     with pytest.raises(BlocksFailed) as caught:
-        run(config(undisturbed.files, profile=profile), monitor)
-    assert [*kernel.failed.values()] == [2], "it is retried just once"
+        run(config(reference_run.files, profile=profile), monitor)
+    assert [*kernel.failed.values()] == [2], "it is retried only once"
     (failure,) = caught.value.failures
     assert failure.label == "target: mask, interpolate"
     assert (failure.error.stage, failure.error.cause) == ("interpolate", "ZeroDivisionError: no way")
@@ -184,13 +184,11 @@ def test_a_block_that_fails_twice_costs_no_other(
     assert (monitor.done.computed, monitor.done.failed) == (4 * PLANES - 1, 1)
     assert not Path("out.fits").exists()
     monkeypatch.setattr("lucidcube.stages.interpolate.fill_linear", kernel.kernel)
-    again = goes_on(undisturbed, blocks=1 + PLANES)
+    again = assert_resumes(reference_run, blocks=1 + PLANES)
     assert again.computed() == {"target: mask, interpolate": 1, "target: deconvolve": PLANES}
 
 
-def test_a_mistake_of_the_user_is_not_retried(
-    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_error_is_not_retried(reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def refuse(*args: Any, **kwargs: Any) -> None:
@@ -199,7 +197,7 @@ def test_a_mistake_of_the_user_is_not_retried(
 
     monkeypatch.setattr("lucidcube.stages.interpolate.fill_linear", refuse)
     with pytest.raises(UserError, match="upside down"):
-        run(config(undisturbed.files, profile="synchronous"))
+        run(config(reference_run.files, profile="synchronous"))
     assert len(calls) == 1
 
 
@@ -215,18 +213,20 @@ def test_the_message_of_many_failures_is_short() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("after", [2, 9, BLOCKS + 2])
-def test_blocks_in_flight_are_finished(undisturbed: Undisturbed, number: signal.Signals, after: int) -> None:
+def test_blocks_in_flight_are_finished(
+    reference_run: ReferenceRun, number: signal.Signals, after: int
+) -> None:
     monitor = Recorder(after, lambda: os.kill(os.getpid(), number))
     with pytest.raises(Stopped) as caught, signals() as stop:
-        run(config(undisturbed.files), monitor, stop=stop)
+        run(config(reference_run.files), monitor, stop=stop)
     assert caught.value.signal == number
     assert monitor.blocks >= after
     assert monitor.done is not None
     kept = [Checkpoint(p) for p in Path("target.work").glob("*-*-*")]
     recorded = sum(c.blocks - len(c.missing()) for c in kept)
-    assert recorded == min(monitor.done.computed, BLOCKS), "every block that was begun is recorded"
+    assert recorded == min(monitor.done.computed, BLOCKS), "every block that was started is recorded"
     assert monitor.done.computed <= after + available_resources().cores + 2
-    goes_on(undisturbed, BLOCKS - recorded)
+    assert_resumes(reference_run, BLOCKS - recorded)
 
 
 SLOW_BLOCK = """
@@ -255,7 +255,7 @@ def test_a_second_signal_ends_the_process_at_once(first: signal.Signals, second:
     assert (done.stdout, done.returncode) == ("requested\n", -second), done.stderr
 
 
-def test_a_signal_between_segments_stops_at_once() -> None:
+def test_a_signal_between_segments_stops_immediately() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped), signals():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -267,7 +267,7 @@ def test_a_signal_between_segments_stops_at_once() -> None:
 
 @pytest.mark.parametrize("number", [3, 17, BLOCKS - 1])
 def test_a_full_disk_while_blocks_are_written(
-    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, number: int
+    reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     put, count = zarr.Array.__setitem__, [0]
 
@@ -283,12 +283,12 @@ def test_a_full_disk_while_blocks_are_written(
         with pytest.raises(
             UserError, match=r"No space left on device; finished blocks are kept.*checkpoints\.dir"
         ):
-            run(config(undisturbed.files))
-    goes_on(undisturbed)
+            run(config(reference_run.files))
+    assert_resumes(reference_run)
 
 
 def test_a_full_disk_while_the_product_is_written(
-    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+    reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -296,9 +296,9 @@ def test_a_full_disk_while_the_product_is_written(
     with monkeypatch.context() as patched:
         patched.setattr("lucidcube.io.writer._put", full)
         with pytest.raises(UserError, match="No space left on device; nothing was left behind"):
-            run(config(undisturbed.files))
+            run(config(reference_run.files))
     assert os.listdir() == ["target.work"]
-    goes_on(undisturbed, 0)
+    assert_resumes(reference_run, 0)
 
 
 # Damage
@@ -316,8 +316,8 @@ def harm(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
-def test_damage_anywhere_is_repaired(undisturbed: Undisturbed, how: str) -> None:
-    run(config(undisturbed.files))
+def test_damage_anywhere_is_repaired(reference_run: ReferenceRun, how: str) -> None:
+    run(config(reference_run.files))
     rng = np.random.default_rng(1)
     files = sorted(p for p in Path("target.work").rglob("*") if p.is_file())
     chosen = {*rng.choice(len(files), 12, replace=False)}
@@ -325,9 +325,9 @@ def test_damage_anywhere_is_repaired(undisturbed: Undisturbed, how: str) -> None
     assert CHECKSUMS in kinds
     for number in chosen:
         harm(files[number], how)
-    run(config(undisturbed.files))
-    assert Path("out.fits").read_bytes() == undisturbed.product
-    goes_on(undisturbed, 0)
+    run(config(reference_run.files))
+    assert Path("out.fits").read_bytes() == reference_run.product
+    assert_resumes(reference_run, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"variables": ["data"]}'])
@@ -354,23 +354,23 @@ def test_an_error_of_the_disk_does_not_cost_a_checkpoint(
 
 @pytest.mark.parametrize("name", ["wavelength", "channel"])
 @pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
-def test_damaged_coordinates_are_repaired(undisturbed: Undisturbed, how: str, name: str) -> None:
-    run(config(undisturbed.files))
+def test_damaged_coordinates_are_repaired(reference_run: ReferenceRun, how: str, name: str) -> None:
+    run(config(reference_run.files))
     for path in Path("target.work").glob(f"*/{STORE}/{name}/c.0"):
         harm(path, how)
-    goes_on(undisturbed, 0)
+    assert_resumes(reference_run, 0)
     for path in Path("target.work").glob("*-*-*"):
         assert np.isfinite(Checkpoint(path).open()["wavelength"]).all()
 
 
-def test_what_a_killed_run_left_beside_the_product_goes(undisturbed: Undisturbed) -> None:
+def test_temporary_files_of_a_killed_run_are_removed(reference_run: ReferenceRun) -> None:
     Path(".out.fits.0123456789ab.part").write_bytes(b"half")
     Path(".other.fits.0123456789ab.part").write_bytes(b"half")
-    run(config(undisturbed.files))
+    run(config(reference_run.files))
     assert sorted(os.listdir()) == [".other.fits.0123456789ab.part", "out.fits", "target.work"]
 
 
-# Two at once
+# Concurrent runs
 
 
 def test_a_product_that_another_run_writes_is_left_alone(undisturbed: Undisturbed) -> None:
@@ -389,13 +389,13 @@ def test_a_second_run_is_refused(undisturbed: Undisturbed) -> None:
         before = (work / HOLDER).read_bytes()
         said = rf"in use by another run \(process {os.getpid()} on {socket.gethostname()}, since 20\d\d-"
         with pytest.raises(UserError, match=said):
-            run(config(undisturbed.files))
+            run(config(reference_run.files))
         assert (work / HOLDER).read_bytes() == before
         assert {p.name for p in work.iterdir()} == {LOCK, HOLDER}
-    goes_on(undisturbed, BLOCKS)
+    assert_resumes(reference_run, BLOCKS)
 
 
-def test_a_lock_left_by_a_killed_run_is_no_obstacle(undisturbed: Undisturbed) -> None:
+def test_the_lock_of_a_killed_run_is_ignored(reference_run: ReferenceRun) -> None:
     Path("target.work").mkdir()
     for content in ('{"pid": 1, "host": "elsewhere", "since": "2020-01-01"}', "", "{", "[]"):
         (Path("target.work") / LOCK).write_text("")
@@ -403,7 +403,7 @@ def test_a_lock_left_by_a_killed_run_is_no_obstacle(undisturbed: Undisturbed) ->
         with locked(Path("target.work")):
             pass
     (Path("target.work") / HOLDER).write_text(content)
-    goes_on(undisturbed, BLOCKS)
+    assert_resumes(reference_run, BLOCKS)
 
 
 def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +416,7 @@ def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
-def test_many_want_the_lock_and_one_at_a_time_has_it() -> None:
+def test_only_one_thread_at_a_time_holds_the_lock() -> None:
     inside, most, had = [0], [0], [0]
     count = threading.Lock()
 
@@ -445,19 +445,19 @@ def test_many_want_the_lock_and_one_at_a_time_has_it() -> None:
 # Progress and summary
 
 
-def test_the_summary_counts(undisturbed: Undisturbed) -> None:
+def test_the_summary_counts_blocks_and_bytes(reference_run: ReferenceRun) -> None:
     monitor = Recorder()
-    done = run(config(undisturbed.files), monitor)
+    done = run(config(reference_run.files), monitor)
     assert monitor.done is done
     products = sum(n for label, n, _ in monitor.segments if label == "product")
     assert (done.computed, done.reused, done.failed) == (BLOCKS + products, 0, 0)
-    assert done.product_bytes == len(undisturbed.product)
+    assert done.product_bytes == len(reference_run.product)
     assert 1 << 26 < done.memory < 1 << 36
     assert done.worker_memory == 0, "there were no other processes"
     text = summary(done)
     assert f"{done.computed} done, 0 reused, 0 failed" in text
     assert done.nbytes > 0
-    assert run(config(undisturbed.files)).reused == BLOCKS
+    assert run(config(reference_run.files)).reused == BLOCKS
 
 
 def test_lines_in_a_batch_log(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The walk over tracks and segments: order, where the PSF is attached, what a failure leaves out."""
+"""The walk over tracks and segments: order, attachment of the PSF, and failed tracks."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_key_depends_on_the_star_from_there_on(uses_psf: type[Stage]) -> Non
     assert same == [False, True, False, False]
 
 
-def test_a_failed_star_stops_only_what_needs_it(uses_psf: type[Stage]) -> None:
+def test_a_failed_star_stops_only_stages_that_need_it(uses_psf: type[Stage]) -> None:
     made = config((Interpolate(), uses_psf()), (Rebin(),), ("interpolate",))
     seen, _, errors = walked(made, fail="star")
     assert [segment.label for segment in seen] == ["star: rebin", "target: interpolate"]

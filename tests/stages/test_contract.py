@@ -1,4 +1,4 @@
-"""What every variant of every stage must fulfil, from NumPy arrays to FITS files."""
+"""Contract of every variant of every stage, from NumPy arrays to FITS files."""
 
 import pickle
 import re
@@ -45,11 +45,11 @@ PLANES, HEIGHT, WIDTH = 5, 25, 27
 STEP = 0.5e-9
 QUICK = {"n_iter": 8, "max_evaluations": 1, "live_points": 20, "max_calls": 100, "window": 5}
 QUICK |= {key: {"free": False} for key in ("alpha", "beta", "amplitude", "background")}
-"""Parameters with which the stages take no time; they are not about the quality of the result."""
+"""Parameters for fast computation; the quality of the results does not matter here."""
 
 
 def variants() -> Iterator[Any]:
-    """Every variant of every stage; nested sampling only where it is installed, and as a slow test."""
+    """Return every variant of every stage; nested sampling only if it is installed, and as a slow test."""
     for name, cls in REGISTRY.items():
         for variant in cls.variants():
             words = {key: get_args(variant.model_fields[key].annotation)[0] for key in cls.choices}
@@ -91,7 +91,7 @@ def example() -> xr.Dataset:
 
 @cache
 def expected(stage: Stage) -> xr.Dataset:
-    """Return what the stage makes of the example in memory; not to be modified."""
+    """Return the result of the stage for the example in memory; it must not be modified."""
     return stage(example())
 
 
@@ -115,7 +115,7 @@ def assert_same(a: xr.Dataset, b: xr.Dataset, names: Any) -> None:
 
 
 @every_variant
-def test_parameters_survive_yaml(stage: Stage) -> None:
+def test_parameters_round_trip_through_yaml(stage: Stage) -> None:
     text = yaml.safe_dump({stage.name: stage.flat()})
     again = REGISTRY[stage.name].parse(yaml.safe_load(text)[stage.name])
     assert again == stage
@@ -136,7 +136,7 @@ def test_the_default_variant_is_one_of_the_variants() -> None:
 
 
 @every_variant
-def test_names_and_meanings(stage: Stage) -> None:
+def test_declarations_are_valid_and_described(stage: Stage) -> None:
     cls = type(stage)
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", cls.name)
     assert cls.tag.startswith("_")
@@ -165,7 +165,7 @@ def test_building_computes_nothing(stage: Stage, nothing_computes: None) -> None
 
 
 @every_variant
-def test_numpy_in_numpy_out(stage: Stage) -> None:
+def test_numpy_arrays_give_numpy_arrays(stage: Stage) -> None:
     for name in stage.produces:
         if name in expected(stage):
             assert isinstance(expected(stage)[name].data, np.ndarray), name
@@ -174,19 +174,19 @@ def test_numpy_in_numpy_out(stage: Stage) -> None:
 @every_variant
 @hypothesis.given(cuts=st.sets(st.integers(1, PLANES - 1)))
 @hypothesis.settings(max_examples=3)
-def test_chunking_does_not_matter(stage: Stage, cuts: set[int]) -> None:
+def test_chunking_does_not_change_the_result(stage: Stage, cuts: set[int]) -> None:
     made = stage(lazily(example(), *np.diff([0, *sorted(cuts), PLANES]).tolist()))
     assert_same(made.compute(scheduler="synchronous"), expected(stage), stage.produces)
 
 
 @every_variant
-def test_the_scheduler_does_not_matter(stage: Stage) -> None:
+def test_the_scheduler_does_not_change_the_result(stage: Stage) -> None:
     made = stage(lazily(example(), 2, 1, 2)).compute(scheduler="threads", num_workers=3)
     assert_same(made, expected(stage), stage.produces)
 
 
 @every_variant
-def test_changes_exactly_what_it_declares(stage: Stage) -> None:
+def test_exactly_the_declared_variables_change(stage: Stage) -> None:
     before = lazily(example(), 3, 2)
     after = stage(before)
     new_grid = after.sizes != before.sizes
@@ -213,7 +213,7 @@ def test_declared_types_are_the_computed_ones(stage: Stage) -> None:
 
 
 @every_variant
-def test_inputs_are_left_alone(stage: Stage) -> None:
+def test_inputs_are_not_modified(stage: Stage) -> None:
     cube, copy = example(), example()
     for variable in cube.data_vars.values():
         variable.values.flags.writeable = False
@@ -221,11 +221,11 @@ def test_inputs_are_left_alone(stage: Stage) -> None:
     assert_same(cube, copy, cube.data_vars)
 
 
-# What real data hold
+# Missing, infinite and other unusual data
 
 
 @every_variant
-def test_a_plane_of_nan_passes(stage: Stage) -> None:
+def test_a_plane_of_nan_is_accepted(stage: Stage) -> None:
     cube = example()
     cube[DATA].values[3] = np.nan
     cube[BADNESS].values[3] = np.nan
@@ -236,7 +236,7 @@ def test_a_plane_of_nan_passes(stage: Stage) -> None:
 
 
 @every_variant
-def test_a_cube_of_nan_passes(stage: Stage) -> None:
+def test_a_cube_of_nan_is_accepted(stage: Stage) -> None:
     cube = example()
     cube[DATA].values[:] = np.nan
     cube[BADNESS].values[:] = np.nan
@@ -246,7 +246,7 @@ def test_a_cube_of_nan_passes(stage: Stage) -> None:
 
 
 @every_variant
-def test_infinite_is_missing(stage: Stage) -> None:
+def test_infinite_values_are_missing(stage: Stage) -> None:
     infinite, missing = (example().isel({WAVELENGTH: slice(0, 2)}) for _ in range(2))
     infinite[DATA].values[1, 3, 4], infinite[DATA].values[1, 20, 9] = np.inf, -np.inf
     missing[DATA].values[1, 3, 4] = missing[DATA].values[1, 20, 9] = np.nan
@@ -262,13 +262,13 @@ def test_one_plane(stage: Stage) -> None:
 
 
 @every_variant
-def test_no_variance_is_fine(stage: Stage) -> None:
+def test_the_variance_is_optional(stage: Stage) -> None:
     made = stage(example().drop_vars(VARIANCE).isel({WAVELENGTH: slice(0, 2)}))
     assert VARIANCE not in made
 
 
 @every_variant
-def test_what_is_missing_is_named(stage: Stage) -> None:
+def test_missing_variables_are_named(stage: Stage) -> None:
     for name in stage.requires:
         with pytest.raises(CubeError, match=f"{stage.name} needs the variable '{name}'"):
             stage(example().drop_vars(name))
@@ -279,7 +279,7 @@ def test_history_is_kept(stage: Stage) -> None:
     assert expected(stage).attrs["history"] == [{"stage": stage.name, **stage.flat()}]
 
 
-def test_dimensions_in_another_order_are_refused() -> None:
+def test_dimensions_in_another_order_are_an_error() -> None:
     with pytest.raises(CubeError, match="they must be"):
         require(example().transpose("y", "x", WAVELENGTH, *PSF_PLANE), [DATA], "test")
 
@@ -302,7 +302,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def from_files(stage: Stage, files: Path, extra: tuple[str, ...]) -> xr.Dataset:
-    """Return what the stage makes in memory of the data and of some other variables of the example."""
+    """Return the result of the stage in memory for the data and some other variables of the example."""
     cube, other = open_cube(str(files / "data.fits")).compute(), example()
     return stage(cube.assign({name: (other[name].dims, other[name].values) for name in extra}))
 

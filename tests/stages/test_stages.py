@@ -1,4 +1,4 @@
-"""What the stages do beyond calling their kernels: units, regions, variants, the scale of the data."""
+"""Stages apart from their kernels: units, regions, variants, the scale of the data."""
 
 from pathlib import Path
 
@@ -71,12 +71,12 @@ def test_a_frequency_axis_is_rebinned_in_frequency() -> None:
     np.testing.assert_allclose(made[DATA].values[2:-2, 0, 0], 4.0 * np.arange(10)[2:-2], rtol=1e-6)
 
 
-def test_bins_finer_than_the_axis_name_both_steps() -> None:
+def test_bins_finer_than_the_axis_are_an_error() -> None:
     with pytest.raises(CubeError, match=r"bin_step 1e-10 m is smaller than the step of the input, 2.5e-10 m"):
         Rebin(bin_step="0.1 nm")(flat_cube())
 
 
-def test_an_axis_that_turns_back_is_refused() -> None:
+def test_a_non_monotonic_axis_is_an_error() -> None:
     cube = flat_cube(5)
     cube[WAVELENGTH] = (WAVELENGTH, [1.0, 2.0, 1.5, 3.0, 4.0], {"units": "m"})
     with pytest.raises(CubeError, match="neither increase nor decrease"):
@@ -99,7 +99,7 @@ def test_a_star_gives_a_warning_and_a_planet_does_not() -> None:
 @pytest.mark.parametrize(
     "bounds", [{"start": -0.8}, {"start": 80, "stop": 75}, {"stop": 101}, {"start": 0.5}, {"start": -2}]
 )
-def test_bounds_without_any_component_are_refused(bounds: dict) -> None:
+def test_bounds_without_any_component_are_errors(bounds: dict) -> None:
     with pytest.raises(ValidationError):
         Artefacts(**bounds)
 
@@ -165,7 +165,7 @@ def test_a_changed_region_file_changes_the_fingerprint(tmp_path: Path) -> None:
         ("nonsense", "nonsense|region"),
     ],
 )
-def test_unusable_region_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_unusable_region_files_are_errors(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Mask(const_regions=(write(tmp_path / "a.reg", text),))(flat_cube())
     with pytest.raises(UserError, match="no such|not.*exist|no file|cannot"):
@@ -208,9 +208,9 @@ def test_marked_pixels_are_replaced_and_good_ones_kept(method: str) -> None:
 
 
 def cube_with_holes() -> tuple[xr.Dataset, np.ndarray, np.ndarray]:
-    """Half a frame of noise with a hole, a dead column, marked pixels between them and a marked rim.
+    """Return half a frame of noise with a hole, a dead column, marked pixels between them and a marked rim.
 
-    Returns the cube and which pixels of a plane are holes, and which lie outside the field.
+    The other two arrays are the pixels of a plane that are holes, and those outside the field.
     """
     rng = np.random.default_rng(5)
     data = (100 + rng.normal(0, 1, (2, 48, 48))).astype(np.float32)
@@ -249,7 +249,7 @@ def test_only_holes_up_to_the_largest_are_filled(max_hole: int, filled: int) -> 
     assert np.isnan(made[DATA].values).sum() == 49 - filled
 
 
-def test_a_second_interpolation_remembers_what_the_first_filled() -> None:
+def test_a_second_interpolation_keeps_the_filled_map_of_the_first() -> None:
     cube, _, _ = cube_with_holes()
     once = Interpolate()(cube)
     twice = Interpolate()(once)
@@ -260,7 +260,7 @@ def test_a_second_interpolation_remembers_what_the_first_filled() -> None:
 # fit_psf
 
 
-def test_a_parameter_may_be_given_in_part() -> None:
+def test_a_parameter_can_be_given_in_part() -> None:
     stage = FitPSF(model="gaussian", sigma={"free": False}, x=0.5)
     parameters = {p.name: p for p in stage.parameters()}
     assert parameters["sigma"].free is False
@@ -278,7 +278,7 @@ def test_a_parameter_may_be_given_in_part() -> None:
         ({"model": "moffat"}, "moffat"),
     ],
 )
-def test_impossible_fit_parameters_are_refused(settings: dict[str, object], text: str) -> None:
+def test_invalid_fit_parameters_are_errors(settings: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         FitPSF(**{"model": "gaussian", **settings})
 
@@ -290,7 +290,7 @@ def test_physical_models_need_the_wavelength() -> None:
         FitPSF(model="muse_ao")(image)
 
 
-def test_an_even_star_is_refused() -> None:
+def test_a_star_with_even_sides_is_an_error() -> None:
     with pytest.raises(CubeError, match="put normalise_psf before it"):
         FitPSF()(flat_cube(2, 20))
 
@@ -320,7 +320,7 @@ def test_a_scaled_cube_gives_scaled_components(method: dict) -> None:
     np.testing.assert_allclose(results[1]["chi2"].values, results[0]["chi2"].values, rtol=1e-6)
 
 
-def test_crossed_clips_are_refused() -> None:
+def test_crossed_clips_are_an_error() -> None:
     with pytest.raises(ValidationError, match="is above"):
         Deconvolve(method="lucy_richardson", cf_lclip=2, cf_uclip=1)
 

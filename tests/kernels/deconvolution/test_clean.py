@@ -1,4 +1,4 @@
-"""CLEAN: its definition, truth, holes and edges, every stop, and what the reference program made of a plane."""
+"""CLEAN: its definition, truth, holes and edges, every stop reason, and the reference program."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ NO_STOP = {"fabs_frac_threshold": 0.0, "rms_frac_threshold": 0.0, "min_frac_stat
 
 
 def by_definition(plane, psf, n_iter, gain, threshold, n_positive_iter=0):
-    """The loop of the method page in float64, on a plane without missing pixels that is dark at its edge."""
+    """Run the loop of the definition in float64 on a plane without missing pixels that is dark at its edge."""
     convolver = Convolver(psf, plane.shape)
     residual, components = plane.astype(float), np.zeros(plane.shape)
     for i in range(n_iter):
@@ -29,7 +29,7 @@ def by_definition(plane, psf, n_iter, gain, threshold, n_positive_iter=0):
 
 
 def faint_edges():
-    """A plane on which nothing reaches the edge, so that the margin has nothing to do."""
+    """Return a plane without light at the edge, so that the margin has no effect."""
     plane = np.zeros((48, 50), np.float32)
     plane[20:26, 22:30] = np.random.default_rng(0).uniform(5, 10, (6, 8))
     plane[15, 20] = -8
@@ -65,7 +65,7 @@ def test_agrees_with_the_reference_program():
     ours = clean_modified(plane, psf, threshold=0.3, **as_theirs)
     assert ours.iterations == 1000
     np.testing.assert_allclose(ours.components, oracle["clean"], atol=1e-4 * plane.max())
-    # Their Otsu thresholds differ from ours in detail, and so do single pixels; the image does not.
+    # The Otsu thresholds differ in detail, and so do single pixels; the image does not.
     ours = clean_modified(plane, psf, threshold=-1.0, **as_theirs)
     assert (
         error(ours.components, oracle["clean_otsu"], disc)
@@ -85,7 +85,7 @@ def test_restores_the_truth(threshold):
 
 @pytest.mark.parametrize("threshold", [0.3, -1.0])
 class TestMissingData:
-    def test_holes_leave_no_trace(self, threshold):
+    def test_holes_do_not_affect_the_result(self, threshold):
         plane, psf, truth, disc = planet()
         holed = holes(plane)
         hole = np.isnan(holed)
@@ -95,7 +95,7 @@ class TestMissingData:
         assert error(result.components, truth, hole) < 0.15
         assert result.components[hole].sum() == pytest.approx(truth[hole].sum(), rel=0.05)
 
-    def test_a_rim_does_not_ring(self, threshold):
+    def test_a_missing_rim_causes_no_ringing(self, threshold):
         plane, psf, truth, disc = planet()
         cut = rim(plane)
         result = clean_modified(cut, psf, threshold=threshold)
@@ -104,14 +104,14 @@ class TestMissingData:
         assert error(result.components, known, disc & np.isfinite(cut)) < 0.02
         assert error(result.components, known, disc & border(cut)) < 0.04
 
-    def test_the_edge_of_the_frame_does_not_ring(self, threshold):
+    def test_the_edge_of_the_frame_causes_no_ringing(self, threshold):
         plane, psf, truth, disc = (array[:, 26:] if array.shape[1] == 64 else array for array in planet())
         result = clean_modified(plane, psf, threshold=threshold)
         assert error(result.components, truth, disc) < 0.05
         assert error(result.components, truth, disc & border(plane)) < 0.1
         assert np.isfinite(result.components).all()
 
-    def test_filled_pixels_carry_no_weight(self, threshold):
+    def test_filled_pixels_have_no_weight(self, threshold):
         plane, psf, truth, disc = planet()
         within, behind = np.isnan(holes(plane)), np.isnan(rim(plane))
         smoothed = np.where(within, ndimage.gaussian_filter(plane, 2), plane)
@@ -160,7 +160,7 @@ class TestStops:
         assert result.stop_reason is StopReason.DIVERGED
         assert result.iterations < 100
 
-    def test_nothing_to_do(self):
+    def test_a_plane_of_zeros_stops_at_once(self):
         result = clean_modified(np.zeros((9, 9), np.float32), moffat(5))
         assert (result.stop_reason, result.iterations) == (StopReason.NOTHING_TO_DO, 0)
         assert not result.components.any()
@@ -186,7 +186,7 @@ def test_the_best_iterate_is_returned():
     assert result.rms == runs[best].rms
 
 
-def test_the_products_give_back_the_input():
+def test_components_and_residual_reproduce_the_input():
     plane, psf, _, _ = planet()
     for observed in (plane, holes(plane), rim(plane), plane[:, 30:]):
         result = clean_modified(observed, psf, n_iter=200)
@@ -224,7 +224,7 @@ def test_the_scale_of_the_data_does_not_matter(threshold):
     assert other.rms == pytest.approx(one.rms * 1e-16, rel=1e-2)
 
 
-def test_noise_std_stands_in_for_the_variance():
+def test_noise_std_replaces_a_missing_variance():
     plane, psf, _, _ = planet()
     given = clean_modified(plane, psf, n_iter=50, variance=np.full(plane.shape, 4.0))
     assumed = clean_modified(plane, psf, n_iter=50, noise_std=2.0)
@@ -254,7 +254,7 @@ def test_the_observer_sees_each_iteration():
 
 @pytest.mark.parametrize("name", ODD_PLANES)
 @pytest.mark.parametrize("options", [{}, {"threshold": -1.0}, {"n_positive_iter": 5}])
-def test_odd_planes_pass(name, options):
+def test_unusual_planes_are_accepted(name, options):
     plane = ODD_PLANES[name].copy()
     plane.flags.writeable = False
     result = clean_modified(plane, moffat(5), n_iter=30, **options)

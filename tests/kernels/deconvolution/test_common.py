@@ -18,7 +18,7 @@ def shifted(psf, shift_y, shift_x):
     return np.roll(psf, (shift_y, shift_x), axis=(0, 1))
 
 
-def test_a_good_psf_passes():
+def test_a_valid_psf_is_accepted():
     check_psf(moffat())
     check_psf(moffat().astype(np.float64)[:, 2:-2] / moffat()[:, 2:-2].sum())
     check_psf(np.ones((1, 1), np.float32))
@@ -36,12 +36,12 @@ def test_a_good_psf_passes():
         (shifted(moffat(), 0, -3), r"-3.00 along x"),
     ],
 )
-def test_a_bad_psf_is_refused_with_the_reason(psf, message):
+def test_an_invalid_psf_is_rejected_with_the_reason(psf, message):
     with pytest.raises(ValueError, match=message):
         check_psf(psf)
 
 
-def test_a_lopsided_star_may_be_centred_on_its_core_or_on_its_mass():
+def test_an_asymmetric_star_is_accepted_centred_on_its_core_or_its_mass():
     y, x = np.mgrid[-20:21, -20:21]
     star = np.exp(-((y**2 + x**2) / 4.0)) + 0.15 * np.exp(-((y**2 + (x - 5) ** 2) / 18.0))
     star /= star.sum()
@@ -75,7 +75,7 @@ def test_the_margin_holds_four_fifths_of_the_light(half):
     assert edge_margin(box, (100, 3)) == (0, min(margin_x, 1))
 
 
-def test_a_complete_plane_is_taken_as_it_is():
+def test_a_complete_plane_is_not_changed():
     plane, psf, _, _ = planet()
     field = prepare_field(plane, psf, None, (0, 0))
     np.testing.assert_array_equal(field.data[field.frame], plane)
@@ -120,7 +120,7 @@ def test_filled_values_are_used_only_among_valid_ones():
 
 
 @pytest.mark.parametrize("known", [(3, 4), (0, 0)])
-def test_a_single_valid_pixel_is_enough(known):
+def test_a_single_valid_pixel_is_sufficient(known):
     plane = np.full((9, 11), np.nan, np.float32)
     plane[known] = 5
     field = prepare_field(plane, moffat(), None, (2, 2))
@@ -128,7 +128,7 @@ def test_a_single_valid_pixel_is_enough(known):
     assert field.data.max() == 5
 
 
-def test_the_result_gives_back_the_input():
+def test_components_and_residual_reproduce_the_input():
     plane, psf, truth, _ = planet()
     plane = plane.copy()
     plane[20:24, 20:24] = np.nan

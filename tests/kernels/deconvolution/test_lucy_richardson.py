@@ -31,7 +31,7 @@ def test_textbook_conserves_flux():
 
 
 def by_definition(plane, psf, n_iter, change=lambda c, residual: c, nudge_factor=1e-2, strength=0.1):
-    """The loop of the method page without padding, in float64 but for the convolutions; `change` acts on c."""
+    """Run the loop of the definition without padding, in float64 except for the convolutions; `change` modifies c."""
     convolver = Convolver(psf, plane.shape)
     nudge, estimate = nudge_factor * plane.max(), np.full(plane.shape, plane.mean(dtype=float))
     for _ in range(n_iter):
@@ -97,7 +97,7 @@ def test_restores_the_truth():
 
 @pytest.mark.parametrize("strength", [0.1, 1.0])
 class TestMissingData:
-    def test_holes_leave_no_trace(self, strength):
+    def test_holes_do_not_affect_the_result(self, strength):
         plane, psf, truth, disc = planet()
         holed = holes(plane)
         hole = np.isnan(holed)
@@ -108,7 +108,7 @@ class TestMissingData:
         assert error(result.components, truth, hole) < 0.12
         assert result.components[hole].sum() == pytest.approx(truth[hole].sum(), rel=0.05)
 
-    def test_a_rim_does_not_ring(self, strength):
+    def test_a_missing_rim_causes_no_ringing(self, strength):
         plane, psf, truth, disc = planet()
         cut = rim(plane)
         result = lucy_richardson(cut, psf, strength=strength)
@@ -117,7 +117,7 @@ class TestMissingData:
         assert error(result.components, known, disc & border(cut)) < 0.04
         assert error(np.nan_to_num(cut), truth, disc & border(cut)) > 0.1
 
-    def test_the_edge_of_the_frame_does_not_ring(self, strength):
+    def test_the_edge_of_the_frame_causes_no_ringing(self, strength):
         plane, psf, truth, disc = (array[:, 26:] if array.shape[1] == 64 else array for array in planet())
         near = disc & border(plane)
         padded = lucy_richardson(plane, psf, strength=strength)
@@ -125,7 +125,7 @@ class TestMissingData:
         assert error(padded.components, truth, near) < 0.05
         assert error(unpadded.components, truth, near) > 3 * error(padded.components, truth, near)
 
-    def test_filled_pixels_carry_no_weight(self, strength):
+    def test_filled_pixels_have_no_weight(self, strength):
         plane, psf, truth, disc = planet()
         behind = np.isnan(rim(plane))
         wrong = np.where(behind, np.float32(0), plane)
@@ -146,8 +146,8 @@ class TestMissingData:
     ("y", "x", "radius", "tolerance"),
     [(32, 32, 3, 0.02), (30, 36, 3, 0.02), (8, 9, 3, 0.02), (9, 10, 6, 0.05)],
 )
-def test_few_iterations_do_not_show_the_mask(n_iter, known, y, x, radius, tolerance):
-    """On the disc and on the faint sky beside it, where the flat start is much too bright."""
+def test_few_iterations_leave_no_pattern_of_the_mask(n_iter, known, y, x, radius, tolerance):
+    """The disc, and the faint sky next to it, where the flat start is much too bright."""
     plane, psf, _, _ = planet()
     plane = plane + np.float32(20)
     hole, around = (np.hypot(*(np.indices(plane.shape) - [[[y]], [[x]]])) <= r for r in (radius, radius + 4))
@@ -180,7 +180,7 @@ class TestStops:
         assert result.iterations == 1
 
     @pytest.mark.parametrize("value", [0.0, -2.0])
-    def test_nothing_to_do(self, value):
+    def test_data_without_positive_values_stop_at_once(self, value):
         plane = np.full((9, 9), value, np.float32)
         result = lucy_richardson(plane, moffat(5))
         assert (result.stop_reason, result.iterations) == (StopReason.NOTHING_TO_DO, 0)
@@ -204,7 +204,7 @@ def test_negative_corrections():
     assert lucy_richardson(plane, psf, cf_negative_fix=False, **options).components.min() < -1
 
 
-def test_the_offset_lifts_and_lowers():
+def test_the_offset_is_added_and_subtracted():
     plane, psf, truth, disc = planet()
     low = plane - np.float32(400)
     lifted = lucy_richardson(low, psf, offset_obs=True, strength=1.0)
@@ -214,7 +214,7 @@ def test_the_offset_lifts_and_lowers():
     np.testing.assert_array_equal(one.components, lucy_richardson(positive, psf).components)
 
 
-def test_the_products_give_back_the_input():
+def test_components_and_residual_reproduce_the_input():
     plane, psf, _, _ = planet()
     for observed in (plane, holes(plane), rim(plane), plane[:, 30:]):
         for options in ({}, {"offset_obs": True}, {"pad_observation": False}):
@@ -261,7 +261,7 @@ def test_the_observer_sees_each_iteration():
     "options",
     [{}, TEXTBOOK, {"cf_negative_fix": False, "strength": 1.0}, {"offset_obs": True}, {"threshold": 0.0}],
 )
-def test_odd_planes_pass(name, options):
+def test_unusual_planes_are_accepted(name, options):
     plane = ODD_PLANES[name].copy()
     plane.flags.writeable = False
     result = lucy_richardson(plane, moffat(5), n_iter=20, **options)

@@ -1,4 +1,4 @@
-"""Both methods on the recorded scene, against its truth and against what the reference program scored on it."""
+"""Both methods on the recorded scene, against its truth and the scores of the reference program."""
 
 import numpy as np
 import pytest

@@ -17,21 +17,21 @@ SHAPES = [
 
 
 def scene(shape, psf_shape, seed=0):
-    """A plane and an asymmetric PSF that fills its stamp to the corners."""
+    """Return a plane and an asymmetric PSF that fills its stamp up to the corners."""
     rng = np.random.default_rng(seed)
     psf = rng.gamma(1.0, 1.0, psf_shape).astype(np.float32)
     return rng.normal(0, 1, shape).astype(np.float32), psf / psf.sum()
 
 
 def direct(function, plane, psf):
-    """The 'same' part of scipy's direct sum, also where the PSF is larger than the plane."""
+    """Return the 'same' part of scipy's direct sum, also for a PSF larger than the plane."""
     full = function(plane.astype(np.float64), psf.astype(np.float64), mode="full")
     top, left = psf.shape[0] // 2, psf.shape[1] // 2
     return full[top : top + plane.shape[0], left : left + plane.shape[1]]
 
 
 def blurred(convolver, plane, support):
-    """A plane that is zero outside of a part, convolved."""
+    """Convolve a plane that is zero outside a part."""
     nothing = np.zeros(convolver.shape)
     residual = convolver.pad(nothing)
     convolver.subtract_part(convolver.pad(plane), support, residual, convolver.pad(nothing + 1))
@@ -58,7 +58,7 @@ def test_correlate_is_the_transpose_of_convolve(shape, psf_shape):
     assert left == pytest.approx(np.vdot(convolver.correlate(other).astype(float), plane), abs=1e-4)
 
 
-def test_a_point_gives_the_psf_where_it_stands():
+def test_a_point_source_gives_the_psf_at_its_position():
     _, psf = scene((1, 1), (5, 7))
     plane = np.zeros((30, 40), np.float32)
     plane[10, 20] = 3
@@ -67,7 +67,7 @@ def test_a_point_gives_the_psf_where_it_stands():
     assert result.sum() == pytest.approx(3, rel=1e-6)
 
 
-def test_nothing_wraps_round():
+def test_no_wrap_around():
     plane = np.zeros((24, 24), np.float32)
     plane[:, -1] = 1
     psf = np.full((1, 25), 1 / 25, np.float32)
@@ -76,7 +76,7 @@ def test_nothing_wraps_round():
     np.testing.assert_allclose(result[:, 11:], 1 / 25, atol=1e-7)
 
 
-def test_trimming_keeps_the_centre_and_all_that_matters():
+def test_trimming_keeps_the_centre_and_the_light():
     psf = np.zeros((41, 61))
     psf[18:23, 25:33] = 1.0
     trimmed = trim_psf(psf, (100, 100))
@@ -103,8 +103,8 @@ def test_inputs_are_read_only_and_may_be_views():
     np.testing.assert_array_equal(Convolver(psf, (10, 15)).convolve(plane[::2, ::2]), expected)
 
 
-def test_planes_of_another_shape_are_refused():
-    """Compiled code would read and write beyond them."""
+def test_planes_of_another_shape_are_errors():
+    """Compiled code would access memory outside the arrays."""
     convolver = Convolver(np.ones((3, 3)), (20, 30))
     right = convolver.pad(np.zeros((20, 30)))
     wrong = right[:, 1:].copy()
@@ -120,12 +120,12 @@ def test_planes_of_another_shape_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (5, 4), (5,), (3, 5, 5)])
-def test_a_psf_without_a_central_pixel_is_refused(shape):
+def test_a_psf_with_an_even_side_is_an_error(shape):
     with pytest.raises(ValueError, match="odd"):
         Convolver(np.ones(shape), (20, 20))
 
 
-def test_a_psf_with_missing_pixels_is_refused():
+def test_a_psf_with_missing_pixels_is_an_error():
     psf = np.ones((3, 3))
     psf[0, 0] = np.nan
     with pytest.raises(ValueError, match="finite"):
@@ -134,8 +134,8 @@ def test_a_psf_with_missing_pixels_is_refused():
 
 @pytest.mark.parametrize(("shape", "psf_shape"), [*SHAPES, ((40, 50), (31, 45)), ((64, 48), (9, 9))])
 @pytest.mark.parametrize("few", [True, False], ids=["few pixels", "many pixels"])
-def test_a_part_of_the_plane_gives_what_the_whole_gives(shape, psf_shape, few):
-    """Wherever the part lies, nothing wraps round in the shorter transforms and in direct sums."""
+def test_a_part_of_the_plane_gives_the_same_as_the_whole(shape, psf_shape, few):
+    """Shorter transforms and direct sums cause no wrap-around for any position of the part."""
     plane, psf = scene(shape, psf_shape)
     convolver, rng = Convolver(psf, shape), np.random.default_rng(2)
     for _ in range(12):
@@ -164,7 +164,7 @@ def test_subtraction_returns_statistics_of_what_remains(shape, few):
 
 
 def test_extremes_reach_zero():
-    """What is left of one sign only has zero as its other extreme."""
+    """A residual of one sign has zero as its other extreme."""
     convolver = Convolver(np.ones((1, 1)), (5, 6))
     nothing, valid = convolver.pad(np.zeros((5, 6))), convolver.pad(np.ones((5, 6)))
     for value, expected in ((2.0, (2.0, 0.0, 120.0)), (-2.0, (0.0, -2.0, 120.0))):
@@ -178,7 +178,7 @@ def test_empty_support_gives_zero():
     assert not blurred(convolver, np.zeros((20, 30)), Support(0, 0, 0, 0, 0)).any()
 
 
-def test_kept_transforms_change_nothing():
+def test_cached_transforms_do_not_change_the_result():
     plane, psf = scene((60, 60), (51, 51))
     parts = [Support(0, k, 0, k, 10**9) for k in range(10, 61, 5)]
     convolver = Convolver(psf, plane.shape)

@@ -112,12 +112,12 @@ def test_variable_names_the_default(monkeypatch):
         name()
 
 
-def test_unknown_engines_are_refused():
+def test_unknown_engines_are_errors():
     with pytest.raises(ValueError, match="fft: mkl names no engine"), use_engine("mkl"):
         pass
 
 
-def test_unknown_processors_have_scipy(no_variable, monkeypatch):
+def test_unknown_processors_use_scipy(no_variable, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     assert name() == "scipy"
     with (
@@ -127,8 +127,8 @@ def test_unknown_processors_have_scipy(no_variable, monkeypatch):
         pass
 
 
-def test_another_numba_has_scipy(no_variable, monkeypatch):
-    """The engine imports internals of numba, which a later version may move."""
+def test_an_incompatible_numba_falls_back_to_scipy(no_variable, monkeypatch):
+    """The engine imports internals of numba, which may change in later versions."""
     monkeypatch.setitem(sys.modules, "lucidcube.kernels.fourier.simd.engine", None)
     assert name() == "scipy"
     with pytest.raises(ValueError, match="does not work with the installed numba"), use_engine("simd"):

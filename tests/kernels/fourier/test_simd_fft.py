@@ -26,7 +26,7 @@ LENGTHS = [n for n in range(LEAST_LENGTH, 1100) if scipy.fft.next_fast_len(n, re
 
 
 def ordered(blocks, height):
-    """A spectrum as numpy orders it: (frequencies along y up to half, along x), complex."""
+    """Return a spectrum in the order of numpy: (half of the frequencies along y, all along x), complex."""
     numbers = blocks[:, :, 0] + 1j * blocks[:, :, 1]
     return numbers.transpose(0, 2, 1).reshape(-1, blocks.shape[1])[: height // 2 + 1]
 
@@ -40,7 +40,7 @@ def back(given, plan_y, plan_x, space, out):
     inverse_columns(plan_y, space, out)
 
 
-def test_good_lengths_need_few_passes():
+def test_good_lengths_have_few_passes():
     smooth = sorted({2**a * 3**b * 5**c for a in range(11) for b in range(7) for c in range(5)})
     work = {n: n * len(plan(n).radices) for n in smooth if 32 <= n < 1500}
     for least in range(1, 800):
@@ -61,7 +61,7 @@ def test_every_length_along_both_axes(length):
 
 
 @pytest.mark.parametrize("shape", [(40, 36), (96, 540), (541, 33), (33, 64), (100, 97)])
-def test_there_and_back(shape):
+def test_forward_and_inverse_transforms_cancel(shape):
     plane = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     size = good_length(shape[0]), good_length(shape[1])
     given = spectrum(plane, size) / np.float32(2 * size[0] * size[1])
@@ -70,8 +70,8 @@ def test_there_and_back(shape):
     np.testing.assert_allclose(out[:, : shape[1]], plane, atol=2e-6)
 
 
-def test_columns_do_not_touch_each_other():
-    """Two real columns share a complex one: the bright must not leak into the dark."""
+def test_columns_are_independent():
+    """Two real columns share a complex one: a bright one must not leak into a dark one."""
     plane = np.zeros((64, GROUP), np.float32)
     plane[:, 0] = np.random.default_rng(0).normal(size=64)
     got = ordered(spectrum(plane, (64, GROUP)), 64)
@@ -88,12 +88,12 @@ def test_plans_use_the_radices_that_exist():
 
 
 @pytest.mark.parametrize("length", [0, 1, 31, 34, 49, 539])
-def test_other_lengths_are_refused(length):
+def test_unsupported_lengths_are_errors(length):
     with pytest.raises(ValueError, match="next good length"):
         plan(length)
 
 
-def test_a_plane_larger_than_its_transform_is_refused():
+def test_a_plane_larger_than_its_transform_is_an_error():
     for shape in ((41, 36), (40, 37)):
         with pytest.raises(ValueError, match="larger than its transform"):
             spectrum(np.zeros(shape), (40, 36))

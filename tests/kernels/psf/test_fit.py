@@ -27,7 +27,7 @@ def assert_psf(image, shape):
 @pytest.mark.parametrize("method", ["least_squares", "minimize"])
 @pytest.mark.parametrize("flux", [1e4, 1e6])
 @pytest.mark.parametrize("model", list(SHAPES))
-def test_known_parameters_come_back_within_their_errors(model, flux, method):
+def test_known_parameters_are_recovered_within_their_errors(model, flux, method):
     if model == "muse_ao" and flux < 1e5:
         pytest.skip("six shape parameters need more light")
     plane, variance, truth = simulate(model, flux, seed=1)
@@ -111,7 +111,7 @@ def test_the_number_of_evaluations_is_limited():
     assert_psf(stopped.image, plane.shape)
 
 
-def test_wrong_arguments_are_refused():
+def test_wrong_arguments_are_errors():
     plane, _, _ = simulate("gaussian", 1e5, seed=5)
     for model in MODELS:
         with pytest.raises(ValueError, match="odd"):

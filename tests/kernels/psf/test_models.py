@@ -161,14 +161,14 @@ def test_muse_ao_against_the_program_of_its_authors():
     np.testing.assert_allclose(ours, expected[cut, cut], atol=1e-3 * expected.max())
 
 
-def test_no_correction_left_is_plain_turbulence():
+def test_muse_ao_without_correction_is_the_turbulence_model():
     # With no band to correct, muse_ao is the turbulence model.
     ours = star("muse_ao", (41, 41), 20, 20, [0.3, 20.0, 0.01, 1.6, 0.0, 0.0, 0.02]).image
     plain = star("turbulence", (41, 41), 20, 20, [WAVELENGTH, 0.3, 3.0, 20.0]).image
     np.testing.assert_allclose(ours, plain, atol=5e-3 * plain.max())
 
 
-def test_zones_of_the_profile_join():
+def test_zones_of_the_profile_are_continuous():
     profile = radial_profile(
         lambda s: von_karman_structure(s, 0.2, 20.0, KOLMOGOROV), WAVELENGTH, MUSE, 400.0
     )
@@ -180,7 +180,7 @@ def test_zones_of_the_profile_join():
     assert (np.diff(image) < 0.0).all()
 
 
-def test_halo_falls_as_theory_says():
+def test_halo_falls_with_the_power_law_of_turbulence():
     # A mirror so large that the wing of its own diffraction, which falls as r**-3, is far below.
     optics = MUSE._replace(telescope_diameter=100.0, central_obscuration=0.0)
     image = star("turbulence", (1, 501), 0.0, 0.0, [WAVELENGTH, 0.2, 3.0, 1e6], optics).image[0]

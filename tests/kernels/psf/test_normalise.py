@@ -56,7 +56,7 @@ def test_result_is_centred_and_has_unit_sum():
 
 
 @given(st.floats(0.01, 1e6), st.floats(-1e3, 1e3))
-def test_scale_and_sky_do_not_matter(scale, sky):
+def test_scale_and_sky_do_not_change_the_result(scale, sky):
     rng = np.random.default_rng(3)
     plane = halo_star((41, 41), (19.4, 20.2), 1e4) + rng.normal(0, 5, (41, 41))
     reference = normalise(plane.astype(np.float32))
@@ -77,7 +77,7 @@ def test_normalised_variance_is_the_scatter_of_normalised_stars():
     assert ratio == pytest.approx(1.0, abs=0.08)
 
 
-def test_outliers_are_missing_but_the_star_is_not():
+def test_outliers_become_missing_but_not_the_star():
     plane = gaussian((61, 61), (30, 30), 6.0, 1e5).astype(np.float32)
     plane[10, 12] = plane[50, 7] = 5e3
     plane[5, 40] = -5e3
@@ -123,7 +123,7 @@ def test_a_plane_without_a_star_is_all_nan(plane):
     assert not star.region_mask.any()
 
 
-def test_even_shapes_lose_a_line_and_trimming_is_about_the_star():
+def test_even_sides_are_reduced_and_trimming_is_centred_on_the_star():
     plane = gaussian((40, 44), (18.2, 23.4), 4.0, 1e5).astype(np.float32)
     assert normalise(plane).image.shape == (39, 43)
     star = normalise(plane, trim_to_shape=(21, 101), variance=plane + 1.0)

@@ -24,12 +24,12 @@ def badness(
     stop: float = -0.75,
     region: Region = "class",
 ) -> NDArray[np.float32]:
-    """The kernel with the defaults of its stage."""
+    """Call the kernel with the defaults of its stage."""
     return kernel(plane, window=window, start=start, stop=stop, region=region)
 
 
 def disc(shape: tuple[int, int] = (80, 90), seed: int = 3) -> NDArray[np.float32]:
-    """A bright disc with a soft limb and noise 1, on a sky with noise 0.1."""
+    """Return a bright disc with a soft limb and noise 1 on a sky with noise 0.1."""
     y, x = np.indices(shape)
     radius = np.hypot(y - shape[0] / 2, x - shape[1] / 2)
     brightness = 1 / (1 + np.exp((radius - 0.3 * min(shape)) / 2))
@@ -38,7 +38,7 @@ def disc(shape: tuple[int, int] = (80, 90), seed: int = 3) -> NDArray[np.float32
 
 
 def brute_force(plane: NDArray[np.float32], window: int, used: range, region: str) -> NDArray[np.float64]:
-    """The definition, pixel by pixel."""
+    """Compute the score by its definition, pixel by pixel."""
     missing = np.isnan(plane)
     filled = fill_smooth(plane, missing)
     thresholds = multi_otsu(filled[~missing], 3) if region == "class" else []
@@ -87,8 +87,8 @@ def test_box_reproduces_the_reference() -> None:
             np.testing.assert_allclose(ours, expected, rtol=5e-3, atol=1e-2)
 
 
-def test_finds_more_in_the_sky_when_compared_with_sky() -> None:
-    """A faint hot pixel beside the disc is lost in the noise of the disc, not in that of its own class."""
+def test_sky_pixels_are_compared_with_the_sky() -> None:
+    """A faint hot pixel next to the disc is significant only in comparison with its own class."""
     plane = disc()
     plane[40, 74] += 1
     rank = {}
@@ -99,7 +99,7 @@ def test_finds_more_in_the_sky_when_compared_with_sky() -> None:
     assert rank["box"] > 50
 
 
-def test_hot_pixels_are_the_worst() -> None:
+def test_hot_pixels_have_the_highest_score() -> None:
     plane = disc()
     hot = np.zeros(plane.shape, bool)
     hot[[12, 33, 40, 47, 70], [15, 40, 52, 39, 80]] = True
@@ -109,7 +109,7 @@ def test_hot_pixels_are_the_worst() -> None:
 
 
 @pytest.mark.parametrize("factor", [2.0**-70, 2.0**60, -4.0])
-def test_power_of_two_changes_nothing(factor: float) -> None:
+def test_scaling_by_a_power_of_two_does_not_change_the_score(factor: float) -> None:
     plane = disc((40, 44))
     if factor > 0:
         np.testing.assert_array_equal(badness(plane * np.float32(factor)), badness(plane))
@@ -124,7 +124,7 @@ def test_faint_units_give_the_same_map() -> None:
     np.testing.assert_allclose(badness(faint), badness(plane), rtol=1e-2, atol=1e-3)
 
 
-def test_missing_pixels_stay_missing_and_input_is_kept() -> None:
+def test_missing_pixels_stay_missing_and_input_is_not_modified() -> None:
     plane = disc()
     plane[:7] = np.nan
     plane[40, 50:53] = np.nan
@@ -139,7 +139,7 @@ def test_missing_pixels_stay_missing_and_input_is_kept() -> None:
 
 @pytest.mark.parametrize("region", ["class", "box"])
 @pytest.mark.parametrize("value", [0.0, 3.7, -1e-20])
-def test_constant_plane_has_no_badness(region: str, value: float) -> None:
+def test_constant_plane_has_a_score_of_zero(region: str, value: float) -> None:
     plane = np.full((30, 25), value, np.float32)
     plane[2, 3] = np.nan
     found = badness(plane, region=region)
@@ -190,7 +190,7 @@ def test_component_range(start: float, stop: float, expected: tuple[int, int]) -
     ("start", "stop"),
     [(-0.75, -0.25), (5, 5), (0, 101), (-0.5, -1.5), (0.25, 50), (0, 2.5), (-0.25, 10), (0, np.inf)],
 )
-def test_component_range_refuses(start: float, stop: float) -> None:
+def test_invalid_component_ranges_are_errors(start: float, stop: float) -> None:
     with pytest.raises(ValueError, match=f"start={start} and stop={stop}"):
         badness(disc((20, 20)), start=start, stop=stop)
 
@@ -223,7 +223,7 @@ def test_real_fields(shared: Path) -> None:
 
 
 def test_simulated_truth(shared: Path) -> None:
-    """In the disc, more of the artefacts come before good pixels than in the reference's map."""
+    """The average precision in the disc is higher than that of the map of the reference program."""
     where = shared / "reference"
     planes = fits.getdata(where / "outputs" / "obs_rebin.fits.gz").astype(np.float32)
     reference = fits.getdata(where / "outputs" / "obs_rebin_artefactmap.fits.gz")

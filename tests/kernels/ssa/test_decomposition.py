@@ -16,7 +16,7 @@ def noise(shape: tuple[int, int], seed: int = 1) -> NDArray[np.float32]:
 
 
 def dense_ssa(plane: NDArray[np.float32], height: int, width: int) -> tuple[NDArray, NDArray]:
-    """Singular values and components, straight from the definition and in float64."""
+    """Return the singular values and components by the definition, in float64."""
     windows = sliding_window_view(plane.astype(np.float64), (height, width))
     rows, columns = windows.shape[:2]
     trajectory = windows.reshape(rows * columns, height * width).T
@@ -70,7 +70,7 @@ def test_rank_of_known_signals(signal: NDArray[np.float64], rank: int) -> None:
     plane = signal.astype(np.float32)
     basis = decompose(plane, 6)
     assert basis.rank >= rank
-    # The rest is what rounding the signal to float32 left.
+    # The rest is due to the rounding of the signal to float32.
     assert basis.eigenvalues[rank:].sum() < 1e-11 * basis.eigenvalues.sum()
     leading = sum(components(plane, basis, range(rank)))
     np.testing.assert_allclose(leading, plane, atol=3e-6 * np.abs(plane).max())
@@ -81,7 +81,7 @@ def test_constant_and_zero_planes_have_one_and_no_component() -> None:
     assert decompose(np.zeros((20, 20), np.float32), 10).rank == 0
 
 
-def test_sign_of_vectors_does_not_matter() -> None:
+def test_sign_of_vectors_does_not_change_components() -> None:
     plane = noise((40, 33))
     basis = decompose(plane, 6)
     flipped = basis._replace(vectors=-basis.vectors)
@@ -135,6 +135,6 @@ def test_fill_smooth_is_the_weighted_mean() -> None:
     assert inside == pytest.approx((weight * plane).sum() / weight.sum(), abs=0.02)
 
 
-def test_fill_smooth_of_nothing_is_zero() -> None:
+def test_fill_smooth_without_valid_pixels_is_zero() -> None:
     filled = fill_smooth(np.full((4, 5), np.nan, np.float32), np.ones((4, 5), bool))
     np.testing.assert_array_equal(filled, np.zeros((4, 5)))

@@ -1,4 +1,4 @@
-"""Filling by singular spectrum analysis on simulated truth and on signals it must continue."""
+"""Filling by singular spectrum analysis on simulated truth and on signals that it must continue."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ both = pytest.mark.parametrize("fill", [fill_ssa, fill_ssa_deviation])
 
 
 def planet(seed: int = 2) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A banded disc with a soft limb: truth, and an observation with noise."""
+    """Return a banded disc with a soft limb: truth, and an observation with noise."""
     y, x = np.indices((60, 66))
     radius = np.hypot(y - 30, x - 33)
     truth = 1000 * (1 + 0.1 * np.cos(0.5 * y)) / (1 + np.exp((radius - 22) / 2))
@@ -27,7 +27,7 @@ def planet(seed: int = 2) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def damage(plane: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Hot and cold pixels and a stripe."""
+    """Add hot and cold pixels and a stripe."""
     mask = np.zeros(plane.shape, bool)
     mask[[12, 20, 30, 41, 50], [30, 44, 20, 33, 8]] = True
     mask[25:27, 25:40] = True
@@ -54,7 +54,7 @@ def test_ssa_follows_bands_that_linear_interpolation_cuts() -> None:
 
 
 def test_deviation_keeps_more_of_good_pixels_masked_by_mistake() -> None:
-    """Fine structure within the usual range stays, where linear interpolation levels it."""
+    """Fine structure within the usual range is kept, whereas linear interpolation removes it."""
     rng = np.random.default_rng(4)
     plane = (100 + ndimage.gaussian_filter(rng.normal(size=(60, 60)), 0.7) * 30).astype(np.float32)
     mask = rng.random(plane.shape) < 0.1
@@ -62,7 +62,7 @@ def test_deviation_keeps_more_of_good_pixels_masked_by_mistake() -> None:
     assert kept < 0.7 * rms((fill_linear(plane, mask) - plane)[mask])
 
 
-def test_deviation_of_nothing_is_linear_interpolation() -> None:
+def test_deviation_with_value_zero_is_linear_interpolation() -> None:
     damaged, mask = damage(planet()[1])
     expected = fill_linear(damaged, mask)
     np.testing.assert_allclose(fill_ssa_deviation(damaged, mask, value=0), expected, atol=0.02)
@@ -84,7 +84,7 @@ def test_other_pixels_keep_their_bits(fill: Fill) -> None:
 
 
 @both
-def test_nothing_missing_is_the_identity(fill: Fill) -> None:
+def test_a_complete_plane_is_not_changed(fill: Fill) -> None:
     plane = planet()[1]
     filled = fill(plane, np.zeros(plane.shape, bool))
     np.testing.assert_array_equal(filled, plane)
