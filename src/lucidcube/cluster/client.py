@@ -34,7 +34,7 @@ QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}
 """Worker processes of this machine share the terminal of the run, and log their connections by default."""
 NANNY_LOG = logging.getLogger("distributed.nanny")
 POLL_INTERVAL = 5.0
-"""Seconds between checks while a first worker is awaited."""
+"""Seconds between checks while waiting for the first worker."""
 
 
 class DaskWorkers:
@@ -132,7 +132,7 @@ def _retire_at_exit(stack: ExitStack, client: Client) -> None:
     """Ask the workers to end before the scheduler does; nannies without a scheduler print warnings."""
 
     def retire() -> None:
-        # Everything is computed: a worker that takes more than a few seconds to end is of no interest.
+        # Everything is computed, so do not wait for a worker that takes more than a few seconds to end.
         NANNY_LOG.setLevel(logging.ERROR)
         with suppress(OSError, TimeoutError):  # the scheduler may be lost
             client.retire_workers(close_workers=True)

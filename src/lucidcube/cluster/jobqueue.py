@@ -69,7 +69,7 @@ QUEUES = {
 }
 
 QUERY_INTERVAL = 60.0
-"""Seconds between two questions to the queue about a job that has not started."""
+"""Seconds between two queries to the queue about a job that has not started."""
 
 
 def queue_class(profile: Profile) -> type[Any]:
@@ -192,7 +192,7 @@ def job_script(profile: Profile) -> str | None:
 
 @dataclass
 class Jobs:
-    """Keeps `count` jobs of a dask-jobqueue `cluster` on a `queue`: lost jobs are submitted again.
+    """Keep `count` jobs of a dask-jobqueue `cluster` on a `queue`: lost jobs are submitted again.
 
     dask-jobqueue itself replaces lost jobs only where each has a single worker process.
     """
@@ -231,7 +231,7 @@ class Jobs:
         return [job_id for job in list(self.cluster.workers.values()) if (job_id := _job_id(job))]
 
     def reason(self) -> str:
-        """Return in one line why the jobs are not running, in the words of the queue."""
+        """Return in one line the reason that the queue reports for jobs that are not running."""
         ids, jobs = self.ids, f"jobs {', '.join(self.ids)}"
         if not ids:
             return "the queue accepted no job"

@@ -1,4 +1,4 @@
-"""Profiles: where a run executes, as data."""
+"""Profiles describe where a run executes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _only(kinds: frozenset[str], description: str, default: Any = None, **constr
 
 
 class Profile(BaseModel):
-    """Where a run executes.
+    """A description of where a run executes.
 
     ``threads``: in this process. ``processes``: on a dask cluster on this machine. ``synchronous``: one block
     after the other, for debugging. ``address``: on a dask scheduler that is already running. ``slurm``,
@@ -149,7 +149,7 @@ PROFILES = {
 class Layout(NamedTuple):
     """Number of worker processes, blocks that each computes at a time, and its memory limit in bytes.
 
-    What only the cluster knows is None.
+    Numbers that only the cluster can determine are None.
     """
 
     processes: int | None

@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use.
+"""Determine the cores and the memory that this process may use.
 
 An operating system reports the resources of the whole machine. An affinity mask, a container or a batch job
 may leave less of them; the smallest number counts.
@@ -47,7 +47,7 @@ def available_resources() -> Resources:
     # threads, which needs nothing else of distributed.
     memory = [psutil.virtual_memory().total]
     for path in CONTAINER_MEMORY:
-        with suppress(OSError, ValueError):  # there is no such file, or it says "max"
+        with suppress(OSError, ValueError):  # there is no such file, or its content is "max"
             memory.append(int(Path(path).read_text()))
     # SLURM states MiB, for the node or for each core.
     if per_node := _variable("SLURM_MEM_PER_NODE"):

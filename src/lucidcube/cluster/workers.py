@@ -1,4 +1,4 @@
-"""Workers: what computes the blocks of a run, behind the interface of `concurrent.futures`."""
+"""Workers compute the blocks of a run, with the interface of `concurrent.futures`."""
 
 from __future__ import annotations
 
@@ -87,4 +87,4 @@ class LocalWorkers:
         return future.result()
 
     def check(self) -> None:
-        """Do nothing: the threads of this process do not get lost."""
+        """Do nothing: the threads of this process cannot be lost."""

@@ -1,1 +1,1 @@
-"""The config of a run: its schema, how it is read, and what help says about it."""
+"""Read configs and describe them: schema, loading, overrides and help."""

@@ -66,5 +66,5 @@ class Artefacts(Stage):
         if np.isfinite(plane).any() and object_fraction(plane) < LOOKS_LIKE_A_STAR:
             yield (
                 f"the object covers only {object_fraction(plane):.1%} of the field, like a star: the search "
-                "for artefacts is designed for objects that fill much of the field, and may mark the star itself"
+                "for artefacts is designed for objects that fill much of the field and may mark the star"
             )
