@@ -19,7 +19,7 @@ def planet(
     size: int = 64, radius: float = 18.0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """
-    Observed plane, PSF, truth (float32) and disc (bool).
+    Return the observed plane, the PSF, the truth (float32) and the disc (bool).
 
     The truth was blurred on a larger canvas, so that the edge of the plane has no effect.
     """

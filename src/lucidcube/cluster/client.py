@@ -205,7 +205,7 @@ def _started(stack: ExitStack, cluster_class: type[Any], arguments: dict[str, An
 def _with_workers(
     client: Client, profile: Profile, reason: Callable[[], str], ended: Callable[[], bool] = lambda: False
 ) -> DaskWorkers:
-    """Wait for the first worker; the others join while the run goes on."""
+    """Wait for the first worker; the others join during the run."""
     timeout = parse_duration(profile.wait)
     deadline = time.monotonic() + timeout
     while True:

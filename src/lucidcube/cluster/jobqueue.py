@@ -96,7 +96,7 @@ def site_settings(profile: Profile) -> Iterator[None]:
 
 
 def job_arguments(profile: Profile, cluster: type[Any]) -> dict[str, Any]:
-    """Return the keyword arguments of a dask-jobqueue class for a profile; the rest comes from the site.
+    """Return the keyword arguments of a dask-jobqueue class for a profile; the site gives the others.
 
     ConfigError is raised if neither of them gives the cores and the memory of a job.
     """

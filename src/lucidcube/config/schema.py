@@ -17,7 +17,7 @@ from lucidcube.stages.base import REGISTRY, Parameters, Stage
 
 TRACKS = ("target", "star")
 DECONVOLVE = "deconvolve"
-"""The stage that joins the tracks; it stands beside them in a config, not in one of them."""
+"""The stage that joins the tracks; it is a section of its own in a config, not an item of a track."""
 
 IN_TRACKS = {name: cls for name, cls in REGISTRY.items() if name != DECONVOLVE}
 
@@ -114,7 +114,7 @@ class Input(Parameters):
 
 
 class Track(Input):
-    """An input and the stages that it goes through, in order."""
+    """An input and the stages that are applied to it, in order."""
 
     stages: tuple[StageItem, ...] = Field((), description="names, or 'name: {parameter: value}'")
 

@@ -40,7 +40,7 @@ def number(header: fits.Header, keyword: str, default: float) -> float:
     except ValueError:
         result = math.nan
     if not math.isfinite(result):
-        raise CubeError(f"the header says {keyword} = {value!r}, which is not a number")
+        raise CubeError(f"the card {keyword} = {value!r} of the header is not a number")
     return result
 
 

@@ -1,20 +1,20 @@
-"""DS9 region files, read into plain numbers in pixels of the plane.
+"""Read DS9 region files into plain numbers in pixels of the plane.
 
-What a file means
------------------
-* Pixels whose centre lies in an included region are marked, except those in an excluded one (``-circle`` or
-  ``include=0``). The order does not matter, and a file stands for itself: what it excludes may still be
-  marked by another file. A file that only excludes marks nothing, so it is refused.
-* ``image`` coordinates count from (1, 1), the centre of the first pixel of the plane. Celestial ones go
-  through the WCS; a circle or ellipse on the sky becomes one in pixels, with the scale at its centre.
-  ``physical`` ones go through the cards LTM1_1, LTM2_2, LTV1, LTV2, which are 1, 1, 0, 0 where absent.
-* Of an annulus with several rings the innermost and the outermost edge count.
-* Points, lines, texts and other markers without area are left out, and listed; a shape that has an area and
-  cannot be drawn is an error, and so is a file that encloses nothing. A ``composite`` is its members.
+Definitions
+-----------
+* Pixels whose centre is in an included region are marked, except those in an excluded one (``-circle`` or
+  ``include=0``). The order does not matter, and files are independent: pixels that one file excludes may be
+  marked by another file. A file with excluded regions only is an error.
+* ``image`` coordinates count from (1, 1), the centre of the first pixel of the plane. Celestial ones are
+  converted by the WCS; a circle or ellipse on the sky becomes one in pixels, with the scale at its centre.
+  ``physical`` ones are converted by the cards LTM1_1, LTM2_2, LTV1, LTV2, by default 1, 1, 0, 0.
+* An annulus with several rings is reduced to its innermost and its outermost edge.
+* Points, lines, texts and other markers without area are ignored, and listed; a shape that has an area and
+  cannot be drawn is an error, and so is a file that encloses nothing. A ``composite`` is split into members.
 
 Coordinates, sizes and angles are parsed by `regions.Regions.parse`, one region at a time. The statements
-around them are read here: messages name the line, labels stay text, and the time is linear in the size of the
-file, which comes from elsewhere.
+around them are parsed here, so that messages name the line, labels remain text, and the time is linear in
+the size of the file, which is not trusted.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SHAPES = {
     "polygon": "x, y of 3 corners or more",
     "annulus": "4 or more: x, y, radii",
 }
-"""What each shape needs."""
+"""Description of the numbers of each shape, for messages."""
 
 # Our name of each pixel region of the `regions` package, and its attributes after the centre.
 _RINGS = ("inner_width", "outer_width", "inner_height", "outer_height", "angle")
@@ -199,7 +199,7 @@ def _numbers(
     if frame == "physical":
         parameters = _from_physical(parameters, kind, header or {})
     if not all(abs(value) < FARTHEST for value in parameters):
-        raise CubeError(f"this {shape} lies nowhere on the plane; correct its coordinates")
+        raise CubeError(f"this {shape} is nowhere on the plane; correct its coordinates")
     return kind, tuple(parameters)
 
 

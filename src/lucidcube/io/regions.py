@@ -1,4 +1,4 @@
-"""Regions followed through the channels and drawn plane by plane; `region_file` says what a file means."""
+"""Interpolate regions between channels and draw them plane by plane; `region_file` defines the files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.region_file import Region, load_regions
 
 HALF_TURN = 180.0
-"""Degrees after which every shape that has an angle looks the same again."""
+"""Degrees after which every shape with an angle repeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegionTrack:
-    """One region followed through the channels.
+    """One region as a function of the channel.
 
     `regions` holds it as each file has it, and `channels` the channel of each of those, rising; there are
     none for one region that holds in every channel.
@@ -52,9 +52,9 @@ class RegionTrack:
 
 @dataclass(frozen=True, slots=True)
 class RegionGroup:
-    """Regions that include and exclude among themselves: those of one file, or of one dynamic list.
+    """Regions that are combined with each other: those of one file, or of one dynamic list.
 
-    `left_out` describes what the files hold that encloses no pixels.
+    `left_out` describes the markers in the files that enclose no pixels.
     """
 
     tracks: tuple[RegionTrack, ...]

@@ -1,4 +1,4 @@
-"""Tell the holes of a field from what lies outside it."""
+"""Distinguish holes in the field from pixels outside the field."""
 
 import math
 from enum import IntEnum
@@ -18,11 +18,11 @@ class Filled(IntEnum):
     REPLACED = 1
     """It was marked as an artefact, and its value was replaced."""
     HOLE = 2
-    """It had no data, and was given a value because it lies in a hole of the field."""
+    """It had no data, and was filled because it is in a hole of the field."""
 
 
 def outside_field(missing: NDArray[np.bool_], max_hole: float) -> NDArray[np.bool_]:
-    """Return which of the missing pixels lie outside the field; the others are holes in it.
+    """Return the missing pixels that are outside the field; the others are holes in it.
 
     Everything beyond the frame counts as missing too. A pixel is outside if a disc slightly wider than
     `max_hole` can cover it without touching the field: the outside is the morphological opening of what is

@@ -69,7 +69,7 @@ def watch_plane(
     Raises
     ------
     UserError
-        If matplotlib is not installed, the wavelength is not understood or lies outside the cube, the plane
+        If matplotlib is not installed, the wavelength is invalid or outside the cube, the plane
         has no data, or its PSF cannot be used.
     """
     if not AVAILABLE:

@@ -72,11 +72,11 @@ def test_equals_brute_force(region: str, shape: tuple[int, int]) -> None:
 
 def test_box_reproduces_the_reference() -> None:
     """
-    Its maps differ from run to run, because it estimates the mean std from a random sample of the pixels.
+    The maps of the reference program differ between runs, because it samples pixels randomly.
 
-    That changes every pixel by some tenths of a per cent of its badness at most; what is compared here is
-    free of it: order, correlation, and the median ratio to a part in a thousand. The planes are its input
-    with NaN filled as it does (zero, then Gaussian smoothing).
+    The differences are at most some tenths of a per cent of the score of a pixel. The quantities compared
+    here do not depend on them: order, correlation, and the median ratio to a part in a thousand. The planes
+    are its input with NaN filled in the same way (zero, then Gaussian smoothing).
     """
     with np.load(RECORDED) as recorded:
         for plane, expected in zip(recorded["plane"], recorded["badness"], strict=True):

@@ -24,7 +24,7 @@ RENEWAL_PERIOD = 10
 
 
 class StopReason(IntEnum):
-    """Why an iteration ended. The number goes to the log table; `text` explains it."""
+    """Reason why an iteration ended. The number is written to the log table; `text` explains it."""
 
     text: str
 
