@@ -102,7 +102,7 @@ def test_stale_checkpoints_are_removed(work: Path, folder: Path, capsys: pytest.
     assert contents(folder) == before
 
 
-def test_overrides_count(work: Path) -> None:
+def test_overrides_are_applied(work: Path) -> None:
     assert pruned("run.yaml", "--set", "deconvolve.n_iter=2", "--remove") == 0
     kept = {p.name for p in work.glob("target-deconvolve-*")}
     assert kept == {
@@ -208,7 +208,7 @@ def test_nothing_is_removed_during_a_run(work: Path, capsys: pytest.CaptureFixtu
     assert contents(work) == {CACHE, LOCK}
 
 
-def test_there_is_nothing_to_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_work_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pruned(str(tmp_path)) == 0
     assert pruned(str(tmp_path), "--remove") == 0
     assert "nothing to remove" in capsys.readouterr().out

@@ -332,24 +332,24 @@ def test_damage_anywhere_is_repaired(reference_run: ReferenceRun, how: str) -> N
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"variables": ["data"]}'])
 @pytest.mark.parametrize("name", ["checkpoint.json", f"{STORE}/zarr.json", "../inputs.json"])
-def test_any_document_may_be_damaged(undisturbed: Undisturbed, name: str, content: bytes) -> None:
-    run(config(undisturbed.files))
+def test_any_document_may_be_damaged(reference_run: ReferenceRun, name: str, content: bytes) -> None:
+    run(config(reference_run.files))
     for path in Path("target.work").glob(f"*-*-*/{name}"):
         path.write_bytes(content)
-    run(config(undisturbed.files))
-    assert Path("out.fits").read_bytes() == undisturbed.product
-    goes_on(undisturbed, 0)
+    run(config(reference_run.files))
+    assert Path("out.fits").read_bytes() == reference_run.product
+    assert_resumes(reference_run, 0)
 
 
 def test_an_error_of_the_disk_does_not_cost_a_checkpoint(
-    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+    reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(config(undisturbed.files))
+    run(config(reference_run.files))
     with monkeypatch.context() as patched:
         patched.setattr(zarr, "open_group", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EIO, "I/O")))
         with pytest.raises(UserError, match="I/O"):
-            run(config(undisturbed.files))
-    goes_on(undisturbed, 0)
+            run(config(reference_run.files))
+    assert_resumes(reference_run, 0)
 
 
 @pytest.mark.parametrize("name", ["wavelength", "channel"])
@@ -373,17 +373,17 @@ def test_temporary_files_of_a_killed_run_are_removed(reference_run: ReferenceRun
 # Concurrent runs
 
 
-def test_a_product_that_another_run_writes_is_left_alone(undisturbed: Undisturbed) -> None:
+def test_a_product_that_another_run_writes_is_left_alone(reference_run: ReferenceRun) -> None:
     part = Path(".out.fits.0123456789ab.part")
     part.write_bytes(b"half")
     with marked_in_use(part):
-        run(config(undisturbed.files))
+        run(config(reference_run.files))
         assert part.exists()
-    run(config(undisturbed.files))
+    run(config(reference_run.files))
     assert not part.exists()
 
 
-def test_a_second_run_is_refused(undisturbed: Undisturbed) -> None:
+def test_a_second_run_at_the_same_time_is_an_error(reference_run: ReferenceRun) -> None:
     work = Path("target.work")
     with locked(work):
         before = (work / HOLDER).read_bytes()
