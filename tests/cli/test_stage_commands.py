@@ -184,7 +184,7 @@ def test_reading_options(in_folder: Path, tmp_path: Path) -> None:
         (["rebin", "target.fits", "-o", "{stm}.fits"], "no field {stm}"),
         (["rebin", "target.fits", "-o", "{stem"], "--output"),
         (["rebin", "target.fits", "--bin-stp", "1nm"], "bin-stp"),
-        (["mask", "target_rebin_artefactmap.fits", "--cut", "[["], "not valid YAML"),
+        (["mask", "target_rebin_artefactmap.fits", "--cut", "[["], "not YAML"),
         (
             ["interpolate", "target.fits", "target_rebin_artefactmap_bpmask.fits", "-o", "x.fits"],
             "must be the same",

@@ -185,7 +185,7 @@ def _parse_slices(body: str, text: str) -> tuple[int | AxisSlice, ...]:
         parts = [part.strip() for part in piece.split(":")]
         if not piece or len(parts) > 3 or not all(part == "" or _INTEGER.fullmatch(part) for part in parts):
             raise ConfigError(
-                f"{text!r}: {piece!r} is no slice; type Python slices in NumPy order, as in [100:200,:,3:-3]"
+                f"{text!r}: {piece!r} is not a slice; type slices in NumPy order, as in [100:200,:,3:-3]"
             )
         start, stop, step = (*(int(part) if part else None for part in parts), None, None)[:3]
         if step == 0:
