@@ -377,7 +377,7 @@ def test_a_failed_stage_ends_with_exit_code_1(
         raise ZeroDivisionError("no way")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lucidcube.stages.interpolate.fill_linear", fail)
+        patched.setattr("lucidcube.stages.interpolate.Linear.kernel", staticmethod(fail))
         output = lucidcube("run", "run.yaml", "--quiet")
     assert output.code == 1
     *failed, last = output.lines

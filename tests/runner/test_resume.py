@@ -20,7 +20,6 @@ import pytest
 import zarr
 from rich.console import Console
 
-import lucidcube.stages.interpolate
 from lucidcube.cli.console import LOG_INTERVAL, Progress, summary
 from lucidcube.cluster.resources import available_resources
 from lucidcube.config.load import from_plain
@@ -33,6 +32,7 @@ from lucidcube.runner.part_files import marked_in_use
 from lucidcube.runner.pipeline import run
 from lucidcube.runner.signals import Stopped, signals
 from lucidcube.simulate import Scene, write_scene
+from lucidcube.stages.interpolate import Linear
 
 SCENE = Scene(shape=(6, 25, 25), seed=5, wavelength_step=0.5e-9)
 PLANES = 6
@@ -141,8 +141,8 @@ class Failing:
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float, int], Failing]]:
     def patch(times: float, every: int = 1) -> Failing:
-        made = Failing(lucidcube.stages.interpolate.fill_linear, times, every)
-        monkeypatch.setattr("lucidcube.stages.interpolate.fill_linear", made)
+        made = Failing(Linear.kernel, times, every)
+        monkeypatch.setattr(Linear, "kernel", made)
         return made
 
     yield patch
@@ -183,7 +183,7 @@ def test_a_block_that_fails_twice_does_not_affect_others(
     assert monitor.done is not None
     assert (monitor.done.computed, monitor.done.failed) == (4 * PLANES - 1, 1)
     assert not Path("out.fits").exists()
-    monkeypatch.setattr("lucidcube.stages.interpolate.fill_linear", kernel.kernel)
+    monkeypatch.setattr(Linear, "kernel", staticmethod(kernel.kernel))
     again = assert_resumes(reference_run, blocks=1 + PLANES)
     assert again.computed() == {"target: mask, interpolate": 1, "target: deconvolve": PLANES}
 
@@ -195,7 +195,7 @@ def test_a_user_error_is_not_retried(reference_run: ReferenceRun, monkeypatch: p
         calls.append(1)
         raise UserError("the PSF is upside down")
 
-    monkeypatch.setattr("lucidcube.stages.interpolate.fill_linear", refuse)
+    monkeypatch.setattr(Linear, "kernel", staticmethod(refuse))
     with pytest.raises(UserError, match="upside down"):
         run(config(reference_run.files, profile="synchronous"))
     assert len(calls) == 1
