@@ -2,6 +2,7 @@
 
 import math
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,15 @@ def outside_field(missing: NDArray[np.bool_], max_hole: float) -> NDArray[np.boo
     """
     if missing.all() or not missing.any():
         return missing.copy()
+    # Most planes of a cube miss the same pixels.
+    return _outside(np.packbits(missing).tobytes(), missing.shape, max_hole).copy()
+
+
+@lru_cache(maxsize=4)
+def _outside(packed: bytes, shape: tuple[int, ...], max_hole: float) -> NDArray[np.bool_]:
+    """Return the result of `outside_field` for missing pixels that are packed into bytes."""
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=math.prod(shape))
+    missing = bits.reshape(shape).astype(bool)
     radius = (max_hole + 1) / 2
     pad = math.ceil(CORNER * radius)
     centres = ndimage.distance_transform_edt(np.pad(missing, pad, constant_values=True)) > radius
