@@ -544,6 +544,25 @@ def test_blocks_of_any_size_make_the_same_product(
     same_numbers(Path(config_.output.path), finished.path)
 
 
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_compressed_checkpoints_make_the_same_product(
+    files: Path, finished: Finished, tmp_path: Path, codec: str
+) -> None:
+    made = config(files, tmp_path / "out.fits", checkpoints={"codec": codec})
+    run(made)
+    assert run(made).reused > 0
+    same_numbers(Path(made.output.path), finished.path)
+
+
+def test_a_run_with_the_transforms_of_scipy_agrees(files: Path, finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "scipy.yaml").write_text("kind: threads\nfft: scipy\n")
+    made = config(files, tmp_path / "out.fits", profile=str(tmp_path / "scipy.yaml"))
+    run(made)
+    with fits.open(made.output.path) as ours, fits.open(finished.path) as theirs:
+        scale = np.nanmax(np.abs(theirs[0].data))
+        np.testing.assert_allclose(ours[0].data, theirs[0].data, atol=1e-3 * scale)
+
+
 def test_checkpoints_do_not_change_the_product(files: Path, finished: Finished, tmp_path: Path) -> None:
     config_ = config(files, tmp_path / "out.fits", checkpoints={"after": [], "dir": f"{tmp_path}/else"})
     monitor = Recorder()
