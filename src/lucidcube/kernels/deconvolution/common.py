@@ -1,6 +1,6 @@
 """The parts that the deconvolution methods share: results, stop reasons, the PSF check and missing data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -42,6 +42,8 @@ class StopReason(IntEnum):
     DIVERGED = 6, "a residual statistic rose too far above its best value"
     CORRECTION_LIMIT = 7, "a correction factor exceeded its limit"
     NO_PSF = 8, "no PSF: the star has no data at this wavelength, or its fit failed"
+    CHI2_REACHED = 9, "chi squared per pixel fell to its target: the residual is noise"
+    CONVERGED = 10, "converged: the objective no longer decreased"
 
 
 class Deconvolution(NamedTuple):
@@ -67,6 +69,8 @@ class Deconvolution(NamedTuple):
     """Sum of the finite components."""
     chi2: float
     """Mean of residual^2 / variance over the valid pixels of known variance; NaN where there are none."""
+    extras: Mapping[str, Plane] = {}
+    """Further planes (y, x) that only some methods make, by the name of the variable."""
 
 
 class IterationState(NamedTuple):
