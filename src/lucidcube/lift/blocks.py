@@ -24,6 +24,8 @@ BLOCK_BYTES = 8 << 20
 """Size limit of a block of one float32 variable; with much smaller blocks the overhead dominates."""
 MIN_BLOCKS = 16
 """A cube is divided into at least about this many blocks, so that every core has work."""
+GROUP = 16
+"""Number of neighbouring planes that share a window of planes; see `lucidcube.lift.windows`."""
 
 _block_bytes: ContextVar[int | None] = ContextVar("block_bytes", default=None)
 
@@ -39,10 +41,14 @@ def limit_block_bytes(nbytes: int) -> Iterator[None]:
 
 
 def planes_per_block(planes: int, pixels: int) -> int:
-    """Return the number of planes in a block; unless memory is short it is the same on every machine."""
+    """Return the number of planes in a block; unless memory is short it is the same on every machine.
+
+    It divides `GROUP` or is a multiple of it, so that blocks and groups of planes have common borders.
+    """
     limit = _block_bytes.get()
     limit = BLOCK_BYTES if limit is None else limit
-    return max(1, min(limit // (4 * pixels), -(-planes // MIN_BLOCKS)))
+    most = max(1, min(limit // (4 * pixels), -(-planes // MIN_BLOCKS)))
+    return most // GROUP * GROUP if most >= GROUP else 1 << (most.bit_length() - 1)
 
 
 class Output(NamedTuple):
@@ -217,26 +223,34 @@ class _PlaneByPlane:
     def __call__(self, channel: np.ndarray, wavelength: np.ndarray, *blocks: np.ndarray) -> Any:
         made = tuple(np.empty((len(channel), *shape), dtype) for shape, dtype, _ in self.results)
         for i in range(len(channel)):
-            try:
+            with naming_planes(self.stage, channel[i : i + 1], wavelength[i : i + 1], self.units):
                 results = self._plane([block[i] for block in blocks])
-            except Exception as error:
-                plane = describe_planes(channel[i : i + 1], wavelength[i : i + 1], self.units)
-                if isinstance(error, UserError):
-                    raise CubeError(*(f"{self.stage}, {plane}: {p}" for p in error.problems)) from None
-                raise StageError(self.stage, plane, f"{type(error).__name__}: {error}") from error
             for array, result in zip(made, results, strict=True):
                 array[i] = result
         return made if len(made) > 1 else made[0]
 
     def _plane(self, arrays: Sequence[Any]) -> Sequence[Any]:
-        values = {name: _nan_for_inf(array) for name, array in zip(self.present, arrays, strict=True)}
+        values = {name: nan_for_inf(array) for name, array in zip(self.present, arrays, strict=True)}
         if not np.isfinite(values[self.present[0]]).any():
             return [values[blank] if isinstance(blank, str) else blank for _, _, blank in self.results]
         results = self.kernel(*(values.get(name) for name in self.arguments))
         return (results,) if len(self.results) == 1 else results
 
 
-def _nan_for_inf(value: Any) -> Any:
+@contextmanager
+def naming_planes(stage: str, channel: np.ndarray, wavelength: np.ndarray, units: str) -> Iterator[None]:
+    """Convert exceptions to `CubeError` or `StageError` with the name of the stage and of the planes."""
+    try:
+        yield
+    except Exception as error:
+        planes = describe_planes(channel, wavelength, units)
+        if isinstance(error, UserError):
+            raise CubeError(*(f"{stage}, {planes}: {p}" for p in error.problems)) from None
+        raise StageError(stage, planes, f"{type(error).__name__}: {error}") from error
+
+
+def nan_for_inf(value: Any) -> Any:
+    """Return an array with infinities replaced by NaN; return anything else as it is."""
     if getattr(value, "ndim", 0) and value.dtype.kind == "f":
         infinite = np.isinf(value)
         if infinite.any():
