@@ -32,6 +32,9 @@ BADNESS = "badness"
 MASK = "mask"
 FILLED = "filled"
 RESIDUAL = "residual"
+RESTORED = "restored"
+POINTS = "points"
+MODEL = "model"
 PSF = "psf"
 
 # Attributes of the Dataset
@@ -70,6 +73,9 @@ VARIABLES: Mapping[str, Variable] = {
     MASK: Variable(DIMS, 0, "1 where a pixel is an artefact"),
     FILLED: Variable(DIMS, 0, "1 where a marked pixel was replaced, 2 where a hole was filled: no weight"),
     RESIDUAL: Variable(DIMS, 1, "input minus model of the last stage with a model"),
+    RESTORED: Variable(DIMS, 1, "components under a clean beam plus the residual"),
+    POINTS: Variable(DIMS, 1, "point sources: the part of the components that is not smooth"),
+    MODEL: Variable(DIMS, 1, "components convolved with the PSF"),
     PSF: Variable((WAVELENGTH, *PSF_PLANE), 0, "point spread function, centred, with unit sum"),
     "cut": Variable((WAVELENGTH,), 0, "artefact score from which a pixel of the plane is an artefact"),
     "outlier": Variable(DIMS, 0, "1 where a pixel of the star was rejected as an outlier"),
@@ -92,6 +98,9 @@ VARIABLES: Mapping[str, Variable] = {
     "flux_in": Variable((WAVELENGTH,), 1, "sum of the input plane"),
     "flux_out": Variable((WAVELENGTH,), 1, "sum of the components"),
     "chi2": Variable((WAVELENGTH,), 0, "mean of the squared residual divided by the variance"),
+    "chi2_bright": Variable(
+        (WAVELENGTH,), 0, "chi2 of pixels above three sigma, at most 25 each: compared with chi2_target"
+    ),
 }
 """Every variable that a stage may read or write, by name."""
 
@@ -101,7 +110,7 @@ STAR_NUMBERS = ("offset_y", "offset_x", "background_level", "total")
 FIT_RESULTS = ("fit_value", "fit_error", "reduced_chi2", "fit_status")
 """Numbers per plane that the fit of a PSF model gives."""
 
-DECONVOLUTION_LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2")
+DECONVOLUTION_LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2", "chi2_bright")
 """Numbers per plane that a deconvolution gives."""
 
 

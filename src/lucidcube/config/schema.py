@@ -22,7 +22,19 @@ DECONVOLVE = "deconvolve"
 IN_TRACKS = {name: cls for name, cls in REGISTRY.items() if name != DECONVOLVE}
 
 Product = Literal[
-    "deconvolved", "residual", "psf", "log", "fit", "filled", "mask", "badness", "variance", "provenance"
+    "deconvolved",
+    "restored",
+    "points",
+    "model",
+    "residual",
+    "psf",
+    "log",
+    "fit",
+    "filled",
+    "mask",
+    "badness",
+    "variance",
+    "provenance",
 ]
 
 Codec = Literal["none", "lz4", "zstd"]
@@ -124,7 +136,18 @@ class Output(Parameters):
 
     path: str = Field("deconvolved.fits", description="FITS file to write")
     products: tuple[Product, ...] = Field(
-        ("deconvolved", "residual", "psf", "log", "fit", "filled", "variance", "provenance"),
+        (
+            "deconvolved",
+            "restored",
+            "points",
+            "residual",
+            "psf",
+            "log",
+            "fit",
+            "filled",
+            "variance",
+            "provenance",
+        ),
         description="what the file contains",
     )
     overwrite: bool = Field(False, description="replace a file even if lucidcube did not make it")

@@ -22,8 +22,11 @@ from lucidcube.cube import (
     FIT_RESULTS,
     HISTORY,
     MASK,
+    MODEL,
+    POINTS,
     PSF,
     RESIDUAL,
+    RESTORED,
     SCALE_EXPONENT,
     STAR_NUMBERS,
     UNITS,
@@ -58,6 +61,9 @@ PRODUCT_TABLES = {
 
 PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "deconvolved": (DATA,),
+    "restored": (RESTORED,),
+    "points": (POINTS,),
+    "model": (MODEL,),
     "residual": (RESIDUAL,),
     "psf": (),
     "log": DECONVOLUTION_LOG,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -20,6 +20,7 @@ from lucidcube.cube import (
     RESIDUAL,
     SCALE_EXPONENT,
     UNITS,
+    VARIABLES,
     VARIANCE,
     WAVELENGTH,
     describe_planes,
@@ -59,6 +60,8 @@ class Deconvolve(Stage):
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_deconv"
     files: ClassVar[tuple[str, ...]] = (DATA, PSF)
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Variables of planes that only some variants make, in the order of `produces`."""
 
     method: str = parameter(..., "", "algorithm of the deconvolution")
     n_iter: int
@@ -77,13 +80,12 @@ class Deconvolve(Stage):
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         attrs = dict(cube[DATA].attrs)
         outputs = {
-            DATA: Output(attrs=attrs),
-            RESIDUAL: Output(attrs=attrs),
+            **{name: Output(attrs=attrs) for name in (DATA, RESIDUAL, *self.extras)},
             "iterations": Output(dims=(), dtype="int32", blank=0),
             "stop_reason": Output(dims=(), dtype="uint8", blank=int(StopReason.ALL_NAN), attrs=STOP_REASONS),
         }
         for name in DECONVOLUTION_LOG[2:]:
-            unit = "" if name == "chi2" else attrs.get(UNITS, "")
+            unit = attrs.get(UNITS, "") if VARIABLES[name].flux_power else ""
             # Numbers of fluxes of 1e-20 are written in float64 to keep all of their digits.
             outputs[name] = Output(dims=(), dtype="float64", attrs={UNITS: unit})
         scale = 2.0 ** int(cube.attrs.get(SCALE_EXPONENT, 0))
@@ -224,11 +226,20 @@ def _deconvolved(
     stage: Deconvolve,
 ) -> tuple[Any, ...]:
     if np.isfinite(psf).any():
-        return stage.deconvolve_plane(plane, usable_psf(psf), variance=variance, filled=filled)
+        found = stage.deconvolve_plane(plane, usable_psf(psf), variance=variance, filled=filled)
+    else:
+        found = _without_psf(plane, filled, stage.extras)
+    numbers = (getattr(found, name) for name in DECONVOLUTION_LOG)
+    return (found.components, found.residual, *(found.extras[name] for name in stage.extras), *numbers)
+
+
+def _without_psf(plane: np.ndarray, filled: np.ndarray | None, extras: Sequence[str]) -> Deconvolution:
+    """Return the result for a plane without a PSF: all of it is residual."""
     known = np.isfinite(plane) if filled is None else np.isfinite(plane) & (filled != Filled.HOLE)
     fabs, rms = fabs_and_rms(plane[known])
+    empty = np.full_like(plane, np.nan)
     return Deconvolution(
-        components=np.full_like(plane, np.nan),
+        components=empty,
         residual=np.where(known, plane, np.float32(np.nan)),
         iterations=0,
         stop_reason=StopReason.NO_PSF,
@@ -237,4 +248,5 @@ def _deconvolved(
         flux_in=float(np.nansum(plane, dtype=np.float64)),
         flux_out=0.0,
         chi2=float("nan"),
+        extras=dict.fromkeys(extras, empty),
     )

@@ -61,8 +61,8 @@ def test_a_far_companion_does_not_move_the_centre():
 
 def test_every_stop_reason_is_explained():
     texts = [reason.text for reason in StopReason]
-    assert len(set(texts)) == len(StopReason) == 9
-    assert [int(reason) for reason in StopReason] == list(range(9))
+    assert len(set(texts)) == len(StopReason) == 11
+    assert [int(reason) for reason in StopReason] == list(range(11))
 
 
 @pytest.mark.parametrize("half", [0, 2, 5])

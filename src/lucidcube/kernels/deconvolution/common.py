@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lucidcube.kernels.deconvolution.continuation import Continuation, Plane
+from lucidcube.kernels.deconvolution.stopping import NoiseStop
 from lucidcube.kernels.fourier.convolver import Convolver, trim_psf
 from lucidcube.kernels.holes import Filled, outside_field
 
@@ -69,6 +70,10 @@ class Deconvolution(NamedTuple):
     """Sum of the finite components."""
     chi2: float
     """Mean of residual^2 / variance over the valid pixels of known variance; NaN where there are none."""
+    chi2_bright: float = np.nan
+    """The number that is compared with `chi2_target`: the mean of min(residual^2 / variance, 25) over bright
+    pixels (see `stopping.NoiseStop`), where the residual lacks the light from outside the field; NaN if the
+    variance is unknown."""
     extras: Mapping[str, Plane] = {}
     """Further planes (y, x) that only some methods make, by the name of the variable."""
 
@@ -160,6 +165,16 @@ class Field:
         if self.continuation is not None:
             self.continuation.fill(residual)
 
+    def noise_stop(self, variance: Variance | float, target: float | None) -> NoiseStop:
+        """Return the test for residuals (field y, padded_width), given the variance of the plane."""
+        plane, valid = self.convolver.pad(np.zeros(self.convolver.shape)), self.valid
+        plane[self.frame] = self.plane
+        if isinstance(variance, np.ndarray):
+            framed = np.full(plane.shape, np.nan, np.float32)
+            framed[self.frame] = variance
+            variance = framed
+        return NoiseStop(plane, variance, valid, target)
+
     def shown(self, state: IterationState) -> IterationState:
         """Return what an observer gets of a state with arrays (field y, padded_width)."""
         return state._replace(
@@ -173,8 +188,10 @@ class Field:
     ) -> Deconvolution:
         """Return the result for components (field y, padded_width), which are overwritten.
 
-        The variance, (y, x) or a number, is for chi2 only; pixels do not count where it is not positive.
+        The variance, (y, x) or a number, is for chi2; pixels do not count where it is not positive.
         """
+        left = self.plane - self.convolver.convolve_padded(components)[self.frame]
+        stop = NoiseStop(self.plane, variance, self.valid[self.frame], None)
         inside = components[self.frame].copy()
         inside[self.outside] = 0
         components[:] = 0
@@ -183,6 +200,7 @@ class Field:
         inside[self.outside] = np.nan
         residual[self.unobserved] = np.nan
         valid = self.valid[self.frame] > 0
+        chi2_bright = stop.chi2(left)
         left = residual[valid].astype(np.float64)
         spread = np.broadcast_to(np.nan if variance is None else variance, residual.shape)[valid]
         known = spread > 0
@@ -195,6 +213,7 @@ class Field:
             flux_in=float(np.nansum(self.plane, dtype=np.float64)),
             flux_out=float(np.nansum(inside, dtype=np.float64)),
             chi2=float(np.mean(left[known] ** 2 / spread[known])) if known.any() else np.nan,
+            chi2_bright=chi2_bright,
         )
 
 

@@ -1,0 +1,90 @@
+"""Stopping by the noise: chi squared of the residual at bright pixels (Lucy 1994; Starck & Murtagh 2006)."""
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from lucidcube.kernels.deconvolution.continuation import Plane
+
+BRIGHT = 3.0
+"""Standard deviations above which a pixel is bright: the sky would hide what is left of the object."""
+LARGEST = 25.0
+"""Largest contribution of a pixel, so that a missed artefact does not keep the iteration going."""
+FEWEST = 30
+"""Number of bright pixels below which all pixels with weight are used instead."""
+
+
+class NoiseStop:
+    """The test whether a residual is noise: the mean of min(residual^2 / variance, 25) over bright pixels.
+
+    Bright pixels are those with weight that exceed 3 standard deviations of the noise; with fewer than 30 of
+    them, all pixels with weight are used. A pixel has weight if it is valid and its variance is known, which
+    means finite and positive.
+
+    Parameters
+    ----------
+    plane : array of float, (y, x)
+        The data.
+    variance : array of float, (y, x), or float, or None
+        Variance of the data; None if it is unknown.
+    valid : array, (y, x)
+        Not zero for pixels that count.
+    target : float or None
+        Value of chi squared at which the iteration stops; None never stops it.
+
+    Attributes
+    ----------
+    inverse_noise : array of float32, (y, x)
+        One over the standard deviation of the pixels that are used; 0 elsewhere.
+    """
+
+    def __init__(
+        self,
+        plane: NDArray[np.floating],
+        variance: NDArray[np.floating] | float | None,
+        valid: NDArray[np.generic],
+        target: float | None,
+    ) -> None:
+        self.inverse_noise: Plane = inverse_noise(plane, variance, valid)
+        self.target = target if target is not None and self.inverse_noise.any() else None
+
+    def chi2(self, residual: Plane) -> float:
+        """Return chi squared of a residual (y, x), which is finite where pixels are used; NaN if none are."""
+        return clipped_chi2(residual, self.inverse_noise)
+
+    def reached(self, residual: Plane) -> bool:
+        """Return whether chi squared of a residual (y, x) is at its target or below."""
+        return self.target is not None and self.chi2(residual) <= self.target
+
+
+def inverse_noise(
+    plane: NDArray[np.floating], variance: NDArray[np.floating] | float | None, valid: NDArray[np.generic]
+) -> Plane:
+    """Return one over the standard deviation of the pixels that are used, 0 elsewhere; see `NoiseStop`."""
+    spread = np.broadcast_to(np.float32(np.nan if variance is None else variance), plane.shape)
+    known = (valid != 0) & np.isfinite(plane) & (spread > 0) & np.isfinite(spread)
+    noise = np.sqrt(spread, where=known, out=np.full(plane.shape, np.inf, np.float32))
+    bright = known & (plane > BRIGHT * noise)
+    used = bright if np.count_nonzero(bright) >= FEWEST else known
+    inverse: Plane = np.zeros(plane.shape, np.float32)
+    np.divide(1, noise, out=inverse, where=used)
+    return inverse
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def clipped_chi2(residual: Plane, inverse: Plane) -> float:
+    """Return the mean of min((residual * inverse)^2, 25) over the pixels whose `inverse` is not zero."""
+    height, width = inverse.shape
+    most, zero = np.float32(LARGEST), np.float32(0)
+    # Sums by column let the compiler use vector instructions, which a single number would not.
+    total, pixels = np.zeros(width), np.zeros(width, np.int64)
+    for y in range(height):
+        for x in range(width):
+            scaled = residual[y, x] * inverse[y, x]
+            square = scaled * scaled
+            total[x] += np.float64(square if square < most else most) if inverse[y, x] > zero else 0.0
+            pixels[x] += inverse[y, x] > zero
+    count = pixels.sum()
+    return total.sum() / count if count > 0 else math.nan
