@@ -20,6 +20,8 @@ class Filled(IntEnum):
     """It was marked as an artefact, and its value was replaced."""
     HOLE = 2
     """It had no data, and was filled because it is in a hole of the field."""
+    MODELLED = 3
+    """It was marked as an artefact, and its value was predicted from other planes."""
 
 
 def outside_field(missing: NDArray[np.bool_], max_hole: float) -> NDArray[np.bool_]:

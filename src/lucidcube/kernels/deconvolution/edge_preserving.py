@@ -1,0 +1,111 @@
+"""The objective of the edge-preserving deconvolution, with its gradient: data term, smoothness, points.
+
+The object is b + p, a background b with edges and isolated points p, in units of the noise. Over b, p >= 0,
+
+    J = sum rho(r) + mu sum(sqrt(|grad b|^2 + delta^2) - delta) + lambda sum p,   r = w (H (b + p) - d),
+
+where H convolves with the PSF, w is the reciprocal of the standard deviation, and rho is either r^2 / 2 or
+the pseudo-Huber function k^2 (sqrt(1 + (r/k)^2) - 1), which is linear for large residuals. The penalty of the
+gradient preserves edges (Mugnier, Fusco & Conan 2004, JOSA A 21, 1841); the sum of an extended and a
+point-like part is that of Giovannelli & Coulais (2005, A&A 439, 401). J is convex.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.fourier.convolver import Convolver
+
+CHI2_CLIP = 25.0
+"""Largest contribution of a pixel to chi squared, so that missed artefacts do not dominate it."""
+
+
+@dataclass
+class Objective:
+    """J for one plane. Arrays of planes are (grid y, padded_width) float32, zero beyond the grid's width."""
+
+    convolver: Convolver
+    data: Plane
+    weight: Plane
+    """The reciprocal of the standard deviation; 0 where there are no data."""
+    mu: float
+    point_penalty: float
+    delta: float
+    robust: float | None
+    """The residual k beyond which rho is linear; None for least squares."""
+    bright: float = -np.inf
+    """Data times weight must exceed this for a pixel to count in `chi2`."""
+    chi2: float = np.nan
+    """Sum of min(r^2, `CHI2_CLIP`) over the bright pixels, at the last evaluation."""
+
+    def evaluate(self, parts: Plane, gradient: Plane) -> float:
+        """Return J of the parts b and p (2, grid y, padded_width), and write its gradient."""
+        residual = self.convolver.convolve_padded(parts[0] + parts[1])
+        scale = 0.0 if self.robust is None else 1 / self.robust
+        cost, self.chi2 = _data_term(residual, self.data, self.weight, scale, self.bright)
+        back = self.convolver.correlate_padded(residual)
+        width = self.convolver.shape[1]
+        return cost + _priors(parts, back, width, self.mu, self.delta, self.point_penalty, gradient)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _data_term(model: Plane, data: Plane, weight: Plane, scale: float, bright: float) -> tuple[float, float]:
+    """Replace the model by the derivative of the data term; return the term and the sum for chi squared.
+
+    `scale` is 1/k of the pseudo-Huber function, which tends to r^2 / 2 as it tends to 0.
+    """
+    height, width = model.shape
+    inverse, level, clip = np.float32(scale), np.float32(bright), np.float32(CHI2_CLIP)
+    one, zero = np.float32(1), np.float32(0)
+    # Sums by column can be vectorised. They are in float64, because the iteration compares costs that differ
+    # by a ten-millionth.
+    costs, squares = np.zeros(width), np.zeros(width)
+    for y in range(height):
+        for x in range(width):
+            w = weight[y, x]
+            r = (model[y, x] - data[y, x]) * w
+            root = np.sqrt(one + (r * inverse) * (r * inverse))
+            square = r * r
+            costs[x] += square / (one + root)
+            square = square if square < clip else clip
+            counts = w > zero and data[y, x] * w > level
+            squares[x] += square if counts else zero
+            model[y, x] = w * r / root
+    return costs.sum(), squares.sum()
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _priors(
+    parts: Plane, back: Plane, width: int, mu: float, delta: float, penalty: float, gradient: Plane
+) -> float:
+    """Write the whole gradient, given that of the data term; return the penalties of smoothness and points.
+
+    Differences are forward, and zero across the last row and column.
+    """
+    height = back.shape[0]
+    strength, step, rate = np.float32(mu), np.float32(delta), np.float32(penalty)
+    smoothness, points = np.zeros(width), np.zeros(width)
+    above, down = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    right = np.zeros(width + 1, np.float32)  # that of column x at x + 1
+    for y in range(height):
+        below = min(y + 1, height - 1)
+        for x in range(width):
+            here = parts[0, y, x]
+            slope_y = parts[0, below, x] - here
+            slope_x = parts[0, y, x + 1] - here if x < width - 1 else np.float32(0)
+            square = slope_y * slope_y + slope_x * slope_x
+            size = np.sqrt(square + step * step)
+            smoothness[x] += square / (size + step)
+            down[x] = slope_y / size
+            right[x + 1] = slope_x / size
+        for x in range(width):
+            divergence = down[x] + right[x + 1] - above[x] - right[x]
+            gradient[0, y, x] = back[y, x] - strength * divergence
+            gradient[1, y, x] = back[y, x] + rate
+            points[x] += parts[1, y, x]
+            above[x] = down[x]
+        gradient[0, y, width:] = 0
+        gradient[1, y, width:] = 0
+    return mu * smoothness.sum() + penalty * points.sum()
