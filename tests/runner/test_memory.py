@@ -22,6 +22,7 @@ WORK = [
     ("artefacts", {}),
     ("mask", {}),
     ("interpolate", {}),
+    ("noise", {"existing": "replace"}),
     ("normalise_psf", {}),
     ("fit_psf", {}),
     ("deconvolve", {"n_iter": 2}),

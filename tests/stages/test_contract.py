@@ -43,7 +43,14 @@ from lucidcube.stages.base import REGISTRY, Stage
 
 PLANES, HEIGHT, WIDTH = 5, 25, 27
 STEP = 0.5e-9
-QUICK = {"n_iter": 8, "max_evaluations": 1, "live_points": 20, "max_calls": 100, "window": 5}
+QUICK = {
+    "n_iter": 8,
+    "max_evaluations": 1,
+    "live_points": 20,
+    "max_calls": 100,
+    "window": 5,
+    "existing": "replace",
+}
 QUICK |= {key: {"free": False} for key in ("alpha", "beta", "amplitude", "background")}
 """Parameters for fast computation; the quality of the results does not matter here."""
 
@@ -202,6 +209,16 @@ def test_exactly_the_declared_variables_change(stage: Stage) -> None:
     assert {n for n in stage.produces if n != VARIANCE} <= {*after.data_vars}
 
 
+def test_a_variance_is_kept_unless_it_is_to_be_replaced() -> None:
+    cube = lazily(example(), 3, 2)
+    kept, replaced = REGISTRY["noise"]()(cube), REGISTRY["noise"](existing="replace")(cube)
+    assert kept[VARIANCE].data is cube[VARIANCE].data
+    made = REGISTRY["noise"]()(cube.drop_vars(VARIANCE))
+    np.testing.assert_array_equal(made[VARIANCE].values, replaced[VARIANCE].values)
+    missing = np.isnan(cube[DATA].values) | (cube[FILLED].values != 0)
+    np.testing.assert_array_equal(np.isnan(made[VARIANCE].values), missing)
+
+
 @every_variant
 def test_declared_types_are_the_computed_ones(stage: Stage) -> None:
     declared, computed = stage(lazily(example(), 3, 2)), expected(stage)
@@ -264,7 +281,7 @@ def test_one_plane(stage: Stage) -> None:
 @every_variant
 def test_the_variance_is_optional(stage: Stage) -> None:
     made = stage(example().drop_vars(VARIANCE).isel({WAVELENGTH: slice(0, 2)}))
-    assert VARIANCE not in made
+    assert (VARIANCE in made) == (stage.name == "noise")
 
 
 @every_variant
@@ -337,7 +354,7 @@ def test_as_a_command(stage: Stage, files: Path, tmp_path: Path) -> None:
     assert path.name == f"{stage.files[0]}{stage.file_tag()}.fits"
     made = from_files(stage, files, tuple(v for v in stage.files if v != DATA))
     variables = [v for v in stage.produces if v in made]
-    if DATA not in variables:
+    if not {DATA, VARIANCE} & {*variables}:
         made = made.assign({DATA: made[variables[0]]})
     assert_holds(path, made, variables)
 

@@ -158,6 +158,8 @@ def stage_product(
 ) -> Product:
     """Return the product of a single stage: its output variables, the variance and the filled pixels."""
     made = [v for v in stage.produces if v in cube]
+    if VARIANCE in made and DATA not in made:
+        made = [DATA, *made]  # a variance belongs to the data in the same file
     beside = [v for v in (VARIANCE, FILLED) if v in cube and DATA in made]
     names = [v for v in dict.fromkeys([*made, *beside]) if VARIABLES[v].dims == DIMS]
     images = [Image(cube, v, _label(cube, v)) for v in names]

@@ -5,7 +5,8 @@ from lucidcube.stages.deconvolve import Deconvolve
 from lucidcube.stages.fit_psf import FitPSF
 from lucidcube.stages.interpolate import Interpolate
 from lucidcube.stages.mask import Mask
+from lucidcube.stages.noise import Noise
 from lucidcube.stages.normalise_psf import NormalisePSF
 from lucidcube.stages.rebin import Rebin
 
-__all__ = ["Artefacts", "Deconvolve", "FitPSF", "Interpolate", "Mask", "NormalisePSF", "Rebin"]
+__all__ = ["Artefacts", "Deconvolve", "FitPSF", "Interpolate", "Mask", "Noise", "NormalisePSF", "Rebin"]
