@@ -16,10 +16,8 @@ import numpy as np
 from numba import njit
 
 from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.deconvolution.stopping import LARGEST
 from lucidcube.kernels.fourier.convolver import Convolver
-
-CHI2_CLIP = 25.0
-"""Largest contribution of a pixel to chi squared, so that missed artefacts do not dominate it."""
 
 
 @dataclass
@@ -38,7 +36,7 @@ class Objective:
     bright: float = -np.inf
     """Data times weight must exceed this for a pixel to count in `chi2`."""
     chi2: float = np.nan
-    """Sum of min(r^2, `CHI2_CLIP`) over the bright pixels, at the last evaluation."""
+    """Sum of min(r^2, `LARGEST`) over the bright pixels, at the last evaluation."""
 
     def evaluate(self, parts: Plane, gradient: Plane) -> float:
         """Return J of the parts b and p (2, grid y, padded_width), and write its gradient."""
@@ -57,7 +55,7 @@ def _data_term(model: Plane, data: Plane, weight: Plane, scale: float, bright: f
     `scale` is 1/k of the pseudo-Huber function, which tends to r^2 / 2 as it tends to 0.
     """
     height, width = model.shape
-    inverse, level, clip = np.float32(scale), np.float32(bright), np.float32(CHI2_CLIP)
+    inverse, level, clip = np.float32(scale), np.float32(bright), np.float32(LARGEST)
     one, zero = np.float32(1), np.float32(0)
     # Sums by column can be vectorised. They are in float64, because the iteration compares costs that differ
     # by a ten-millionth.

@@ -1,0 +1,165 @@
+"""Edge-preserving maximum a posteriori (MAP) estimate of a plane: the solver."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lucidcube.kernels.deconvolution.common import StopReason
+from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.deconvolution.edge_preserving import Objective
+from lucidcube.kernels.deconvolution.lbfgs import Minimum, minimise
+from lucidcube.kernels.deconvolution.stopping import BRIGHT, FEWEST, NoiseStop
+from lucidcube.kernels.fourier.convolver import Convolver
+
+MARGIN = 12
+
+
+class Solution(NamedTuple):
+    """Minimum of the objective for one plane (y, x), in the units of the data."""
+
+    image: Plane
+    """The object b + p on the plane."""
+    points: Plane
+    """The point-like part p on the plane."""
+    model: Plane
+    """The object, including its part beyond the frame, convolved with the PSF."""
+    n_iter: int
+    reason: StopReason
+    """N_ITER, CONVERGED or CHI2_REACHED; ALL_NAN if no pixel has weight."""
+    cost: float
+    """The objective, in units of the noise."""
+    chi2: float
+    """Chi squared of the bright pixels with weight, see `stopping.NoiseStop`; NaN if there are none."""
+    parts: Plane
+    """b and p on the grid (2, y + 2 margin, x + 2 margin), for a warm start."""
+
+
+class MapSolver:
+    """Solves the deconvolution of planes of one shape by one PSF, repeatedly.
+
+    The objective is that of `edge_preserving`, in units of the median noise of the weighted pixels, so that
+    its parameters are pure numbers. The object extends beyond the frame by a margin, whose light reaches into
+    the frame; nothing wraps round. An object holds scratch memory, and so is for one thread.
+
+    Parameters
+    ----------
+    psf : array of float, (y, x)
+        Odd in both axes, centred, finite, of unit sum and any size.
+    shape : (int, int)
+        Shape (y, x) of the planes.
+    margin : int
+        Width of the margin on every side, in pixels.
+    """
+
+    def __init__(self, psf: NDArray[np.floating], shape: tuple[int, int], margin: int = MARGIN) -> None:
+        self.shape = shape
+        self.grid = shape[0] + 2 * margin, shape[1] + 2 * margin
+        self.frame = slice(margin, margin + shape[0]), slice(margin, margin + shape[1])
+        self.convolver = Convolver(psf, self.grid)
+
+    def solve(
+        self,
+        data: NDArray[np.floating],
+        sigma: NDArray[np.floating],
+        *,
+        mu: float,
+        point_penalty: float,
+        delta: float,
+        robust: float | None,
+        n_iter: int,
+        tolerance: float,
+        start: Solution | None = None,
+        chi2_target: float | None = None,
+        observer: Callable[[int, Plane], None] | None = None,
+    ) -> Solution:
+        """Minimise the objective for a plane.
+
+        Parameters
+        ----------
+        data, sigma : array of float, (y, x)
+            The plane and the standard deviation of its noise. Where either is not finite, or sigma is not
+            positive, the pixel has no weight.
+        mu, point_penalty, delta, robust
+            The weights of smoothness and of the points (lambda), the difference between neighbouring pixels
+            below which it counts as smooth, and the residual beyond which the data term is linear (None for
+            least squares). All are in units of the noise.
+        n_iter, tolerance
+            The iteration stops after this number, or when the objective twice decreases by less than this
+            fraction.
+        start : Solution, optional
+            Where to start; the default is max(data, 0) without points.
+        chi2_target : float, optional
+            Stop when the mean of min(r^2, 25) over the pixels brighter than 3 sigma falls to this value,
+            where r is the residual in units of sigma.
+        observer : callable, optional
+            Called with the number of the iteration and its object on the grid after each iteration.
+
+        Returns
+        -------
+        Solution
+        """
+        weighted = np.isfinite(data) & np.isfinite(sigma) & (sigma > 0)
+        if not weighted.any():
+            return self._nothing()
+        unit = float(np.median(sigma[weighted]))
+        values = np.where(weighted, data, 0).astype(np.float64) / unit
+        weight = np.zeros(self.shape)
+        np.divide(unit, sigma, out=weight, where=weighted)
+        signal = values * weight
+        bright = BRIGHT if (signal > BRIGHT).sum() >= FEWEST else -math.inf
+        counted = int((weighted & (signal > bright)).sum())
+        priors = mu, point_penalty, delta, robust
+        objective = Objective(self.convolver, self._on_grid(values), self._on_grid(weight), *priors, bright)
+        parts = np.zeros((2, self.grid[0], self.convolver.padded_width), np.float32)
+        if start is None:
+            parts[0] = np.maximum(objective.data, 0)
+        else:
+            parts[:, :, : self.grid[1]] = start.parts / np.float32(unit)
+
+        def stop(number: int, parts: Plane) -> bool:
+            if observer is not None:
+                observer(number, parts.sum(axis=0)[:, : self.grid[1]] * np.float32(unit))
+            return chi2_target is not None and objective.chi2 <= chi2_target * counted
+
+        curvature = max(1.0, float(np.percentile(weight[weighted], 90)) ** 2) + 8 * mu / delta
+        result = minimise(
+            objective.evaluate, parts, n_iter=n_iter, tolerance=tolerance, first_step=1 / curvature, stop=stop
+        )
+        chi2 = NoiseStop(data, np.square(sigma), weighted, None).chi2
+        return self._solution(result, n_iter, unit, lambda model: chi2(np.where(weighted, data - model, 0)))
+
+    def _solution(
+        self, result: Minimum, n_iter: int, unit: float, chi2: Callable[[Plane], float]
+    ) -> Solution:
+        """Return the result in the units of the data; `chi2` is called with the model."""
+        parts = result.variables * np.float32(unit)
+        image = parts[0] + parts[1]
+        model = self.convolver.convolve_padded(image)[self.frame].copy()
+        reason = StopReason.CONVERGED if result.converged else StopReason.N_ITER
+        if not result.converged and result.n_iter < n_iter:
+            reason = StopReason.CHI2_REACHED
+        return Solution(
+            image[self.frame].copy(),
+            parts[1][self.frame].copy(),
+            model,
+            result.n_iter,
+            reason,
+            result.cost,
+            chi2(model),
+            parts[:, :, : self.grid[1]],
+        )
+
+    def _nothing(self) -> Solution:
+        """Return the solution without any data, which is zero."""
+        none = np.zeros(self.shape, np.float32)
+        parts = np.zeros((2, *self.grid), np.float32)
+        return Solution(none, none.copy(), none.copy(), 0, StopReason.ALL_NAN, 0.0, math.nan, parts)
+
+    def _on_grid(self, plane: NDArray[np.floating]) -> Plane:
+        """Return a plane (y, x) within a padded plane of the grid, with zeros around it."""
+        wide = np.zeros((self.grid[0], self.convolver.padded_width), np.float32)
+        wide[self.frame] = plane
+        return wide
