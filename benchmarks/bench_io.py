@@ -18,7 +18,7 @@ from lucidcube.io.specifier import parse_specifier
 from lucidcube.io.writer import finish, reserve, write_planes
 from lucidcube.simulate import write_scene
 
-from .bench_lift import ratio
+from .comparison import ratio
 from .scenes import cube, scene
 
 PLANES = 32

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import dask
@@ -16,6 +15,7 @@ from lucidcube.cube import DATA, VARIANCE, WAVELENGTH
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.runner.checkpoint import Checkpoint
 
+from .comparison import ratio
 from .scenes import cube
 
 SIDE = 31
@@ -86,14 +86,3 @@ class Store:
     def track_overhead_of_writing(self, side: int) -> float:
         """Return the time to write a checkpoint divided by the time to write plain files."""
         return ratio(lambda: self.time_write(side), lambda: self.time_write_plainly(side))
-
-
-def ratio(one: Any, other: Any, rounds: int = 5) -> float:
-    """Return the ratio of the shortest times of two functions that are measured alternately."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for spent, call in zip(times, (one, other), strict=True):
-            start = perf_counter()
-            call()
-            spent.append(perf_counter() - start)
-    return min(times[0]) / min(times[1])

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from lucidcube.simulate import write_scene
 
 from .scenes import scene
-
-PROGRAM = str(Path(sys.executable).with_name("lucidcube"))
-CONFIG = """\
-target:
-  input: {folder}/target.fits{{DATA}}
-  stages: [rebin, artefacts, mask: {{max_dilation: 3}}, interpolate]
-star:
-  input: {folder}/star.fits{{DATA}}
-  stages: [rebin, normalise_psf, fit_psf: {{model: radial}}]
-deconvolve: {{method: clean_modified, threshold: 0.3, n_iter: 100}}
-output: {{path: {folder}/deconvolved.fits}}
-checkpoints: {{dir: {folder}/work, after: [rebin, artefacts, interpolate, fit_psf, deconvolve]}}
-profile: laptop
-"""
+from .whole_run import PROGRAM, run, write_config
 
 
 class StartUp:
@@ -51,13 +37,10 @@ class WholeRun:
     def setup(self, side: int) -> None:
         self.folder = Path(tempfile.mkdtemp())
         write_scene(scene(side, 8), self.folder)
-        (self.folder / "run.yaml").write_text(CONFIG.format(folder=self.folder))
+        write_config(self.folder, "target.fits", 100)
 
     def teardown(self, side: int) -> None:
         shutil.rmtree(self.folder)
 
     def time_run(self, side: int) -> None:
-        shutil.rmtree(self.folder / "work", ignore_errors=True)
-        (self.folder / "deconvolved.fits").unlink(missing_ok=True)
-        command = [PROGRAM, "run", str(self.folder / "run.yaml"), "--quiet"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        run(self.folder)

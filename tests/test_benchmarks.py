@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from locations import ROOT
+from lucidcube.runner.one_stage import run_stage
 
 SMALL = {"side": 41, "blocks": 2}
 KINDS = ("time_", "peakmem_", "track_")
@@ -54,22 +55,41 @@ def test_every_benchmark_runs(suite):
             benchmark.teardown(*given)
 
 
-def test_the_comparison_measures_and_compares_with_its_goals():
-    sys.path.insert(0, str(ROOT))
-    try:
-        compare = importlib.import_module("benchmarks.compare")
-    finally:
-        sys.path.remove(str(ROOT))
+def test_comparisons_are_made_and_printed(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT))
+    compare = importlib.import_module("benchmarks.compare")
     ratio, limit = compare.Comparison("a / b", 10), compare.Comparison("c / d", 1.3, at_most=True)
     for peer, ours in ((2.0, 0.1), (1.0, 0.2), (3.0, 0.1)):
         ratio.add(peer, ours)
         limit.add(1.0, ours * 10)
     assert ratio.line() == "| a / b | 2000 | 100 | 20 (5 to 30) | >= 10 |"
     assert limit.line() == "| c / d | 1000 | 1000 | 1 (1 to 2) | <= 1.3 |"
-    scene = compare.Scene(shape=(2, 41, 41), first_wavelength=compare.WAVELENGTH, seed=1).plane(0)
-    comparisons = [
-        *compare.compare_textbook(scene.blurred, scene.psf, 1, 5),
-        *compare.compare_limit(scene.blurred, scene.psf, 1),
-    ]
-    assert len(comparisons) >= 4
-    assert all(len(done.line().split("|")) == 7 for done in comparisons)
+    options = ["--work", str(tmp_path), "--side", "41", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["compare", "textbook", "limit", *options])
+    compare.main()
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) >= 2 + 1 + 6
+    assert all(len(row) == 7 for row in rows)
+
+
+def test_the_comparison_with_the_reference_program_runs_its_commands(monkeypatch, tmp_path):
+    """The commands are those of our stages, which name their products like the reference program."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    against = importlib.import_module("benchmarks.against_reference")
+    program = importlib.import_module("benchmarks.reference_program")
+    stages = {"spectral_rebin": "rebin", "artefact_detection": "artefacts", "create_bad_pixel_mask": "mask"}
+    stages |= {"interpolate": "interpolate", "psf_normalise": "normalise_psf", "fit_psf_model": "fit_psf"}
+
+    class Reference(program.Reference):
+        def run(self, module, *arguments, blas="1"):
+            options = {"model": "radial"} if module == "fit_psf_model" else {}
+            files = [a.removesuffix(program.PLANE) for a in arguments if a.startswith(str(tmp_path))]
+            if module in stages and "--help" not in arguments:
+                run_stage(stages[module], files, options, profile="synchronous", overwrite=True)
+            return 1.0 - 0.5 * ("--help" in arguments)
+
+    program.make_case(tmp_path, program.MIN_PLANES, 25)
+    rows = list(against.compare_kernels(Reference("", tmp_path), tmp_path, 2, 1, []))
+    assert [row.name.partition(" / ")[0] for row in rows] == [*against.ROWS]
+    assert [row.peer for row in rows] == [[0.25]] * len(rows)
+    assert all(row.ours[0] > 0 for row in rows)
