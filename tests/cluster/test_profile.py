@@ -11,10 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import dask.config
+import numpy as np
 import psutil
 import pytest
+from astropy.io import fits
 
 from locations import ROOT
+from lucidcube.cli.app import main
 from lucidcube.cluster import job_script, layout, load_profile, start_workers
 from lucidcube.cluster.jobqueue import (
     QUEUES,
@@ -396,8 +399,17 @@ def test_site_settings_fill_in_missing_fields(here: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cores": None}, "give cores and memory"),
-        ({"processes": 9}, "9 processes on 4 cores"),
+        ({"cores": None}, "profile: give cores and memory of a job"),
+        ({"memory": None}, "profile: give cores and memory of a job"),
+        ({"processes": 9}, "profile: 9 processes on 4 cores: give each process a core"),
+        ({"cores": None, "arguments": {"cores": "many"}}, "profile: cores, .* of a job: .*'many'"),
+        ({"cores": None, "arguments": {"cores": [4]}}, "profile: cores, .* of a job: .*list"),
+        ({"processes": None, "arguments": {"processes": "x"}}, "profile: cores, .* of a job: .*'x'"),
+        ({"memory": None, "arguments": {"memory": "lots"}}, "profile: cores, .* of a job: .*lots"),
+        (
+            {"walltime": None, "arguments": {"walltime": "long"}},
+            "profile: cores, .*: 'long' is not a duration",
+        ),
         ({"arguments": {"rubbish": 1}}, "rubbish"),
         ({"site": "nowhere.yaml"}, "there is no file nowhere.yaml"),
     ],
@@ -406,6 +418,41 @@ def test_invalid_job_profiles(changes: dict[str, Any], message: str, here: Path)
     with pytest.raises(ConfigError, match=message) as caught:
         job_script(job_profile("slurm", **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_invalid_job_settings_of_a_site(here: Path) -> None:
+    for name, value, message in (
+        ("cores", "many", "of a job: .*'many'"),
+        ("memory", "lots", "of a job: .*lots"),
+        ("walltime", "'long'", "'long' is not a duration"),
+    ):
+        (here / "site.yaml").write_text(f"jobqueue:\n  slurm:\n    {name}: {value}\n")
+        with pytest.raises(ConfigError, match=message) as caught:
+            job_script(job_profile("slurm", site="site.yaml", **{name: None}))
+        assert "\n" not in str(caught.value)
+    (here / "site.yaml").write_text("jobqueue: [")
+    with pytest.raises(ConfigError, match="profile: site: .*site.yaml") as caught:
+        job_script(job_profile("slurm", site="site.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_with_an_unknown_variable_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scratch directory of worker processes is expanded here, and that of a job on its node."""
+    monkeypatch.delenv("NOWHERE", raising=False)
+    (here / "mine.yaml").write_text("kind: processes\nworkers: 1\nlocal_directory: $NOWHERE/x\n")
+    fits.writeto(here / "cube.fits", np.ones((4, 5, 6), np.float32), fits.Header({"CTYPE3": "WAVE"}))
+    with pytest.raises(SystemExit) as caught:
+        main(["interpolate", "cube.fits", "--profile", "mine.yaml"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        "lucidcube: profile: local_directory: $NOWHERE/x: a variable in it is not set\n"
+    )
+    assert sorted(p.name for p in here.iterdir()) == ["cube.fits", "mine.yaml"]
+    assert "--local-directory $NOWHERE/x" in (
+        job_script(job_profile("slurm", local_directory="$NOWHERE/x")) or ""
+    )
 
 
 def test_workers_end_before_the_walltime(here: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -521,13 +522,17 @@ def test_a_product_that_is_gathered_is_the_same(
 ) -> None:
     writers: list[int] = []
     real = lucidcube.runner.products.write_planes
-    monkeypatch.setattr(
-        lucidcube.runner.products, "write_planes", lambda *a: (writers.append(os.getpid()), real(*a))[1]
-    )
+
+    def recording(*arguments: Any) -> int:
+        writers.append(threading.get_ident())
+        return real(*arguments)
+
+    monkeypatch.setattr(lucidcube.runner.products, "write_planes", recording)
     (tmp_path / "nfs.yaml").write_text(f"kind: {kind}\nworkers: 2\nproduct: gather\n")
     config_ = config(files, tmp_path / "out.fits", profile=str(tmp_path / "nfs.yaml"))
     run(config_)
     assert len(writers) > 4, "the planes were written by another process"
+    assert {*writers} == {threading.get_ident()}
     same_numbers(Path(config_.output.path), finished.path)
     with fits.open(config_.output.path, checksum=True) as hdus:
         hdus.verify("exception")
