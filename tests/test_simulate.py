@@ -392,6 +392,7 @@ class TestFiles:
             write_scene(Scene(shape=SMALL), tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["star.fits"]
 
+    @pytest.mark.slow
     def test_memory_does_not_grow_with_the_cube(self, tmp_path: Path) -> None:
         program = (
             "import resource, sys\n"

@@ -429,13 +429,18 @@ def test_an_interrupted_run_ends_with_exit_code_130(
     "arguments",
     [
         ["--help"],
-        ["rebin", "--help"],
         ["stages", "fit_psf"],
-        ["stages", "--markdown"],
-        ["config", "template"],
-        ["plan", "run.yaml"],
-        ["info", "target.fits"],
-        ["run", "run.yaml", "--quiet"],
+        *(
+            pytest.param(arguments, marks=pytest.mark.slow)
+            for arguments in (
+                ["rebin", "--help"],
+                ["stages", "--markdown"],
+                ["config", "template"],
+                ["plan", "run.yaml"],
+                ["info", "target.fits"],
+                ["run", "run.yaml", "--quiet"],
+            )
+        ),
     ],
     ids=" ".join,
 )
@@ -449,6 +454,7 @@ def test_a_closed_pipe_ends_quietly(folder: Path, arguments: list[str]) -> None:
     assert process.returncode == 141
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_of_the_progress_ends_quietly(folder: Path) -> None:
     command = [sys.executable, "-m", "lucidcube", "run", "run.yaml"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:

@@ -62,6 +62,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_process_without_warnings() -> None:
     """Threads do not import distributed; worker processes can be started twice and end without warnings."""
     done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=120)
@@ -151,6 +152,7 @@ def test_one_level_of_parallelism() -> None:
         assert all(pool["num_threads"] == 1 for pool in threadpool_info())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_worker_processes_are_pinned_and_limited() -> None:
     with start_workers(Profile(kind="processes", workers=1, memory="700MiB")) as made:

@@ -306,6 +306,9 @@ class Canvas(FigureCanvasAgg):
         super().__init__(figure)
         self.drawings, self.waited = 0, False
 
+    def draw(self):
+        """Draw nothing: the tests count how often this is requested."""
+
     def flush_events(self):
         self.drawings += 1
         if self.drawings == self.closes_at:

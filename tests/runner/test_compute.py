@@ -193,6 +193,7 @@ def test_a_run_without_workers_fails(monkeypatch: pytest.MonkeyPatch) -> None:
             list(results)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_block_that_kills_workers_is_not_retried() -> None:
     with (

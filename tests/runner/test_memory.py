@@ -52,6 +52,7 @@ def test_every_stage_is_measured() -> None:
     assert {name for name, _ in WORK} == {*REGISTRY}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"), WORK, ids=lambda v: v if isinstance(v, str) else v.get("method", "")
 )

@@ -506,7 +506,7 @@ def test_a_damaged_block_is_computed_again(again: Path, finished: Finished) -> N
 
 
 @pytest.mark.timeout(100)
-@pytest.mark.parametrize("profile", ["laptop", "processes"])
+@pytest.mark.parametrize("profile", ["laptop", pytest.param("processes", marks=pytest.mark.slow)])
 def test_every_profile_makes_the_same_product(
     files: Path, finished: Finished, tmp_path: Path, profile: str
 ) -> None:
@@ -516,7 +516,7 @@ def test_every_profile_makes_the_same_product(
 
 
 @pytest.mark.timeout(100)
-@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("kind", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_a_product_that_is_gathered_is_the_same(
     files: Path, finished: Finished, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,8 +35,8 @@ from lucidcube.runner.signals import Stopped, signals
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages.interpolate import Linear
 
-SCENE = Scene(shape=(6, 25, 25), seed=5, wavelength_step=0.5e-9)
-PLANES = 6
+PLANES = 4
+SCENE = Scene(shape=(PLANES, 25, 25), seed=5, wavelength_step=0.5e-9)
 BLOCKS = 5 * PLANES
 """Number of blocks without products: two segments of the target, two of the star, and the deconvolution."""
 
@@ -98,6 +99,13 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory) -> ReferenceRun:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def copy_run(reference_run: ReferenceRun) -> None:
+    """Copy the product and the checkpoints of the reference run to the current folder."""
+    for name in ("out.fits", "target.work"):
+        source = reference_run.files / name
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, name)
 
 
 def assert_resumes(reference_run: ReferenceRun, blocks: int | None = None) -> Recorder:
@@ -317,7 +325,7 @@ def harm(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
 def test_damage_anywhere_is_repaired(reference_run: ReferenceRun, how: str) -> None:
-    run(config(reference_run.files))
+    copy_run(reference_run)
     rng = np.random.default_rng(1)
     files = sorted(p for p in Path("target.work").rglob("*") if p.is_file())
     chosen = {*rng.choice(len(files), 12, replace=False)}
@@ -330,21 +338,33 @@ def test_damage_anywhere_is_repaired(reference_run: ReferenceRun, how: str) -> N
     assert_resumes(reference_run, 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"variables": ["data"]}'])
-@pytest.mark.parametrize("name", ["checkpoint.json", f"{STORE}/zarr.json", "../inputs.json"])
-def test_any_document_may_be_damaged(reference_run: ReferenceRun, name: str, content: bytes) -> None:
-    run(config(reference_run.files))
-    for path in Path("target.work").glob(f"*-*-*/{name}"):
+CONTENTS = (b"", b"{", b"[]", b"null", b'{"variables": ["data"]}')
+"""Contents of a damaged document, one for each checkpoint."""
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", f"{STORE}/zarr.json"])
+def test_any_document_of_a_checkpoint_may_be_damaged(reference_run: ReferenceRun, name: str) -> None:
+    copy_run(reference_run)
+    for path, content in zip(Path("target.work").glob(f"*-*-*/{name}"), CONTENTS, strict=True):
         path.write_bytes(content)
     run(config(reference_run.files))
     assert Path("out.fits").read_bytes() == reference_run.product
     assert_resumes(reference_run, 0)
 
 
+@pytest.mark.parametrize("content", CONTENTS)
+def test_the_document_of_the_inputs_may_be_damaged(reference_run: ReferenceRun, content: bytes) -> None:
+    copy_run(reference_run)
+    document = Path("target.work/inputs.json")
+    assert document.exists()
+    document.write_bytes(content)
+    assert_resumes(reference_run, 0)
+
+
 def test_an_error_of_the_disk_does_not_cost_a_checkpoint(
     reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(config(reference_run.files))
+    copy_run(reference_run)
     with monkeypatch.context() as patched:
         patched.setattr(zarr, "open_group", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EIO, "I/O")))
         with pytest.raises(UserError, match="I/O"):
@@ -355,7 +375,7 @@ def test_an_error_of_the_disk_does_not_cost_a_checkpoint(
 @pytest.mark.parametrize("name", ["wavelength", "channel"])
 @pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
 def test_damaged_coordinates_are_repaired(reference_run: ReferenceRun, how: str, name: str) -> None:
-    run(config(reference_run.files))
+    copy_run(reference_run)
     for path in Path("target.work").glob(f"*/{STORE}/{name}/c.0"):
         harm(path, how)
     assert_resumes(reference_run, 0)

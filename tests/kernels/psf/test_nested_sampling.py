@@ -9,6 +9,7 @@ from star_kernels import fit, simulate
 pytest.importorskip("ultranest")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [True, False])
 def test_nested_sampling_agrees_with_least_squares(weighted):
     plane, variance, truth = simulate("gaussian", 1e4, seed=10, size=21)
