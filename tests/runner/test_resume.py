@@ -41,6 +41,11 @@ BLOCKS = 5 * PLANES
 """Number of blocks without products: two segments of the target, two of the star, and the deconvolution."""
 
 
+def slow(*values: Any) -> Any:
+    """Return a set of parameters for the slow tests: each run takes half a second."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Recorder(Monitor):
     """Records the events of a run; calls `act` after a number of blocks."""
 
@@ -219,8 +224,17 @@ def test_the_message_of_many_failures_is_short() -> None:
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("after", [2, 9, BLOCKS + 2])
+@pytest.mark.parametrize(
+    ("after", "number"),
+    [
+        (9, signal.SIGTERM),
+        (BLOCKS + 2, signal.SIGINT),
+        slow(2, signal.SIGTERM),
+        slow(2, signal.SIGINT),
+        slow(9, signal.SIGINT),
+        slow(BLOCKS + 2, signal.SIGTERM),
+    ],
+)
 def test_blocks_in_flight_are_finished(
     reference_run: ReferenceRun, number: signal.Signals, after: int
 ) -> None:
@@ -273,7 +287,7 @@ def test_a_signal_between_segments_stops_immediately() -> None:
 # A full disk
 
 
-@pytest.mark.parametrize("number", [3, 17, BLOCKS - 1])
+@pytest.mark.parametrize("number", [slow(3), 17, slow(BLOCKS - 1)])
 def test_a_full_disk_while_blocks_are_written(
     reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -323,7 +337,7 @@ def harm(path: Path, how: str) -> None:
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
+@pytest.mark.parametrize("how", [slow("deleted"), slow("truncated"), "flipped"])
 def test_damage_anywhere_is_repaired(reference_run: ReferenceRun, how: str) -> None:
     copy_run(reference_run)
     rng = np.random.default_rng(1)
@@ -352,7 +366,7 @@ def test_any_document_of_a_checkpoint_may_be_damaged(reference_run: ReferenceRun
     assert_resumes(reference_run, 0)
 
 
-@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize("content", [CONTENTS[0], *map(slow, CONTENTS[1:])])
 def test_the_document_of_the_inputs_may_be_damaged(reference_run: ReferenceRun, content: bytes) -> None:
     copy_run(reference_run)
     document = Path("target.work/inputs.json")
@@ -373,7 +387,7 @@ def test_an_error_of_the_disk_does_not_cost_a_checkpoint(
 
 
 @pytest.mark.parametrize("name", ["wavelength", "channel"])
-@pytest.mark.parametrize("how", ["deleted", "truncated", "flipped"])
+@pytest.mark.parametrize("how", [slow("deleted"), "truncated", slow("flipped")])
 def test_damaged_coordinates_are_repaired(reference_run: ReferenceRun, how: str, name: str) -> None:
     copy_run(reference_run)
     for path in Path("target.work").glob(f"*/{STORE}/{name}/c.0"):
