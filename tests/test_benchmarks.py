@@ -34,13 +34,18 @@ def _benchmarks(suite: type) -> list[str]:
 
 
 SUITES = list(suites())
+SLOW = ("StartUp", "WholeRun")
+"""Suites that start processes."""
 
 
 def test_there_are_benchmarks_in_every_module():
     assert {suite.__module__.rpartition("_")[2] for suite in SUITES} == {"kernels", "lift", "io", "run"}
 
 
-@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.__name__)
+@pytest.mark.parametrize(
+    "suite",
+    [pytest.param(s, id=s.__name__, marks=[pytest.mark.slow] if s.__name__ in SLOW else []) for s in SUITES],
+)
 def test_every_benchmark_runs(suite):
     benchmark = suite()
     given = [SMALL[name] for name in getattr(suite, "param_names", ())]

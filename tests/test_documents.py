@@ -86,6 +86,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert __version__ in sections
 
 
+@pytest.mark.slow
 def test_the_guide_to_adding_a_stage_works(tmp_path: Path) -> None:
     for folder in ("kernels", "stages"):
         (tmp_path / folder).mkdir()
