@@ -429,10 +429,10 @@ def test_an_interrupted_run_ends_with_exit_code_130(
     "arguments",
     [
         ["--help"],
-        ["stages", "fit_psf"],
         *(
             pytest.param(arguments, marks=pytest.mark.slow)
             for arguments in (
+                ["stages", "fit_psf"],
                 ["rebin", "--help"],
                 ["stages", "--markdown"],
                 ["config", "template"],

@@ -210,7 +210,12 @@ def copied(source: Path, target: Path) -> Path:
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no shared data")
 @pytest.mark.parametrize(
     "name",
-    ["muse_udf_galpak_subcube", "gmos_ngc3081_cube", "stokes4d_example_cube", "sphere_irdis_europa_2band"],
+    [
+        "muse_udf_galpak_subcube",
+        pytest.param("gmos_ngc3081_cube", marks=pytest.mark.slow),
+        "stokes4d_example_cube",
+        "sphere_irdis_europa_2band",
+    ],
 )
 def test_real_cubes_round_trip(tmp_path: Path, name: str) -> None:
     source = SHARED / f"data/{name}.fits"

@@ -320,6 +320,7 @@ def test_nbytes_counts_the_folder(written: Checkpoint) -> None:
 # Keys
 
 
+@pytest.mark.slow
 def test_a_key_is_the_same_in_every_process() -> None:
     ingredients = [stage().fingerprint() for stage in REGISTRY.values()]
     code = (

@@ -21,6 +21,8 @@ import yaml
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.simulate import Scene, write_scene
 
+pytestmark = pytest.mark.slow  # each run has a process of its own
+
 KILLS = 20
 SCENE = Scene(shape=(8, 25, 25), seed=7, wavelength_step=0.5e-9)
 BLOCKS = 5 * 8
@@ -146,7 +148,6 @@ def assert_resumes(folder: Path, fork_server: ForkServer, reference_run: Referen
     assert not [p.name for p in folder.iterdir() if p.name.endswith(".part")]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_kill_at_random_moments(tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
     rng, kills, finished = random.Random(4), 0, 0
@@ -216,7 +217,6 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [p for p in below if "spawn_main" in " ".join(p.cmdline()) and p.is_running()]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("victim", ["worker", "client", "SIGINT"])
 def test_kill_on_a_cluster(
@@ -248,7 +248,6 @@ def test_kill_on_a_cluster(
     assert_resumes(tmp_path, fork_server, reference_run)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_kill_of_a_scheduler(tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
     job(reference_run.files, tmp_path)

@@ -55,8 +55,12 @@ QUICK |= {key: {"free": False} for key in ("alpha", "beta", "amplitude", "backgr
 """Parameters for fast computation; the quality of the results does not matter here."""
 
 
+COSTLY = [["muse_ao", "minimize"], ["turbulence", "minimize"]]
+"""Variants that take seconds; their models and methods are in others as well."""
+
+
 def variants() -> Iterator[Any]:
-    """Return every variant of every stage; nested sampling only if it is installed, and as a slow test."""
+    """Return every variant of every stage; nested sampling only if it is installed, for most models as a slow test."""
     for name, cls in REGISTRY.items():
         for variant in cls.variants():
             words = {key: get_args(variant.model_fields[key].annotation)[0] for key in cls.choices}
@@ -64,7 +68,8 @@ def variants() -> Iterator[Any]:
             if nested and find_spec("ultranest") is None:
                 continue
             quick = {key: value for key, value in QUICK.items() if key in variant.model_fields}
-            marks = [pytest.mark.slow] if nested and words["model"] != "radial" else []
+            costly = words.get("model") != "radial" if nested else [*words.values()] in COSTLY
+            marks = [pytest.mark.slow] if costly else []
             yield pytest.param(cls(**words, **quick), id="-".join([name, *words.values()]), marks=marks)
 
 

@@ -191,6 +191,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_everything_works_without_the_compiler_of_numba():
     environment = {key: value for key, value in os.environ.items() if key != VARIABLE}
     environment["NUMBA_DISABLE_JIT"] = "1"

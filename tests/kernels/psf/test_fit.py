@@ -182,6 +182,7 @@ def test_same_input_gives_same_bits_and_is_not_changed(model):
     np.testing.assert_array_equal(one.values, two.values)
 
 
+@pytest.mark.slow
 def test_recorded_stars_give_a_better_psf_than_the_reference():
     with np.load(RECORDED) as recorded:
         arrays = {name: recorded[name] for name in recorded.files}
@@ -204,6 +205,7 @@ def test_recorded_stars_give_a_better_psf_than_the_reference():
         assert relative_l2(again.image, arrays["radial"][i] / np.nansum(arrays["radial"][i])) < 0.12
 
 
+@pytest.mark.slow
 def test_score_of_the_whole_recorded_scene(tmp_path):
     score, scene = SHARED / "reference" / "score.py", SHARED / "reference" / "scene"
     if not score.is_file():
