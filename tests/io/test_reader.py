@@ -95,7 +95,7 @@ def test_opening_reads_no_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_default_block(tmp_path: Path) -> None:
     path = write(tmp_path / "cube.fits", np.zeros((40, 512, 512), np.uint8))
-    assert open_cube(str(path))["data"].chunks[0] == (3,) * 13 + (1,)
+    assert open_cube(str(path))["data"].chunks[0] == (2,) * 20
     with pytest.raises(ConfigError, match="at least one plane"):
         open_cube(str(path), block=0)
 
