@@ -6,12 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
+from dask.local import SynchronousExecutor
 from distributed import Client, LocalCluster
 
 from lucidcube.cluster import LocalWorkers, Profile, Workers, WorkersLost, start_workers
@@ -99,9 +101,9 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
     if request.param == "distributed":
         yield DaskWorkers(request.getfixturevalue("client"))
         return
-    local = LocalWorkers.create(3, synchronous=request.param == "synchronous")
-    with local.executor:
-        yield local
+    synchronous = request.param == "synchronous"
+    with SynchronousExecutor() if synchronous else ThreadPoolExecutor(3) as executor:
+        yield LocalWorkers(executor, 1 if synchronous else 3)
 
 
 def test_every_block_is_computed_once(workers: Workers) -> None:

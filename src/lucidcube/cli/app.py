@@ -1,7 +1,5 @@
 """The command line. Commands import other modules only when they are called, so that --help is fast."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import signal

@@ -1,7 +1,5 @@
 """Exit quietly, as other commands do, when the reader of the output closes its pipe."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

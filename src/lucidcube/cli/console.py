@@ -1,7 +1,5 @@
 """Print the progress of a run, plans, checkpoints and the contents of cubes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

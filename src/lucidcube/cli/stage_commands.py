@@ -4,8 +4,6 @@
 one is called; the command is the attribute of this module with the name of the stage.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial

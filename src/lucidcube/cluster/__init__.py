@@ -1,11 +1,11 @@
 """Start the workers that a profile describes, which compute the blocks of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import dask
+from dask.local import SynchronousExecutor
 from dask.utils import parse_bytes
 from threadpoolctl import threadpool_limits
 
@@ -32,9 +32,9 @@ def start_workers(profile: Profile) -> Iterator[Workers]:
         # that is a function, dask looks for a client and imports distributed while some stages run.
         with dask.config.set(scheduler=dask.get), threadpool_limits(1):
             threads = local_layout(profile).threads or 1
-            workers = LocalWorkers.create(threads, synchronous=profile.kind == "synchronous")
-            with workers.executor:
-                yield workers
+            synchronous = profile.kind == "synchronous"
+            with SynchronousExecutor() if synchronous else ThreadPoolExecutor(threads, "block") as executor:
+                yield LocalWorkers(executor, threads)
         return
     # Imported before the settings are changed: leaving `dask.config.set` would otherwise remove the
     # defaults that the package adds when it is imported.

@@ -1,7 +1,5 @@
 """Workers in other processes, on this machine or on others, through a client of dask."""
 
-from __future__ import annotations
-
 import logging
 import time
 import uuid

@@ -4,8 +4,6 @@ What a profile leaves out is taken from the dask settings of the site and the us
 run by argument list, never through a shell.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

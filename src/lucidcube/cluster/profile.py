@@ -1,7 +1,5 @@
 """Profiles describe where a run executes."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -4,8 +4,6 @@ An operating system reports the resources of the whole machine. An affinity mask
 may leave less of them; the smallest number counts.
 """
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

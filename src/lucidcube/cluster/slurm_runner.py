@@ -4,8 +4,6 @@ Every task starts the same program. Task 0 becomes the scheduler and task 1 cont
 others become workers. The scheduler and the workers end with the client.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -3,8 +3,6 @@
 A terminal sends SIGINT to all processes at once; workers that ended on it could not finish their blocks.
 """
 
-from __future__ import annotations
-
 import signal
 from typing import Any
 

@@ -1,9 +1,7 @@
 """Workers compute the blocks of a run, with the interface of `concurrent.futures`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,13 +63,6 @@ class LocalWorkers:
     threads: int
     remote: bool = False
     dashboard: str | None = None
-
-    @classmethod
-    def create(cls, threads: int, *, synchronous: bool = False) -> LocalWorkers:
-        """Make workers of so many threads; synchronous ones compute in the calling thread."""
-        if synchronous:
-            return cls(SynchronousExecutor(), 1)
-        return cls(ThreadPoolExecutor(threads, thread_name_prefix="block"), threads)
 
     @property
     def window(self) -> int:

@@ -1,7 +1,5 @@
 """Describe the stages and the config: help, a page of documentation, a template, and the JSON schema."""
 
-from __future__ import annotations
-
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Write files that appear under their names only when they are complete."""
 
-from __future__ import annotations
-
 import os
 import uuid
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Find the axes of an array that are wavelength, y and x."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import NamedTuple

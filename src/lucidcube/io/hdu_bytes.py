@@ -1,7 +1,5 @@
 """Serialise the header of an HDU before its planes are known, and compute its checksums."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """List the HDUs of a FITS file, and choose the arrays of the data and of their variance."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import math

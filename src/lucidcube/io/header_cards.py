@@ -1,7 +1,5 @@
 """Read single cards of untrusted FITS headers, and insert new ones."""
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -1,7 +1,5 @@
 """Make the headers of products from those of the input, with only the changes that the stages require."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Locate the planes of a cube in a file, and estimate the magnitude of its numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read the planes of an uncompressed array in a file by their positions."""
 
-from __future__ import annotations
-
 import logging
 import os
 from dataclasses import dataclass, replace

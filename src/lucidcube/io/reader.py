@@ -1,7 +1,5 @@
 """Open FITS files as lazy cubes."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import logging

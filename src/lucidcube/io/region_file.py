@@ -17,8 +17,6 @@ around them are parsed here, so that messages name the line, labels remain text,
 the size of the file, which is not trusted.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Interpolate regions between channels and draw them plane by plane; `region_file` defines the files."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Select the part of an array that is the cube by its axes, its slices and its range of wavelengths."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

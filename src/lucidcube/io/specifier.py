@@ -1,11 +1,9 @@
 """Parse the text that names an array in a file, ``PATH{EXT}[SLICE](AXES)``, and the same options."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self
 
 from lucidcube.errors import ConfigError
 
@@ -71,7 +69,7 @@ class Specifier:
         slice: str | None = None,
         wave: str | None = None,
         axes: str | None = None,
-    ) -> Specifier:
+    ) -> Self:
         """Add the options of the command line, which need no shell quoting.
 
         Examples are the ext ``DATA`` or ``1``, the slice ``100:200,:,3:-3``, the wave ``0.55:0.60um`` (either

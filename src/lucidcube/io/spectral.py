@@ -1,7 +1,5 @@
 """Compute the spectral coordinate of a FITS header: positions of the channels in SI units."""
 
-from __future__ import annotations
-
 import logging
 import math
 import warnings

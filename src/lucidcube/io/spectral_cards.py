@@ -1,7 +1,5 @@
 """Describe a spectral grid by the cards of a header."""
 
-from __future__ import annotations
-
 import math
 import re
 import string

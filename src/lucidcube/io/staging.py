@@ -1,7 +1,5 @@
 """Rewrite arrays that cannot be read plane by plane, once and in bounded memory."""
 
-from __future__ import annotations
-
 import atexit
 import bz2
 import gzip

@@ -1,7 +1,5 @@
 """Make the tables of products: one row per plane, and the provenance."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Read the sky coordinates of a header, and update its WCS cards for slicing and reordering of axes."""
 
-from __future__ import annotations
-
 import re
 import string
 import warnings
@@ -29,7 +27,7 @@ _CELESTIAL = re.compile(
 _DEGREES = {"degree": "deg", "degrees": "deg", "degs": "deg", "arcseconds": "arcsec", "arcsecs": "arcsec"}
 
 
-def celestial_wcs(header: fits.Header) -> WCS:
+def celestial_wcs(header: fits.Header) -> "WCS":
     """Return the sky coordinates (x, y) of the planes of a cube.
 
     Only the cards of the two celestial axes are read, so odd spectral units or missing distortion tables do

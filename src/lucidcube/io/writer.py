@@ -5,8 +5,6 @@
 `abandon` removes it.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 import os

@@ -16,8 +16,6 @@ the result is symmetric (a single missing pixel becomes the mean of its four nei
 on the order of the computation.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

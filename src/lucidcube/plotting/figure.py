@@ -1,7 +1,5 @@
 """The figure of a deconvolution: six panels, drawn with matplotlib, which is optional."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

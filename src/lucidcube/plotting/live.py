@@ -3,8 +3,6 @@
 It needs matplotlib, which is optional; this module is imported only if a plot is requested.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import sys

@@ -12,8 +12,6 @@ again. The checksums are those of the decoded arrays, so that codecs and file na
 Coordinates and attributes are compared with those of the cube and written again if they differ.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -23,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dask.array as da
 import google_crc32c
@@ -62,26 +60,11 @@ class Checkpoint:
     @classmethod
     def prepare(
         cls, path: Path, cube: xr.Dataset, variables: Sequence[str], ingredients: Any, codec: Codec = "none"
-    ) -> Checkpoint:
-        """Create an empty store for variables of a lazy cube, or open an existing one.
+    ) -> Self:
+        """Create an empty store for variables of the lazy cube after a segment, or open an existing one.
 
-        Parameters
-        ----------
-        path
-            The folder.
-        cube
-            The lazy cube after the segment.
-        variables
-            Names of the variables to keep.
-        ingredients
-            Plain data from which the name of the folder was made.
-        codec
-            Compression of a new store.
-
-        Raises
-        ------
-        UserError
-            If the folder cannot be written.
+        `ingredients` are the plain data from which the name of the folder was made, and `codec` is the
+        compression of a new store. A folder that cannot be written raises UserError.
         """
         checkpoint = cls(path)
         try:
@@ -136,13 +119,9 @@ class Checkpoint:
     def missing(self, *, verify: bool = True) -> list[int]:
         """Return the numbers of the blocks that are missing or damaged.
 
-        Parameters
-        ----------
-        verify
-            Whether to read all blocks and compare their checksums; otherwise a record is sufficient.
+        All blocks are read and their checksums compared, unless `verify` is false: then a record is enough.
         """
-        arrays = self._arrays()
-        numbers = range(len(_starts(next(iter(arrays.values())))))
+        arrays, numbers = self._arrays(), range(self.blocks)
 
         def present(number: int) -> bool:
             try:
@@ -155,19 +134,9 @@ class Checkpoint:
             return [n for n, there in zip(numbers, pool.map(present, numbers), strict=True) if not there]
 
     def write(self, cube: xr.Dataset, variables: Sequence[str]) -> da.Array:
-        """Return a lazy array with one item per block; computing an item writes the block and its record.
+        """Return a lazy array (blocks,) of numbers of bytes; computing one writes a block and its record.
 
-        Parameters
-        ----------
-        cube
-            The lazy cube to write; it is divided into the blocks of the store.
-        variables
-            Names as given to `prepare`.
-
-        Returns
-        -------
-        dask.array.Array
-            (blocks,) number of bytes of each block.
+        The lazy cube is divided into the blocks of the store; the variables are those given to `prepare`.
         """
         arrays = self._arrays()
         leader = arrays[variables[0]]
@@ -205,14 +174,12 @@ def _read(arrays: Mapping[str, zarr.Array], number: int) -> dict[str, np.ndarray
 
 def _checksums(number: int, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Return the record of a block: its number and the CRC-32C of its arrays."""
-    return {"block": number, **{name: _crc(array) for name, array in arrays.items()}}
-
-
-def _crc(array: np.ndarray) -> int:
-    """Return the CRC-32C of the bytes of an array."""
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    data.flags.writeable = False
-    return int(google_crc32c.value(data))
+    record = {"block": number}
+    for name, array in arrays.items():
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        data.flags.writeable = False
+        record[name] = int(google_crc32c.value(data))
+    return record
 
 
 @dataclass(frozen=True)

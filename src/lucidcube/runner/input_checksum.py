@@ -1,7 +1,5 @@
 """Identify the input of a track by the content of its file and the part of it that is read."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from contextlib import suppress
@@ -18,18 +16,9 @@ CACHE = "inputs.json"
 def input_identity(track: Track, work: Path | None = None) -> dict[str, Any]:
     """Return the name, size and SHA-256 of a track's file, and how it is read; fingerprints start from it.
 
-    Parameters
-    ----------
-    track
-        The track.
-    work
-        Folder in which checksums are cached. A file with the same path, size, inode and time of modification
-        is not read again, because that takes as long as a stage for large cubes.
-
-    Raises
-    ------
-    CubeError
-        If the file cannot be read.
+    Checksums are cached in the folder `work`. A file with the same path, size, inode and time of modification
+    is not read again, because that takes as long as a stage for large cubes. A file that cannot be read
+    raises CubeError.
     """
     specifier = track.specifier()
     size, digest = _checksum(specifier.file, work)
@@ -43,19 +32,13 @@ def _checksum(file: Path, work: Path | None) -> tuple[int, str]:
         return file_identity(file)
     now = file.stat()
     key, state = str(file.resolve()), [now.st_size, now.st_mtime_ns, now.st_ino]
-    cached = _cached(work / CACHE)
+    cached: dict[str, Any] = {}
+    with suppress(OSError, ValueError, TypeError):
+        cached = dict(json.loads((work / CACHE).read_text()))
     found = cached.get(key)
     if isinstance(found, list) and len(found) == 4 and found[:3] == state and isinstance(found[3], str):
         return now.st_size, found[3]
     size, digest = file_identity(file)
     with suppress(OSError):  # the cache only saves time
-        write_atomically(work / CACHE, json.dumps({**cached, key: [*state, digest]}).encode())
+        write_atomically(work / CACHE, json.dumps({**cached, key: [*state, digest]}))
     return size, digest
-
-
-def _cached(path: Path) -> dict[str, Any]:
-    try:
-        cached = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return cached if isinstance(cached, dict) else {}

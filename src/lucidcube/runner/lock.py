@@ -1,7 +1,5 @@
 """Lock a work folder, so that only one run at a time uses it."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -24,12 +22,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Lock a work folder, which is created if it does not exist.
 
     The operating system releases the lock when the process ends in any way, so the lock file of a killed run
-    does not block other runs. On file systems without locks the existence of the lock file is the lock.
-
-    Raises
-    ------
-    UserError
-        If another run uses the folder, or the folder cannot be written.
+    does not block other runs. On file systems without locks the existence of the lock file is the lock. A
+    folder that another run uses, or that cannot be written, raises UserError.
     """
     lock = FileLock(folder / LOCK)
     try:
@@ -37,7 +31,9 @@ def locked(folder: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about file systems without locks, for which this is documented
             lock.acquire(timeout=0)
-        write_atomically(folder / HOLDER, json.dumps(_this_process()).encode())
+        since = datetime.now().astimezone().isoformat(" ", "seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        write_atomically(folder / HOLDER, json.dumps(holder))
     except Timeout:
         raise UserError(
             f"{folder} is in use by another run ({_holder(folder / HOLDER)}); wait for it, or set "
@@ -53,11 +49,6 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
-
-
-def _this_process() -> dict[str, object]:
-    since = datetime.now().astimezone().isoformat(" ", "seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
 
 
 def _holder(path: Path) -> str:

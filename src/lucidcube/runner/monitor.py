@@ -1,31 +1,16 @@
 """Define the interface that receives the progress of a run, and the summary of a run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 
 @dataclass
 class Summary:
-    """What a run did.
+    """What a run did: the path of its product, the wall time, and how many blocks were computed or reused.
 
-    Attributes
-    ----------
-    path
-        The product.
-    seconds
-        Wall time.
-    computed, reused, failed
-        Number of blocks.
-    nbytes
-        Bytes written to checkpoints.
-    product_bytes
-        Size of the product; 0 if there is none.
-    memory, worker_memory
-        Peak resident memory in bytes of this process, and the largest of the worker processes.
+    `nbytes` were written to checkpoints and `product_bytes` to the product. `memory` and `worker_memory` are
+    the peak resident memory in bytes of this process, and the largest of the worker processes.
     """
 
     path: Path
@@ -45,9 +30,7 @@ class Monitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Release what the monitor holds."""
 
     def message(self, text: str) -> None:

@@ -1,7 +1,5 @@
 """Write the HDUs of a product block by block."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,29 +10,9 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
-from lucidcube.cube import (
-    BADNESS,
-    BITPIX,
-    DATA,
-    DECONVOLUTION_LOG,
-    DIMS,
-    FILLED,
-    FIT_RESULTS,
-    HISTORY,
-    MASK,
-    MODEL,
-    POINTS,
-    PSF,
-    RESIDUAL,
-    RESTORED,
-    SCALE_EXPONENT,
-    STAR_NUMBERS,
-    UNITS,
-    VARIABLES,
-    VARIANCE,
-    WAVELENGTH,
-)
+from lucidcube import cube as words
 from lucidcube.io.hdu_bytes import ImagePlan, stored_dtype
+from lucidcube.io.header_cards import shape_of
 from lucidcube.io.headers import cube_header, provenance_cards, psf_header, spectral_axis, with_primary
 from lucidcube.io.spectral_cards import wavelength_table
 from lucidcube.io.tables import plane_table, provenance_table
@@ -47,9 +25,9 @@ VARIANCE_NAME = "STAT"
 """Name of the variance at ESO; `ERR` could also mean standard deviations."""
 
 TABLES = {
-    "DECONVOLUTION LOG": DECONVOLUTION_LOG,
-    "FITTED MODEL PARAMS": FIT_RESULTS,
-    "NORMALISATION": STAR_NUMBERS,
+    "DECONVOLUTION LOG": words.DECONVOLUTION_LOG,
+    "FITTED MODEL PARAMS": words.FIT_RESULTS,
+    "NORMALISATION": words.STAR_NUMBERS,
     "CUT BY CHANNEL": ("cut",),
 }
 PRODUCT_TABLES = {
@@ -60,18 +38,18 @@ PRODUCT_TABLES = {
 """The tables of each product that a user can request."""
 
 PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
-    "deconvolved": (DATA,),
-    "restored": (RESTORED,),
-    "points": (POINTS,),
-    "model": (MODEL,),
-    "residual": (RESIDUAL,),
+    "deconvolved": (words.DATA,),
+    "restored": (words.RESTORED,),
+    "points": (words.POINTS,),
+    "model": (words.MODEL,),
+    "residual": (words.RESIDUAL,),
     "psf": (),
-    "log": DECONVOLUTION_LOG,
-    "fit": (*FIT_RESULTS, *STAR_NUMBERS),
-    "filled": (FILLED,),
-    "mask": (MASK, "cut"),
-    "badness": (BADNESS,),
-    "variance": (VARIANCE,),
+    "log": words.DECONVOLUTION_LOG,
+    "fit": (*words.FIT_RESULTS, *words.STAR_NUMBERS),
+    "filled": (words.FILLED,),
+    "mask": (words.MASK, "cut"),
+    "badness": (words.BADNESS,),
+    "variance": (words.VARIANCE,),
     "provenance": (),
 }
 """The variables of each product that a user can request."""
@@ -81,17 +59,7 @@ Compute = Callable[[str, Any, Sequence[int]], Iterator[tuple[int, Any]]]
 
 
 class Image(NamedTuple):
-    """An image HDU.
-
-    Attributes
-    ----------
-    cube, variable
-        The cube, and the name of its variable that holds the planes.
-    label
-        Value of EXTNAME.
-    is_psf
-        Whether the planes are PSFs, whose pixels have no positions on the sky.
-    """
+    """An image HDU, called `label`, of one variable of a cube; the pixels of a PSF have no sky positions."""
 
     cube: xr.Dataset
     variable: str
@@ -101,16 +69,9 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True)
 class Product:
-    """A FITS file to be written.
+    """A FITS file to be written: the images, of which the first becomes the primary HDU, then the tables.
 
-    Attributes
-    ----------
-    images
-        The images in order; the first becomes the primary HDU.
-    tables
-        The tables, which follow the images.
-    cubes, inputs, config
-        Provenance: the final cube of each track, the identity of each input, and the config.
+    The provenance is the final cube of each track, the identity of each input, and the config.
     """
 
     images: Sequence[Image]
@@ -127,24 +88,18 @@ def run_product(
     config: Mapping[str, Any],
     inputs: Mapping[str, Mapping[str, Any]],
 ) -> Product:
-    """Return the product of a run.
+    """Return the product of a run, from the target and the star after their last stages.
 
-    Parameters
-    ----------
-    cube, star
-        The target and the star after their last stages; the star's data are the PSF.
-    products
-        Names in `PRODUCT_VARIABLES`; those whose variables do not exist are left out.
-    config, inputs
-        Plain data from which the run can be repeated.
+    `products` are names in `PRODUCT_VARIABLES`; those whose variables do not exist are left out. The data of
+    the star are the PSF. `config` and `inputs` are plain data from which the run can be repeated.
     """
     images: list[Image] = []
     tables: list[fits.BinTableHDU] = []
     for product in products:
         variable = next(iter(PRODUCT_VARIABLES[product]), "")
         if product == "psf" and star is not None:
-            images.append(Image(star, DATA, "PSF", is_psf=True))
-        elif variable in cube and VARIABLES[variable].dims == DIMS:
+            images.append(Image(star, words.DATA, "PSF", is_psf=True))
+        elif variable in cube and words.VARIABLES[variable].dims == words.DIMS:
             images.append(Image(cube, variable, _label(cube, variable)))
         source = star if product == "fit" else cube
         tables += _tables(source, PRODUCT_TABLES.get(product, ())) if source is not None else []
@@ -158,13 +113,13 @@ def stage_product(
 ) -> Product:
     """Return the product of a single stage: its output variables, the variance and the filled pixels."""
     made = [v for v in stage.produces if v in cube]
-    if VARIANCE in made and DATA not in made:
-        made = [DATA, *made]  # a variance belongs to the data in the same file
-    beside = [v for v in (VARIANCE, FILLED) if v in cube and DATA in made]
-    names = [v for v in dict.fromkeys([*made, *beside]) if VARIABLES[v].dims == DIMS]
+    if words.VARIANCE in made and words.DATA not in made:
+        made = [words.DATA, *made]  # a variance belongs to the data in the same file
+    beside = [v for v in (words.VARIANCE, words.FILLED) if v in cube and words.DATA in made]
+    names = [v for v in dict.fromkeys([*made, *beside]) if words.VARIABLES[v].dims == words.DIMS]
     images = [Image(cube, v, _label(cube, v)) for v in names]
-    if PSF in stage.requires:
-        images.append(Image(cube, PSF, "PSF", is_psf=True))
+    if words.PSF in stage.requires:
+        images.append(Image(cube, words.PSF, "PSF", is_psf=True))
     tables = [*_tables(cube[made], TABLES), provenance_table(config, inputs)]
     return Product(images, [*tables, *_grid(cube)], {"target": cube}, inputs, config)
 
@@ -180,24 +135,9 @@ def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU
 def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, gather: bool = False) -> None:
     """Write a product block by block; the file gets its name only when it is complete.
 
-    Parameters
-    ----------
-    path
-        Path of the file; its folder is created if it does not exist.
-    product
-        The HDUs.
-    overwrite
-        Whether an existing file may be replaced.
-    compute
-        Function that computes blocks, in any process and in any order.
-    gather
-        Whether only this process writes to the file, as needed on file systems on which several machines must
-        not write to the same file (NFS); otherwise each block is written where it is computed.
-
-    Raises
-    ------
-    UserError
-        If the file exists or cannot be written.
+    Each block is written where `compute` computes it, or with `gather` by this process only, as needed on
+    file systems on which several machines must not write to the same file (NFS). The folder is created if it
+    does not exist. A file that exists already, without `overwrite`, or cannot be written raises UserError.
     """
     plans = [_plan(image) for image in product.images]
     first = with_primary(plans[0].header, product.images[0].cube)
@@ -251,10 +191,10 @@ def _send(*block: np.ndarray) -> np.ndarray:
 
 def _label(cube: xr.Dataset, variable: str) -> str:
     """Return the value of EXTNAME for a variable."""
-    if variable == DATA:
-        stages = [h["stage"] for h in cube.attrs.get(HISTORY, [])]
+    if variable == words.DATA:
+        stages = [h["stage"] for h in cube.attrs.get(words.HISTORY, [])]
         return "DECONVOLVED" if "deconvolve" in stages else "DATA"
-    if variable == VARIANCE:
+    if variable == words.VARIANCE:
         return VARIANCE_NAME
     return variable.upper()
 
@@ -262,14 +202,15 @@ def _label(cube: xr.Dataset, variable: str) -> str:
 def _grid(cube: xr.Dataset) -> Iterator[fits.BinTableHDU]:
     """Yield the table of wavelengths that a header with a -TAB axis refers to."""
     axis = spectral_axis(cube)
-    table = wavelength_table(cube_header(cube), cube[WAVELENGTH].values, axis=axis) if axis else None
+    table = wavelength_table(cube_header(cube), cube[words.WAVELENGTH].values, axis=axis) if axis else None
     if table is not None:
         yield table
 
 
 def _in_blocks(cube: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
     wanted = cube[list(dict.fromkeys(names))]
-    return wanted if any(v.chunks for v in wanted.variables.values()) else wanted.chunk({WAVELENGTH: -1})
+    lazy = any(v.chunks for v in wanted.variables.values())
+    return wanted if lazy else wanted.chunk({words.WAVELENGTH: -1})
 
 
 def _plan(image: Image) -> ImagePlan:
@@ -278,21 +219,21 @@ def _plan(image: Image) -> ImagePlan:
     header = psf_header(cube, (sides[0], sides[1])) if image.is_psf else cube_header(cube)
     if "ERRDATA" in header:
         header["ERRDATA"] = VARIANCE_NAME
-    unit = str(cube[variable].attrs.get(UNITS, ""))
+    unit = str(cube[variable].attrs.get(words.UNITS, ""))
     if unit:
         header["BUNIT"] = unit
     else:
         header.remove("BUNIT", ignore_missing=True)
     shape = cube[variable].shape if image.is_psf else _shape(header, cube[variable].shape)
-    exponent = int(cube.attrs.get(SCALE_EXPONENT, 0)) * VARIABLES[variable].flux_power
+    exponent = int(cube.attrs.get(words.SCALE_EXPONENT, 0)) * words.VARIABLES[variable].flux_power
     whole = cube[variable].dtype.kind != "f"
-    dtype = str(cube[variable].dtype) if whole else stored_dtype(int(cube.attrs.get(BITPIX, -32)))
-    if exponent and variable == VARIANCE:
+    dtype = str(cube[variable].dtype) if whole else stored_dtype(int(cube.attrs.get(words.BITPIX, -32)))
+    if exponent and variable == words.VARIANCE:
         dtype = "float64"  # the variance of fluxes near 1e-20 is beyond float32
     return ImagePlan(image.label, header, shape, dtype, exponent)
 
 
 def _shape(header: fits.Header, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape to write, which includes the axes of length one of the input."""
-    there = [int(header.get(f"NAXIS{n}", 1)) for n in range(int(header.get("NAXIS", 0)), 0, -1)]
-    return tuple(there) if math.prod(there) == math.prod(shape) and len(there) >= 2 else shape
+    there = shape_of(header)
+    return there if math.prod(there) == math.prod(shape) and len(there) >= 2 else shape

@@ -1,7 +1,5 @@
 """List and remove the contents of a work folder: checkpoints and stale temporary files."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import time
@@ -21,22 +19,10 @@ OF_FILES = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint in a work folder.
+    """A checkpoint in a work folder: `stage` is the last one of its segment, `nbytes` its size on disk.
 
-    Attributes
-    ----------
-    path
-        Folder of the checkpoint.
-    track, stage
-        Track, and the last stage of the segment.
-    nbytes
-        Size on disk.
-    age
-        Seconds since its last block was written.
-    blocks, missing
-        Number of blocks, and of missing blocks.
-    current
-        Whether the config uses it; None if no config was given.
+    Its `age` is the number of seconds since its last block was written, and it is `current` if the config
+    uses it (None if no config was given).
     """
 
     path: Path
@@ -50,36 +36,19 @@ class Entry:
 
 
 def find(work: Path, current: Collection[str] | None = None) -> list[Entry]:
-    """List the checkpoints in a work folder, oldest first.
+    """List the checkpoints in a work folder, oldest first; `current` names those that a config uses.
 
     Only folders (not links) with the name of a checkpoint and a ``checkpoint.json`` are listed.
-
-    Parameters
-    ----------
-    work
-        The folder.
-    current
-        Names of the checkpoints that a config uses, or None.
     """
     entries = []
     for path in sorted(work.iterdir()) if work.is_dir() else []:
         name = NAME.fullmatch(path.name)
         if name is None or path.is_symlink() or not (path / COMPLETE).is_file():
             continue
-        blocks, missing = _blocks(path)
-        entries.append(
-            Entry(
-                path,
-                name["track"],
-                name["stage"],
-                Checkpoint(path).nbytes(),
-                time.time()
-                - max(p.stat().st_mtime for p in (path / COMPLETE, path / CHECKSUMS) if p.exists()),
-                blocks,
-                missing,
-                None if current is None else path.name in current,
-            )
-        )
+        written = max(p.stat().st_mtime for p in (path / COMPLETE, path / CHECKSUMS) if p.exists())
+        age, used = time.time() - written, None if current is None else path.name in current
+        size = Checkpoint(path).nbytes()
+        entries.append(Entry(path, name["track"], name["stage"], size, age, *_blocks(path), used))
     return sorted(entries, key=lambda e: -e.age)
 
 
@@ -98,13 +67,7 @@ def stale_files(work: Path) -> list[Path]:
 
 
 def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
-    """Remove checkpoints and files.
-
-    Raises
-    ------
-    UserError
-        If a run uses the folder, or something cannot be removed.
-    """
+    """Remove checkpoints and files; UserError if a run uses the folder or something cannot be removed."""
     with locked(work):
         try:
             for entry in entries:

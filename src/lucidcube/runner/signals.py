@@ -1,7 +1,5 @@
 """Handle requests to stop: blocks in flight are finished and recorded, and no others are submitted."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,40 +19,22 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class Stop:
-    """A flag that requests a run to stop.
-
-    Attributes
-    ----------
-    requested
-        The signal that was received, or None.
-    in_flight
-        Whether blocks are in flight that should be finished first.
-    """
+    """A flag that requests a run to stop."""
 
     requested: signal.Signals | None = None
+    """The signal that was received."""
     in_flight: bool = False
+    """Whether blocks are in flight that should be finished first."""
 
     def request(self, number: signal.Signals) -> None:
-        """Request a stop after the blocks in flight.
-
-        Raises
-        ------
-        Stopped
-            Immediately, if no blocks are in flight.
-        """
+        """Request a stop after the blocks in flight; without any, Stopped is raised at once."""
         self.requested = number
         if not self.in_flight:
             raise Stopped(number)
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """Defer a stop to the end of this context.
-
-        Raises
-        ------
-        Stopped
-            At the end, if a stop was requested.
-        """
+        """Defer a stop to the end of this context, where Stopped is raised if a stop was requested."""
         self.in_flight = True
         try:
             yield

@@ -1,7 +1,5 @@
 """Create and read zarr stores of cubes with the public interface of zarr."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -75,13 +73,7 @@ def open_variable(name: str, array: zarr.Array, token: str) -> xr.Variable:
 
 
 class CachedChunk:
-    """A zarr array that caches the last chunk, for readers that read it plane by plane.
-
-    Parameters
-    ----------
-    array
-        Array that is chunked along its first axis only.
-    """
+    """A zarr array, chunked along its first axis only, that caches the last chunk for single planes."""
 
     def __init__(self, array: zarr.Array) -> None:
         self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim

@@ -4,8 +4,6 @@ The catalogue of permanent faults is drawn once per scene; only cosmic rays are 
 are due to the detector and to imperfect data reduction, and the variance does not include them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntEnum
 

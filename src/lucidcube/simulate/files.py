@@ -1,7 +1,5 @@
 """Write scenes as MUSE-like FITS files, plane by plane, and make scenes of a given size."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -15,8 +15,6 @@ The model has circular symmetry, so a PSF costs one matrix-vector product (a Han
 look-up per pixel. The square pixel is replaced by a disc of the same area, which preserves the symmetry.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +102,19 @@ def _overlap(large: float, small: float, distance: NDArray[np.float64]) -> NDArr
     return np.where(distance <= large - small, np.pi * small**2, lens)
 
 
+@dataclass(frozen=True)
+class RadialLookUp:
+    """Position of each pixel of a grid between the radial nodes, which is the same for all wavelengths."""
+
+    index: NDArray[np.intp]
+    fraction: NDArray[np.float32]
+
+    def paint(self, profile: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return the image (y, x) of a radial `profile` by linear interpolation between its nodes."""
+        value, slope = profile.astype(np.float32), np.diff(profile).astype(np.float32)
+        return slope.take(self.index) * self.fraction + value.take(self.index)
+
+
 class RadialPsf:
     """Radial profiles of the PSF, averaged over pixels, at any wavelength from `shortest` (m) up.
 
@@ -145,16 +156,3 @@ class RadialPsf:
         node = np.arcsinh(np.hypot(y - centre[0], x - centre[1]) / 4.0) / self._node_step
         index = node.astype(np.intp)
         return RadialLookUp(index, (node - index).astype(np.float32))
-
-
-@dataclass(frozen=True)
-class RadialLookUp:
-    """Position of each pixel of a grid between the radial nodes, which is the same for all wavelengths."""
-
-    index: NDArray[np.intp]
-    fraction: NDArray[np.float32]
-
-    def paint(self, profile: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return the image (y, x) of a radial `profile` by linear interpolation between its nodes."""
-        value, slope = profile.astype(np.float32), np.diff(profile).astype(np.float32)
-        return slope.take(self.index) * self.fraction + value.take(self.index)

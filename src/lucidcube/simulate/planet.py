@@ -11,8 +11,6 @@ so that a plane of the truth costs four multiplications per pixel, as does its F
 - *moon*: a grey point outside the disc.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

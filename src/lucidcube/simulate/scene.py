@@ -1,7 +1,5 @@
 """Simulate scenes: the observed planes of a target and a star, together with the truth."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
