@@ -86,10 +86,8 @@ def open_cube(
 
     Raises
     ------
-    ConfigError
-        If the specifier is invalid.
-    CubeError
-        If the file or array does not exist or is damaged, or its axes are ambiguous.
+    UserError
+        If the specifier is invalid, the file or array is missing or damaged, or its axes are ambiguous.
     """
     wanted = parse_specifier(specifier) if isinstance(specifier, str) else specifier
     if block is not None and block < 1:

@@ -58,27 +58,14 @@ def reserve(
     overwrite: bool = False,
     when: str = "",
 ) -> Layout:
-    """Create the temporary file with all headers, all tables, and space for the planes.
+    """Create the temporary file with all headers, all tables and small images, and space for the planes.
 
-    Parameters
-    ----------
-    path
-        Path of the product; its folder is created if it does not exist.
-    hdus
-        The first becomes the primary HDU and must be an `ImagePlan`. Tables and small images are written at
-        once.
-    overwrite
-        Whether an existing product may be replaced, which is done by `finish`.
-    when
-        Date for the comments of CHECKSUM and DATASUM; none by default, so that the same planes give the same
-        file.
+    The first HDU becomes the primary one and must be an `ImagePlan`. The folder is created if it does not
+    exist. With `overwrite`, `finish` may replace an existing product. `when` is a date for the comments of
+    CHECKSUM and DATASUM; there is none by default, so that the same planes give the same file.
 
-    Raises
-    ------
-    CubeError
-        If the product exists, or the disk is full; no temporary file remains.
-    ValueError
-        If a dtype cannot be stored, or the first HDU is a table.
+    A product that exists, or a full disk, raises CubeError, and no temporary file remains. A dtype that
+    cannot be stored, or a table as first HDU, raises ValueError.
     """
     target = Path(path).expanduser().absolute()
     _check_free(target, overwrite)

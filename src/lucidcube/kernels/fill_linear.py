@@ -33,33 +33,17 @@ LARGEST_SIDE = 16384
 def fill_linear(plane: NDArray[np.floating], missing: Flags) -> Plane:
     """Replace missing pixels by linear interpolation between the good pixels around them.
 
+    Missing are the pixels of the plane (y, x) that are NaN, and those that are True in `missing`. The result
+    is float32 and finite everywhere; other pixels are bit-identical to the input. The time is proportional to
+    the number of missing pixels and rim pixels, not to the size of the plane.
+
     The plane is extended by a frame that is one pixel wide and contains 3 x 3 means of the plane, in which
     missing pixels and the outside are zero. Thus the values in holes that are open to the edge, such as the
-    corners of a rotated field, decrease towards zero. The time is proportional to the number of missing
-    pixels and rim pixels, not to the size of the plane.
+    corners of a rotated field, decrease towards zero. Where the Delaunay triangulation of the good pixels is
+    unique, the result is that of ``scipy.interpolate.LinearNDInterpolator`` on the framed plane up to float32
+    rounding; elsewhere it is the mean over valid triangulations (see the module docstring).
 
-    Parameters
-    ----------
-    plane : (y, x) array
-        Plane with sides of up to 16384 pixels; NaN is missing.
-    missing : (y, x) bool array
-        Further pixels to replace, whatever their values.
-
-    Returns
-    -------
-    (y, x) float32 array
-        Finite everywhere; pixels that are not missing are bit-identical to the input.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, the arrays are not two-dimensional, or a side is too long.
-
-    Notes
-    -----
-    Where the Delaunay triangulation of the good pixels is unique, the result is that of
-    ``scipy.interpolate.LinearNDInterpolator`` on the framed plane up to float32 rounding; elsewhere it is the
-    mean over valid triangulations (see the module docstring).
+    Arrays that are not two-dimensional and of one shape, or too long, raise ValueError.
     """
     if plane.ndim != 2 or plane.shape != missing.shape or max(plane.shape) > LARGEST_SIDE:
         raise ValueError(

@@ -67,8 +67,7 @@ def watch_plane(
     Raises
     ------
     UserError
-        If matplotlib is not installed, the wavelength is invalid or outside the cube, the plane
-        has no data, or its PSF cannot be used.
+        If matplotlib is not installed, there is no such plane or no data in it, or its PSF cannot be used.
     """
     if not AVAILABLE:
         raise UserError("the live plot needs matplotlib: pip install 'lucidcube[plot]'")

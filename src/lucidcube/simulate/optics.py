@@ -27,20 +27,12 @@ REFERENCE_WAVELENGTH = 500e-9
 
 @dataclass(frozen=True)
 class AdaptiveOptics:
-    """Telescope, turbulence and correction; phases and r0 refer to 500 nm.
+    """Telescope, turbulence and correction; lengths are in metres, phases in radians at 500 nm.
 
-    Parameters
-    ----------
-    diameter, obstruction
-        Outer diameter of the pupil in metres, and the diameter of its central hole as a fraction of it.
-    r0, outer_scale
-        Fried parameter and outer scale of the von Karman turbulence, metres.
-    cutoff
-        Spatial frequency up to which the mirror corrects, 1/m.
-    core_variance, core_width, core_slope
-        Moffat part of the corrected spectrum: integral in rad^2, width in 1/m, exponent.
-    floor
-        Constant part of the corrected spectrum, rad^2 m^2.
+    `obstruction` is the diameter of the central hole as a fraction of that of the pupil, and `cutoff` the
+    spatial frequency (1/m) up to which the mirror corrects. The corrected spectrum consists of a Moffat
+    function with the integral `core_variance` (rad^2), the width `core_width` (1/m) and the exponent
+    `core_slope`, and of the constant `floor` (rad^2 m^2).
     """
 
     diameter: float = 8.0

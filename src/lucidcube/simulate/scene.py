@@ -78,28 +78,12 @@ class Scene:
     Every plane is a pure function of these parameters and its index, so that planes can be made in any order.
     Noise is normal with the variance of the photons (`gain`) plus that of the read-out: with hundreds of
     counts in a pixel of the disc and mostly read noise outside, a Poisson distribution would look the same.
-    A field smaller than 21 pixels, no plane, and wavelengths that are not positive raise CubeError.
-
-    Parameters
-    ----------
-    shape
-        Number of wavelengths, size along y, size along x.
-    first_wavelength, wavelength_step
-        Wavelengths in metres. The default covers the flank of the methane band at 727 nm.
-    seed
-        Seed of all random numbers.
-    pixel_scale
-        Arcseconds per pixel.
-    position_angle
-        Angle from north through east to the +y axis, in degrees.
-    star_shape
-        Shape (y, x) of a plane of the star; that of the target if None.
-    optics
-        Telescope, turbulence and adaptive optics.
-    gain
-        Variance per unit of flux.
-    read_noise
-        Standard deviation of the noise without light.
+    `shape` is the number of wavelengths and the size along y and x, and `star_shape` is that of a plane of
+    the star, if it is different. Wavelengths are in metres; by default they cover the flank of the methane
+    band at 727 nm. `pixel_scale` is in arcseconds, and `position_angle` is the angle from north through east
+    to the +y axis in degrees. `gain` is the variance per unit of flux, and `read_noise` is the standard
+    deviation of the noise without light. A field smaller than 21 pixels, no plane, and wavelengths that are
+    not positive raise CubeError.
     """
 
     shape: tuple[int, int, int] = (32, 61, 61)

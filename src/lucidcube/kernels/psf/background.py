@@ -56,9 +56,6 @@ def fit_gennorm(values: Reals) -> GennormFit:
     robust standard deviations on either side of the median, so the cost hardly depends on the sample
     size. The scale is eliminated analytically: for a given shape b and location m the likelihood is
     largest at scale**b = b mean(|x - m|**b). A sample without spread gives shape 2, its median and scale 0.
-
-    Notes
-    -----
     The density is given by Nadarajah (2005, J. Appl. Stat. 32, 685).
     """
     sample = np.asarray(values, dtype=np.float64).ravel()
@@ -97,9 +94,8 @@ def star_wing(values: Reals, radius: Reals) -> Doubles:
     """Return the flux of the far wing of the star in the pixels that are used to measure the sky.
 
     The wing A (r**2 + a**2)**(-g/2) is fitted together with a constant to clipped means in annuli, with
-    g between 2 and 6 and a up to the smallest radius. The halo of adaptive optics falls as r**(-11/3)
-    and therefore fills the whole field of view: without this term the mean of the wing would be added
-    to the sky level.
+    g between 2 and 6 and a up to the smallest radius. The halo of adaptive optics decreases as r**(-11/3) and
+    fills the whole field of view, so that without this term its mean would be part of the sky level.
 
     `values` are counts and `radius` distances from the star (pixels, > 0), both one-dimensional and finite.
     The result is zero if no wing is significant (4 sigma) or there are too few pixels.

@@ -43,22 +43,12 @@ def fit_radial_psf(
 ) -> FitResult:
     """Fit the model `radial` to one plane of a normalised star; see `fit_radial_profile`.
 
-    Parameters
-    ----------
-    plane
-        Star (y, x), both odd, otherwise ValueError is raised; the star near the central pixel; NaN = no data.
-    variance
-        Variance of the plane, same shape, or None. Pixels without a finite positive one have no weight;
-        if no pixel has one, the fit is unweighted.
-    parameters
-        The offsets x and y from the central pixel.
-    nbins
-        Number of annuli, at least 3, otherwise ValueError is raised.
+    The star is near the central pixel of the plane (y, x), in which NaN is missing. Pixels whose variance is
+    not finite and positive have no weight, unless no pixel has such a variance; then the fit is unweighted.
+    The `parameters` are the offsets x and y from the central pixel, and `nbins` is the number of annuli.
 
-    Returns
-    -------
-    FitResult
-        The status is NO_DATA if too few pixels are finite, or none is positive.
+    The status is NO_DATA if too few pixels are finite, or none is positive. An even side and less than three
+    annuli raise ValueError.
     """
     _check_odd(plane.shape)
     if nbins < 3:
@@ -93,24 +83,15 @@ def fit_parametric_psf(
     optics: Optics,
     solver: Solver,
 ) -> FitResult:
-    """Fit a parametric model to one plane of a normalised star.
+    """Fit a parametric model to one plane of a normalised star, as described for `fit_radial_psf`.
 
-    Parameters
-    ----------
-    plane, variance
-        As for `fit_radial_psf`, and so are the result and the errors.
-    star, parameters
-        The model, and all of its parameters, as in `MODELS` or with other start values, domains and freedom.
-    wavelength, optics
-        In metres; telescope and pixel size, which `gaussian` does not use.
-    solver
-        Function that minimises chi squared, such as `solve_least_squares`.
+    The model is `star`. Its `parameters` are those of `MODELS`, or the same with other start values, limits
+    and freedom. The `wavelength` is in metres. The `solver` minimises chi squared, as `solve_least_squares`
+    does.
 
-    Notes
-    -----
-    Pixels that differ from their annulus by more than 5 robust standard deviations have no weight.
-    Errors are derived from the variance, or without one from the scatter of the residual. They assume
-    independent pixels, which is not exact for interpolated ones.
+    Pixels that differ from their annulus by more than 5 robust standard deviations have no weight. The errors
+    are derived from the variance, or without one from the scatter of the residual. They assume that the noise
+    of the pixels is independent, which is not exact for interpolated ones.
     """
     _check_odd(plane.shape)
     n_free = sum(p.free for p in parameters)
@@ -132,8 +113,8 @@ def _check_odd(shape: tuple[int, ...]) -> None:
 def _without_outliers(plane: Reals) -> Reals:
     """Return the plane with NaN where a pixel differs from its annulus by more than 5 robust deviations.
 
-    A cosmic ray in the wing of a bright star is hidden by the standard deviation of the whole plane,
-    which `normalise_psf` uses to find outliers, but would dominate a fit weighted by the variance.
+    `normalise_psf` compares pixels with the standard deviation of the whole plane, and so it does not find
+    cosmic rays in the wing of a bright star, which would dominate a fit weighted by the variance.
     """
     x, y = MODELS["radial"].parameters
     fit = fit_radial_profile(plane, None, x=x, y=y, n_annuli=_OUTLIER_ANNULI)

@@ -17,9 +17,9 @@ _MAX_EVALUATIONS = 200  # of the least-squares fit that estimates the noise
 def solve_nested_sampling(problem: FitProblem, *, live_points: int, max_calls: int, seed: int) -> Solution:
     """Sample the posterior by nested sampling (Skilling 2004; ultranest: Buchner 2021, JOSS 6, 3001).
 
-    The prior is flat over the domain of each parameter. Infinite domains (factor, const) are limited to
-    a few times the flux and a few standard deviations of the values of the plane. Without a variance,
-    the scatter about the least-squares solution is taken as the noise. At least one parameter must be free.
+    The prior is uniform within the limits of each parameter. Where they are infinite (factor, const), they
+    are a few times the flux and a few standard deviations of the plane. Without a variance, the scatter
+    about the least-squares solution is taken as the noise. At least one parameter must be free.
 
     The values are those of highest likelihood, the errors the standard deviations of the posterior. The same
     seed gives the same result; the state of NumPy's global generator, which the sampler uses, is restored.

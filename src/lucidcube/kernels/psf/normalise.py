@@ -67,33 +67,17 @@ def normalise_psf(
     threshold: float,
     trim_to_shape: tuple[int, int] | None,
 ) -> NormalisedPSF:
-    """Prepare one plane of an isolated star as a point spread function.
+    """Prepare one plane (y, x) of an isolated star as a point spread function; NaN is missing.
 
-    In this order: a last row or column is dropped where a side is even; pixels further than `n_sigma`
-    standard deviations from the mean become missing, except for their largest connected group, which is
-    the star; the sky level is measured outside the star and subtracted; the star is moved so that the
-    centre of mass of the region of interest is the central pixel; the frame is trimmed; the plane is
-    divided by its sum.
+    The last row or column is dropped where a side is even. Pixels further than `n_sigma` standard deviations
+    from the mean become missing, except for their largest connected group, which is the star. The sky level
+    is measured outside the star and subtracted. The star is moved so that the centre of mass of the region of
+    interest is the central pixel. Then the frame is trimmed, and the plane is divided by its sum. The stage
+    `NormalisePSF` explains the options.
 
-    Parameters
-    ----------
-    plane
-        Star (y, x); NaN = no data.
-    variance
-        Variance of the plane, same shape, NaN where unknown; or None.
-    **options
-        The fields of `stages.normalise_psf.NormalisePSF`, which explains them.
-
-    Returns
-    -------
-    NormalisedPSF
-        The image is NaN if there is no star: the plane is constant or pure noise, fewer than three
-        pixels are above `threshold`, or the sum is not positive.
-
-    Raises
-    ------
-    ValueError
-        If `trim_to_shape` is not odd and positive, or the variance has another shape.
+    The image is NaN if there is no star: the plane is constant or pure noise, fewer than three pixels are
+    above `threshold`, or the sum is not positive. A `trim_to_shape` that is not odd and positive, or a
+    variance of another shape than the plane, raises ValueError.
     """
     if trim_to_shape is not None and any(n < 1 or n % 2 == 0 for n in trim_to_shape):
         raise ValueError(f"trim_to_shape must be odd along y and x, not {trim_to_shape}")
@@ -145,7 +129,7 @@ def outlier_pixels(plane: Reals, n_sigma: float) -> Mask:
 
 
 def _find_star(plane: Reals, n_sigma: float, background_threshold: float, model: BackgroundModel) -> _Star:
-    """Remove outliers and the sky."""
+    """Find the star, and remove outliers and the sky."""
     outliers = outlier_pixels(plane, n_sigma)
     image = np.where(outliers, np.nan, plane).astype(np.float32)
     finite = np.isfinite(image)

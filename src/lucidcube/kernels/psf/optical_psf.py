@@ -2,8 +2,8 @@
 
 The long-exposure image of a star through a circular telescope has the transfer function
 ``T(rho) exp(-D(rho) / 2)``. T is the overlap of the pupil with its copy displaced by rho, and D is the
-structure function of the phase left by turbulence or adaptive optics (Roddier 1981, Progress in Optics
-19, 281). Both depend only on the length of rho, so the image is a one-dimensional Hankel transform: it
+structure function of the phase after turbulence and adaptive optics (Roddier 1981, Progress in Optics
+19, 281). Both depend only on the length of rho, so that the image is a one-dimensional Hankel transform: it
 needs no two-dimensional grid, does not wrap around, and can be centred anywhere between pixels.
 
 Radii are in units of lambda/D. They are float64 because fits take differences of these functions.
@@ -87,14 +87,10 @@ def long_exposure(structure: StructureFunction, wavelength: float, optics: Optic
 def radial_profile(
     structure: StructureFunction, wavelength: float, optics: Optics, largest_radius: float
 ) -> RadialProfile:
-    """Return the radial profile of a star seen through a phase of the given structure function.
+    """Return the radial profile of a star at a wavelength in metres, out to `largest_radius` pixels at least.
 
-    The wavelength is in metres. The table covers at least `largest_radius`, in pixels.
-
-    Notes
-    -----
-    Far from the star the image is determined by the transfer function at small separations, so a zone
-    that starts twice as far out needs only half of its range. Diffraction rings are dropped beyond 32
+    Far from the star the image is determined by the transfer function at small separations, so that a zone
+    that starts twice as far out needs only half of its range. Diffraction rings are neglected beyond 32
     lambda/D, where they are below 1e-5 of the peak.
     """
     resolution = optics.resolution(wavelength)
@@ -103,8 +99,7 @@ def radial_profile(
         n_zones += 1
     node, weight = unit_nodes(_N_NODES)
     taper = gammaincc(_TAPER_ORDER, _TAPER_SCALE * node**4)
-    value, slope = [], []
-    value_kernel, slope_kernel = _hankel_kernels()
+    (value_kernel, slope_kernel), value, slope = _hankel_kernels(), [], []
     for zone in range(n_zones):
         scale = 2.0**-zone
         separation = scale * node**2

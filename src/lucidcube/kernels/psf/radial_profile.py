@@ -53,15 +53,14 @@ def fit_radial_profile(
     """Fit a centre and a radial profile to a star.
 
     The profile is the mean in annuli with logarithmic edges from half a pixel outwards, without the pixels
-    beyond 5 robust standard deviations of their annulus. The means are joined by a monotone cubic so that
-    the profile has no steps, and are adjusted so that the joined profile has the means of the data. The
-    centre minimises the residual from the profile, by Gauss-Newton steps on the core. Beyond the last
-    annulus with data the profile continues as a power law.
+    beyond 5 robust standard deviations of their annulus. A monotone cubic is drawn through the means, which
+    are adjusted so that the curve has the means of the data. The centre minimises the residual of the core
+    by Gauss-Newton steps. Beyond the last annulus with data the profile continues as a power law.
 
-    The plane (y, x) is odd, and at least one pixel must not be NaN. The weights are inverse variances (0 = no
-    weight) for the fit of the centre; the means are not weighted, because weights from photon noise are
-    correlated with the values. The parameters x and y of the centre are offsets from the central pixel. There
-    are `n_annuli` >= 3 annuli out to the corner.
+    The plane (y, x) is odd, and at least one pixel must not be NaN. The weights, inverse variances or 0, are
+    used to fit the centre only; those of photon noise are correlated with the values and would bias means.
+    The parameters x and y are offsets of the centre from the central pixel. There are `n_annuli` >= 3 annuli
+    out to the corner.
     """
     height, width = plane.shape
     rows = np.arange(height, dtype=np.float64) - (height - 1) / 2
@@ -181,10 +180,10 @@ def _annulus_means(values: Reals, radius: Doubles, edges: Doubles) -> _Annuli:
 
 
 def _merged(counts: NDArray[Any], radii: NDArray[Any]) -> NDArray[np.intp]:
-    """Return new consecutive numbers of annuli, where those of almost equal radius are merged.
+    """Return new consecutive numbers of annuli, where those of almost equal mean radius are merged.
 
-    Two pixels on either side of an edge would make two annuli whose slope is noise divided by almost zero.
-    `counts` and `radii` are the number of pixels in each annulus and the sum of their radii.
+    The slope between such annuli would be noise divided by almost zero. `counts` and `radii` are the number
+    of pixels in each annulus and the sum of their radii.
     """
     number = np.zeros(counts.size, dtype=np.intp)
     current, begun = -1, -np.inf

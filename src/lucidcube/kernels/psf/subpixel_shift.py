@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 from scipy.optimize import least_squares
+from scipy.special import i0
 
 from lucidcube.kernels.psf import Doubles, Floats, Mask, Reals
 
@@ -86,7 +87,7 @@ def shift_weights(offset: float) -> tuple[int, Doubles]:
     if fraction == 0.0:
         return -whole, np.ones(1)
     position = np.arange(-HALF_LENGTH, HALF_LENGTH + 1) + fraction
-    window = np.i0(_KAISER_BETA * np.sqrt(1.0 - (position / (HALF_LENGTH + 0.5)) ** 2))
+    window = i0(_KAISER_BETA * np.sqrt(1.0 - (position / (HALF_LENGTH + 0.5)) ** 2))
     weights = np.sinc(position) * window
     return -whole - HALF_LENGTH, weights / weights.sum()
 
@@ -105,9 +106,9 @@ class Shift:
     to 2 % too wide. If the `core` found by `fit_core` is given, the Gaussian is evaluated at its new
     position and only the remainder is interpolated.
 
-    Missing pixels are first filled from their neighbours so that they do not cause ringing. An output
-    pixel is missing if more than a thousandth of its footprint (a square of one pixel) is missing. The
-    background of the plane (y, x; NaN = missing) should be about zero.
+    Missing pixels (NaN) are first filled from their neighbours so that they do not cause ringing. An output
+    pixel is missing if missing pixels cover more than a thousandth of it. The background of the plane (y, x)
+    should be about zero.
     """
 
     def __init__(self, plane: Reals, core: Core | None = None) -> None:
@@ -175,18 +176,23 @@ def _correlate(framed: Floats, first: int, weights: Doubles) -> Floats:
 def _fill_outwards(plane: Floats, n_passes: int) -> Floats:
     """Fill NaN within `n_passes` pixels of data by the mean of their filled neighbours, the rest by zero."""
     height, width = plane.shape
+    rows, columns = np.nonzero(np.isnan(plane))
+    means = np.full(rows.size, np.nan, np.float32)
     for _ in range(n_passes):
-        filled = plane.copy()
-        for y in range(height):
-            for x in range(width):
-                if np.isnan(plane[y, x]):
-                    total, known = 0.0, 0
-                    for j in range(max(y - 1, 0), min(y + 2, height)):
-                        for i in range(max(x - 1, 0), min(x + 2, width)):
-                            if not np.isnan(plane[j, i]):
-                                total += plane[j, i]
-                                known += 1
-                    if known > 0:
-                        filled[y, x] = total / known
-        plane = filled
-    return np.where(np.isnan(plane), np.float32(0.0), plane)
+        for k in range(rows.size):
+            y, x = rows[k], columns[k]
+            total, known = 0.0, 0
+            for j in range(max(y - 1, 0), min(y + 2, height)):
+                for i in range(max(x - 1, 0), min(x + 2, width)):
+                    if not np.isnan(plane[j, i]):
+                        total += plane[j, i]
+                        known += 1
+            if known > 0:
+                means[k] = total / known
+        for k in range(rows.size):
+            plane[rows[k], columns[k]] = means[k]
+        missing = np.isnan(means)
+        rows, columns, means = rows[missing], columns[missing], means[missing]
+    for k in range(rows.size):
+        plane[rows[k], columns[k]] = 0.0
+    return plane

@@ -25,31 +25,23 @@ Sums = NDArray[np.float64]
 
 
 def badness(plane: Floats, *, window: int, start: float, stop: float, region: Region) -> Floats:
-    """Compute the artefact score of a plane by singular spectrum analysis (SSA).
+    """Compute the artefact score of a plane (y, x) by singular spectrum analysis (SSA).
 
-    For each component in use, and each pixel, (value - mean) / (std + 0.01 * mean std), with mean and
-    standard deviation over the region of the pixel; the score is the absolute mean of these.
+    For each pixel and each component from `start` to before `stop` (see `component_range`, which may raise
+    ValueError), (value - mean) / (std + 0.01 * mean std) is computed, where mean and standard deviation are
+    those of the region of the pixel. The score is the absolute value of the mean over the components.
 
-    Parameters
-    ----------
-    plane : array of float32, shape (y, x)
-        At least one pixel must not be NaN.
-    window : int
-        Side of the SSA window in pixels. A plane of less than twice that is analysed with a window of half
-        its side (see `window_shape`), and the range of components shrinks in proportion.
-    start, stop
-        Range of components, without the last; see `component_range`, which raises ValueError.
-    region
-        "box": the pixels within N/8 in y and in x, N being the larger side of the plane. "class": those of
-        them that are in the same of three brightness classes (multi-Otsu); pixels whose class makes up less
-        than a tenth of the box have the whole box. At the edges the plane is mirrored.
+    The SSA window has a side of `window` pixels. On a plane of less than twice that it has half the side of
+    the plane (see `window_shape`), and the range of components shrinks in proportion.
 
-    Returns
-    -------
-    array of float32, shape (y, x)
-        Not negative; NaN where the input is. Missing pixels are filled (see `fill_smooth`) for the SSA but
-        belong to no region. Components that rounding hides count as zero, so that the score of a constant
-        plane is zero. Multiplying the plane by a number changes nothing.
+    The region "box" consists of the pixels within N/8 in y and in x, N being the larger side of the plane,
+    which is mirrored at its edges. The region "class" consists of those of them that are in the same of three
+    brightness classes (multi-Otsu), or of the whole box if they are less than a tenth of it.
+
+    The score is not negative, and NaN where the plane is, which must have at least one other pixel. Missing
+    pixels are filled for the SSA (see `fill_smooth`) but belong to no region. Components of the size of
+    rounding errors count as zero, so that the score of a constant plane is zero. Multiplying the plane by a
+    number changes nothing.
     """
     first, last = component_range(start, stop, window)
     missing = np.isnan(plane)
@@ -117,9 +109,9 @@ def object_fraction(plane: Floats) -> float:
 def _compare_with_region(stack: Floats, labels: Labels, half: int, difference: Floats, std: Floats) -> Sums:
     """Compute the difference of each labelled pixel from the mean of its region, and the std there, in place.
 
-    Return the mean std of each lane. The sums over the box slide along x, and those over its columns along y,
-    so that the cost does not depend on its size. They are float64, so that a bright pixel which has left a
-    sum leaves no rounding error in it.
+    Return the mean std of each lane. The sums over the box are updated from pixel to pixel, and those over
+    its columns from row to row, so that the cost does not depend on its size. They are float64, so that a
+    bright pixel leaves no rounding error in a sum from which it is subtracted.
     """
     ny, nx, lanes = stack.shape
     classes = labels.max() + 1

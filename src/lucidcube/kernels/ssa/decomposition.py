@@ -27,7 +27,7 @@ class Basis(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """Number of eigenvalues that rounding to float32 does not hide, relative to the largest."""
+        """Number of eigenvalues that are larger than the rounding errors of float32."""
         smallest = np.finfo(np.float32).eps ** 2 * self.eigenvalues[0]
         return int(np.count_nonzero(self.eigenvalues > smallest))
 
@@ -35,8 +35,8 @@ class Basis(NamedTuple):
 def fill_smooth(plane: Floats, missing: Mask) -> Floats:
     """Replace missing pixels by the Gaussian-weighted mean (sigma 5 pixels) of those that are not missing.
 
-    The plane (y, x) may hold anything where it is missing; the result is a copy. A pixel beyond the reach of
-    the Gaussian (20 pixels) takes the value of the nearest pixel within it. A plane without valid pixels
+    The plane (y, x) may have any values where it is missing; the result is a copy. A pixel beyond the reach
+    of the Gaussian (20 pixels) takes the value of the nearest pixel within it. A plane without valid pixels
     becomes zero.
     """
     filled = np.where(missing, np.float32(0), plane)
@@ -78,12 +78,10 @@ def decompose(plane: Floats, window: int) -> Basis:
 def components(plane: Floats, basis: Basis, indices: Iterable[int]) -> Iterator[Floats]:
     """Yield the SSA components `indices` of a plane (y, x) without NaN, given its basis; 0 is the strongest.
 
-    Component k is the quasi-Hankel average of u_k u_k^T X: each pixel is the mean over the windows that hold
-    it. The sum of all components is the plane.
-
-    Away from the edges a pixel is in every position of the window once, so that a component is the plane
-    filtered by the autocorrelation of u_k, by Fourier transforms. The margins, which fewer windows hold, are
-    summed directly.
+    Component k is the quasi-Hankel average of u_k u_k^T X: each pixel is the mean over the windows that
+    contain it. The sum of all components is the plane. Away from the edges a pixel is in every position of
+    the window once, so that a component is the plane filtered by the autocorrelation of u_k, which is done by
+    Fourier transforms. The pixels near the edges, which are in fewer windows, are summed directly.
     """
     height, width = basis.vectors.shape[1:]
     ny, nx = plane.shape

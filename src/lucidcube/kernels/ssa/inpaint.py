@@ -13,22 +13,12 @@ SHARE_KEPT = 0.25
 def fill_ssa(plane: Floats, missing: NDArray[np.bool_], *, window: int) -> Floats:
     """Replace missing pixels by the sum of the first quarter of the SSA components.
 
-    The strong components hold what the neighbourhood repeats, the weak ones the noise. The holes are filled
-    by `fill_linear` for the decomposition, so that no artefact enters it.
+    The strong components consist of structures that are repeated nearby, the weak ones of noise. For the
+    decomposition, the holes are filled by `fill_linear`, so that no artefact has an influence on it.
 
-    Parameters
-    ----------
-    plane : array of float32, shape (y, x)
-        NaN is missing.
-    missing : array of bool, shape (y, x)
-        Further pixels to be replaced, whatever they hold.
-    window
-        Side of the SSA window in pixels, at least 1 (see `window_shape` for small planes).
-
-    Returns
-    -------
-    array of float32, shape (y, x)
-        Finite everywhere; pixels that are not missing are unchanged.
+    Missing are the pixels of the plane (y, x) that are NaN, and those that are True in `missing`. The result
+    is finite everywhere, and other pixels are unchanged. The SSA window has a side of `window` >= 1 pixels
+    (see `window_shape` for small planes).
     """
     hole = missing | np.isnan(plane)
     filled = fill_linear(plane, hole)
@@ -43,21 +33,16 @@ def fill_ssa(plane: Floats, missing: NDArray[np.bool_], *, window: int) -> Float
 
 
 def fill_ssa_deviation(plane: Floats, missing: NDArray[np.bool_], *, window: int, value: float) -> Floats:
-    """Replace what deviates in the missing pixels, SSA component by component.
+    """Replace the deviating values of missing pixels in each SSA component.
 
-    In each component a missing pixel further than `value` from the median in cumulative probability is
-    interpolated by `fill_linear`; others keep their values. The components are then summed, so that what an
-    artefact leaves intact survives, and so do good pixels that are masked with it.
+    In each component, a missing pixel whose cumulative probability differs from that of the median by more
+    than half of `value` is interpolated by `fill_linear`, and others keep their values. Then the components
+    are summed. Thus structures that an artefact does not change are kept, and so are good pixels that were
+    masked with it. The distribution is that of the good pixels of the component: `value` = 0.5 interpolates
+    the pixels outside the quartiles, 0 all missing pixels, and 1 those outside the range of the good ones.
 
-    Parameters
-    ----------
-    plane, missing, window
-        See `fill_ssa`. NaN pixels are filled by `fill_linear` for the decomposition, other missing pixels
-        enter it with their values.
-    value
-        In [0, 1], or ValueError is raised: 0 is the median and 1 either end of the distribution of the good
-        pixels of the component, so that 0.5 interpolates what lies outside the quartiles. 0 is linear
-        interpolation of the plane.
+    For the decomposition, NaN pixels are filled by `fill_linear`, and other missing pixels have their values.
+    The other parameters are those of `fill_ssa`. A `value` outside 0 to 1 raises ValueError.
     """
     if not 0 <= value <= 1:
         raise ValueError(f"value must be a probability between 0 and 1, got {value}")
