@@ -28,6 +28,12 @@ CLEAN = Deconvolve(n_iter=6, loop_gain=0.1)
 LUCY = Deconvolve(method="lucy_richardson", n_iter=6)
 
 
+@pytest.fixture(autouse=True)
+def few_frames(monkeypatch):
+    """Let the plots write two frames and the result, because drawing takes most of the time."""
+    monkeypatch.setattr(plot, "FRAMES", 2)
+
+
 def changed(stage: Deconvolve, **values) -> Deconvolve:
     """Return the stage with other values of some parameters."""
     return Deconvolve(**stage.flat() | values)
@@ -71,7 +77,7 @@ def seen(monkeypatch):
 @pytest.mark.parametrize("stage", [changed(CLEAN, threshold=-1), LUCY], ids=["clean", "lucy"])
 def test_frames_differ(tmp_path, monkeypatch, stage):
     monkeypatch.setattr(plot, "DPI", 100)
-    paths = watch_plane(joined(), stage, folder=tmp_path / "new" / "frames", every=3)
+    paths = watch_plane(joined(), stage, folder=tmp_path / "new" / "frames")
     assert [p.name for p in paths] == ["frame-00001.png", "frame-00002.png", "frame-00003.png"]
     assert sorted((tmp_path / "new" / "frames").iterdir()) == paths
     first, *_, last = (imread(p) for p in paths)
@@ -82,9 +88,10 @@ def test_frames_differ(tmp_path, monkeypatch, stage):
     assert not changed[120:430, 75:385].any()  # the input stays
 
 
-def test_frames_at_iterations_in_geometric_progression(tmp_path):
+def test_frames_at_iterations_in_geometric_progression(tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "FRAMES", 30)
     assert len(watch_plane(joined(), changed(LUCY, n_iter=3), folder=tmp_path)) == 4
-    iterations = sorted(plot._iterations(1000, None))
+    iterations = sorted(plot._Frames(None, tmp_path, 1000)._iterations)
     assert iterations[0] == 1
     assert iterations[-1] == 1000
     assert 20 <= len(iterations) <= 30
@@ -105,7 +112,7 @@ def test_plotting_does_not_change_the_result(tmp_path, seen, stage):
     cube = joined()
     before = cube.copy(deep=True)
     settings, drawn = dict(matplotlib.rcParams), set(sys.modules)
-    watch_plane(cube, stage, folder=tmp_path, every=100)
+    watch_plane(cube, stage, folder=tmp_path)
     assert dict(matplotlib.rcParams) == settings
     assert "matplotlib.pyplot" not in set(sys.modules) - drawn
     assert cube.identical(before)
@@ -127,7 +134,7 @@ def test_plotting_does_not_change_the_result(tmp_path, seen, stage):
     ids=["clean", "lucy"],
 )
 def test_the_last_picture_shows_the_result(tmp_path, seen, stage):
-    watch_plane(joined(), stage, folder=tmp_path, every=100)
+    watch_plane(joined(), stage, folder=tmp_path)
     (picture,), (result,), last = seen["pictures"], seen["results"], seen["states"][-1]
     assert [s.iteration for s in seen["states"]] == list(range(1, 7))
     known = np.isfinite(result.components)
@@ -227,8 +234,6 @@ def test_planes_without_data_and_unusable_psfs(tmp_path):
         watch_plane(cube, CLEAN, folder=tmp_path)
     with pytest.raises(UserError, match="needs the variable 'psf'"):
         watch_plane(cube.drop_vars(PSF), CLEAN, folder=tmp_path)
-    with pytest.raises(UserError, match="not every 0"):
-        watch_plane(joined(), CLEAN, folder=tmp_path, every=0)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="the frames cannot be written to"):
         watch_plane(joined(), CLEAN, folder=tmp_path / "file")
@@ -268,7 +273,7 @@ def test_unusual_planes(tmp_path, seen, kind, stage):
     cube[PSF] = ((WAVELENGTH, *PSF_PLANE), psf)
     if kind == "all filled":
         cube[FILLED] = (DIMS, np.ones((1, *data.shape), bool))
-    paths = watch_plane(cube, stage, folder=tmp_path, every=100)
+    paths = watch_plane(cube, stage, folder=tmp_path)
     assert imread(paths[-1]).std() > 0
     assert seen["pictures"][0]._plane.name == "plane 0"
     with pytest.raises(UserError, match="no wavelengths"):
@@ -334,11 +339,12 @@ def window(monkeypatch):
     return canvas
 
 
-def test_window_shows_the_result_until_it_is_closed(window, seen):
-    assert watch_plane(joined(), CLEAN, every=2) == []
+def test_window_shows_the_result_until_it_is_closed(window, seen, monkeypatch):
+    monkeypatch.setattr(plot.time, "perf_counter", lambda: 0.0)
+    assert watch_plane(joined(), CLEAN) == []
     assert window.figure.shown
     assert window.waited
-    assert window.drawings == 1 + 3 + 1  # before the start, at iterations 2, 4 and 6, and the result
+    assert window.drawings == 1 + 6 + 1  # before the start, at each iteration, and the result
 
 
 def test_window_is_drawn_for_a_fifth_of_the_time(window, monkeypatch):
@@ -350,9 +356,10 @@ def test_window_is_drawn_for_a_fifth_of_the_time(window, monkeypatch):
     assert window.drawings - 2 == 8
 
 
-def test_a_window_that_was_closed_is_not_drawn_again(window, seen):
+def test_a_window_that_was_closed_is_not_drawn_again(window, seen, monkeypatch):
+    monkeypatch.setattr(plot.time, "perf_counter", lambda: 0.0)
     window.closes_at = 2
-    watch_plane(joined(), CLEAN, every=1)
+    watch_plane(joined(), CLEAN)
     assert window.drawings == 2
     assert not window.waited
     assert len(seen["states"]) == 6
@@ -376,6 +383,6 @@ def test_a_psf_with_a_missing_rim_is_shown_as_it_is_used(tmp_path):
     psf = cube[PSF].values.copy()
     psf[:, 0], psf[:, :, -1] = np.nan, np.nan
     psf /= np.nansum(psf, axis=(1, 2), keepdims=True)
-    assert watch_plane(cube.assign({PSF: (cube[PSF].dims, psf)}), CLEAN, folder=tmp_path, every=1000)
+    assert watch_plane(cube.assign({PSF: (cube[PSF].dims, psf)}), CLEAN, folder=tmp_path)
     with pytest.raises(CubeError, match="has no PSF"):
         watch_plane(cube.assign({PSF: (cube[PSF].dims, np.full_like(psf, np.nan))}), CLEAN, folder=tmp_path)

@@ -40,17 +40,13 @@ Json = Annotated[bool, Parameter("--json", help="Print the plan as JSON.", negat
 Product = Annotated[Path, Parameter(help="FITS file written by lucidcube run.")]
 
 
-def _add_stages() -> None:
-    """Add a command for each stage without importing any; its help is the first line of the stage's file."""
-    group = Group("Stages, one at a time", sort_key=1)
-    for file in sorted((Path(__file__).parents[1] / "stages").glob("[!_]*.py")):
-        title, _, text = file.read_text().partition("\n")[0].strip('"').partition(": ")
-        if title == f"Stage `{file.stem}`":
-            command = f"lucidcube.cli.stage_commands:{file.stem}"
-            app.command(command, name=file.stem, help=text.rstrip("."), group=group)
-
-
-_add_stages()
+# Add a command for each stage without importing any; its help is the first line of the stage's file.
+_stages = Group("Stages, one at a time", sort_key=1)
+for _file in sorted((Path(__file__).parents[1] / "stages").glob("[!_]*.py")):
+    _title, _, _text = _file.read_text().partition("\n")[0].strip('"').partition(": ")
+    if _title == f"Stage `{_file.stem}`":
+        _command = f"lucidcube.cli.stage_commands:{_file.stem}"
+        app.command(_command, name=_file.stem, help=_text.rstrip("."), group=_stages)
 
 
 @app.command

@@ -14,15 +14,7 @@ from dask.utils import format_bytes
 from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
-from lucidcube.cluster.jobqueue import (
-    WORKER_ENVIRONMENT,
-    Jobs,
-    job_arguments,
-    job_script,
-    preflight,
-    queue_class,
-    site_settings,
-)
+from lucidcube.cluster import jobqueue
 from lucidcube.cluster.profile import Profile, expand_variables, import_class, local_layout, parse_duration
 from lucidcube.cluster.slurm_runner import start_runner
 from lucidcube.cluster.workers import WorkersDied, WorkersLost
@@ -119,29 +111,27 @@ def start_cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
         return _connected(stack, profile)
     if profile.kind == "slurm_runner":
         client = stack.enter_context(Client(stack.enter_context(start_runner(profile))))
-        _retire_at_exit(stack, client)
+        stack.callback(_retire, client)
         return _with_workers(client, profile, lambda: "no task of the allocation became a worker")
     if profile.queued:
         return _jobs(stack, profile)
     return _cluster(stack, profile)
 
 
-def _retire_at_exit(stack: ExitStack, client: Client) -> None:
+def _retire(client: Client) -> None:
     """Ask the workers to end before the scheduler does; nannies without a scheduler print warnings."""
-
-    def retire() -> None:
-        # Everything is computed, so do not wait for a worker that takes more than a few seconds to end.
-        NANNY_LOG.setLevel(logging.ERROR)
-        with suppress(OSError, TimeoutError):  # the scheduler may be lost
-            client.retire_workers(close_workers=True)
-
-    stack.callback(retire)
+    # Everything is computed, so do not wait for a worker that takes more than a few seconds to end.
+    NANNY_LOG.setLevel(logging.ERROR)
+    with suppress(OSError, TimeoutError):  # the scheduler may be lost
+        client.retire_workers(close_workers=True)
 
 
 def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
     """Start worker processes on this machine, each with its share of cores and memory."""
     layout = local_layout(profile)
-    stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT | QUIET}))
+    stack.enter_context(
+        dask.config.set({"distributed.nanny.pre-spawn-environ": jobqueue.WORKER_ENVIRONMENT | QUIET})
+    )
     arguments = {
         "n_workers": layout.processes,
         "threads_per_worker": layout.threads,
@@ -151,7 +141,7 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
         "preload": ["lucidcube.cluster.worker_preload"],
     }
     client = stack.enter_context(Client(_started(stack, LocalCluster, arguments)))
-    _retire_at_exit(stack, client)
+    stack.callback(_retire, client)
     return DaskWorkers(client, memory=layout.memory)
 
 
@@ -167,12 +157,12 @@ def _connected(stack: ExitStack, profile: Profile) -> DaskWorkers:
 
 def _jobs(stack: ExitStack, profile: Profile) -> DaskWorkers:
     """Start workers in jobs of a batch queue; a job that is lost is replaced."""
-    stack.enter_context(site_settings(profile))
-    cluster_class = queue_class(profile)
-    arguments, queue = job_arguments(profile, cluster_class), cluster_class.job_cls.config_name
-    preflight(queue, str(job_script(profile)))
+    stack.enter_context(jobqueue.site_settings(profile))
+    cluster_class = jobqueue.queue_class(profile)
+    arguments, queue = jobqueue.job_arguments(profile, cluster_class), cluster_class.job_cls.config_name
+    jobqueue.preflight(queue, str(jobqueue.job_script(profile)))
     cluster = _started(stack, cluster_class, arguments)
-    jobs = Jobs(cluster, queue, profile.jobs or 1)
+    jobs = jobqueue.Jobs(cluster, queue, profile.jobs or 1)
     client = stack.enter_context(Client(cluster))
     jobs.replace_lost()
     workers = _with_workers(client, profile, jobs.reason, jobs.ended)

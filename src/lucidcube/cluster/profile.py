@@ -44,9 +44,8 @@ _PROCESSES = _NETWORK | {"processes"}
 
 def _only(kinds: frozenset[str], description: str, default: Any = None, **constraints: Any) -> Any:
     """Return a field of a profile that applies to some kinds only and is refused for all others."""
-    return Field(
-        default, description=description, json_schema_extra={"kinds": [*sorted(kinds)]}, **constraints
-    )
+    extra: dict[str, Any] = {"kinds": sorted(kinds)}
+    return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 
 class Profile(BaseModel):

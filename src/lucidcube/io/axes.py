@@ -44,9 +44,7 @@ def find_axes(
     given = [*(celestial or ()), *(() if spectral is None else (spectral,))]
     for axis in given:
         if not -ndim <= axis < ndim:
-            raise CubeError(
-                f"{name}: there is no axis {axis}; the array has {ndim}, numbered from 0 to {ndim - 1}"
-            )
+            raise CubeError(f"{name}: there is no axis {axis}; the array has the axes 0 to {ndim - 1}")
     given = [axis % ndim for axis in given]
     if len(set(given)) != len(given):
         raise CubeError(f"{name}: one axis is named twice; {_listing(header, shape)}")

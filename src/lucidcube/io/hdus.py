@@ -159,9 +159,7 @@ def wavelength_column(path: Path, hdus: Sequence[Hdu], name: str, version: int, 
         with open(path, "rb") as raw, fits.open(raw, mode="readonly", memmap=False) as file:
             values = np.asarray(file[numbers[0]].data[column], np.float64)
     except MALFORMED:
-        raise CubeError(
-            f"the header refers to column {column!r} of a table {name!r}, which cannot be read"
-        ) from None
+        raise CubeError(f"the axis is column {column!r} of table {name!r}, which cannot be read") from None
     return values[0].ravel() if values.ndim > 1 else values
 
 

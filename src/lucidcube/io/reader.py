@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from astropy.io import fits
 
 from lucidcube import cube as words
 from lucidcube.errors import ConfigError, CubeError
@@ -124,17 +123,12 @@ def open_cube(
     }
     attrs = {
         words.SOURCE: str(chosen.specifier),
-        words.HEADER: _header_text(header),
-        words.PRIMARY_HEADER: _header_text(hdus[0].header),
+        words.HEADER: header.tostring(sep="\n", endcard=False, padding=False),
+        words.PRIMARY_HEADER: hdus[0].header.tostring(sep="\n", endcard=False, padding=False),
         words.BITPIX: hdu.bitpix,
         words.SCALE_EXPONENT: exponent,
     }
     return xr.Dataset(variables, coords, attrs)
-
-
-def _header_text(header: fits.Header) -> str:
-    """Return a header as text, one card a line; ``Header.fromstring(text, sep="\\n")`` reads it back."""
-    return str(header.tostring(sep="\n", endcard=False, padding=False))
 
 
 def _check_readable(path: Path, name: str) -> None:

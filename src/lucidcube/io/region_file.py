@@ -9,8 +9,8 @@ Definitions
   converted by the WCS; a circle or ellipse on the sky becomes one in pixels, with the scale at its centre.
   ``physical`` ones are converted by the cards LTM1_1, LTM2_2, LTV1, LTV2, by default 1, 1, 0, 0.
 * An annulus with several rings is reduced to its innermost and its outermost edge.
-* Points, lines, texts and other markers without area are ignored, and listed; a shape that has an area and
-  cannot be drawn is an error, and so is a file that encloses nothing. A ``composite`` is split into members.
+* Points, lines, texts and other markers without area are ignored; a shape that has an area and cannot be
+  drawn is an error, and so is a file that encloses nothing. A ``composite`` is split into members.
 
 Coordinates, sizes and angles are parsed by `regions.Regions.parse`, one region at a time. The statements
 around them are parsed here, so that messages name the line, labels remain text, and the time is linear in
@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -87,6 +87,11 @@ class Region:
     where: str = field(default="", compare=False)
 
     @property
+    def kind(self) -> tuple[str, int, bool]:
+        """What two regions must have in common to be matched: shape, number of parameters, sign."""
+        return self.shape, len(self.parameters), self.excluded
+
+    @property
     def has_angle(self) -> bool:
         """Whether the last parameter is an angle."""
         return self.shape.startswith(("ellipse", "box"))
@@ -102,32 +107,24 @@ class Region:
         return made(regions.PixCoord(values[0], values[1]), *values[2:])
 
 
-class RegionFile(NamedTuple):
-    """The regions of a file, in order, and a sentence for each marker without area, which is left out."""
-
-    regions: tuple[Region, ...]
-    left_out: tuple[str, ...]
-
-
 def load_regions(
     path: str | Path, *, wcs: WCS | None = None, header: Mapping[str, Any] | None = None
-) -> RegionFile:
-    """Read a DS9 region file of at most 1 MiB.
+) -> tuple[Region, ...]:
+    """Read the regions of a DS9 region file of at most 1 MiB, in their order.
 
     `wcs` is that of the cube, for celestial frames, and `header` its FITS header, for the ``physical`` frame.
     A file that cannot be read or includes nothing raises CubeError, which names every unusable line.
     """
     found: list[Region] = []
-    left_out: list[str] = []
     problems: list[str] = []
-    frame = ""
+    frame, markers = "", 0
     for where, statement in _statements(path):
         match = _WORD.match(statement)
         sign, word, rest = (match[1], match[2].lower(), statement[match.end() :]) if match else ("", "", "")
         if word in FRAMES and not sign and not rest:
             frame = word
         elif word in MARKERS:
-            left_out.append(f"{where}: {word} encloses no pixels")
+            markers += 1
         elif word == "composite" and sign != "-":
             pass
         elif word not in SHAPES:
@@ -150,12 +147,12 @@ def load_regions(
             found.append(Region(kind, parameters, excluded, text.strip(), where))
     if not problems and all(region.excluded for region in found):
         problems.append(
-            f"{path}: no region here marks a pixel ({len(found)} excluded, {len(left_out)} without area); "
+            f"{path}: no region here marks a pixel ({len(found)} excluded, {markers} without area); "
             "write at least one, such as `image; circle(20,30,5)`"
         )
     if problems:
         raise CubeError(*problems)
-    return RegionFile(tuple(found), tuple(left_out))
+    return tuple(found)
 
 
 def _statements(path: str | Path) -> Iterator[tuple[str, str]]:

@@ -50,13 +50,9 @@ class RegionTrack:
 
 @dataclass(frozen=True, slots=True)
 class RegionGroup:
-    """Regions that are combined with each other: those of one file, or of one dynamic list.
-
-    `left_out` describes the markers in the files that enclose no pixels.
-    """
+    """Regions that are combined with each other: those of one file, or of one dynamic list."""
 
     tracks: tuple[RegionTrack, ...]
-    left_out: tuple[str, ...] = ()
 
     def at(self, channel: float) -> tuple[Region, ...]:
         """Return the regions that exist at a channel."""
@@ -91,7 +87,7 @@ def const_regions(
 ) -> tuple[RegionGroup, ...]:
     """Read regions that hold in every channel, one group for each file; see `load_regions`."""
     files = [load_regions(path, wcs=wcs, header=header) for path in paths]
-    return tuple(RegionGroup(tuple(RegionTrack((r,)) for r in f.regions), f.left_out) for f in files)
+    return tuple(RegionGroup(tuple(RegionTrack((region,)) for region in file)) for file in files)
 
 
 def dynamic_regions(
@@ -117,12 +113,9 @@ def dynamic_regions(
             f"dynamic_regions: give at least one [channel, file] pair and each channel once, not {channels}"
         )
     seen: dict[tuple[str, int], list[tuple[float, Region]]] = {}
-    left_out: list[str] = []
     for channel, path in sorted(files, key=lambda pair: float(pair[0])):
-        found = load_regions(path, wcs=wcs, header=header)
-        left_out += found.left_out
         counts = Counter[str]()
-        for region in found.regions:
+        for region in load_regions(path, wcs=wcs, header=header):
             counts[region.label] += 1
             seen.setdefault((region.label, counts[region.label]), []).append((float(channel), region))
     problems = [
@@ -130,13 +123,9 @@ def dynamic_regions(
         "give matching regions the same shape, corners and sign, and others different text={...}"
         for (_, first), *others in seen.values()
         for _, other in others
-        if _kind(other) != _kind(first)
+        if other.kind != first.kind
     ]
     if problems:
         raise CubeError(*problems)
-    tracks = tuple(RegionTrack(tuple(r for _, r in t), tuple(c for c, _ in t)) for t in seen.values())
-    return RegionGroup(tracks, tuple(left_out))
-
-
-def _kind(region: Region) -> tuple[str, int, bool]:
-    return region.shape, len(region.parameters), region.excluded
+    tracks = (RegionTrack(tuple(r for _, r in t), tuple(c for c, _ in t)) for t in seen.values())
+    return RegionGroup(tuple(tracks))

@@ -58,9 +58,7 @@ def select(
     )
     if axes.spectral is None:
         if wanted.wave is not None or given != (None, None, None):
-            raise CubeError(
-                f"{name} is an image: it has no spectral axis for wave, wave_start, wave_step, wave_unit"
-            )
+            raise CubeError(f"{name} is an image: wave, wave_start, wave_step, wave_unit are for cubes")
         return Selection(wanted, axes, kept, hdu.header, SpectralGrid(np.full(1, math.nan), "", "", ""))
     n = len(hdu.shape) - axes.spectral
     header = override_cards(hdu.header, n, *given)
@@ -104,9 +102,7 @@ def _kept(index: Sequence[int | AxisSlice], shape: tuple[int, ...], name: str) -
             choice = (choice, choice + 1 or None, 1)
         part = range(length)[slice(*choice)]
         if not part:
-            raise CubeError(
-                f"{name}: the slice leaves nothing of axis {axis}, which is {length} long ({sides})"
-            )
+            raise CubeError(f"{name}: the slice leaves nothing of axis {axis} of length {length} ({sides})")
         kept.append(part)
     return kept
 
@@ -115,16 +111,14 @@ def _within(part: range, grid: SpectralGrid, wave: WaveRange, name: str) -> rang
     """Return the channels of `part` within a closed range of the spectral axis."""
     unit = spectral_unit(wave.unit)
     if unit is None:
-        raise ConfigError(
-            f"wave: {wave.unit!r} is not a unit of wavelength, frequency or speed; type for example um"
-        )
+        raise ConfigError(f"wave: {wave.unit!r} is not a unit of wavelength, frequency or speed, such as um")
     low = -math.inf if wave.low is None else wave.low * unit.scale
     high = math.inf if wave.high is None else wave.high * unit.scale
     if {unit.si, grid.si} == {"m", "Hz"}:
         low, high = (_SPEED_OF_LIGHT / end if end > 0 else math.inf for end in (high, max(low, 0.0)))
     elif unit.si != grid.si:
         raise CubeError(
-            f"{name}: wave is in {wave.unit}, but the spectral axis is in {grid.si or 'an unknown unit'}"
+            f"{name}: wave is in {wave.unit}, the spectral axis in {grid.si or 'an unknown unit'}"
         )
     positions = grid.values[np.asarray(part)]
     margin = 1e-9 * np.abs(positions)

@@ -108,9 +108,7 @@ def override_cards(
     cunit = text(header, f"CUNIT{n}") if unit is None else unit
     known = spectral_unit(cunit)
     if known is None:
-        raise CubeError(
-            f"wave_unit: {cunit!r} is not a unit of wavelength, frequency or speed; type for example um"
-        )
+        raise CubeError(f"wave_unit: {cunit!r} is not a unit of wavelength, frequency or speed, such as um")
     set_card(result, n, "CUNIT", cunit)
     kind = text(header, f"CTYPE{n}").upper()
     if SI_OF_TYPE.get(kind[:4]) != known.si:

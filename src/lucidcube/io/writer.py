@@ -158,9 +158,7 @@ def _check_free(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise CubeError(f"{target} is a folder; give the name of a file")
     if target.exists() and not overwrite:
-        raise CubeError(
-            f"{target} exists already; choose another name, or allow it to be overwritten (overwrite)"
-        )
+        raise CubeError(f"{target} exists already; choose another name, or allow to overwrite it (overwrite)")
 
 
 def _add_checksums(descriptor: int, extent: Extent, total: int | None) -> None:
@@ -200,6 +198,5 @@ def _put(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> 
 
 def _not_written(error: OSError, layout: Layout, size: int) -> CubeError:
     needed = f" (it takes {format_bytes(size)})" if size > 1e6 else ""
-    return CubeError(
-        f"{layout.path} cannot be written{needed}: {error.strerror or error}; nothing was left behind"
-    )
+    reason = f"{error.strerror or error}; nothing was left behind"
+    return CubeError(f"{layout.path} cannot be written{needed}: {reason}")

@@ -39,13 +39,13 @@ def watch_plane(
     *,
     wavelength: float | str | None = None,
     folder: str | Path | None = None,
-    every: int | None = None,
 ) -> list[Path]:
     """Deconvolve one plane and draw the iterations.
 
     With a display and an interactive backend of matplotlib they are drawn in a window, so often that drawing
     takes at most a fifth of the time; the window stays open until it is closed. Otherwise, or with a
-    `folder`, frames ``frame-00001.png``, ... are written and returned; the last one shows the result.
+    `folder`, frames ``frame-00001.png``, ... are written and returned: at iterations in geometric
+    progression, because most changes happen at the start, and at last of the result.
 
     Parameters
     ----------
@@ -60,9 +60,6 @@ def watch_plane(
     folder
         Folder for the frames, created if necessary; frames of an earlier plot are removed. By default a
         window is used, or `FOLDER` where no window can be opened.
-    every
-        Number of iterations between drawings. By default a window is drawn as time allows, and frames are
-        written at iterations in geometric progression, because most changes happen at the start.
 
     Raises
     ------
@@ -71,16 +68,10 @@ def watch_plane(
     """
     if not AVAILABLE:
         raise UserError("the live plot needs matplotlib: pip install 'lucidcube[plot]'")
-    if every is not None and every < 1:
-        raise UserError(f"the plot can be drawn every 1, 2, ... iterations, not every {every}")
     plane = _load(cube, stage, wavelength)
     figure = _window() if folder is None else None
     picture = Picture(figure or _page(), plane, stage)
-    view: _Window | _Frames
-    if figure is not None:
-        view = _Window(picture, every)
-    else:
-        view = _Frames(picture, _folder(folder or FOLDER), _iterations(stage.n_iter, every))
+    view = _Frames(picture, folder or FOLDER, stage.n_iter) if figure is None else _Window(picture)
     result = stage.deconvolve_plane(
         plane.data, plane.psf, variance=plane.variance, filled=plane.filled, observer=view
     )
@@ -173,10 +164,11 @@ def _finite_or_nan(values: NDArray[Any]) -> NDArray[Any]:
 
 
 class _Frames:
-    """An observer that writes a PNG file after some of the iterations, and one of the result."""
+    """An observer that writes a PNG file after some of the `count` iterations, and one of the result."""
 
-    def __init__(self, picture: Picture, folder: Path, iterations: set[int] | range) -> None:
-        self._picture, self._folder, self._iterations = picture, folder, iterations
+    def __init__(self, picture: Picture, folder: str | Path, count: int) -> None:
+        self._picture, self._folder = picture, _folder(folder)
+        self._iterations = {round(i) for i in np.geomspace(1, max(1, count), FRAMES)}
         self._paths: list[Path] = []
 
     def __call__(self, state: IterationState) -> None:
@@ -197,11 +189,10 @@ class _Frames:
 
 
 class _Window:
-    """An observer that draws in a window, as often as time allows or every few iterations."""
+    """An observer that draws in a window as often as time allows."""
 
-    def __init__(self, picture: Picture, every: int | None) -> None:
-        self._picture, self._every = picture, every
-        self._canvas = picture.figure.canvas
+    def __init__(self, picture: Picture) -> None:
+        self._picture, self._canvas = picture, picture.figure.canvas
         self._closed, self._waiting, self._next = False, False, 0.0
         self._canvas.mpl_connect("close_event", self._on_close)
         picture.figure.show()
@@ -211,8 +202,7 @@ class _Window:
     def __call__(self, state: IterationState) -> None:
         self._picture.note(state)
         now = time.perf_counter()
-        due = now >= self._next if self._every is None else state.iteration % self._every == 0
-        if due and not self._closed:
+        if now >= self._next and not self._closed:
             self._picture.draw()
             self._refresh()
             self._next = now + (time.perf_counter() - now) / DRAWING_SHARE
@@ -269,10 +259,3 @@ def _folder(folder: str | Path) -> Path:
     for old in path.glob("frame-" + "[0-9]" * 5 + ".png"):
         old.unlink()
     return path
-
-
-def _iterations(count: int, every: int | None) -> set[int] | range:
-    """Return the iterations after which a frame is written."""
-    if every is not None:
-        return range(every, count + 1, every)
-    return {round(i) for i in np.geomspace(1, max(1, count), FRAMES)}

@@ -114,7 +114,7 @@ class Checkpoint:
     @property
     def blocks(self) -> int:
         """Number of blocks."""
-        return len(_starts(next(iter(self._arrays().values()))))
+        return int(next(iter(self._arrays().values())).cdata_shape[0])
 
     def missing(self, *, verify: bool = True) -> list[int]:
         """Return the numbers of the blocks that are missing or damaged.
@@ -140,7 +140,7 @@ class Checkpoint:
         """
         arrays = self._arrays()
         leader = arrays[variables[0]]
-        sizes = tuple(min(leader.chunks[0], leader.shape[0] - first) for first in _starts(leader))
+        (sizes,) = da.core.normalize_chunks(leader.chunks[:1], leader.shape[:1])
         if block_sizes(cube) != sizes:
             cube = cube.chunk({WAVELENGTH: sizes})
         write = _Write(str(self.path), {name: arrays[name] for name in variables}, leader.chunks[0])
@@ -162,10 +162,6 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Return the number of bytes on disk."""
         return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
-
-
-def _starts(array: zarr.Array) -> list[int]:
-    return list(range(0, array.shape[0], array.chunks[0]))
 
 
 def _read(arrays: Mapping[str, zarr.Array], number: int) -> dict[str, np.ndarray]:

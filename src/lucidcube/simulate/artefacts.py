@@ -10,6 +10,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from lucidcube.simulate.optics import Doubles, Floats
+
 
 class ArtefactKind(IntEnum):
     """Codes of the artefact map; where artefacts overlap, the highest code is kept."""
@@ -45,8 +47,8 @@ class Stripe:
 class Ghost:
     """An out-of-focus reflection: a soft-edged ring that crosses the field from `start` to `end` (y, x)."""
 
-    start: NDArray[np.float64]
-    end: NDArray[np.float64]
+    start: Doubles
+    end: Doubles
     radius: float
     flux: float
 
@@ -59,8 +61,8 @@ class Faults:
     the map (y, x) of the pixels without data: those outside the rotated field, and a few holes.
     """
 
-    hot: NDArray[np.float64]
-    cold: NDArray[np.float64]
+    hot: Doubles
+    cold: Doubles
     stripes: tuple[Stripe, ...]
     ghost: Ghost
     missing: NDArray[np.bool_]
@@ -120,11 +122,11 @@ def _draw_stripe(shape: tuple[int, int], level: float, generator: np.random.Gene
 def paint_artefacts(
     faults: Faults,
     position: float,
-    blurred: NDArray[np.float32],
-    variance: NDArray[np.float32],
+    blurred: Floats,
+    variance: Floats,
     level: float,
     generator: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+) -> tuple[Floats, NDArray[np.uint8]]:
     """Make the artefacts of the plane at a `position` in the spectrum, from 0 to 1.
 
     `blurred` and `variance` are its image (y, x) without noise and the variance of the noise; `level` scales
@@ -148,7 +150,7 @@ def paint_artefacts(
     return flux, kind
 
 
-def _paint_ghost(ghost: Ghost, position: float, flux: NDArray[np.float32], kind: NDArray[np.uint8]) -> None:
+def _paint_ghost(ghost: Ghost, position: float, flux: Floats, kind: NDArray[np.uint8]) -> None:
     centre = ghost.start + (ghost.end - ghost.start) * position
     y, x = np.ogrid[: flux.shape[0], : flux.shape[1]]
     radius = np.hypot(y - centre[0], x - centre[1])
@@ -159,9 +161,7 @@ def _paint_ghost(ghost: Ghost, position: float, flux: NDArray[np.float32], kind:
     kind[ring > 0] = ArtefactKind.GHOST
 
 
-def _paint_stripe(
-    stripe: Stripe, position: float, flux: NDArray[np.float32], kind: NDArray[np.uint8]
-) -> None:
+def _paint_stripe(stripe: Stripe, position: float, flux: Floats, kind: NDArray[np.uint8]) -> None:
     phase = (position - stripe.middle) / stripe.span
     if abs(phase) >= 0.5:
         return
@@ -172,7 +172,7 @@ def _paint_stripe(
 
 
 def _paint_cosmic_rays(
-    level: float, generator: np.random.Generator, flux: NDArray[np.float32], kind: NDArray[np.uint8]
+    level: float, generator: np.random.Generator, flux: Floats, kind: NDArray[np.uint8]
 ) -> None:
     """Add tracks of one to four pixels, on average 1.5 per 10 000 pixels."""
     ny, nx = flux.shape

@@ -21,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
 ARCSEC = np.pi / 648000.0
 REFERENCE_WAVELENGTH = 500e-9
 
@@ -45,18 +48,18 @@ class AdaptiveOptics:
     core_slope: float = 1.6
     floor: float = 0.05
 
-    def turbulence(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    def turbulence(self, frequency: Doubles) -> Doubles:
         """Return the von Karman power spectrum of the uncorrected phase (rad^2 m^2) at `frequency` (1/m)."""
         return 0.0229 * self.r0 ** (-5 / 3) * (frequency**2 + self.outer_scale**-2.0) ** (-11 / 6)
 
-    def corrected(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    def corrected(self, frequency: Doubles) -> Doubles:
         """Return the power spectrum that remains inside the cut-off (rad^2 m^2) at `frequency` (1/m)."""
         slope, squared_width = self.core_slope, self.core_width**2
         enclosed = 1.0 - (1.0 + self.cutoff**2 / squared_width) ** (1.0 - slope)
         peak = self.core_variance * (slope - 1.0) / (np.pi * squared_width * enclosed)
         return peak * (1.0 + frequency**2 / squared_width) ** -slope + self.floor
 
-    def structure_function(self, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
+    def structure_function(self, baseline: Doubles) -> Doubles:
         """Return the structure function of the residual phase (rad^2 at 500 nm) at `baseline` (m).
 
         The part of the turbulence has a closed form; the effect of the mirror is integrated numerically.
@@ -73,7 +76,7 @@ class AdaptiveOptics:
         oscillation = 1.0 - special.j0(2 * np.pi * baseline[:, None] * frequency)
         return np.maximum(open_loop + 4 * np.pi * (oscillation @ removed), 0.0)
 
-    def pupil_transfer(self, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
+    def pupil_transfer(self, baseline: Doubles) -> Doubles:
         """Return the normalised autocorrelation of the annular pupil at `baseline` (m)."""
         outer, inner = self.diameter / 2, self.obstruction * self.diameter / 2
         overlap = _overlap(outer, outer, baseline)
@@ -82,7 +85,7 @@ class AdaptiveOptics:
         return overlap / (np.pi * (outer**2 - inner**2))
 
 
-def _overlap(large: float, small: float, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _overlap(large: float, small: float, distance: Doubles) -> Doubles:
     """Return the common area of two discs with radii `large` >= `small` and a `distance` of their centres."""
     apart = np.clip(distance, max(large - small, 1e-12), large + small)
     angle_large = np.arccos(np.clip((apart**2 + large**2 - small**2) / (2 * apart * large), -1, 1))
@@ -99,9 +102,9 @@ class RadialLookUp:
     """Position of each pixel of a grid between the radial nodes, which is the same for all wavelengths."""
 
     index: NDArray[np.intp]
-    fraction: NDArray[np.float32]
+    fraction: Floats
 
-    def paint(self, profile: NDArray[np.float64]) -> NDArray[np.float32]:
+    def paint(self, profile: Doubles) -> Floats:
         """Return the image (y, x) of a radial `profile` by linear interpolation between its nodes."""
         value, slope = profile.astype(np.float32), np.diff(profile).astype(np.float32)
         return slope.take(self.index) * self.fraction + value.take(self.index)
@@ -134,7 +137,7 @@ class RadialPsf:
         self._structure = optics.structure_function(self._baseline)
         self._transfer = optics.pupil_transfer(self._baseline)
 
-    def profile(self, wavelength: float) -> NDArray[np.float64]:
+    def profile(self, wavelength: float) -> Doubles:
         """Return the fraction of the light in a pixel at each radial node for `wavelength` (m)."""
         baseline = wavelength / ARCSEC * self._frequency
         structure = np.interp(baseline, self._baseline, self._structure)

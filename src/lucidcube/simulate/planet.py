@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lucidcube.simulate.optics import Floats
+
 DISC_LEVEL = 13000.0
 RADIUS_FRACTION = 0.285
 FLATTENING = 0.02
@@ -51,7 +53,7 @@ def sunlight(wavelength: float) -> float:
     return planck(wavelength) / planck(700e-9)
 
 
-def amplitudes(wavelength: float) -> NDArray[np.float32]:
+def amplitudes(wavelength: float) -> Floats:
     """Return the factor of each map (deck, haze, clouds, moon) at `wavelength` in metres."""
     depth = methane_depth(wavelength)
     factors = np.array([0.92 * np.exp(-depth), 0.08, np.exp(-0.3 * depth), 1.0])
@@ -62,9 +64,9 @@ class _Disc(NamedTuple):
     """Sub-pixel geometry of the visible hemisphere, arrays (y, x)."""
 
     inside: NDArray[np.bool_]
-    cosine: NDArray[np.float32]
-    latitude: NDArray[np.float32]
-    longitude: NDArray[np.float32]
+    cosine: Floats
+    latitude: Floats
+    longitude: Floats
 
 
 def _disc(shape: tuple[int, int], radius: float) -> _Disc:
@@ -84,25 +86,21 @@ def _disc(shape: tuple[int, int], radius: float) -> _Disc:
     return _Disc(squared > 0, towards, np.rad2deg(latitude), np.rad2deg(longitude))
 
 
-def _pixels(fine: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _pixels(fine: Floats, inside: NDArray[np.bool_]) -> Floats:
     """Return the mean over the sub-pixels of each pixel, with zero outside the disc."""
     ny, nx = fine.shape[0] // SUBPIXELS, fine.shape[1] // SUBPIXELS
     parts = np.where(inside, fine, 0).reshape(ny, SUBPIXELS, nx, SUBPIXELS)
     return parts.mean(axis=(1, 3))
 
 
-def _patch(
-    disc: _Disc, latitude: float, longitude: float, height: float, width: float
-) -> NDArray[np.float32]:
+def _patch(disc: _Disc, latitude: float, longitude: float, height: float, width: float) -> Floats:
     """Return a Gaussian patch; `height` and `width` are its standard deviations in degrees."""
     dy = (disc.latitude - np.float32(latitude)) / np.float32(height)
     dx = (disc.longitude - np.float32(longitude)) / np.float32(width)
     return np.exp(-0.5 * (dx**2 + dy**2))
 
 
-def _knots(
-    shape: tuple[int, int], radius: float, count: int, generator: np.random.Generator
-) -> NDArray[np.float32]:
+def _knots(shape: tuple[int, int], radius: float, count: int, generator: np.random.Generator) -> Floats:
     """Return clouds about as wide as a pixel (standard deviation 0.4 to 0.7) at random places on the disc."""
     image = np.zeros(shape, dtype=np.float32)
     y, x = np.ogrid[: shape[0], : shape[1]]
@@ -129,7 +127,7 @@ def moon_pixel(shape: tuple[int, int]) -> tuple[int, int]:
     return y, x
 
 
-def maps(shape: tuple[int, int], generator: np.random.Generator) -> NDArray[np.float32]:
+def maps(shape: tuple[int, int], generator: np.random.Generator) -> Floats:
     """Return the four maps (deck, haze, clouds, moon), (4, y, x), in units of `DISC_LEVEL`."""
     radius = disc_radius(shape)
     disc = _disc(shape, radius)
@@ -152,7 +150,7 @@ def maps(shape: tuple[int, int], generator: np.random.Generator) -> NDArray[np.f
     return result
 
 
-def mixture(factors: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
+def mixture(factors: Floats, images: Floats) -> Floats:
     """Return the sum of `images` (n, y, x) times `factors` (n,), several times faster than `tensordot`."""
     total = images[0] * factors[0]
     for factor, image in zip(factors[1:], images[1:], strict=True):

@@ -12,7 +12,7 @@ from scipy import fft
 from lucidcube.errors import CubeError
 from lucidcube.simulate import planet
 from lucidcube.simulate.artefacts import Faults, draw_faults, outside_field, paint_artefacts
-from lucidcube.simulate.optics import AdaptiveOptics, RadialLookUp, RadialPsf
+from lucidcube.simulate.optics import AdaptiveOptics, Doubles, Floats, RadialLookUp, RadialPsf
 
 STAR_FLUX = 6.0e7
 SKY_LEVEL = 450.0
@@ -40,13 +40,13 @@ class ScenePlane(NamedTuple):
     has the codes of `ArtefactKind`, uint8.
     """
 
-    truth: NDArray[np.float32]
-    psf: NDArray[np.float32]
-    blurred: NDArray[np.float32]
-    observed: NDArray[np.float32]
-    variance: NDArray[np.float32]
+    truth: Floats
+    psf: Floats
+    blurred: Floats
+    observed: Floats
+    variance: Floats
     artefact_kind: NDArray[np.uint8]
-    artefact_flux: NDArray[np.float32]
+    artefact_flux: Floats
 
 
 class StarPlane(NamedTuple):
@@ -56,9 +56,9 @@ class StarPlane(NamedTuple):
     NaN outside the field. `psf` is the true PSF, which is that of the target at this wavelength.
     """
 
-    observed: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    psf: NDArray[np.float32]
+    observed: Floats
+    variance: Floats
+    psf: Floats
     background: float
 
 
@@ -106,7 +106,7 @@ class Scene:
             raise CubeError(f"the wavelengths of a scene must rise from above zero: {given}")
 
     @property
-    def wavelengths(self) -> NDArray[np.float64]:
+    def wavelengths(self) -> Doubles:
         """Centre of each channel in metres (in air)."""
         return self.first_wavelength + self.wavelength_step * np.arange(self.shape[0], dtype=np.float64)
 
@@ -137,7 +137,7 @@ class Scene:
         return (ny - 1) / 2 + 0.034 * ny + 0.31, (nx - 1) / 2 - 0.045 * nx + 0.17
 
     @property
-    def sky_matrix(self) -> NDArray[np.float64]:
+    def sky_matrix(self) -> Doubles:
         """Matrix (2, 2) from pixels (x, y) to degrees (east, north): the CD matrix of FITS."""
         angle, scale = np.deg2rad(self.position_angle), self.pixel_scale / 3600.0
         return scale * np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -198,13 +198,13 @@ class Scene:
         seed = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
         return np.random.Generator(np.random.SFC64(seed))
 
-    def _variance(self, expected: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _variance(self, expected: Floats) -> Floats:
         return np.maximum(expected, 0) * np.float32(self.gain) + np.float32(self.read_noise**2)
 
-    def _noise(self, variance: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+    def _noise(self, variance: Floats, generator: np.random.Generator) -> Floats:
         return generator.standard_normal(variance.shape, dtype=np.float32) * np.sqrt(variance)
 
-    def _blur(self, factors: NDArray[np.float32], psf: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _blur(self, factors: Floats, psf: Floats) -> Floats:
         """Convolve the truth with `psf` without wrap-around; the transforms of the four maps are cached."""
         (ny, nx), half = self.target_field, self.stamp // 2
         product = planet.mixture(factors, self._map_transforms.view(np.float32)).view(np.complex64)
@@ -213,7 +213,7 @@ class Scene:
         return np.ascontiguousarray(whole[half : half + ny, half : half + nx])
 
     @cached_property
-    def _maps(self) -> NDArray[np.float32]:
+    def _maps(self) -> Floats:
         return planet.maps(self.target_field, self._generator(_Stream.PLANET))
 
     @cached_property
@@ -246,7 +246,7 @@ class Scene:
         return draw_faults(self.target_field, planet.DISC_LEVEL, travel, self._generator(_Stream.FAULTS))
 
     @cached_property
-    def _star_outliers(self) -> NDArray[np.float64]:
+    def _star_outliers(self) -> Doubles:
         """Hot pixels away from the star (rows y, x, flux), with up to a third of the peak of the star."""
         generator = self._generator(_Stream.STAR_FAULTS)
         y, x = np.indices(self.star_field)
@@ -255,5 +255,5 @@ class Scene:
         return np.vstack([places.T, 10 ** np.linspace(3.0, 5.6, 5)])
 
 
-def _unit(stamp: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unit(stamp: Floats) -> Floats:
     return stamp / np.float32(stamp.sum(dtype=np.float64))

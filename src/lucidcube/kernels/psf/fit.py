@@ -50,10 +50,9 @@ def fit_radial_psf(
     The status is NO_DATA if too few pixels are finite, or none is positive. An even side and less than three
     annuli raise ValueError.
     """
-    _check_odd(plane.shape)
+    data = select_pixels(plane, variance)
     if nbins < 3:
         raise ValueError(f"nbins must be at least 3, not {nbins}")
-    data = select_pixels(plane, variance)
     n_free = sum(p.free for p in parameters)
     if data.too_few(n_free):
         return _no_data(plane.shape, len(parameters))
@@ -93,7 +92,6 @@ def fit_parametric_psf(
     are derived from the variance, or without one from the scatter of the residual. They assume that the noise
     of the pixels is independent, which is not exact for interpolated ones.
     """
-    _check_odd(plane.shape)
     n_free = sum(p.free for p in parameters)
     data = select_pixels(plane, variance)
     if not data.too_few(n_free):
@@ -102,12 +100,6 @@ def fit_parametric_psf(
         return _no_data(plane.shape, len(parameters))
     problem = FitProblem(data, star, parameters, wavelength, optics)
     return _result(problem, solver(problem) if n_free else Solution(np.empty(0), converged=True))
-
-
-def _check_odd(shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless the plane has a central pixel."""
-    if any(n % 2 == 0 for n in shape):
-        raise ValueError(f"the plane must be odd along y and x to have a central pixel, not {shape}")
 
 
 def _without_outliers(plane: Reals) -> Reals:

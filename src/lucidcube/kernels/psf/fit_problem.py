@@ -32,7 +32,9 @@ class FitData(NamedTuple):
 
 
 def select_pixels(plane: Reals, variance: Reals | None) -> FitData:
-    """Return the finite pixels; those of known variance only, unless there are none."""
+    """Return the finite pixels, only those of known variance if there are any; an even side is an error."""
+    if any(n % 2 == 0 for n in plane.shape):
+        raise ValueError(f"the plane must be odd along y and x to have a central pixel, not {plane.shape}")
     used = np.isfinite(plane)
     weight = np.ones(np.count_nonzero(used))
     weighted = False

@@ -1,6 +1,7 @@
 """Models of a star and the list of their parameters."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -73,10 +74,7 @@ def turbulence_star(shape_parameters: Doubles, wavelength: float, optics: Optics
     used_wavelength, r0, n_dimensions, outer_scale = shape_parameters.tolist()
     index = n_dimensions + 2.0 / 3.0
     r0_there = r0 * (used_wavelength / R0_WAVELENGTH) ** (2.0 / (index - 2.0))
-
-    def structure(separation: Doubles) -> Doubles:
-        return von_karman_structure(separation, r0_there, outer_scale, index)
-
+    structure = partial(von_karman_structure, r0=r0_there, outer_scale=outer_scale, index=index)
     return long_exposure(structure, used_wavelength, optics, grid)
 
 

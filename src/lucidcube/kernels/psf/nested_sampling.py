@@ -28,7 +28,10 @@ def solve_nested_sampling(problem: FitProblem, *, live_points: int, max_calls: i
 
     lower, upper = _finite_domain(problem)
     names = [name for name, free in zip(problem.names, problem.free, strict=True) if free]
-    per_sigma = 1.0 if problem.data.weighted else 1.0 / _scatter(problem)
+    per_sigma = 1.0
+    if not problem.data.weighted:
+        best = solve_least_squares(problem, max_evaluations=_MAX_EVALUATIONS)
+        per_sigma /= float(np.std(problem.residual(best.values))) or 1.0
 
     def log_likelihood(values: Doubles) -> float:
         return -0.5 * float(np.sum((problem.residual(values) * per_sigma) ** 2))
@@ -51,12 +54,6 @@ def solve_nested_sampling(problem: FitProblem, *, live_points: int, max_calls: i
         converged=int(result["ncall"]) < max_calls,
         errors=np.asarray(result["posterior"]["stdev"], dtype=np.float64),
     )
-
-
-def _scatter(problem: FitProblem) -> float:
-    """Return the standard deviation about the least-squares solution, or 1 if there is none."""
-    best = solve_least_squares(problem, max_evaluations=_MAX_EVALUATIONS)
-    return float(np.std(problem.residual(best.values))) or 1.0
 
 
 def _finite_domain(problem: FitProblem) -> tuple[Doubles, Doubles]:
