@@ -115,21 +115,9 @@ DECONVOLUTION_LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flu
 
 
 def require(cube: xr.Dataset, variables: Iterable[str], by: str) -> None:
-    """Check that a cube has the variables that a stage needs.
+    """Check that a cube has the variables that a stage needs, with their dimensions in the right order.
 
-    Parameters
-    ----------
-    cube
-        Any Dataset.
-    variables
-        Names of the required variables.
-    by
-        Name of the stage, for the message.
-
-    Raises
-    ------
-    CubeError
-        If a variable is missing or does not have its dimensions in the right order.
+    `by` is the name of the stage for the message of the CubeError that is raised otherwise.
     """
     for name in variables:
         if name not in cube.variables:
@@ -153,32 +141,11 @@ def from_arrays(
     wavelength_units: str = "m",
     attrs: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Make a cube from arrays.
+    """Make a cube from NumPy arrays, or from dask arrays, which remain lazy.
 
-    Parameters
-    ----------
-    data
-        Array (wavelength, y, x) or (y, x), NumPy or dask; NaN where there is no data.
-    wavelength
-        Positions (wavelength,) of the channels in `wavelength_units`.
-    variance
-        Array like `data`.
-    units
-        Units of the data.
-    wavelength_units
-        SI unit of the spectral axis: ``m``, ``Hz`` or ``m/s``.
-    attrs
-        Attributes of the Dataset.
-
-    Returns
-    -------
-    xarray.Dataset
-        The cube; dask arrays remain lazy.
-
-    Raises
-    ------
-    CubeError
-        If the number of planes and that of the wavelengths differ.
+    `data` in `units` is an array (wavelength, y, x) or (y, x), NaN where there is no data, and `variance` one
+    of the same shape. `wavelength` holds the positions (wavelength,) of the channels in `wavelength_units`:
+    ``m``, ``Hz`` or ``m/s``. Another number of them than of planes raises CubeError.
     """
     if data.ndim == 2:
         data = data[None]

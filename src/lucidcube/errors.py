@@ -1,7 +1,5 @@
 """The exceptions: mistakes of the user, and failures of stages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -10,10 +8,7 @@ from typing import NamedTuple
 class UserError(Exception):
     """A mistake that the user can correct: one line per problem is printed, with exit code 2.
 
-    Parameters
-    ----------
-    problems
-        One or more messages: what is wrong, where, and what to type instead.
+    Each of the `problems`, at least one, says what is wrong, where, and what to type instead.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -33,16 +28,9 @@ class CubeError(UserError):
 
 
 class StageError(Exception):
-    """A stage failed on some planes.
+    """A stage failed on some planes, such as ``"planes 3 to 5 (7.051e-07 to 7.053e-07 m)"``.
 
-    Parameters
-    ----------
-    stage
-        Name of the stage.
-    where
-        Description of the planes: ``"planes 3 to 5 (7.051e-07 to 7.053e-07 m)"``.
-    cause
-        Description of the error, as text so that it can be sent between processes.
+    `cause` describes the error, as text so that it can be sent between processes.
     """
 
     def __init__(self, stage: str, where: str, cause: str) -> None:
@@ -54,17 +42,7 @@ class StageError(Exception):
 
 
 class Failure(NamedTuple):
-    """A block that failed in every attempt.
-
-    Attributes
-    ----------
-    label
-        Label of the segment.
-    block
-        Number of the block.
-    error
-        What went wrong: stage, planes, cause.
-    """
+    """A block that failed in every attempt: the label of its segment, its number, and the last error."""
 
     label: str
     block: int
@@ -72,13 +50,7 @@ class Failure(NamedTuple):
 
 
 class BlocksFailed(Exception):
-    """Some blocks failed; all the others were computed.
-
-    Parameters
-    ----------
-    failures
-        At least one.
-    """
+    """Some blocks failed, at least one; all the others were computed."""
 
     listed = 20
     """Number of failures that the message lists."""

@@ -17,18 +17,11 @@ def multi_otsu(values: NDArray[np.floating], classes: int, bins: int = BINS) -> 
     cut the histogram into `classes` consecutive parts are compared, by dynamic programming; the criterion is
     the sum of S_k^2 / P_k over the classes (Liao, Chen & Chung 2001, J. Inf. Sci. Eng. 17, 713).
 
-    Returns
-    -------
-    array of float64, shape (classes - 1,)
-        Ascending, each the upper edge of the last bin of the class below. The class of a value is
-        ``numpy.digitize(value, thresholds)``. If fewer than `classes` bins are occupied (constant or missing
-        input, a few distinct values), each of them is a class, counted from the lowest, and the remaining
-        thresholds are +inf: the highest classes stay empty.
-
-    Raises
-    ------
-    ValueError
-        Unless 2 <= classes <= bins.
+    The ``classes - 1`` thresholds are in ascending order, each the upper edge of the last bin of the class
+    below. The class of a value is ``numpy.digitize(value, thresholds)``. If fewer than `classes` bins are
+    occupied (constant or missing input, a few distinct values), each of them is a class, counted from the
+    lowest, and the remaining thresholds are +inf: the highest classes stay empty. ValueError is raised unless
+    2 <= classes <= bins.
     """
     if classes < 2 or bins < classes:
         raise ValueError(f"need 2 <= classes <= bins, got classes={classes} and bins={bins}")

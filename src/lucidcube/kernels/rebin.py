@@ -38,14 +38,8 @@ class Bins(NamedTuple):
 def bins(axis: np.ndarray, step: float, width: float, response: Response) -> Bins:
     """Compute the output channels: m_0 = l_0, m_j = m_0 + j * step while m_j <= l_last.
 
-    Parameters
-    ----------
-    axis
-        (input,) monotonic positions of the input channels; the output axis has the same direction.
-    step, width
-        Step and full width at half maximum of the output channels, > 0, in the units of the axis.
-    response
-        Shape of an output channel.
+    `axis` holds the monotonic positions (input,) of the input channels, and the output has the same direction.
+    `step` and `width` (full width at half maximum) of the output channels are > 0, in the units of the axis.
     """
     if axis.size == 1:
         return Bins(axis.copy(), np.array([0]), np.array([1]))
@@ -71,15 +65,9 @@ def channel_widths(axis: np.ndarray) -> np.ndarray:
 def weights(axis: np.ndarray, centre: np.ndarray, width: float, response: Response) -> np.ndarray:
     """Return the weight R(l_i - m_j) of each input channel in each output channel: (output, input) float64.
 
-    Parameters
-    ----------
-    axis, centre
-        Positions of the input channels and of the output channels.
-    width
-        Full width at half maximum of R, whose peak is 1.
-    response
-        ``triangle`` reaches zero at +-width. ``rectangle`` is `width` wide; a channel exactly on its
-        edge has half the weight, so that neighbouring rectangles share it.
+    The positions of these channels are `axis` and `centre`. R has a peak of 1 and the full width at half
+    maximum `width`. A triangle reaches zero at +-width; a channel exactly on the edge of a rectangle has half
+    the weight, so that neighbouring rectangles share it.
     """
     distance = np.abs(axis[None, :] - centre[:, None]) / width
     if response == "triangle":

@@ -29,7 +29,6 @@ class GennormFit(NamedTuple):
     """Generalised normal distribution: density proportional to exp(-(|x - location| / scale)**shape)."""
 
     shape: float
-    """Exponent: 2 for the normal distribution, 1 for the Laplace distribution."""
     location: float
     scale: float
 

@@ -24,17 +24,18 @@ class FitStatus(IntEnum):
 
 
 class FitResult(NamedTuple):
-    """Fitted star."""
+    """Fitted star; all numbers are NaN if the status is NO_DATA.
+
+    `image` is the model about the central pixel, whatever the fitted position, without the constant: finite,
+    not negative, and of unit sum. `values` and `errors` (one standard deviation) are in the order of the
+    parameters; an error is NaN if the parameter is fixed or at one of its limits, or if it is unknown. The
+    reduced chi squared is NaN without a variance.
+    """
 
     image: Floats
-    """Model about the central pixel, whatever the fitted position, without the constant: finite, not
-    negative, unit sum over the plane. All NaN if the status is NO_DATA."""
     values: Doubles
-    """Parameters in the order of the model's list; NaN if the status is NO_DATA."""
     errors: Doubles
-    """One standard deviation; NaN where fixed, at a limit of the domain, or unknown."""
     reduced_chi2: float
-    """Chi squared per degree of freedom; NaN without a variance."""
     status: FitStatus
 
 

@@ -14,16 +14,15 @@ _DIFFERENCE_STEP = 1e-6  # relative; the models are smooth in float64
 
 
 class FitData(NamedTuple):
-    """Pixels that have weight in a fit."""
+    """One-dimensional values of the pixels that have weight in a fit; `used` is their mask (y, x).
+
+    The weights are inverse standard deviations, or 1 if they do not come from a variance (not `weighted`).
+    """
 
     values: Doubles
-    """One-dimensional."""
     weight: Doubles
-    """Inverse standard deviations; ones without a variance."""
     used: Mask
-    """(y, x) mask of the pixels that the values come from."""
     weighted: bool
-    """Whether the weights come from a variance."""
 
     def too_few(self, n_free: int) -> bool:
         """Return whether the pixels cannot contain a star: too few, none positive, or all equal."""
@@ -132,13 +131,11 @@ class FitProblem:
 
 
 class Solution(NamedTuple):
-    """Outcome of a solver."""
+    """Best values of the free parameters, and their errors, or None to derive these from the Jacobian."""
 
     values: Doubles
-    """Best values of the free parameters."""
     converged: bool
     errors: Doubles | None = None
-    """Standard deviations of the free parameters; None to derive them from the Jacobian."""
 
 
 Solver = Callable[[FitProblem], Solution]

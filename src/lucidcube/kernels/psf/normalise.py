@@ -23,27 +23,27 @@ _CENTRED = 2e-3  # pixels
 
 
 class NormalisedPSF(NamedTuple):
-    """One prepared plane of the star; all planes are on the output grid."""
+    """One prepared plane of the star; all images (y, x), with odd sides, are on the output grid.
+
+    `image` is the star without sky, of unit sum, with its centre of mass at the central pixel. NaN is missing,
+    and all is NaN if there is no star. `variance` is that of the image without the noise of the sky level, if
+    a variance was given. The masks are 1 where a pixel is missing because of an outlier, where the sky was
+    measured (moved by whole pixels), and in the region of interest.
+
+    The star was moved by the offsets in pixels, towards larger y and x where they are positive, the sky level
+    `background` was subtracted, and the trimmed plane was divided by its sum `total`. Offsets and total are
+    NaN without a star.
+    """
 
     image: Floats
-    """Star (y, x), both odd, without sky, of unit sum, with its centre of mass at the central pixel.
-    NaN = missing; all NaN if there is no star."""
     variance: Floats | None
-    """Variance of `image`; None if none was given. The noise of the sky level is not included."""
     outlier_mask: NDArray[np.uint8]
-    """1 where the pixel is missing because of an outlier."""
     background_mask: NDArray[np.uint8]
-    """1 where the sky was measured (moved by whole pixels)."""
     region_mask: NDArray[np.uint8]
-    """1 in the region of interest, whose centre of mass is the central pixel."""
     offset_y: float
-    """Pixels by which the star was moved towards larger y; NaN without a star."""
     offset_x: float
-    """Pixels by which the star was moved towards larger x; NaN without a star."""
     background: float
-    """Sky level that was subtracted, in the units of the input."""
     total: float
-    """Sum of the sky-subtracted, centred, trimmed plane, by which it was divided; NaN without a star."""
 
 
 class _Star(NamedTuple):

@@ -32,14 +32,12 @@ _TAPER_ORDER, _TAPER_SCALE = 9, 50.0
 
 
 class Optics(NamedTuple):
-    """Telescope and detector."""
+    """Telescope and detector: diameter in metres, that of the central obscuration as a fraction (< 1) of it,
+    and arcseconds per pixel."""
 
     telescope_diameter: float
-    """Metres."""
     central_obscuration: float
-    """Diameter of the central obscuration as a fraction of that of the telescope, 0 <= fraction < 1."""
     pixel_scale: float
-    """Arcseconds per pixel."""
 
     def resolution(self, wavelength: float) -> float:
         """Return lambda/D in pixels for a wavelength in metres."""
@@ -61,14 +59,16 @@ class Grid(NamedTuple):
 
 
 class RadialProfile(NamedTuple):
-    """Star of unit flux as a function of radius, tabulated in zones with equal numbers of steps."""
+    """Star of unit flux as a function of radius, tabulated in zones with equal numbers of steps.
+
+    `value` (zone, step) is the flux per pixel area, at points in zone 0 and averaged over pixels elsewhere, and
+    `slope` is its derivative with respect to the radius in pixels. `resolution` is lambda/D in pixels, and
+    zone k ends at the radius ``ZONE_RADIUS * 2**k`` times this.
+    """
 
     value: Doubles
-    """(zone, step) flux per pixel area: point values in zone 0, averages over a pixel in the others."""
     slope: Doubles
-    """(zone, step) derivative with respect to the radius in pixels."""
     resolution: float
-    """lambda/D in pixels; zone k ends at radius ``ZONE_RADIUS * 2**k`` times this."""
 
 
 class StarImage(NamedTuple):

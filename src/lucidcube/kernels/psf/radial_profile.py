@@ -22,21 +22,21 @@ _CENTRED = 1e-4  # pixels
 
 
 class RadialFit(NamedTuple):
-    """Star described by a centre and a radial profile."""
+    """Star described by a centre and a radial profile.
+
+    `image` is the profile about the central pixel: finite, not negative, and of unit sum; NaN without data.
+    `profile` is in the units of the plane, at the mean `radius` (pixels) of the pixels of each annulus that
+    has any. `centre` is the offset (y, x) from the central pixel with its standard deviations `errors`, NaN
+    where fixed or unknown. `used` marks the pixels that entered the means: finite and not clipped.
+    """
 
     image: Floats
-    """Profile on the grid, about the central pixel; finite, not negative, unit sum. NaN without data."""
     radius: Doubles
-    """Mean radii (pixels) of the pixels in each annulus that contains any."""
     profile: Doubles
-    """Profile at these radii, in the units of the plane."""
     centre: tuple[float, float]
-    """Offset (y, x) of the star from the central pixel."""
     errors: tuple[float, float]
-    """One standard deviation of `centre`; NaN where fixed or unknown."""
     converged: bool
     used: Mask
-    """Pixels that entered the means: finite and not clipped."""
 
 
 class _Annuli(NamedTuple):

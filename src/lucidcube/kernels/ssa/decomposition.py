@@ -18,12 +18,14 @@ LEAST_WEIGHT = 1e-6
 
 
 class Basis(NamedTuple):
-    """The eigenvectors of the lag-covariance matrix X X^T of a plane, X being its trajectory matrix."""
+    """The eigenvectors of the lag-covariance matrix X X^T of a plane, X being its trajectory matrix.
+
+    The n = wy * wx eigenvalues are in descending order and not negative, and their sum is that of the squares
+    of X. The unit vectors (n, wy, wx) are images of the size of the window, of arbitrary sign.
+    """
 
     eigenvalues: NDArray[np.float64]
-    """(n,) in descending order, not negative; n = wy * wx. Their sum is the sum of squares of X."""
     vectors: Floats
-    """(n, wy, wx) unit eigenvectors, each as an image of the size of the window, of arbitrary sign."""
 
     @property
     def rank(self) -> int:
