@@ -38,8 +38,9 @@ class Bins(NamedTuple):
 def bins(axis: np.ndarray, step: float, width: float, response: Response) -> Bins:
     """Compute the output channels: m_0 = l_0, m_j = m_0 + j * step while m_j <= l_last.
 
-    `axis` holds the monotonic positions (input,) of the input channels, and the output has the same direction.
-    `step` and `width` (full width at half maximum) of the output channels are > 0, in the units of the axis.
+    `axis` holds the monotonic positions (input,) of the input channels, and the output has the same
+    direction. `step` and `width` (full width at half maximum) of the output channels are > 0, in the units of
+    the axis.
     """
     if axis.size == 1:
         return Bins(axis.copy(), np.array([0]), np.array([1]))

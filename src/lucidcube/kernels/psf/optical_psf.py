@@ -61,9 +61,9 @@ class Grid(NamedTuple):
 class RadialProfile(NamedTuple):
     """Star of unit flux as a function of radius, tabulated in zones with equal numbers of steps.
 
-    `value` (zone, step) is the flux per pixel area, at points in zone 0 and averaged over pixels elsewhere, and
-    `slope` is its derivative with respect to the radius in pixels. `resolution` is lambda/D in pixels, and
-    zone k ends at the radius ``ZONE_RADIUS * 2**k`` times this.
+    `value` (zone, step) is the flux per pixel area, at points in zone 0 and averaged over pixels elsewhere,
+    and `slope` is its derivative with respect to the radius in pixels. `resolution` is lambda/D in pixels,
+    and zone k ends at the radius ``ZONE_RADIUS * 2**k`` times this.
     """
 
     value: Doubles
