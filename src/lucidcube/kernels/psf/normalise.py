@@ -25,10 +25,10 @@ _CENTRED = 2e-3  # pixels
 class NormalisedPSF(NamedTuple):
     """One prepared plane of the star; all images (y, x), with odd sides, are on the output grid.
 
-    `image` is the star without sky, of unit sum, with its centre of mass at the central pixel. NaN is missing,
-    and all is NaN if there is no star. `variance` is that of the image without the noise of the sky level, if
-    a variance was given. The masks are 1 where a pixel is missing because of an outlier, where the sky was
-    measured (moved by whole pixels), and in the region of interest.
+    `image` is the star without sky, of unit sum, with its centre of mass at the central pixel. NaN is
+    missing, and all is NaN if there is no star. `variance` is that of the image without the noise of the sky
+    level, if a variance was given. The masks are 1 where a pixel is missing because of an outlier, where the
+    sky was measured (moved by whole pixels), and in the region of interest.
 
     The star was moved by the offsets in pixels, towards larger y and x where they are positive, the sky level
     `background` was subtracted, and the trimmed plane was divided by its sum `total`. Offsets and total are
