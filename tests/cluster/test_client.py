@@ -14,7 +14,7 @@ import pytest
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info
 
-from lucidcube.cluster import PROFILES, LocalWorkers, Profile, Workers, load_profile, start_workers
+from lucidcube.cluster import PROFILES, Profile, Workers, load_profile, start_workers
 from lucidcube.cluster.resources import available_resources
 from lucidcube.errors import ConfigError
 
@@ -123,7 +123,7 @@ def test_workers_by_profile() -> None:
         (Profile(kind="synchronous", workers=5), 1),
     ):
         with start_workers(profile) as made:
-            assert isinstance(made, LocalWorkers)
+            assert type(made) is Workers
             assert made.threads == count
             assert results(made, 1, 2) == [10, 20]
 

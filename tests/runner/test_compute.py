@@ -16,7 +16,7 @@ import pytest
 from dask.local import SynchronousExecutor
 from distributed import Client, LocalCluster
 
-from lucidcube.cluster import LocalWorkers, Profile, Workers, WorkersLost, start_workers
+from lucidcube.cluster import Profile, Workers, WorkersLost, start_workers
 from lucidcube.cluster.client import DaskWorkers
 from lucidcube.cube import DATA, from_arrays
 from lucidcube.errors import BlocksFailed, StageError
@@ -103,7 +103,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
         return
     synchronous = request.param == "synchronous"
     with SynchronousExecutor() if synchronous else ThreadPoolExecutor(3) as executor:
-        yield LocalWorkers(executor, 1 if synchronous else 3)
+        yield Workers(executor, 1 if synchronous else 3)
 
 
 def test_every_block_is_computed_once(workers: Workers) -> None:

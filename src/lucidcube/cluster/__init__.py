@@ -12,10 +12,10 @@ from threadpoolctl import threadpool_limits
 from lucidcube.cluster.jobqueue import WORKER_SETTINGS, job_arguments, job_script, queue_class, site_settings
 from lucidcube.cluster.profile import PROFILES, Layout, Profile, load_profile, local_layout
 from lucidcube.cluster.slurm_runner import allocation_layout, serve
-from lucidcube.cluster.workers import LocalWorkers, Workers, WorkersDied, WorkersLost
+from lucidcube.cluster.workers import Workers, WorkersDied, WorkersLost
 
 __all__ = [
-    "PROFILES", "Layout", "LocalWorkers", "Profile", "Workers", "WorkersDied", "WorkersLost", "job_script",
+    "PROFILES", "Layout", "Profile", "Workers", "WorkersDied", "WorkersLost", "job_script",
     "layout", "load_profile", "serve", "start_workers",
 ]  # fmt: skip
 
@@ -34,7 +34,7 @@ def start_workers(profile: Profile) -> Iterator[Workers]:
             threads = local_layout(profile).threads or 1
             synchronous = profile.kind == "synchronous"
             with SynchronousExecutor() if synchronous else ThreadPoolExecutor(threads, "block") as executor:
-                yield LocalWorkers(executor, threads)
+                yield Workers(executor, threads)
         return
     # Imported before the settings are changed: leaving `dask.config.set` would otherwise remove the
     # defaults that the package adds when it is imported.

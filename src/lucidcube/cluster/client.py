@@ -17,7 +17,7 @@ from distributed.scheduler import KilledWorker
 from lucidcube.cluster import jobqueue
 from lucidcube.cluster.profile import Profile, expand_variables, import_class, local_layout, parse_duration
 from lucidcube.cluster.slurm_runner import start_runner
-from lucidcube.cluster.workers import WorkersDied, WorkersLost
+from lucidcube.cluster.workers import Workers, WorkersDied, WorkersLost
 from lucidcube.errors import ConfigError
 
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}
@@ -27,7 +27,7 @@ POLL_INTERVAL = 5.0
 """Seconds between checks while waiting for the first worker."""
 
 
-class DaskWorkers:
+class DaskWorkers(Workers):
     """The workers of the dask cluster to which a client is connected.
 
     `memory` is the memory limit of each worker in bytes, if it has one. After `timeout` seconds without any
@@ -45,38 +45,27 @@ class DaskWorkers:
         reason: Callable[[], str] = lambda: "they ended and did not come back",
         maintain: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__(client.get_executor(pure=False), 0, _dashboard(client))
         self.client, self.memory, self.timeout = client, memory, timeout
         self.reason, self.maintain = reason, maintain
-        self._executor = client.get_executor(pure=False)
         self._run = uuid.uuid4().hex[:8]
         self._tasks = 0
         self._last_seen = time.monotonic()
-        self._threads = 0
         self.check()
 
     @property
     def window(self) -> int:
         """Two blocks for each thread of the workers, as counted at the last check."""
-        return 2 * max(1, self._threads)
-
-    @property
-    def dashboard(self) -> str | None:
-        """Address of dask's own page, if bokeh is installed to draw it."""
-        if find_spec("bokeh") is None:
-            return None
-        try:
-            return self.client.dashboard_link or None
-        except KeyError:
-            return None  # the scheduler was started without one
+        return 2 * max(1, self.threads)
 
     def submit(self, name: str, block: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Submit a block as a task whose key names it, as ``('deconvolve target-1f3a', 17)``."""
         self._tasks += 1  # a block that is retried needs a key of its own
         key = (f"{name}-{self._run}{self._tasks:x}", block)
-        return self._executor.submit(function, *arguments, key=key)
+        return self.executor.submit(function, *arguments, key=key)
 
     def result(self, future: Future[Any]) -> Any:
-        """Return the result of a block; see `Workers`."""
+        """Return the result of a block or raise its exception; see `Workers`."""
         try:
             return future.result()
         except KilledWorker as error:
@@ -91,15 +80,22 @@ class DaskWorkers:
     def check(self) -> None:
         """Count the workers and maintain them; see `Workers`."""
         try:
-            self._threads = sum(self.client.nthreads().values())
+            self.threads = sum(self.client.nthreads().values())
         except OSError as error:
             raise WorkersLost(f"the connection to the dask scheduler was lost: {error}") from error
         self.maintain()
         now = time.monotonic()
-        if self._threads:
+        if self.threads:
             self._last_seen = now
         elif now - self._last_seen > self.timeout:
             raise WorkersLost(f"no workers left: {self.reason()}")
+
+
+def _dashboard(client: Client) -> str | None:
+    """Return the address of dask's own page, if bokeh is installed to draw it."""
+    with suppress(KeyError):  # the scheduler was started without one
+        return (client.dashboard_link or None) if find_spec("bokeh") else None
+    return None
 
 
 def start_cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from dask.local import SynchronousExecutor
 
@@ -27,22 +27,30 @@ class WorkersDied(RuntimeError):
     """Several workers died one after the other while they computed the same block; retrying is useless."""
 
 
-class Workers(Protocol):
-    """Where blocks are computed."""
+@dataclass
+class Workers:
+    """Where blocks are computed: here in threads of this process, or in the calling thread.
 
-    remote: bool
+    `DaskWorkers` computes them in other processes.
+    """
+
+    executor: Executor
+    threads: int
+    dashboard: str | None = None
+    """Address of a page that shows the work, if there is one."""
+
+    remote: ClassVar[bool] = False
     """Whether blocks are computed in other processes."""
-
-    @property
-    def dashboard(self) -> str | None:
-        """Address of a page that shows the work, if there is one."""
 
     @property
     def window(self) -> int:
         """Number of blocks to keep submitted, so that no worker waits for work."""
+        # A synchronous executor computes each block as it is submitted.
+        return 1 if isinstance(self.executor, SynchronousExecutor) else self.threads + 1
 
     def submit(self, name: str, block: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Submit the computation of a block; `name` and `block` identify the task for people."""
+        return self.executor.submit(function, *arguments)
 
     def result(self, future: Future[Any]) -> Any:
         """Return the result of a finished future or raise its exception.
@@ -50,32 +58,7 @@ class Workers(Protocol):
         It is WorkersDied if the block killed one worker after the other, and WorkersLost if nothing is left
         that could compute.
         """
-
-    def check(self) -> None:
-        """Raise WorkersLost if there have been none for too long; called every few seconds during a run."""
-
-
-@dataclass
-class LocalWorkers:
-    """Threads of this process, or the calling thread itself; `threads` blocks are computed at a time."""
-
-    executor: Executor
-    threads: int
-    remote: bool = False
-    dashboard: str | None = None
-
-    @property
-    def window(self) -> int:
-        """One block more than threads; a synchronous executor computes each block as it is submitted."""
-        return 1 if isinstance(self.executor, SynchronousExecutor) else self.threads + 1
-
-    def submit(self, name: str, block: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Submit a block; see `Workers`."""
-        return self.executor.submit(function, *arguments)
-
-    def result(self, future: Future[Any]) -> Any:
-        """Return the result of a block; see `Workers`."""
         return future.result()
 
     def check(self) -> None:
-        """Do nothing: the threads of this process cannot be lost."""
+        """Raise WorkersLost if there have been none for too long; called every few seconds during a run."""
