@@ -45,9 +45,8 @@ def settings_help(cls: type[Stage]) -> dict[str, str]:
             only = f" (only with {group.choice}: " if group.choice else ""
             found.setdefault(name, {}).setdefault(text + only, []).append(group.word)
     for name, texts in found.items():
-        lines[name] = "; or ".join(
-            f"{text}{', '.join(words)})" if any(words) else text for text, words in texts.items()
-        )
+        parts = (f"{text}{', '.join(words)})" if any(words) else text for text, words in texts.items())
+        lines[name] = "; or ".join(parts)
     return lines
 
 

@@ -13,13 +13,9 @@ from lucidcube.io.hdus import Hdu
 from lucidcube.io.plane_reader import Encoding, Meaning, PlaneReader, fill, physical
 from lucidcube.io.staging import ScratchFolder
 
-_SAMPLES = 1 << 17
-"""Number of values of a plane that are sampled before the cube is read."""
-_ROUNDING = -27.0
-"""Binary logarithm of 1e-8, less than the relative precision of float32."""
-
-_SQUARE = {"data": 2, "variance": 1, "error": 2, "weight": -1}
-"""The power that turns numbers of each meaning into squares of a flux."""
+_SAMPLES = 1 << 17  # values of a plane that are sampled before the cube is read
+_ROUNDING = -27.0  # binary logarithm of 1e-8, less than the relative precision of float32
+_SQUARE = {"data": 2, "variance": 1, "error": 2, "weight": -1}  # powers that turn numbers into squared fluxes
 
 
 def locate(

@@ -44,10 +44,8 @@ def celestial_wcs(header: fits.Header) -> "WCS":
             sky = bool(wcs.has_celestial) and wcs.pixel_n_dim == 2
             sky = sky and bool(np.isfinite(wcs.wcs_pix2world([[1.0, 1.0]], 1)).all() or wcs.wcs.lng >= 0)
     except (WcsError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()
-        raise CubeError(
-            f"the header's sky coordinates cannot be used: {reason[-1] if reason else error!r}"
-        ) from None
+        reason = (str(error).strip().splitlines() or [repr(error)])[-1]
+        raise CubeError(f"the header's sky coordinates cannot be used: {reason}") from None
     if not sky:
         found = " and ".join(repr(text(cards, f"CTYPE{n}")) for n in (1, 2))
         raise CubeError(f"the header holds no sky coordinates (CTYPE {found}): use image coordinates")

@@ -47,24 +47,14 @@ def watch_plane(
     `folder`, frames ``frame-00001.png``, ... are written and returned: at iterations in geometric
     progression, because most changes happen at the start, and at last of the result.
 
-    Parameters
-    ----------
-    cube
-        Cube with `data` and `psf`, and optionally `variance` and `filled`; NumPy or dask. Only one plane is
-        computed (a few if the middle of the cube has no data).
-    stage
-        The deconvolution.
-    wavelength
-        Wavelength of the plane: a number in the unit of the cube's axis (m, Hz or m/s), or text with a unit,
-        such as ``"0.72um"``. The nearest plane is used; by default the plane with data nearest to the middle.
-    folder
-        Folder for the frames, created if necessary; frames of an earlier plot are removed. By default a
-        window is used, or `FOLDER` where no window can be opened.
+    The cube has `data` and `psf`, and optionally `variance` and `filled`. Only one plane is computed (a few
+    if the middle of the cube has no data): the one nearest to `wavelength`, which is a number in the unit of
+    the cube's axis (m, Hz or m/s), or text with a unit, such as ``"0.72um"``; by default the plane with data
+    that is nearest to the middle. The folder is created if necessary, and frames of an earlier plot are
+    removed from it; it is `FOLDER` where no window can be opened.
 
-    Raises
-    ------
-    UserError
-        If matplotlib is not installed, there is no such plane or no data in it, or its PSF cannot be used.
+    UserError is raised if matplotlib is not installed, there is no such plane or no data in it, or its PSF
+    cannot be used.
     """
     if not AVAILABLE:
         raise UserError("the live plot needs matplotlib: pip install 'lucidcube[plot]'")

@@ -90,9 +90,8 @@ def _overlap(large: float, small: float, distance: Doubles) -> Doubles:
     apart = np.clip(distance, max(large - small, 1e-12), large + small)
     angle_large = np.arccos(np.clip((apart**2 + large**2 - small**2) / (2 * apart * large), -1, 1))
     angle_small = np.arccos(np.clip((apart**2 + small**2 - large**2) / (2 * apart * small), -1, 1))
-    kite = (
-        (large + small - apart) * (apart + small - large) * (apart - small + large) * (apart + small + large)
-    )
+    total = large + small
+    kite = (total - apart) * (apart + small - large) * (apart - small + large) * (apart + small + large)
     lens = large**2 * angle_large + small**2 * angle_small - 0.5 * np.sqrt(np.maximum(kite, 0.0))
     return np.where(distance <= large - small, np.pi * small**2, lens)
 

@@ -43,9 +43,7 @@ def solve_minimize(problem: FitProblem, *, max_evaluations: int) -> Solution:
 
     limits = np.stack([problem.lower[free], problem.upper[free]], axis=1) / scale[:, None]
     options = {"maxfun": max_evaluations, "maxiter": max_evaluations, "ftol": 1e-13, "gtol": 1e-8}
-    found = optimize.minimize(
-        cost, start / scale, jac=True, method="L-BFGS-B", bounds=limits, options=options
-    )
+    best = optimize.minimize(cost, start / scale, jac=True, method="L-BFGS-B", bounds=limits, options=options)
     # Scaling back can cross a bound by a rounding error.
-    values = np.clip(np.asarray(found.x) * scale, problem.lower[free], problem.upper[free])
-    return Solution(values, bool(found.success))
+    values = np.clip(np.asarray(best.x) * scale, problem.lower[free], problem.upper[free])
+    return Solution(values, bool(best.success))

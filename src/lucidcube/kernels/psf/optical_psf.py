@@ -158,11 +158,9 @@ def _pixel_transfer(frequency: Doubles) -> Doubles:
 def _hankel_kernels() -> tuple[Doubles, Doubles]:
     """Return J0 and J1 of 2 pi r s at the radii of a zone (rows) and the nodes; the same for all zones."""
     radius = np.linspace(0.0, ZONE_RADIUS, _N_ZONE_STEPS + 1)
-    node, _ = unit_nodes(_N_NODES)
-    phase = 2.0 * np.pi * radius[:, None] * node**2
+    phase = 2.0 * np.pi * radius[:, None] * unit_nodes(_N_NODES)[0] ** 2
     kernels = j0(phase), j1(phase)
-    for kernel in kernels:
-        kernel.flags.writeable = False
+    kernels[0].flags.writeable = kernels[1].flags.writeable = False
     return kernels
 
 

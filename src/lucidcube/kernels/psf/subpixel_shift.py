@@ -68,9 +68,8 @@ def fit_core(plane: Reals) -> Core | None:
         return np.asarray(p[3] * np.exp(-0.5 * squared / p[2] ** 2) + p[4] - values)
 
     start = np.array([brightest[0], brightest[1], max(sigma, _MIN_SIGMA), 1.0, 0.0])
-    centre_y, centre_x, sigma, height, _ = map(
-        float, least_squares(residual, start, method="lm", max_nfev=300).x
-    )
+    best = least_squares(residual, start, method="lm", max_nfev=300).x
+    centre_y, centre_x, sigma, height, _ = map(float, best)
     core = Core(centre_y, centre_x, abs(sigma), height * maximum)
     inside = max(abs(core.y - brightest[0]), abs(core.x - brightest[1])) < 2.0
     return core if inside and _MIN_SIGMA < core.sigma < _MAX_SIGMA and 0.0 < height < 3.0 else None
