@@ -1,0 +1,320 @@
+"""Compare each pixel with its own spectrum in a window of planes: artefacts come and go with wavelength."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Cube = NDArray[np.floating]
+Floats = NDArray[np.float32]
+Marks = NDArray[np.bool_]
+
+FEWEST_PLANES = 3
+"""A window of fewer planes is not tested."""
+PLANES_FOR_GRADIENTS = 10
+"""From this number of planes on, the spectra of a pixel may change linearly along the window."""
+STEPS = 18
+"""Steps of the reweighting."""
+WIDEST, SHRINKAGE, NARROWEST = 30.0, 0.8, 3.0
+"""The scale of the weights in standard deviations: at the first step, the factor per step, and at the end."""
+BRIGHT = 0.3
+"""A pixel is bright if its median exceeds this fraction of that of the brightest percent."""
+DEPENDENT = 1e-3
+"""Directions whose singular value is below this fraction of the largest one are left out of the spectra."""
+UNCERTAIN = 5.0
+"""The model is NaN where its error exceeds this number of standard deviations of the noise."""
+TERMS = 4
+LANES = 32
+"""Number of spectra, and of pixels that are processed together."""
+
+
+class SpectralFit(NamedTuple):
+    """The result of `spectral_outliers`, two arrays (planes, y, x) of float32."""
+
+    model: Floats
+    """The spectrum of each pixel; NaN where it is not known."""
+    z: Floats
+    """Data minus model in standard deviations; NaN where one of them is not known."""
+
+
+def spectral_outliers(
+    data: Cube, variance: Cube, excluded: Marks | None = None, *, model_error: float = 0.0
+) -> SpectralFit:
+    """Fit each pixel of a window of planes by a few spectra, and compare it with the fit.
+
+    The spectra are L, L u, 1 and u, where L is the median spectrum of the bright pixels and u runs from -1 to 1
+    along the window; L and 1 if there are fewer than 10 planes. The fit is robust: least squares with the
+    weights 1/(1 + (z/2c)^2)^2, iterated while c falls from 30 to 3.
+
+    The spectra are not learned from the data, because learned spectra contain the artefacts.
+
+    Parameters
+    ----------
+    data, variance
+        (planes, y, x). Pixels that are NaN, or whose variance is NaN or not positive, have no weight.
+    excluded
+        (planes, y, x), true where a pixel must have no weight in the fit, but is compared with it.
+    model_error
+        Standard deviation of the model as a fraction of it.
+
+    Returns
+    -------
+    SpectralFit
+        Pixels with data in no more than half of the planes have no fit. The uncertainty of the fit is added to
+        the noise, so that planes to which a fit is extrapolated do not look like outliers.
+    """
+    shape = data.shape
+    model, z = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    if shape[0] >= FEWEST_PLANES:
+        flat = (shape[0], shape[1] * shape[2])
+        light = np.ascontiguousarray(data, np.float32).reshape(flat)
+        spread = np.ascontiguousarray(variance, np.float32).reshape(flat)
+        out = np.zeros(flat, np.bool_) if excluded is None else np.ascontiguousarray(excluded).reshape(flat)
+        spectra, rank = _spectra(_level(light, out))
+        scales = np.maximum(WIDEST * SHRINKAGE ** np.arange(STEPS), NARROWEST).astype(np.float32)
+        _fit_pixels(light, spread, out, spectra, rank, scales, np.float32(model_error**2), model.reshape(flat), z.reshape(flat))
+    return SpectralFit(model, z)
+
+
+def smoothed_significance(z: Cube, sigma: float = 1.0) -> Floats:
+    """Smooth each plane of deviations by a Gaussian, in units of the noise of the result.
+
+    Parameters
+    ----------
+    z
+        (planes, y, x) deviations in standard deviations, independent from pixel to pixel; NaN has no weight.
+    sigma
+        Standard deviation of the Gaussian in pixels.
+
+    Returns
+    -------
+    (planes, y, x) array of float32
+        Weighted mean, divided by its standard deviation if no neighbour is missing; NaN where `z` is NaN or
+        less than a fifth of the weight is left.
+    """
+    known = np.isfinite(z)
+    width = (0.0, sigma, sigma)
+    total = ndimage.gaussian_filter(np.where(known, z, 0).astype(np.float32), width, mode="constant", truncate=4)
+    weight = ndimage.gaussian_filter(known.astype(np.float32), width, mode="constant", truncate=4)
+    reach = int(4 * sigma + 0.5)
+    line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    noise = float((line**2).sum() / line.sum() ** 2)
+    mean = total / (np.maximum(weight, 0.2) * np.float32(noise))
+    return np.where(known & (weight > 0.2), mean, np.float32(np.nan))
+
+
+def _level(light: Floats, out: Marks) -> NDArray[np.float64]:
+    """Return the median spectrum (planes,) of the bright pixels with a mean of one; ones if none are bright."""
+    totals = _medians(light, out)
+    known = totals[np.isfinite(totals)]
+    planes = light.shape[0]
+    if known.size == 0 or (top := float(np.percentile(known, 99))) <= 0:
+        return np.ones(planes)
+    bright = totals > BRIGHT * top
+    level = np.array([_median(light[i, bright & ~out[i]]) for i in range(planes)])
+    known = np.isfinite(level)
+    level = np.interp(np.arange(planes), np.flatnonzero(known), level[known]) if known.any() else np.ones(planes)
+    mean = float(level.mean())
+    return level / mean if mean > 0 else np.ones(planes)
+
+
+def _median(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else np.nan
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _medians(light: Floats, out: Marks) -> Floats:
+    """Return the median of the data of each pixel over the planes; NaN where half of them are missing."""
+    planes, pixels = light.shape
+    medians = np.full(pixels, np.nan, np.float32)
+    values = np.empty(planes, np.float32)
+    for p in range(pixels):
+        count = 0
+        for i in range(planes):
+            if np.isfinite(light[i, p]) and not out[i, p]:
+                values[count] = light[i, p]
+                count += 1
+        if 2 * count > planes:
+            medians[p] = np.median(values[:count])
+    return medians
+
+
+def _spectra(level: NDArray[np.float64]) -> tuple[Floats, int]:
+    """Return orthonormal spectra (planes, 4), with zeros for those that depend on others, and their number."""
+    planes = level.size
+    u, one = np.linspace(-1, 1, planes), np.ones(planes)
+    terms = [level, one] if planes < PLANES_FOR_GRADIENTS else [level, level * u, one, u]
+    columns = np.stack([t / max(float(np.sqrt((t**2).sum())), 1e-30) for t in terms], axis=1)
+    left, singular, _ = np.linalg.svd(columns, full_matrices=False)
+    rank = int(np.count_nonzero(singular > DEPENDENT * singular[0]))
+    spectra = np.zeros((planes, TERMS), np.float32)
+    spectra[:, :rank] = left[:, :rank]
+    return spectra, rank
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fit_pixels(
+    light: Floats,
+    spread: Floats,
+    out: Marks,
+    spectra: Floats,
+    rank: int,
+    scales: Floats,
+    model_error: np.float32,
+    model: Floats,
+    z: Floats,
+) -> None:
+    """Fit all pixels, a few at a time, and write the model and the deviations."""
+    planes, pixels = light.shape
+    data = np.empty((planes, LANES), np.float32)
+    weight = np.empty((planes, LANES), np.float32)  # inverse variance; zero: no weight
+    values = np.empty((TERMS, LANES), np.float32)
+    gram = np.empty((TERMS * (TERMS + 1) // 2, LANES), np.float32)
+    right = np.empty((TERMS, LANES), np.float32)
+    for first in range(0, pixels, LANES):
+        count = min(LANES, pixels - first)
+        if not _load(light, spread, out, first, count, rank, data, weight):
+            continue
+        values[:] = 0
+        for step in range(scales.size + 1):
+            # The first step has no model, and hence no outliers.
+            scale = np.float32(np.inf) if step == 0 else scales[step - 1]
+            _accumulate(data, weight, spectra, values, scale, gram, right)
+            if step < scales.size:
+                _improve(gram, right, values)
+        _compare(light, spread, spectra, values, gram, first, count, model_error, weight, model, z)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _load(
+    light: Floats, spread: Floats, out: Marks, first: int, count: int, rank: int, data: Floats, weight: Floats
+) -> bool:
+    """Copy some pixels and their weights; return whether any of them has enough data for a fit."""
+    planes = light.shape[0]
+    data[:] = 0
+    weight[:] = 0
+    some = False
+    for p in range(count):
+        known = 0
+        for i in range(planes):
+            v = spread[i, first + p]
+            if np.isfinite(light[i, first + p]) and v > 0 and np.isfinite(v) and not out[i, first + p]:
+                data[i, p] = light[i, first + p]
+                weight[i, p] = 1 / v
+                known += 1
+        if 2 * known > planes and known > rank:
+            some = True
+        else:
+            weight[:, p] = 0
+    return some
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp"})
+def _accumulate(
+    data: Floats, weight: Floats, spectra: Floats, values: Floats, scale: np.float32, gram: Floats, right: Floats
+) -> None:
+    """Sum up the normal equations for the correction of the coefficients `values`."""
+    gram[:] = 0
+    right[:] = 0
+    outlier = np.float32(0.25) / (scale * scale)
+    for i in range(data.shape[0]):
+        a, b, c, d = spectra[i, 0], spectra[i, 1], spectra[i, 2], spectra[i, 3]
+        for p in range(LANES):
+            r = data[i, p] - (a * values[0, p] + b * values[1, p] + c * values[2, p] + d * values[3, p])
+            w = weight[i, p]
+            t = np.float32(1) / (np.float32(1) + r * r * w * outlier)
+            w *= t * t
+            wa, wb, wc, wd = w * a, w * b, w * c, w * d
+            gram[0, p] += wa * a
+            gram[1, p] += wb * a
+            gram[2, p] += wb * b
+            gram[3, p] += wc * a
+            gram[4, p] += wc * b
+            gram[5, p] += wc * c
+            gram[6, p] += wd * a
+            gram[7, p] += wd * b
+            gram[8, p] += wd * c
+            gram[9, p] += wd * d
+            right[0, p] += wa * r
+            right[1, p] += wb * r
+            right[2, p] += wc * r
+            right[3, p] += wd * r
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _factor(gram: Floats, p: int, factor: NDArray[np.float64]) -> bool:
+    """Write the Cholesky factor of the matrix of a pixel; return False if the pixel has no data."""
+    trace = gram[0, p] + gram[2, p] + gram[5, p] + gram[9, p]
+    if not trace > 0:
+        return False
+    for j in range(TERMS):
+        for k in range(j + 1):
+            total = np.float64(gram[j * (j + 1) // 2 + k, p])
+            if j == k:
+                total += 1e-6 * trace
+            for m in range(k):
+                total -= factor[j, m] * factor[k, m]
+            factor[j, k] = np.sqrt(max(total, 1e-12 * trace)) if j == k else total / factor[k, k]
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _improve(gram: Floats, right: Floats, values: Floats) -> None:
+    """Solve the normal equations of each pixel, and add the corrections to the coefficients."""
+    factor = np.empty((TERMS, TERMS))
+    x = np.empty(TERMS)
+    for p in range(LANES):
+        if not _factor(gram, p, factor):
+            continue
+        for j in range(TERMS):
+            total = np.float64(right[j, p])
+            for k in range(j):
+                total -= factor[j, k] * x[k]
+            x[j] = total / factor[j, j]
+        for j in range(TERMS - 1, -1, -1):
+            for k in range(j + 1, TERMS):
+                x[j] -= factor[k, j] * x[k]
+            x[j] /= factor[j, j]
+            values[j, p] += np.float32(x[j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _compare(
+    light: Floats,
+    spread: Floats,
+    spectra: Floats,
+    values: Floats,
+    gram: Floats,
+    first: int,
+    count: int,
+    model_error: np.float32,
+    weight: Floats,
+    model: Floats,
+    z: Floats,
+) -> None:
+    """Write the model and the deviations of some pixels."""
+    factor = np.empty((TERMS, TERMS))
+    x = np.empty(TERMS)
+    for p in range(count):
+        if not _factor(gram, p, factor):
+            continue
+        for i in range(light.shape[0]):
+            fitted, uncertainty = 0.0, 0.0
+            for j in range(TERMS):
+                fitted += spectra[i, j] * values[j, p]
+                total = np.float64(spectra[i, j])
+                for k in range(j):
+                    total -= factor[j, k] * x[k]
+                x[j] = total / factor[j, j]
+                uncertainty += x[j] * x[j]
+            v = spread[i, first + p]
+            good = v > 0 and np.isfinite(v)
+            if good and uncertainty > UNCERTAIN * UNCERTAIN * v:
+                continue
+            model[i, first + p] = fitted
+            if good:
+                noise = v + uncertainty + model_error * fitted * fitted
+                z[i, first + p] = (light[i, first + p] - fitted) / np.sqrt(noise)
