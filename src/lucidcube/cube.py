@@ -29,6 +29,7 @@ CHANNEL = "channel"
 DATA = "data"
 VARIANCE = "variance"
 BADNESS = "badness"
+AMPLITUDE = "amplitude"
 MASK = "mask"
 FILLED = "filled"
 RESIDUAL = "residual"
@@ -70,7 +71,8 @@ VARIABLES: Mapping[str, Variable] = {
     DATA: Variable(DIMS, 1, "main product of the previous stage: flux; NaN where there is no data"),
     VARIANCE: Variable(DIMS, 2, "variance of the data"),
     BADNESS: Variable(DIMS, 0, "artefact score: standard deviations by which the fine structure stands out"),
-    MASK: Variable(DIMS, 0, "1 where a pixel is an artefact"),
+    AMPLITUDE: Variable(DIMS, 0, "artefact score of the spectral test, smoothed by one pixel"),
+    MASK: Variable(DIMS, 0, "1 where a pixel is an artefact, 2 where it belongs to its faint surroundings"),
     FILLED: Variable(DIMS, 0, "1 where a marked pixel was replaced, 2 where a hole was filled: no weight"),
     RESIDUAL: Variable(DIMS, 1, "input minus model of the last stage with a model"),
     RESTORED: Variable(DIMS, 1, "components under a clean beam plus the residual"),

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from locations import ORACLE
-from lucidcube.kernels.mask import bad_pixel_mask, cut_by_channel
+from lucidcube.kernels.mask import bad_pixel_mask, cut_by_channel, grow
 
 RECORDED = ORACLE / "mask_reference.npz"
 
@@ -110,3 +110,41 @@ def test_invalid_cuts_are_errors(cuts, text):
 def test_invalid_arguments_are_errors(shape, cut, limit):
     with pytest.raises(ValueError):
         bad_pixel_mask(np.zeros(shape, np.float32), cut, max_dilation=limit)
+
+
+# Growth
+
+
+def labelled(mask: np.ndarray, amplitude: np.ndarray, low: float) -> np.ndarray:
+    """Grow a mask by way of the connected components of everything that may be reached."""
+    labels, _ = ndimage.label((mask != 0) | (amplitude >= low))
+    return np.where(mask != 0, 1, 2 * np.isin(labels, np.unique(labels[mask != 0])))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    mask=arrays(np.uint8, (9, 11), elements=st.sampled_from([0, 0, 0, 0, 0, 1, 2])),
+    amplitude=arrays(np.float32, (9, 11), elements=st.sampled_from([0.0, 1.0, 1.5, 2.0, np.nan])),
+    low=st.sampled_from([0.5, 1.5]),
+)
+def test_growth_reaches_the_connected_components_of_the_marks(mask, amplitude, low):
+    before = mask.copy()
+    mask.flags.writeable = amplitude.flags.writeable = False
+    grown = grow(mask, amplitude, low)
+    assert grown.dtype == np.uint8
+    np.testing.assert_array_equal(grown, labelled(before, amplitude, low))
+
+
+def test_marks_grow_along_the_wings_of_a_ghost():
+    y, x = np.indices((41, 41)) - 20
+    amplitude = (20 * np.exp(-(y**2 + x**2) / (2 * 4.0**2))).astype(np.float32)
+    amplitude[2, 2] = 3  # not connected to the ghost
+    grown = grow((amplitude >= 5).astype(np.uint8), amplitude, 1.5)
+    reached = np.hypot(y, x) <= 4 * np.sqrt(2 * np.log(20 / 1.5))
+    np.testing.assert_array_equal(grown != 0, reached)
+    np.testing.assert_array_equal(grown == 1, amplitude >= 5)
+
+
+def test_growth_needs_planes_of_the_same_shape():
+    with pytest.raises(ValueError, match="differ in shape"):
+        grow(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.float32), 1.5)

@@ -21,6 +21,7 @@ import lucidcube.stages  # noqa: F401  registers the stages
 from lucidcube.cli.app import main
 from lucidcube.config.load import from_plain
 from lucidcube.cube import (
+    AMPLITUDE,
     BADNESS,
     DATA,
     DIMS,
@@ -94,6 +95,7 @@ def example() -> xr.Dataset:
     psf = np.broadcast_to(psf / psf.sum(), (PLANES, 9, 9)).astype(np.float32)
     extra = {
         BADNESS: (DIMS, np.abs(rng.normal(1, 1.5, data.shape)).astype(np.float32)),
+        AMPLITUDE: (DIMS, np.abs(rng.normal(1, 1, data.shape)).astype(np.float32)),
         MASK: (DIMS, (rng.random(data.shape) < 0.02).astype(np.uint8)),
         FILLED: (DIMS, (rng.random(data.shape) < 0.02).astype(np.uint8)),
         PSF: ((WAVELENGTH, *PSF_PLANE), psf),

@@ -1,10 +1,57 @@
-"""Mask bad pixels by their artefact score: a cut that depends on the channel, and dilation by the score."""
+"""Mask bad pixels: a cut that depends on the channel, dilation by the score, growth along faint wings."""
 
 from collections.abc import Sequence
+from enum import IntEnum
 
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+
+class Mark(IntEnum):
+    """Values of the variable `mask`: why a pixel is not trusted."""
+
+    NO = 0
+    ARTEFACT = 1
+    """Its score reaches the cut, or it is next to such a pixel or inside a region."""
+    GROWN = 2
+    """It belongs to the faint surroundings of an artefact."""
+
+
+def grow(mask: NDArray[np.uint8], amplitude: NDArray[np.floating], low: float) -> NDArray[np.uint8]:
+    """Grow marks into the connected pixels whose amplitude reaches a low threshold.
+
+    This is thresholding with hysteresis (Canny 1986, IEEE PAMI 8, 679): a pixel is reached from a marked one
+    by steps to the four nearest neighbours, over marked pixels and those with an amplitude of at least `low`.
+
+    Parameters
+    ----------
+    mask
+        (y, x), not zero where a pixel is marked.
+    amplitude
+        (y, x) smoothed artefact score; pixels with NaN are not reached.
+    low
+        Threshold in the units of the amplitude.
+
+    Returns
+    -------
+    (y, x) array of uint8
+        See `Mark`: 1 where the mask is not zero, 2 where it has grown.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if mask.shape != amplitude.shape:
+        raise ValueError(f"the mask {mask.shape} and the amplitude {amplitude.shape} differ in shape")
+    marked = mask != 0
+    grown = np.where(marked, np.uint8(Mark.ARTEFACT), np.uint8(Mark.NO))
+    if marked.any():
+        reached = ndimage.binary_propagation(marked, mask=marked | (amplitude >= low))
+        grown[reached & ~marked] = Mark.GROWN
+    return grown
 
 
 def cut_by_channel(cuts: Sequence[tuple[float, float]], channels: ArrayLike) -> NDArray[np.float64]:

@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
-from lucidcube.cube import BADNESS, CHANNEL, HEADER, MASK, UNITS, WAVELENGTH
+from lucidcube.cube import AMPLITUDE, BADNESS, CHANNEL, HEADER, MASK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
-from lucidcube.kernels.mask import bad_pixel_mask, cut_by_channel
+from lucidcube.kernels.mask import Mark, bad_pixel_mask, cut_by_channel, grow
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import Stage, parameter
 
@@ -25,30 +25,46 @@ if TYPE_CHECKING:
 class Mask(Stage):
     """Mark pixels whose artefact score reaches the cut, and pixels inside DS9 regions.
 
-    The higher the score of a pixel, the more of its surroundings are marked as well: for each whole unit
-    above the cut, the mark spreads by one 4-connected step. Regions are given in image or sky coordinates.
+    If `max_dilation` allows it, the higher the score of a pixel, the more of its surroundings are marked as
+    well: for each whole unit above the cut, the mark spreads by one 4-connected step. If there is an
+    amplitude, the smoothed score of the method spectral_psf, marks also grow along connected pixels with a
+    small amplitude, such as the wings of a ghost. The mask is 1 at marked and 2 at grown pixels; later stages
+    trust neither. Regions are given in image or sky coordinates.
     Dynamic regions move linearly from the channel of one file to that of the next; they are matched by
     their `text`, and do not exist before the first or after the last file. NaN pixels are missing data, not
     artefacts: they are never marked. The data and the variance are passed on unchanged.
     """
 
     name: ClassVar[str] = "mask"
+    version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = (BADNESS,)
+    optional: ClassVar[tuple[str, ...]] = (AMPLITUDE,)
     produces: ClassVar[tuple[str, ...]] = (MASK, "cut")
-    copies: ClassVar[float] = 3
-    scratch: ClassVar[float] = 5
+    copies: ClassVar[float] = 4
+    scratch: ClassVar[float] = 6
     tag: ClassVar[str] = "_bpmask"
     files: ClassVar[tuple[str, ...]] = (BADNESS,)
 
     cut: tuple[tuple[float, float], ...] = parameter(
-        ((0, 3.0),),
+        ((0, 5.0),),
         "standard deviations",
         "list of (channel, score): a pixel with this score or a higher one is an artefact; the cut is linear "
         "between the channels and constant outside",
         min_length=1,
     )
     max_dilation: int | None = parameter(
-        None, "pixel", "maximum number of steps by which a mark spreads; no limit if not given", ge=0
+        0,
+        "pixel",
+        "maximum number of steps by which a mark spreads; null sets no limit, which suits only the moderate "
+        "scores of the method ssa",
+        ge=0,
+    )
+    grow: float | None = parameter(
+        1.5,
+        "standard deviations",
+        "marks grow to connected pixels with at least this amplitude, if the method of artefacts gives one; "
+        "null turns this off",
+        gt=0,
     )
     const_regions: tuple[str, ...] = parameter(
         (), "", "DS9 region files; pixels inside the regions are marked in all channels"
@@ -60,9 +76,11 @@ class Mask(Stage):
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         cuts = cut_by_channel(self.cut, cube[CHANNEL].values)
         cube = cube.assign({"cut": (WAVELENGTH, cuts, {UNITS: ""})})
-        kernel = partial(_marked, max_dilation=self.max_dilation, groups=self.region_groups(cube))
+        groups = self.region_groups(cube)
+        kernel = partial(_marked, max_dilation=self.max_dilation, low=self.grow, groups=groups)
         outputs = {MASK: Output(dtype="uint8", blank=0, attrs={UNITS: ""})}
-        return cube.assign(over_planes(cube, self.name, kernel, [BADNESS, "cut", CHANNEL], outputs))
+        inputs = [BADNESS, "cut", CHANNEL]
+        return cube.assign(over_planes(cube, self.name, kernel, inputs, outputs, optional=[AMPLITUDE]))
 
     def region_groups(self, cube: xr.Dataset) -> tuple[RegionGroup, ...]:
         """Return the regions of all files, as numbers in pixels of the cube.
@@ -94,10 +112,19 @@ class Mask(Stage):
 
 
 def _marked(
-    score: np.ndarray, cut: float, channel: int, *, max_dilation: int | None, groups: Sequence[RegionGroup]
+    score: np.ndarray,
+    cut: float,
+    channel: int,
+    amplitude: np.ndarray | None,
+    *,
+    max_dilation: int | None,
+    low: float | None,
+    groups: Sequence[RegionGroup],
 ) -> np.ndarray:
     mask = bad_pixel_mask(score, float(cut), max_dilation=max_dilation)
     for group in groups:
         mask |= group.mask(float(channel), score.shape)
-    mask[np.isnan(score)] = 0
+    if amplitude is not None and low is not None:
+        mask = grow(mask, amplitude, low)
+    mask[np.isnan(score)] = Mark.NO
     return mask

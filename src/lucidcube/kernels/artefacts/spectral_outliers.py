@@ -44,11 +44,10 @@ def spectral_outliers(
 ) -> SpectralFit:
     """Fit each pixel of a window of planes by a few spectra, and compare it with the fit.
 
-    The spectra are L, L u, 1 and u, where L is the median spectrum of the bright pixels and u runs from -1 to 1
-    along the window; L and 1 if there are fewer than 10 planes. The fit is robust: least squares with the
-    weights 1/(1 + (z/2c)^2)^2, iterated while c falls from 30 to 3.
-
-    The spectra are not learned from the data, because learned spectra contain the artefacts.
+    The spectra are L, L u, 1 and u, where L is the median spectrum of the bright pixels and u runs from -1 to
+    1 along the window; L and 1 if there are fewer than 10 planes. The fit is robust: least squares with the
+    weights 1/(1 + (z/2c)^2)^2, iterated while c falls from 30 to 3. No spectra are learned from the data,
+    because those would contain the artefacts.
 
     Parameters
     ----------
@@ -62,8 +61,9 @@ def spectral_outliers(
     Returns
     -------
     SpectralFit
-        Pixels with data in no more than half of the planes have no fit. The uncertainty of the fit is added to
-        the noise, so that planes to which a fit is extrapolated do not look like outliers.
+        Pixels with data in no more than half of the planes, and windows of fewer than 3 planes, have no fit.
+        The uncertainty of the fit is added to the noise, so that planes to which a fit is extrapolated do not
+        look like outliers.
     """
     shape = data.shape
     model, z = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
@@ -74,7 +74,17 @@ def spectral_outliers(
         out = np.zeros(flat, np.bool_) if excluded is None else np.ascontiguousarray(excluded).reshape(flat)
         spectra, rank = _spectra(_level(light, out))
         scales = np.maximum(WIDEST * SHRINKAGE ** np.arange(STEPS), NARROWEST).astype(np.float32)
-        _fit_pixels(light, spread, out, spectra, rank, scales, np.float32(model_error**2), model.reshape(flat), z.reshape(flat))
+        _fit_pixels(
+            light,
+            spread,
+            out,
+            spectra,
+            rank,
+            scales,
+            np.float32(model_error**2),
+            model.reshape(flat),
+            z.reshape(flat),
+        )
     return SpectralFit(model, z)
 
 
@@ -96,7 +106,9 @@ def smoothed_significance(z: Cube, sigma: float = 1.0) -> Floats:
     """
     known = np.isfinite(z)
     width = (0.0, sigma, sigma)
-    total = ndimage.gaussian_filter(np.where(known, z, 0).astype(np.float32), width, mode="constant", truncate=4)
+    total = ndimage.gaussian_filter(
+        np.where(known, z, 0).astype(np.float32), width, mode="constant", truncate=4
+    )
     weight = ndimage.gaussian_filter(known.astype(np.float32), width, mode="constant", truncate=4)
     reach = int(4 * sigma + 0.5)
     line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -106,7 +118,7 @@ def smoothed_significance(z: Cube, sigma: float = 1.0) -> Floats:
 
 
 def _level(light: Floats, out: Marks) -> NDArray[np.float64]:
-    """Return the median spectrum (planes,) of the bright pixels with a mean of one; ones if none are bright."""
+    """Return the median spectrum (planes,) of the bright pixels with a mean of one, or ones without any."""
     totals = _medians(light, out)
     known = totals[np.isfinite(totals)]
     planes = light.shape[0]
@@ -115,7 +127,9 @@ def _level(light: Floats, out: Marks) -> NDArray[np.float64]:
     bright = totals > BRIGHT * top
     level = np.array([_median(light[i, bright & ~out[i]]) for i in range(planes)])
     known = np.isfinite(level)
-    level = np.interp(np.arange(planes), np.flatnonzero(known), level[known]) if known.any() else np.ones(planes)
+    level = (
+        np.interp(np.arange(planes), np.flatnonzero(known), level[known]) if known.any() else np.ones(planes)
+    )
     mean = float(level.mean())
     return level / mean if mean > 0 else np.ones(planes)
 
@@ -143,7 +157,7 @@ def _medians(light: Floats, out: Marks) -> Floats:
 
 
 def _spectra(level: NDArray[np.float64]) -> tuple[Floats, int]:
-    """Return orthonormal spectra (planes, 4), with zeros for those that depend on others, and their number."""
+    """Return orthonormal spectra (planes, 4), zero for those that depend on others, and their number."""
     planes = level.size
     u, one = np.linspace(-1, 1, planes), np.ones(planes)
     terms = [level, one] if planes < PLANES_FOR_GRADIENTS else [level, level * u, one, u]
@@ -214,7 +228,13 @@ def _load(
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp"})
 def _accumulate(
-    data: Floats, weight: Floats, spectra: Floats, values: Floats, scale: np.float32, gram: Floats, right: Floats
+    data: Floats,
+    weight: Floats,
+    spectra: Floats,
+    values: Floats,
+    scale: np.float32,
+    gram: Floats,
+    right: Floats,
 ) -> None:
     """Sum up the normal equations for the correction of the coefficients `values`."""
     gram[:] = 0
