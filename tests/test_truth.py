@@ -25,6 +25,8 @@ SCENE = Scene(shape=(32, 61, 61), seed=11)
 """The scene of `example_data`."""
 EXAMPLE = ROOT / "example_data"
 TARGET = ("rebin", "artefacts", "mask", "interpolate")
+MASK = {"mask": {"cut": [[0, 3.0]], "max_dilation": None}}
+"""The mask of the reference, for the scores of the SSA."""
 STAR = ("rebin", "normalise_psf", "fit_psf")
 METHODS: dict[str, dict[str, Any]] = {
     "clean": {"method": "clean_modified"},
@@ -79,7 +81,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     @cache
     def done(target: tuple[str, ...] = TARGET, star: tuple[str, ...] = STAR, method: str = "") -> Product:
         values = {
-            "target": {"input": f"{EXAMPLE}/target.fits", "stages": list(target)},
+            "target": {
+                "input": f"{EXAMPLE}/target.fits",
+                "stages": [MASK if s == "mask" else s for s in target],
+            },
             "star": {"input": f"{EXAMPLE}/star.fits", "stages": list(star)},
             "output": {
                 "path": f"{folder}/{'-'.join((*target, *star, method))}.fits",
