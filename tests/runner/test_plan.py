@@ -89,7 +89,7 @@ def test_the_graph_of_a_block_does_not_grow_with_the_cube() -> None:
     sizes = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for planes in (800, 37_000):
+        for planes in (800, 8_000):
             graph = SegmentGraph(segment(planes))
             block = graph.block(7)
             sizes.append((len(block.graph), len(cloudpickle.dumps(block))))
