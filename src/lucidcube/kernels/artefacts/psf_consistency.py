@@ -1,5 +1,8 @@
 """Find pixels that are sharper than the PSF allows."""
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,13 +11,27 @@ from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.map_solver import MapSolver
 from lucidcube.kernels.noise import estimate_variance
 
-MU, POINT_PENALTY, DELTA, ROBUST = 0.1, 0.05, 1.0, 2.0
+MU, POINT_PENALTY, DELTA = 0.1, 0.05, 1.0
 """Parameters of the estimate, see `MapSolver.solve`."""
-ITERATIONS = (180, 50, 50)
-"""Iterations of each round. With too few in the first, real points are marked."""
 TOLERANCE = 1e-7
 MODEL_ERROR = 0.005
 """Error of the PSF as a fraction of the model."""
+
+
+class Round(NamedTuple):
+    """One estimate, which continues that of the round before."""
+
+    n_iter: int
+    robust: float
+    """The residual beyond which the data term is linear, in units of the noise."""
+    limit: float
+    """Pixels that differ by more than this multiple of the cut have no weight."""
+
+
+ROUNDS = Round(180, 2.0, math.inf), Round(60, 10.0, 2.4), Round(60, 2.0, 1.6)
+"""The first round is so robust that no artefact pulls the estimate, which makes it converge slowly at sharp
+peaks. The second fits those, and spreads artefacts within its limit over their neighbours; the last reverses
+the latter."""
 
 
 def psf_consistency(
@@ -24,7 +41,7 @@ def psf_consistency(
 
     A robust edge-preserving MAP estimate (see `map_solver`) of the object, convolved with the PSF, is
     subtracted. Structure of the object cannot be sharper than the PSF, so that its residuals are noise, while
-    artefacts of single pixels remain. Pixels beyond the cut lose their weight, and the estimate is
+    artefacts of single pixels remain. The pixels that differ most lose their weight, and the estimate is
     continued without them, twice.
 
     Parameters
@@ -37,7 +54,8 @@ def psf_consistency(
     psf : array of float, (y, x)
         Odd, centred, finite, of unit sum.
     cut : float
-        Number of standard deviations beyond which a pixel loses its weight.
+        Number of standard deviations beyond which the caller takes a pixel for an artefact. Pixels well
+        beyond it lose their weight, see `ROUNDS`.
 
     Returns
     -------
@@ -48,15 +66,14 @@ def psf_consistency(
     known = np.isfinite(plane) & np.isfinite(spread) & (spread > 0)
     sigma = np.sqrt(np.where(known, spread, np.nan))
     solver, solution, z = MapSolver(psf, plane.shape), None, np.zeros(plane.shape)
-    for n_iter in ITERATIONS:
-        trusted = np.where(np.abs(z) > cut, np.nan, sigma)
+    for n_iter, robust, limit in ROUNDS:
         solution = solver.solve(
             plane,
-            trusted,
+            np.where(np.abs(z) > limit * cut, np.nan, sigma),
             mu=MU,
             point_penalty=POINT_PENALTY,
             delta=DELTA,
-            robust=ROBUST,
+            robust=robust,
             n_iter=n_iter,
             tolerance=TOLERANCE,
             start=solution,

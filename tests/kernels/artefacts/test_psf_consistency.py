@@ -1,0 +1,71 @@
+"""Pixels sharper than the PSF: artefacts are found, real points are not, and unusual planes are accepted."""
+
+import numpy as np
+import pytest
+
+from disc_scene import ODD_PLANES, SIGMA, moffat, planet, rim
+from lucidcube.kernels.artefacts.psf_consistency import psf_consistency
+from lucidcube.kernels.fourier.convolver import Convolver
+
+VARIANCE = np.full((64, 64), SIGMA**2, np.float32)
+
+
+def scene():
+    """Return a plane with real points and artefacts, its PSF, and where the artefacts and points are."""
+    plane, psf, _, _ = planet()
+    points = np.zeros_like(plane)
+    points[[10, 32, 40], [50, 26, 33]] = 4000, 6000, 8000
+    plane = plane + Convolver(psf, plane.shape).convolve(points)
+    marks = np.zeros(plane.shape, bool)
+    marks[[5, 30, 31, 33, 45], [8, 40, 20, 33, 30]] = True
+    marks[28, 20:31] = True
+    sign = np.where(np.indices(plane.shape).sum(axis=0) % 2, 1, -1)
+    sign[28] = 1
+    return plane + (marks * sign * 15 * SIGMA).astype(np.float32), psf, marks, points > 0
+
+
+@pytest.mark.parametrize("variance", [VARIANCE, None])
+def test_artefacts_are_found_and_points_are_not(variance):
+    plane, psf, marks, points = scene()
+    z = psf_consistency(plane, variance, psf)
+    assert (np.abs(z)[marks] > 5).all()
+    assert (np.abs(z)[points] < 3).all()
+    assert (np.abs(z)[~marks] > 5).sum() <= 1
+
+
+def test_without_artefacts_the_result_is_noise():
+    plane, psf, _, _ = planet()
+    z = psf_consistency(plane, VARIANCE, psf)
+    assert z.dtype == np.float32
+    assert np.abs(z).max() < 5
+    assert 0.8 < z.std() < 1.05
+
+
+def test_missing_data_stay_missing():
+    plane, psf, marks, _ = scene()
+    variance = VARIANCE.copy()
+    variance[50, 50], variance[51, 51] = np.nan, 0
+    plane = rim(plane)
+    z = psf_consistency(plane, variance, psf)
+    missing = np.isnan(plane)
+    missing[[50, 51], [50, 51]] = True
+    np.testing.assert_array_equal(np.isnan(z), missing)
+    assert (np.abs(z)[marks & ~missing] > 5).all()
+
+
+def test_no_data():
+    plane = np.full((20, 30), np.nan, np.float32)
+    for variance in (None, np.ones_like(plane)):
+        z = psf_consistency(plane, variance, moffat(5))
+        assert z.shape == plane.shape
+        assert np.isnan(z).all()
+
+
+@pytest.mark.parametrize("name", ODD_PLANES)
+@pytest.mark.parametrize("estimate", [True, False])
+def test_unusual_planes_are_accepted(name, estimate):
+    plane = ODD_PLANES[name].copy()
+    plane.flags.writeable = False
+    given = np.full(plane.shape, 1e-2 * np.nanmean(np.square(plane, dtype=float)))
+    z = psf_consistency(plane, None if estimate else given, moffat(5))
+    np.testing.assert_array_equal(np.isnan(z), np.isnan(plane))
