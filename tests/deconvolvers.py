@@ -1,4 +1,4 @@
-"""The kernels of the deconvolution with the defaults that the fields of their stage declare."""
+"""The kernels of the deconvolution with the parameters of the reference program."""
 
 from typing import Any
 
@@ -13,6 +13,14 @@ CLEAN, LUCY = (
     {name: field.default for name, field in model.model_fields.items() if name != "method"}
     for model in (CleanModified, LucyRichardson)
 )
+CLEAN |= {"noise_std": 0.1, "chi2_target": None}
+LUCY |= {
+    "strength": 0.1,
+    "nudge_factor": 1e-2,
+    "weighted": False,
+    "accelerate": False,
+    "chi2_target": None,
+}
 
 
 def clean_modified(plane: np.ndarray, psf: np.ndarray, **options: Any) -> Deconvolution:

@@ -219,7 +219,7 @@ def test_no_arguments_print_the_help(lucidcube: Command) -> None:
         ({"deconvolve": {"n_itr": 3}}, r"run\.yaml: deconvolve\.n_itr: unknown key; did you mean 'n_iter'"),
         ({"deconvolve": {"n_iter": "many"}}, r"deconvolve\.n_iter: .*integer"),
         ({"deconvolve": {"n_iter": -1}}, r"deconvolve\.n_iter: .*greater than or equal to 0"),
-        ({"deconvolve": {"method": "cleen"}}, r"deconvolve\.method: must be one of clean_modified"),
+        ({"deconvolve": {"method": "cleen"}}, r"deconvolve\.method: must be one of map, clean_modified"),
         ({"target": {"input": "target.fits", "stages": ["maks"]}}, "no stage 'maks'; did you mean 'mask'"),
         ({"star": None}, "deconvolve: needs a PSF"),
         ({"output": {"path": "a.fits", "products": ["residul"]}}, "output.products.*residul"),

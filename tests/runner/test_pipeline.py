@@ -80,7 +80,7 @@ def config(files: Path, out: Path, **changes: Any) -> Config:
     values: dict[str, Any] = {
         "target": {"input": f"{files}/target.fits", "stages": TARGET_STAGES},
         "star": {"input": f"{files}/star.fits", "stages": STAR_STAGES},
-        "deconvolve": {"n_iter": 40, "loop_gain": 0.2},
+        "deconvolve": {"method": "clean_modified", "n_iter": 40, "loop_gain": 0.2},
         "output": {"path": str(out), "products": ALL_PRODUCTS},
         "profile": "synchronous",
     }
@@ -369,7 +369,8 @@ def test_small_fluxes_keep_their_units(files: Path, tmp_path: Path, variance: bo
             files, tmp_path / f"{name}.out.fits",
             target={"input": f"{tmp_path}/{name}.fits", "stages": ["artefacts", "mask", "interpolate"]},
             star={"input": f"{files}/truth.fits", "ext": "PSF", "slice": ":4"},
-            deconvolve={"n_iter": 40} | ({} if variance else {"noise_std": 60.0 * scale}),
+            deconvolve={"method": "clean_modified", "n_iter": 40}
+            | ({} if variance else {"noise_std": 60.0 * scale}),
         )  # fmt: skip
         run(made)
         with fits.open(made.output.path) as hdus:

@@ -374,6 +374,7 @@ def test_inside_a_run(stage: Stage, files: Path, tmp_path: Path) -> None:
         "output": {"path": str(tmp_path / "out.fits"), "products": ["deconvolved", "residual", "log", "fit"]},
         "profile": "synchronous",
     }
+    config["output"]["products"] += ["restored", "points", "model"]
     config["output"]["products"] += ["psf", "filled", "mask", "badness", "variance"]
     if stage.name == "deconvolve":
         config |= {"star": {"input": f"{files}/psf.fits"}, **item}

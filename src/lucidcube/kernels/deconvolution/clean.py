@@ -8,6 +8,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lucidcube.kernels.deconvolution.clean_beam import Beam, with_restored
 from lucidcube.kernels.deconvolution.common import (
     RENEWAL_PERIOD,
     Deconvolution,
@@ -46,13 +47,15 @@ def clean_modified(
     loop_gain: float,
     threshold: float,
     n_positive_iter: int,
-    noise_std: float,
+    noise_std: float | None,
     rms_frac_threshold: float,
     fabs_frac_threshold: float,
     max_stat_increase: float,
     min_frac_stat_delta: float,
     give_best_result: bool,
     clean_beam_sigma: float,
+    chi2_target: float | None,
+    restoring_beam: Beam,
 ) -> Deconvolution:
     """Deconvolve a plane by a modified CLEAN, which takes a step at all bright pixels at once.
 
@@ -66,7 +69,7 @@ def clean_modified(
     psf : array of float, (y, x)
         Odd, centred, finite, of unit sum (`common.check_psf` checks), of any size.
     variance : array of float, (y, x), optional
-        Of the plane, for chi2 only.
+        Of the plane, for chi2 and the stop by the noise. If it is not given, `noise_std` takes its place.
     filled : array of bool or int, (y, x), optional
         Values of `holes.Filled`: not zero where the plane was interpolated.
     observer : callable, optional
@@ -77,9 +80,11 @@ def clean_modified(
     Returns
     -------
     Deconvolution
-        With a clean beam, the residual and the statistics are those of the components before they were
-        smoothed, so that G (*) input = components (*) PSF + G (*) residual for the Gaussian G, further than
-        the reach of G from the frame's edge and from missing pixels.
+        Its `extras` hold the "restored" plane, see `clean_beam.with_restored`. If the noise stopped the
+        iteration, the components are those of the last one, even if an earlier one has better statistics.
+        With a `clean_beam_sigma`, the residual and the statistics are those of the components before they
+        were smoothed, so that G (*) input = components (*) PSF + G (*) residual for the Gaussian G, further
+        than the reach of G from the frame's edge and from missing pixels.
 
     Notes
     -----
@@ -89,6 +94,10 @@ def clean_modified(
     A&A 137, 159.
     """
     field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape))
+    spread = variance
+    if variance is None and noise_std is not None:
+        spread = np.full(plane.shape, noise_std**2)
+    noise = field.noise_stop(spread, chi2_target)
     residual = field.data
     components, step = np.zeros_like(residual), np.zeros_like(residual)
     latest = _subtract(step, Support(0, 0, 0, 0, 0), residual, field)
@@ -113,14 +122,15 @@ def clean_modified(
         stop = _stop_reason(
             fabs, rms, fabs_frac_threshold, rms_frac_threshold, max_stat_increase, min_frac_stat_delta
         )
+        if noise.reached(residual):
+            stop = StopReason.CHI2_REACHED
         if observer is not None:
             state = (iterations, components + step, residual, step != 0, level, tuple(fabs), tuple(rms))
             observer(field.shown(IterationState(*state)))
     components += step
-    if best.components is not None:
+    if best.components is not None and stop is not StopReason.CHI2_REACHED:
         components = best.components
-    spread = noise_std**2 if variance is None else variance
-    result = field.result(components, iterations, stop, spread)
+    result = with_restored(field.result(components, iterations, stop, spread), psf, restoring_beam)
     return result if clean_beam_sigma == 0 else _with_clean_beam(result, clean_beam_sigma)
 
 

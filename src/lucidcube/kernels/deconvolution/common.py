@@ -1,5 +1,6 @@
 """The parts that the deconvolution methods share: results, stop reasons, the PSF check and missing data."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -21,6 +22,11 @@ MARGIN_LIGHT = 0.8
 LEAST_WEIGHT = 0.05
 UNDAMPED_FRACTION = 0.25
 TRUSTED_FRACTION = 0.5
+LARGEST_RATIO = 100.0
+LIGHT_SMOOTHING = 1.5
+"""Width in pixels of the Gaussian that smooths the data before weights are taken from them."""
+MODELLED_NOISE = 5.0
+"""Standard deviation of a value that was predicted from other planes, in units of that of the pixel."""
 RENEWAL_PERIOD = 10
 
 
@@ -159,21 +165,46 @@ class Field:
     """Where the residual of the result is NaN, of the plane."""
     outside: NDArray[np.bool_]
     """Where the components of the result are NaN, of the plane."""
+    modelled: NDArray[np.bool_]
+    """Where the values of the plane were predicted from other planes."""
 
     def renew(self, residual: Plane) -> None:
         """Continue the residual (field y, padded_width), in place, over the pixels with estimated data."""
         if self.continuation is not None:
             self.continuation.fill(residual)
 
-    def noise_stop(self, variance: Variance | float, target: float | None) -> NoiseStop:
-        """Return the test for residuals (field y, padded_width), given the variance of the plane."""
-        plane, valid = self.convolver.pad(np.zeros(self.convolver.shape)), self.valid
-        plane[self.frame] = self.plane
-        if isinstance(variance, np.ndarray):
-            framed = np.full(plane.shape, np.nan, np.float32)
-            framed[self.frame] = variance
-            variance = framed
-        return NoiseStop(plane, variance, valid, target)
+    def weights_by_variance(self, variance: Variance) -> Plane:
+        """Return light / variance of each pixel over its median (field y, padded_width).
+
+        The light is that of the smoothed data, and at least the noise. If all of the noise is that of the
+        light, all weights are equal; Lucy-Richardson then takes each pixel with its own variance. For CLEAN
+        they are better than 1 / variance, which makes it fit the noise of the sky before the object.
+
+        The weights are limited to `LARGEST_RATIO` either way, and 1 / `MODELLED_NOISE`^2 for pixels that were
+        modelled. They are 0 for other pixels that are not valid, and for those whose variance is unknown,
+        unless it is unknown everywhere: then they are 1 for all valid pixels.
+        """
+        relative = self.valid[self.frame].copy()
+        known = relative > 0
+        if variance is not None:
+            known &= (variance > 0) & np.isfinite(variance)
+        if variance is not None and known.any():
+            spread = variance[known].astype(np.float64)
+            light = ndimage.gaussian_filter(self.data, LIGHT_SMOOTHING)[self.frame][known]
+            ratio = np.maximum(light, math.sqrt(np.median(spread))) / spread
+            relative[:] = 0
+            relative[known] = np.clip(ratio / np.median(ratio), 1 / LARGEST_RATIO, LARGEST_RATIO)
+        relative[self.modelled] = 1 / MODELLED_NOISE**2
+        weight = np.zeros_like(self.valid)
+        weight[self.frame] = relative
+        return weight
+
+    def noise_stop(self, variance: Variance, target: float | None) -> NoiseStop:
+        """Return the test for residuals (field y, padded_width), given the variance (y, x) of the plane."""
+        spread = np.full(self.data.shape, np.nan, np.float32)
+        if variance is not None:
+            spread[self.frame] = variance
+        return NoiseStop(self.data, spread, self.valid, target)
 
     def shown(self, state: IterationState) -> IterationState:
         """Return what an observer gets of a state with arrays (field y, padded_width)."""
@@ -184,11 +215,11 @@ class Field:
         )
 
     def result(
-        self, components: Plane, iterations: int, stop_reason: StopReason, variance: Variance | float
+        self, components: Plane, iterations: int, stop_reason: StopReason, variance: Variance
     ) -> Deconvolution:
         """Return the result for components (field y, padded_width), which are overwritten.
 
-        The variance, (y, x) or a number, is for chi2; pixels do not count where it is not positive.
+        The variance (y, x) is for chi2; pixels do not count where it is not positive.
         """
         left = self.plane - self.convolver.convolve_padded(components)[self.frame]
         stop = NoiseStop(self.plane, variance, self.valid[self.frame], None)
@@ -256,7 +287,8 @@ def prepare_field(
     estimated, unobserved = convolver.pad(~used) > 0, ~present | (filled == Filled.HOLE)
     data, weight, valid = map(convolver.pad, (data, weight, valid))
     arrays = data, weight, valid, int(counted.sum()), estimated
-    return Field(plane, convolver, *arrays, continuation, frame, unobserved, outside)
+    modelled = present & (filled == Filled.MODELLED)
+    return Field(plane, convolver, *arrays, continuation, frame, unobserved, outside, modelled)
 
 
 def edge_margin(psf: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Lucy-Richardson deconvolution (Richardson 1972; Lucy 1974) with a damped, limited correction factor."""
+"""Lucy-Richardson deconvolution (Richardson 1972; Lucy 1974): weighted, accelerated, damped and limited."""
 
 import math
 
@@ -23,6 +23,7 @@ from lucidcube.kernels.deconvolution.continuation import Plane
 SMALL_FACTOR = 1e-6
 DIVISION_FLOOR = 1e-7
 LEAST_REACH = 1e-3
+LARGEST_MOMENTUM = 0.98
 
 
 def lucy_richardson(
@@ -42,6 +43,9 @@ def lucy_richardson(
     offset_obs: bool,
     threshold: float | None,
     pad_observation: bool,
+    weighted: bool,
+    accelerate: bool,
+    chi2_target: float | None,
 ) -> Deconvolution:
     """Deconvolve a plane by the multiplicative iteration of Richardson and Lucy.
 
@@ -57,13 +61,22 @@ def lucy_richardson(
 
     Notes
     -----
-    With missing or filled pixels or a margin, each pixel's ratio counts with the trust w in its data (see
-    `common.prepare_field`), as in maximum likelihood with weights: c = (w ratio) correlated with p, over w
-    correlated with p. The iteration starts from a flat image at the mean of the valid pixels; if there is a
-    margin, their light is spread over all that the PSF can reach. With `offset_obs` an observer gets
-    components that are lifted. Without a margin the plane is taken to be dark outside. With `strength` 1,
-    `nudge_factor` 0, without padding and missing data this is the textbook algorithm. float32 throughout.
-    Sources: Richardson 1972, J. Opt. Soc. Am. 62, 55; Lucy 1974, AJ 79, 745; for weights Hook & Lucy 1994.
+    With missing or filled pixels or a margin, each pixel's ratio counts with its weight w, as in maximum
+    likelihood: c = (w ratio) correlated with p, over w correlated with p. If `weighted`, w is 0 for pixels
+    that are missing or filled, and light / variance for others; otherwise it is the trust in the data or in
+    their estimates, see `common.prepare_field`. The iteration starts from a flat image at the mean of the
+    valid pixels; if there is a margin, their light is spread over all that the PSF can reach.
+
+    With `accelerate` each step starts from y = x + a (x - x'), where x' is the iterate before x, g and g' are
+    the last two steps, and a = <g, g'> / <g', g'> within 0 and 0.98. If the likelihood of y is below that of
+    the start of the last step, the step starts from x instead, and the acceleration begins again.
+
+    The iteration stops where `stopping.NoiseStop` says that the residual of the start of a step is noise;
+    this start is then the result. With `offset_obs` an observer gets components that are lifted. Without a
+    margin the plane is taken to be dark outside. With `strength` 1, `nudge_factor` 0, without padding,
+    acceleration, weights and missing data this is the textbook algorithm. float32 throughout. Sources:
+    Richardson 1972, J. Opt. Soc. Am. 62, 55; Lucy 1974, AJ 79, 745; for weights Hook & Lucy 1994; for the
+    acceleration Biggs & Andrews 1997, Appl. Opt. 36, 1766.
     """
     field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape) if pad_observation else (0, 0))
     valid = field.data[field.valid > 0]
@@ -73,33 +86,92 @@ def lucy_richardson(
     if not peak > 0:
         reason = StopReason.NOTHING_TO_DO if valid.size else StopReason.ALL_NAN
         return field.result(np.zeros_like(data), 0, reason, variance)
-    estimate = _flat_start(field, valid + offset, padded=pad_observation)
-    norm = _normalisation(field, padded=pad_observation)
+    weight = field.weights_by_variance(variance) if weighted else field.weight
+    norm = _normalisation(field, weight, padded=pad_observation)
     nudge, floor = nudge_factor * peak, DIVISION_FLOOR * peak
-    reporter = None if observer is None else _Reporter(observer, field, data, estimate)
+    noise = field.noise_stop(variance, chi2_target)
+    steps = _Steps(_flat_start(field, valid + offset, padded=pad_observation), accelerate)
+    reporter = None if observer is None else _Reporter(observer, field, data, steps.latest)
+    renewed = field.continuation is not None and not weighted
     width, iterations, stop = field.convolver.shape[1], 0, StopReason.N_ITER
     while stop is StopReason.N_ITER and iterations < n_iter:
+        estimate = steps.start()
         ratio = field.convolver.convolve_padded(estimate)
-        if iterations and iterations % RENEWAL_PERIOD == 0 and field.continuation is not None:
+        if accelerate and not steps.accepts(_likelihood(ratio, data, weight, nudge, floor)):
+            estimate = steps.restart()
+            ratio = field.convolver.convolve_padded(estimate)
+            steps.accepts(_likelihood(ratio, data, weight, nudge, floor))
+        if renewed and iterations and iterations % RENEWAL_PERIOD == 0:
             left = data - ratio
             field.renew(left)
             np.add(ratio, left, out=data, where=field.estimated)
+            steps.forget_likelihood()
+        if noise.target is not None and noise.reached(data - ratio):
+            steps.latest, stop = estimate, StopReason.CHI2_REACHED
+            break
         residual = None if threshold is None else data - ratio
-        _divide(ratio, data, field.weight, nudge, floor)
+        _divide(ratio, data, weight, nudge, floor)
         factor = field.convolver.correlate_padded(ratio)
         level = math.nan
         if threshold is not None and residual is not None:
             level = _selection_level(residual[field.valid > 0], threshold)
             np.copyto(factor, norm, where=np.abs(residual) < level)
         largest = _correct(estimate, factor, norm, width, strength, cf_lclip, cf_uclip, cf_negative_fix)
+        steps.finish(estimate)
         iterations += 1
         if largest > cf_limit:
             stop = StopReason.CORRECTION_LIMIT
         if reporter is not None:
-            reporter.report(iterations, estimate, level)
+            reporter.report(iterations, steps.latest, level)
     if offset > 0:
-        estimate[:, :width] -= offset
-    return field.result(estimate, iterations, stop, variance)
+        steps.latest[:, :width] -= offset
+    return field.result(steps.latest, iterations, stop, variance)
+
+
+class _Steps:
+    """The iterates, and the points from which the steps start: the latest iterate, or beyond it."""
+
+    def __init__(self, estimate: Plane, accelerate: bool) -> None:
+        self.latest = estimate
+        self._accelerate = accelerate
+        self._before: Plane | None = None
+        self._start = estimate
+        self._changes: list[Plane] = []
+        self._likelihood = -math.inf
+
+    def start(self) -> Plane:
+        """Return the start of the next step, which may be overwritten."""
+        if not self._accelerate:
+            return self.latest
+        if self._before is None or len(self._changes) < 2:
+            self._start = self.latest
+        else:
+            momentum = _momentum(*self._changes)
+            self._start = _extrapolate(self.latest, self._before, momentum)
+        return self._start.copy()
+
+    def accepts(self, likelihood: float) -> bool:
+        """Return whether the likelihood of the start is not below that of the step before."""
+        if likelihood < self._likelihood and self._start is not self.latest:
+            return False
+        self._likelihood = likelihood
+        return True
+
+    def restart(self) -> Plane:
+        """Return the latest iterate as the start of the next step, which may be overwritten."""
+        self._changes, self._start = [], self.latest
+        return self._start.copy()
+
+    def forget_likelihood(self) -> None:
+        """Do not compare with a likelihood of other data."""
+        self._likelihood = -math.inf
+
+    def finish(self, estimate: Plane) -> None:
+        """Take the result of a step as the latest iterate."""
+        if self._accelerate:
+            self._changes = [*self._changes[-1:], estimate - self._start]
+            self._before = self.latest
+        self.latest = estimate
 
 
 class _Reporter:
@@ -137,9 +209,9 @@ def _flat_start(field: Field, valid: Plane, *, padded: bool) -> Plane:
     return field.convolver.pad(np.full(field.convolver.shape, mean, np.float32))
 
 
-def _normalisation(field: Field, *, padded: bool) -> Plane:
+def _normalisation(field: Field, weight: Plane, *, padded: bool) -> Plane:
     """Return the divisor of the correlated ratio; what is outside of an unpadded plane is fully trusted."""
-    norm = field.convolver.correlate_padded(field.weight)
+    norm = field.convolver.correlate_padded(weight)
     if not padded:
         inside = field.convolver.pad(np.ones(field.convolver.shape, np.float32))
         norm += 1 - field.convolver.correlate_padded(inside)
@@ -194,3 +266,41 @@ def _correct(
             correction = replacement if positive and correction < zero else correction
             estimate[y, x] *= correction
     return float(largest.max())
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _likelihood(blurred: Plane, data: Plane, weight: Plane, nudge: float, floor: float) -> float:
+    """Return the likelihood, the sum of weight * (d log(b) - b) for d = data + nudge, b = blurred + nudge."""
+    lift, least = np.float32(nudge), np.float32(floor)
+    total = 0.0
+    for y in range(data.shape[0]):
+        for x in range(data.shape[1]):
+            model = blurred[y, x] + lift
+            model = model if model > least else least
+            total += weight[y, x] * ((data[y, x] + lift) * np.log(model) - model)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _momentum(before: Plane, last: Plane) -> float:
+    """Return the share of the last change of the iterate by which to extrapolate, from the last two steps."""
+    product, square = 0.0, 0.0
+    for y in range(last.shape[0]):
+        for x in range(last.shape[1]):
+            product += np.float64(last[y, x]) * np.float64(before[y, x])
+            square += np.float64(before[y, x]) * np.float64(before[y, x])
+    share = product / square if square > 0 else 0.0
+    return min(max(share, 0.0), LARGEST_MOMENTUM)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _extrapolate(latest: Plane, before: Plane, momentum: float) -> Plane:
+    """Return latest + momentum * (latest - before), which stays positive where `latest` is."""
+    share, least = np.float32(momentum), np.float32(SMALL_FACTOR)
+    start = np.empty_like(latest)
+    for y in range(latest.shape[0]):
+        for x in range(latest.shape[1]):
+            value = latest[y, x]
+            further = value + share * (value - before[y, x])
+            start[y, x] = further if further > least * value else least * value
+    return start
