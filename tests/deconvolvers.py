@@ -7,7 +7,7 @@ import numpy as np
 from lucidcube.kernels.deconvolution import clean
 from lucidcube.kernels.deconvolution import lucy_richardson as richardson
 from lucidcube.kernels.deconvolution.common import Deconvolution
-from lucidcube.stages.deconvolve import CleanModified, LucyRichardson
+from lucidcube.stages.deconvolve import CleanModified, Deconvolve, LucyRichardson
 
 CLEAN, LUCY = (
     {name: field.default for name, field in model.model_fields.items() if name != "method"}
@@ -29,3 +29,9 @@ def clean_modified(plane: np.ndarray, psf: np.ndarray, **options: Any) -> Deconv
 
 def lucy_richardson(plane: np.ndarray, psf: np.ndarray, **options: Any) -> Deconvolution:
     return richardson.lucy_richardson(plane, psf, **{**LUCY, **options})
+
+
+def by_default(method: str, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
+    """Deconvolve with the defaults of the stage; `given` are fields of the stage or arguments of the kernel."""
+    arguments = {key: given.pop(key) for key in ("variance", "filled", "observer") if key in given}
+    return Deconvolve(method=method, **given).deconvolve_plane(plane, psf, **arguments)

@@ -77,7 +77,7 @@ def job(out: str, profile: str, n_iter: int = 40) -> dict[str, Any]:
     return {
         "target": {"input": "target.fits", "stages": ["rebin", "artefacts", "mask", "interpolate"]},
         "star": {"input": "star.fits", "stages": ["rebin", "normalise_psf", "fit_psf"]},
-        "deconvolve": {"n_iter": n_iter, "loop_gain": 0.2},
+        "deconvolve": {"method": "clean_modified", "n_iter": n_iter, "loop_gain": 0.2},
         "output": {"path": out},
         "checkpoints": {"dir": f"{out}.work"},  # nothing is reused from other runs
         "profile": profile,

@@ -99,7 +99,11 @@ def test_a_repeated_stage_is_addressed_by_number(tmp_path: Path) -> None:
             "n_iter: -1",
             "deconvolve.n_iter: input should be greater than or equal to 0 (not -1)",
         ),
-        ("lucy_richardson", "lucy", "deconvolve.method: must be one of map, clean_modified, lucy_richardson"),
+        (
+            "lucy_richardson",
+            "lucy",
+            "deconvolve.method: must be one of map, clean_modified, clean_multiscale, lucy",
+        ),
         (
             "normalise_psf",
             "normalize_psf",

@@ -25,8 +25,10 @@ WORK = [
     ("noise", {"existing": "replace"}),
     ("normalise_psf", {}),
     ("fit_psf", {}),
-    ("deconvolve", {"n_iter": 2}),
-    ("deconvolve", {"n_iter": 2, "method": "lucy_richardson"}),
+    ("deconvolve", {"n_iter": 12}),
+    ("deconvolve", {"n_iter": 2, "method": "clean_modified"}),
+    ("deconvolve", {"n_iter": 2, "method": "clean_multiscale"}),
+    ("deconvolve", {"n_iter": 4, "method": "lucy_richardson"}),
 ]
 
 

@@ -61,8 +61,6 @@ class Deconvolve(Stage):
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *DECONVOLUTION_LOG)
-    copies: ClassVar[float] = 7.6
-    scratch: ClassVar[float] = 27
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_deconv"
     files: ClassVar[tuple[str, ...]] = (DATA, PSF)
@@ -161,7 +159,7 @@ class MapDeconvolution(Deconvolve):
     extras = (POINTS, MODEL)
     produces = (DATA, RESIDUAL, *extras, *DECONVOLUTION_LOG)
     copies = 10.8
-    scratch = 60
+    scratch = 50
     method: Literal["map"] = "map"
 
     n_iter: Iterations = 150
@@ -192,6 +190,8 @@ class CleanModified(Deconvolve):
     kernel = staticmethod(clean_modified)
     extras = (RESTORED,)
     produces = (DATA, RESIDUAL, *extras, *DECONVOLUTION_LOG)
+    copies = 9.6
+    scratch = 29
     method: Literal["clean_modified"]
 
     n_iter: Iterations = 1000
@@ -251,6 +251,8 @@ class CleanMultiscale(Deconvolve):
     kernel = staticmethod(clean_multiscale)
     extras = (RESTORED,)
     produces = (DATA, RESIDUAL, *extras, *DECONVOLUTION_LOG)
+    copies = 9
+    scratch = 43
     method: Literal["clean_multiscale"]
 
     n_iter: Iterations = 400
@@ -276,6 +278,8 @@ class LucyRichardson(Deconvolve):
     """Accelerated Lucy-Richardson (Richardson 1972, JOSA 62, 55; Biggs & Andrews 1997, ApOpt 36, 1766)."""
 
     kernel = staticmethod(lucy_richardson)
+    copies = 8.3
+    scratch = 32
     method: Literal["lucy_richardson"]
 
     n_iter: Iterations = 100

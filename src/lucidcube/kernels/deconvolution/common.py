@@ -173,12 +173,14 @@ class Field:
         if self.continuation is not None:
             self.continuation.fill(residual)
 
-    def weights_by_variance(self, variance: Variance) -> Plane:
-        """Return light / variance of each pixel over its median (field y, padded_width).
+    def weights_by_variance(self, variance: Variance, *, poisson: bool) -> Plane:
+        """Return the expected over the actual variance of each pixel, relative (field y, padded_width).
 
-        The light is that of the smoothed data, and at least the noise. If all of the noise is that of the
-        light, all weights are equal; Lucy-Richardson then takes each pixel with its own variance. For CLEAN
-        they are better than 1 / variance, which makes it fit the noise of the sky before the object.
+        For a method that takes the variance to be proportional to the light (`poisson`), this is what is
+        expected: with these weights it takes each pixel with its own variance. Otherwise the expected
+        variance is a constant plus a multiple of the light, fitted to the plane. So pixels with less exposure
+        than others count less, but the sky does not count more than the object, which would be fitted last.
+        The light is that of the smoothed data, and at least the noise.
 
         The weights are limited to `LARGEST_RATIO` either way, and 1 / `MODELLED_NOISE`^2 for pixels that were
         modelled. They are 0 for other pixels that are not valid, and for those whose variance is unknown,
@@ -191,7 +193,8 @@ class Field:
         if variance is not None and known.any():
             spread = variance[known].astype(np.float64)
             light = ndimage.gaussian_filter(self.data, LIGHT_SMOOTHING)[self.frame][known]
-            ratio = np.maximum(light, math.sqrt(np.median(spread))) / spread
+            light = np.maximum(light, math.sqrt(np.median(spread)))
+            ratio = (light if poisson else _linear_variance(light, spread)) / spread
             relative[:] = 0
             relative[known] = np.clip(ratio / np.median(ratio), 1 / LARGEST_RATIO, LARGEST_RATIO)
         relative[self.modelled] = 1 / MODELLED_NOISE**2
@@ -246,6 +249,15 @@ class Field:
             chi2=float(np.mean(left[known] ** 2 / spread[known])) if known.any() else np.nan,
             chi2_bright=chi2_bright,
         )
+
+
+def _linear_variance(light: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the variance as a rising linear function of the light, from a fit of relative deviations."""
+    terms = np.stack([1 / variance, light / variance], axis=1)
+    (constant, slope), *_ = np.linalg.lstsq(terms, np.ones(light.size), rcond=None)
+    if slope < 0:
+        constant, slope = 1.0, 0.0
+    return max(constant, 0.0) + slope * light
 
 
 def prepare_field(

@@ -63,9 +63,10 @@ def lucy_richardson(
     -----
     With missing or filled pixels or a margin, each pixel's ratio counts with its weight w, as in maximum
     likelihood: c = (w ratio) correlated with p, over w correlated with p. If `weighted`, w is 0 for pixels
-    that are missing or filled, and light / variance for others; otherwise it is the trust in the data or in
-    their estimates, see `common.prepare_field`. The iteration starts from a flat image at the mean of the
-    valid pixels; if there is a margin, their light is spread over all that the PSF can reach.
+    that are missing or filled, and light / variance for others (see `Field.weights_by_variance`); otherwise
+    it is the trust in the data or in their estimates (see `common.prepare_field`). The iteration starts from
+    a flat image at the mean of the valid pixels; if there is a margin, their light is spread over all that
+    the PSF can reach.
 
     With `accelerate` each step starts from y = x + a (x - x'), where x' is the iterate before x, g and g' are
     the last two steps, and a = <g, g'> / <g', g'> within 0 and 0.98. If the likelihood of y is below that of
@@ -86,7 +87,7 @@ def lucy_richardson(
     if not peak > 0:
         reason = StopReason.NOTHING_TO_DO if valid.size else StopReason.ALL_NAN
         return field.result(np.zeros_like(data), 0, reason, variance)
-    weight = field.weights_by_variance(variance) if weighted else field.weight
+    weight = field.weights_by_variance(variance, poisson=True) if weighted else field.weight
     norm = _normalisation(field, weight, padded=pad_observation)
     nudge, floor = nudge_factor * peak, DIVISION_FLOOR * peak
     noise = field.noise_stop(variance, chi2_target)

@@ -69,7 +69,7 @@ def clean_multiscale(
     793; for steps at many pixels Steer, Dewdney & Ito 1984, A&A 137, 159.
     """
     field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape))
-    weight = field.weights_by_variance(variance)
+    weight = field.weights_by_variance(variance, poisson=False)
     noise = field.noise_stop(variance, chi2_target)
     kernels = [_Scale.of(width, psf, field) for width in scales]
     parts = [np.zeros_like(field.data) for _ in kernels]
