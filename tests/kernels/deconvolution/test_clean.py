@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from deconvolvers import clean_modified
+from deconvolvers import by_default, clean_modified
 from disc_scene import ODD_PLANES, SIGMA, border, error, holes, moffat, planet, rim
 from locations import ORACLE
 from lucidcube.kernels.deconvolution.common import StopReason
@@ -172,6 +172,41 @@ class TestStops:
         assert (result.stop_reason, result.iterations) == (StopReason.ALL_NAN, 0)
         assert np.isnan([result.fabs, result.rms, result.chi2]).all()
         assert np.isnan(result.components).all() == np.isnan(value)
+
+
+def test_the_noise_stops_the_iteration():
+    plane, psf, truth, disc = planet()
+    variance = np.full(plane.shape, SIGMA**2)
+    result = by_default("clean_modified", plane, psf, variance=variance)
+    assert result.stop_reason is StopReason.CHI2_REACHED
+    assert 0.9 < result.chi2_bright <= 1.001
+    assert error(result.components, truth, disc) < 0.012
+    before = by_default(
+        "clean_modified", plane, psf, variance=variance, n_iter=result.iterations - 1, give_best_result=False
+    )
+    assert before.stop_reason is StopReason.N_ITER
+    assert before.chi2_bright > 1
+
+
+def test_the_iterate_at_which_the_noise_stopped_is_returned():
+    options = {"loop_gain": 2.5, "threshold": 0.0, "min_frac_stat_delta": 0.0}
+    runs = [stop(n_iter=n, give_best_result=False, noise_std=SIGMA, **options) for n in range(9)]
+    best = int(np.argmin([run.fabs * run.rms for run in runs]))
+    target = runs[8].chi2_bright * 1.0001
+    last = next(n for n, run in enumerate(runs) if n and run.chi2_bright <= target)
+    result = stop(noise_std=SIGMA, chi2_target=target, **options)
+    assert (result.stop_reason, result.iterations) == (StopReason.CHI2_REACHED, last)
+    np.testing.assert_array_equal(result.components, runs[last].components)
+    assert best != last or not np.array_equal(runs[best].components, runs[0].components)
+
+
+def test_noise_std_stops_the_iteration_without_a_variance():
+    plane, psf, _, _ = planet()
+    given = by_default("clean_modified", plane, psf, noise_std=SIGMA)
+    variance = by_default("clean_modified", plane, psf, variance=np.full(plane.shape, SIGMA**2))
+    np.testing.assert_array_equal(given.components, variance.components)
+    estimated = by_default("clean_modified", plane, psf)
+    assert estimated.stop_reason is StopReason.CHI2_REACHED
 
 
 def test_the_best_iterate_is_returned():

@@ -1,17 +1,22 @@
 """Lucy-Richardson: scikit-image's, each option, truth, holes and edges, and the reference program's result."""
 
+import sys
+
 import numpy as np
 import pytest
 from skimage.restoration import richardson_lucy
 
-from deconvolvers import lucy_richardson
+from deconvolvers import LUCY, by_default, lucy_richardson
 from disc_scene import ODD_PLANES, SIGMA, border, error, holes, moffat, planet, rim
-from locations import ORACLE
+from locations import ORACLE, SHARED
+from lucidcube.kernels.deconvolution import lucy_richardson as richardson
 from lucidcube.kernels.deconvolution.common import StopReason
 from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.fourier.convolver import Convolver
+from lucidcube.kernels.holes import Filled
 
 RECORDED = ORACLE / "deconv_reference.npz"
+PLAIN = {"strength": 1.0, "nudge_factor": 0.0, "weighted": True, "accelerate": True}
 TEXTBOOK = {"strength": 1.0, "nudge_factor": 0.0, "pad_observation": False}
 
 
@@ -280,3 +285,150 @@ def test_views_and_read_only_inputs_give_the_same_bits():
     other = lucy_richardson(plane, psf, n_iter=10)
     np.testing.assert_array_equal(one.components, other.components)
     np.testing.assert_array_equal(one.residual, other.residual)
+
+
+def known(plane):
+    return {"variance": np.full(plane.shape, SIGMA**2, np.float32)}
+
+
+def newest(plane, psf, **given):
+    return by_default("lucy_richardson", plane, psf, **given)
+
+
+class TestAcceleration:
+    def test_reaches_the_fit_of_many_more_plain_steps(self):
+        plane, psf, _, _ = planet()
+        plane = np.maximum(plane, 0) + np.float32(5)
+        options = {**TEXTBOOK, **known(plane)}
+        plain, many = (lucy_richardson(plane, psf, n_iter=n, **options) for n in (20, 60))
+        fast = lucy_richardson(plane, psf, n_iter=20, accelerate=True, **options)
+        assert fast.chi2 < many.chi2 < 0.8 * plain.chi2
+        assert fast.iterations == 20
+
+    def test_the_likelihood_never_falls(self):
+        plane, psf, _, _ = planet()
+        plane = np.maximum(plane, 0)
+        likelihoods = []
+
+        def measure(state):
+            blurred = np.maximum(Convolver(psf, plane.shape).convolve(state.components).astype(float), 1e-9)
+            likelihoods.append((plane * np.log(blurred) - blurred).sum())
+
+        lucy_richardson(plane, psf, n_iter=60, accelerate=True, observer=measure, **TEXTBOOK)
+        change = np.diff(likelihoods)
+        assert change.min() > -1e-6 * abs(likelihoods[-1])
+        assert len(likelihoods) == 60
+
+    def test_a_step_that_lowers_the_likelihood_is_rejected(self, monkeypatch):
+        plane, psf, _, _ = planet()
+        monkeypatch.setattr(richardson, "_momentum", lambda before, last: 500.0)
+        reckless = lucy_richardson(plane, psf, n_iter=20, accelerate=True, **known(plane), **TEXTBOOK)
+        plain = lucy_richardson(plane, psf, n_iter=20, **known(plane), **TEXTBOOK)
+        assert reckless.chi2 < 1.5 * plain.chi2
+
+    def test_the_first_two_steps_are_plain(self):
+        plane, psf, _, _ = planet()
+        for n_iter in (1, 2):
+            one, other = (
+                lucy_richardson(plane, psf, n_iter=n_iter, accelerate=accelerate) for accelerate in (0, 1)
+            )
+            np.testing.assert_array_equal(one.components, other.components)
+
+    def test_components_that_were_positive_stay_positive(self):
+        plane, psf, _, _ = planet()
+        assert newest(plane, psf, **known(plane)).components.min() >= 0
+
+
+class TestStopByTheNoise:
+    def test_the_truth(self):
+        plane, psf, truth, disc = planet()
+        result = newest(plane, psf, **known(plane))
+        assert result.stop_reason is StopReason.CHI2_REACHED
+        assert result.iterations < 30
+        assert 0.9 < result.chi2_bright <= 1.001
+        assert error(result.components, truth, disc) < 0.01
+        further = newest(plane, psf, chi2_target=None, n_iter=300, **known(plane))
+        assert further.stop_reason is StopReason.N_ITER
+        assert error(further.components, truth, disc) > 1.15 * error(result.components, truth, disc)
+
+    def test_it_is_the_iterate_at_which_chi2_falls_to_the_target(self):
+        plane, psf, _, _ = planet()
+        for target in (2.0, 5.0):
+            result = lucy_richardson(plane, psf, strength=1.0, chi2_target=target, **known(plane))
+            at, before = (
+                lucy_richardson(plane, psf, strength=1.0, n_iter=result.iterations - k, **known(plane))
+                for k in (0, 1)
+            )
+            assert at.chi2_bright <= target < before.chi2_bright
+            np.testing.assert_array_equal(result.components, at.components)
+
+    def test_the_noise_is_estimated_without_a_variance(self):
+        plane, psf, truth, disc = planet()
+        result = newest(plane, psf)
+        assert result.stop_reason is StopReason.CHI2_REACHED
+        assert error(result.components, truth, disc) < 0.02
+
+
+class TestWeights:
+    def test_filled_pixels_have_none(self):
+        plane, psf, truth, disc = planet()
+        hole = np.isnan(holes(plane))
+        results = [
+            newest(np.where(hole, np.float32(value), plane), psf, filled=hole, **known(plane))
+            for value in (0, 3000)
+        ]
+        np.testing.assert_allclose(results[0].components, results[1].components, rtol=0.05, atol=1)
+        assert error(results[0].components, truth, disc & ~hole) < 0.012
+
+    def test_modelled_pixels_have_little(self):
+        plane, psf, _, _ = planet()
+        hole = np.isnan(holes(plane))
+        modelled = np.where(hole, Filled.MODELLED, Filled.NO).astype(np.uint8)
+        variance = np.where(hole, np.nan, SIGMA**2)
+        raised = np.where(hole, 1.3 * plane, plane).astype(np.float32)
+        options = {"chi2_target": None, "n_iter": 20, "variance": variance}
+        nothing, little = (newest(raised, psf, filled=marks, **options) for marks in (hole, modelled))
+        everything = newest(raised, psf, **options | known(plane))
+        light = [result.components[hole].sum() for result in (nothing, little, everything)]
+        assert 1.005 * light[0] < light[1] < 0.97 * light[2]
+
+    def test_pixels_of_large_variance_count_less(self):
+        plane, psf, truth, disc = planet()
+        noise = np.full(plane.shape, SIGMA)
+        noise[:, 32:] = 20 * SIGMA
+        plane = plane + np.random.default_rng(3).normal(0, noise - SIGMA).astype(np.float32)
+        options = {"chi2_target": None, "n_iter": 30, "variance": noise**2}
+        weighted, equal = (newest(plane, psf, weighted=weighted, **options) for weighted in (True, False))
+        quiet = disc & (noise == SIGMA)
+        assert error(weighted.components, truth, quiet) < 0.6 * error(equal.components, truth, quiet)
+
+    @pytest.mark.parametrize("variance", [np.nan, 0.0, -1.0])
+    def test_an_unknown_variance_makes_all_equal(self, variance):
+        plane, psf, _, _ = planet()
+        unknown = newest(plane, psf, n_iter=5, variance=np.full(plane.shape, variance))
+        none = richardson.lucy_richardson(plane, psf, **{**LUCY, **PLAIN, "n_iter": 5})
+        np.testing.assert_array_equal(unknown.components, none.components)
+
+
+@pytest.mark.parametrize("name", ODD_PLANES)
+@pytest.mark.parametrize("accelerate", [False, True])
+def test_unusual_planes_are_accepted_with_the_defaults(name, accelerate):
+    plane = ODD_PLANES[name].copy()
+    plane.flags.writeable = False
+    for variance in (None, np.ones(plane.shape)):
+        result = newest(plane, moffat(5), n_iter=20, accelerate=accelerate, variance=variance)
+        assert np.isfinite(result.components[np.isfinite(plane)]).all()
+
+
+@pytest.mark.skipif(not (SHARED / "prototypes").is_dir(), reason="no shared data next to the repository")
+def test_is_as_good_as_the_prototype(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(SHARED / "prototypes")])
+    import mapdeconv
+    import others
+
+    plane, psf, truth, disc = planet()
+    holed = holes(plane)
+    there = disc & np.isfinite(holed)
+    theirs, _ = others.lr(holed, None, mapdeconv.Blur(psf, plane.shape), 22, accel=True)
+    ours = newest(holed, psf, n_iter=22, chi2_target=None, **known(plane))
+    assert error(ours.components, truth, there) < 1.1 * error(theirs, truth, there)

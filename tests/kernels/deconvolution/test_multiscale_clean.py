@@ -113,7 +113,8 @@ def test_a_missing_rim_and_the_edge_of_the_frame_cause_no_ringing():
     plane, truth, disc = (array[:, 26:] for array in (plane, truth, disc))
     result = clean_multiscale(plane, psf, **noisy(plane))
     near = disc & border(plane)
-    assert error(result.components, truth, near) < 0.13 < 0.7 * error(plane, truth, near)
+    assert error(result.components, truth, near) < 0.05 < error(plane, truth, near)
+    assert error(result.components, truth, disc) < 0.5 * error(plane, truth, disc)
 
 
 def test_pixels_of_large_variance_count_less():

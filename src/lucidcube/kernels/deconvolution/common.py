@@ -182,8 +182,8 @@ class Field:
         than others count less, but the sky does not count more than the object, which would be fitted last.
         The light is that of the smoothed data, and at least the noise.
 
-        The weights are limited to `LARGEST_RATIO` either way, and 1 / `MODELLED_NOISE`^2 for pixels that were
-        modelled. They are 0 for other pixels that are not valid, and for those whose variance is unknown,
+        The weights are limited to `LARGEST_RATIO` either way. Pixels that were modelled have that of the
+        nearest pixel of known variance over `MODELLED_NOISE`^2. The weights are 0 for other pixels that are not valid, and for those whose variance is unknown,
         unless it is unknown everywhere: then they are 1 for all valid pixels.
         """
         relative = self.valid[self.frame].copy()
@@ -192,12 +192,17 @@ class Field:
             known &= (variance > 0) & np.isfinite(variance)
         if variance is not None and known.any():
             spread = variance[known].astype(np.float64)
-            light = ndimage.gaussian_filter(self.data, LIGHT_SMOOTHING)[self.frame][known]
-            light = np.maximum(light, math.sqrt(np.median(spread)))
+            seen, summed = (
+                ndimage.gaussian_filter(np.where(known, values, np.float32(0)), LIGHT_SMOOTHING)[known]
+                for values in (np.float32(1), self.plane)
+            )
+            light = np.maximum(summed / seen, math.sqrt(np.median(spread)))
             ratio = (light if poisson else _linear_variance(light, spread)) / spread
             relative[:] = 0
             relative[known] = np.clip(ratio / np.median(ratio), 1 / LARGEST_RATIO, LARGEST_RATIO)
-        relative[self.modelled] = 1 / MODELLED_NOISE**2
+        if self.modelled.any() and known.any():
+            nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+            relative[self.modelled] = relative[tuple(nearest)][self.modelled] / MODELLED_NOISE**2
         weight = np.zeros_like(self.valid)
         weight[self.frame] = relative
         return weight

@@ -27,6 +27,9 @@ from lucidcube.kernels.fourier.convolver import Convolver, trim_psf
 TRUNCATE = 4.0
 """Half the width of the Gaussians in standard deviations."""
 
+MARGIN_WEIGHT = 0.3
+"""Weight of the continuation of the data beyond the frame."""
+
 
 def clean_multiscale(
     plane: Plane,
@@ -63,13 +66,13 @@ def clean_multiscale(
 
     Notes
     -----
-    Pixels that are missing or filled have no weight; they and a margin around the frame may hold components,
-    as far as valid pixels see their light. The sum of weight * residual^2 falls in every iteration if `gain`
-    is below 2. float32 throughout, sums in float64. Sources: Cornwell 2008, IEEE J. Sel. Top. Sig. Proc. 2,
+    Pixels that are missing or filled have no weight, and a smooth continuation of the data into a margin
+    around the frame has little; both may hold components. The sum of weight * residual^2 falls in every
+    iteration. float32 throughout, sums in float64. Sources: Cornwell 2008, IEEE J. Sel. Top. Sig. Proc. 2,
     793; for steps at many pixels Steer, Dewdney & Ito 1984, A&A 137, 159.
     """
     field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape))
-    weight = field.weights_by_variance(variance, poisson=False)
+    weight = _weights(field, variance)
     noise = field.noise_stop(variance, chi2_target)
     kernels = [_Scale.of(width, psf, field) for width in scales]
     parts = [np.zeros_like(field.data) for _ in kernels]
@@ -99,6 +102,18 @@ def clean_multiscale(
         stop = StopReason.CHI2_REACHED
     components = _sum_of_scales(kernels, parts, field.convolver.shape[1])
     return with_restored(field.result(components, iterations, stop, variance), psf, restoring_beam)
+
+
+def _weights(field: Field, variance: Variance) -> Plane:
+    """Return the weights of the pixels, where estimates beyond the frame count a little.
+
+    Without these, components of the wide scales beyond the frame explain what is next to its edge.
+    """
+    weight = field.weights_by_variance(variance, poisson=False)
+    beyond = np.full(field.convolver.shape, MARGIN_WEIGHT, np.float32)
+    beyond[field.frame] = 0
+    weight += field.convolver.pad(beyond)
+    return weight
 
 
 class _Scale(NamedTuple):
