@@ -52,8 +52,9 @@ class Deconvolve(Stage):
     where the input is NaN except for holes that the PSF bridges; light from there remains in the residual.
     The residual is NaN where nothing was observed, including holes that were filled. The variance is passed
     on unchanged: it is that of the input and of the residual, not of the components, whose noise is
-    correlated. NaN in a PSF, such as the edge of a star that was shifted, is taken as zero. A plane without a
-    PSF is not deconvolved: all of its data are in the residual.
+    correlated. Where there is none, methods that need it estimate it from each plane. NaN in a PSF, such as
+    the edge of a star that was shifted, is taken as zero. A plane without a PSF is not deconvolved: all of
+    its data are in the residual.
     """
 
     name: ClassVar[str] = "deconvolve"

@@ -183,8 +183,9 @@ class Field:
         The light is that of the smoothed data, and at least the noise.
 
         The weights are limited to `LARGEST_RATIO` either way. Pixels that were modelled have that of the
-        nearest pixel of known variance over `MODELLED_NOISE`^2. The weights are 0 for other pixels that are not valid, and for those whose variance is unknown,
-        unless it is unknown everywhere: then they are 1 for all valid pixels.
+        nearest pixel of known variance over `MODELLED_NOISE`^2. The weights are 0 for other pixels that are
+        not valid, and for those whose variance is unknown, unless it is unknown everywhere: then they are 1
+        for all valid pixels.
         """
         relative = self.valid[self.frame].copy()
         known = relative > 0
