@@ -30,7 +30,17 @@ MASK = {"mask": {"cut": [[0, 3.0]], "max_dilation": None}}
 STAR = ("rebin", "normalise_psf", "fit_psf")
 METHODS: dict[str, dict[str, Any]] = {
     "clean": {"method": "clean_modified"},
-    "richardson": {"method": "lucy_richardson"},
+    "richardson": {
+        "method": "lucy_richardson",
+        **{
+            "strength": 0.1,
+            "nudge_factor": 1e-2,
+            "weighted": False,
+            "accelerate": False,
+            "chi2_target": None,
+        },
+    },
+    "map": {"method": "map"},
 }
 
 Array = NDArray[Any]
