@@ -36,6 +36,7 @@ class NormalisePSF(Stage):
     name: ClassVar[str] = "normalise_psf"
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
     produces: ClassVar[tuple[str, ...]] = (DATA, VARIANCE, *MASKS, *STAR_NUMBERS)
+    version: ClassVar[int] = 2
     copies: ClassVar[float] = 6.3
     scratch: ClassVar[float] = 23
     tag: ClassVar[str] = "_normalised"

@@ -69,3 +69,23 @@ def test_sky_models():
     assert background_level(values[:0], radius[:0], "gennorm") == 0.0
     plane = (gaussian((41, 41), (20, 20), 3.0, 1e5) + 30.0).astype(np.float32)
     assert normalise(plane, background_noise_model="none").background == 0.0
+
+
+@pytest.mark.parametrize("model", ["gennorm", "norm"])
+def test_level_is_within_the_range_of_the_pixels(model):
+    rng = np.random.default_rng(4)
+    radius = rng.uniform(9.0, 12.0, 300)
+    for seed in range(30):
+        values = np.random.default_rng(seed).normal(-5.0, 5.0, 300)
+        values += 3.0 * (radius < 9.6)  # which a wing of any level describes
+        lowest = values.min()
+        assert lowest - 5.0 < background_level(values, radius, model) < values.max()
+        assert background_level(values[radius > 9.6], radius[radius > 9.6], model) > lowest
+
+
+def test_level_below_all_pixels_is_found_under_a_wing():
+    rng = np.random.default_rng(5)
+    radius = rng.uniform(20.0, 60.0, 5000)
+    values = 100.0 + 4e6 * radius**-3.0 + rng.normal(0.0, 0.5, 5000)
+    assert values.min() > 115.0
+    assert background_level(values, radius, "gennorm") == pytest.approx(100.0, abs=2.0)

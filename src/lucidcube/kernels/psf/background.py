@@ -22,6 +22,7 @@ _WING_SIGNIFICANCE = 16.0
 _ANNULI = 40
 _MIN_ANNULI = 8
 _MIN_PER_ANNULUS = 5
+_LOWEST = 0.01  # quantile
 _CLIP = 3.5  # robust standard deviations
 
 
@@ -124,15 +125,31 @@ def background_level(values: Reals, radius: Reals, model: BackgroundModel) -> fl
     """Return the sky level: the location of the noise distribution after the star's wing is subtracted.
 
     The model `gennorm` gives the location of a generalised normal distribution, `norm` the mean after
-    clipping at 5 robust standard deviations, `none` 0; the level is also 0 if there are no pixels.
+    clipping at 5 robust standard deviations, `none` 0; the level is also 0 if there are no pixels. It is
+    between the quantiles 1 % and 99 % of the pixels, unless these become fainter outwards: then it may be
+    lower by as much.
     `values` and `radius` are those of `star_wing`.
     """
     if model == "none" or values.size == 0:
         return 0.0
     sky = np.asarray(values, dtype=np.float64) - star_wing(values, radius)
     if model == "gennorm":
-        return fit_gennorm(sky).location
-    return float(sky[np.abs(sky - median(sky)) <= 5.0 * robust_sigma(sky)].mean())
+        level = fit_gennorm(sky).location
+    else:
+        level = float(sky[np.abs(sky - median(sky)) <= 5.0 * robust_sigma(sky)].mean())
+    return float(np.clip(level, *_plausible_levels(values, radius)))
+
+
+def _plausible_levels(values: Reals, radius: Reals) -> tuple[float, float]:
+    """Return the lowest and the highest level that the sky may have.
+
+    The wing that is fitted to noise in a small range of radii can be any constant.
+    """
+    low, high = np.quantile(values, (_LOWEST, 1.0 - _LOWEST))
+    inner, outer = np.quantile(radius, (1.0 / 3.0, 2.0 / 3.0))
+    decline = median(values[radius <= inner]) - median(values[radius >= outer])
+    decline -= 3.0 * robust_sigma(values) / np.sqrt(values.size / 3.0)  # which noise explains
+    return float(low) - max(decline, 0.0), float(high)
 
 
 def _annulus_means(values: Reals, radius: Reals) -> tuple[Doubles, Doubles, Doubles] | None:
