@@ -111,6 +111,34 @@ def test_the_number_of_evaluations_is_limited():
     assert_psf(stopped.image, plane.shape)
 
 
+def test_parameters_that_the_star_does_not_determine_are_not_fine():
+    # A star in seeing, with a pixel scale that makes the field smaller than the halo of the model.
+    y, x = np.indices((31, 31)) - 15.0
+    counts = 2e3 * (1.0 + ((y - 0.2) ** 2 + (x + 0.3) ** 2) / 7.0) ** -2.5
+    noise = np.sqrt(counts + 25.0)
+    plane = (counts + np.random.default_rng(0).normal(size=counts.shape) * noise).astype(np.float32)
+    found = fit(plane, "muse_ao", variance=(noise**2).astype(np.float32), wavelength=2.1e-6)
+    assert found.status is FitStatus.UNDETERMINED
+    domains = np.array([p.upper - p.lower for p in MODELS["muse_ao"].parameters])
+    assert not (found.errors > domains).any()
+    assert np.isnan(found.errors[:-2][[p.free for p in MODELS["muse_ao"].parameters[:-2]]]).any()
+    assert np.isfinite(found.image).all()
+
+
+def test_a_parameter_at_its_limit_is_not_fine():
+    plane, variance, _ = simulate("gaussian", 1e5, seed=5)
+    found = fit(plane, "gaussian", variance=variance, sigma={"domain": (2.5, 9.0)})
+    assert found.values[2] == pytest.approx(2.5, rel=1e-4)
+    assert found.status is FitStatus.UNDETERMINED
+    assert np.isnan(found.errors[2])
+
+
+def test_the_start_value_of_the_seeing_follows_the_star():
+    plane, variance, _ = simulate("turbulence", 1e6, seed=2)
+    found = fit(plane, "turbulence", variance=variance, max_evaluations=3)
+    assert found.values[3] == pytest.approx(0.3, rel=0.3)
+
+
 def test_wrong_arguments_are_errors():
     plane, _, _ = simulate("gaussian", 1e5, seed=5)
     for model in MODELS:

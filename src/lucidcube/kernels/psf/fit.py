@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lucidcube.kernels.psf import Doubles, Floats, Reals
+from lucidcube.kernels.psf import Doubles, Floats, Mask, Reals
 from lucidcube.kernels.psf.fit_problem import FitProblem, Solution, Solver, select_pixels
 from lucidcube.kernels.psf.models import MODELS, Parameter, StarFunction
 from lucidcube.kernels.psf.optical_psf import Optics
@@ -21,6 +21,8 @@ class FitStatus(IntEnum):
     FINE = 0
     NOT_CONVERGED = 1
     NO_DATA = 2
+    UNDETERMINED = 3
+    """A parameter ended at a limit of its domain, or its error is larger than the domain."""
 
 
 class FitResult(NamedTuple):
@@ -28,8 +30,8 @@ class FitResult(NamedTuple):
 
     `image` is the model about the central pixel, whatever the fitted position, without the constant: finite,
     not negative, and of unit sum. `values` and `errors` (one standard deviation) are in the order of the
-    parameters; an error is NaN if the parameter is fixed or at one of its limits, or if it is unknown. The
-    reduced chi squared is NaN without a variance.
+    parameters; an error is NaN if the parameter is fixed or at one of its limits, or if it is unknown or
+    larger than the domain. The reduced chi squared is NaN without a variance.
     """
 
     image: Floats
@@ -131,14 +133,25 @@ def _result(problem: FitProblem, solution: Solution) -> FitResult:
     if known is None:
         known = _errors(problem, values, 1.0 if problem.data.weighted else chi2 / freedom)
     errors[problem.free] = known
-    status = FitStatus.FINE if solution.converged else FitStatus.NOT_CONVERGED
+    wide = errors > problem.upper - problem.lower
+    errors[wide] = np.nan
+    status = FitStatus.FINE
+    if (problem.free & (wide | _at_limit(problem, values))).any():
+        status = FitStatus.UNDETERMINED
+    if not solution.converged:
+        status = FitStatus.NOT_CONVERGED
     return FitResult((image / image.sum()).astype(np.float32), values, errors, reduced_chi2, status)
+
+
+def _at_limit(problem: FitProblem, values: Doubles) -> Mask:
+    """Return which parameters are at a limit of their domain."""
+    close = 1e-6 * np.where(np.isfinite(problem.upper - problem.lower), problem.upper - problem.lower, 0.0)
+    return np.asarray((values <= problem.lower + close) | (values >= problem.upper - close))
 
 
 def _errors(problem: FitProblem, values: Doubles, scale: float) -> Doubles:
     """Return the errors of the free parameters from the Jacobian; NaN at a limit of the domain."""
-    at_limit = np.isclose(values, problem.lower, 1e-9, 0.0) | np.isclose(values, problem.upper, 1e-9, 0.0)
-    inside = ~at_limit[problem.free]
+    inside = ~_at_limit(problem, values)[problem.free]
     errors = np.full(inside.size, np.nan)
     if inside.any():
         jacobian = problem.jacobian(values[problem.free])[:, inside]

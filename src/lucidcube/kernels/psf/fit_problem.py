@@ -1,15 +1,17 @@
 """Least-squares problem that the solvers minimise to fit a parametric model to a star."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from lucidcube.kernels.psf import Doubles, Mask, Reals
-from lucidcube.kernels.psf.models import Parameter, StarFunction
+from lucidcube.kernels.psf.models import R0_WAVELENGTH, Parameter, StarFunction
 from lucidcube.kernels.psf.optical_psf import Grid, Optics, StarImage
 from lucidcube.kernels.psf.subpixel_shift import sigma_from_area
 
+_START_R0, _START_AMPLITUDE = (0.15,), (2.0, 10.0)
 _DIFFERENCE_STEP = 1e-6  # relative; the models are smooth in float64
 
 
@@ -113,13 +115,48 @@ class FitProblem:
         return np.stack(columns, axis=1)
 
     def _start_values(self, parameters: Sequence[Parameter]) -> Doubles:
-        """Return the start values; those that are None are derived from the plane."""
+        """Return the start values; those that are None are derived from the plane.
+
+        Of several candidates for these, the one with the smallest chi squared is returned.
+        """
+        candidates = product(*(self._candidates(p) for p in parameters))
+        scaled = [self._scaled(np.clip(c, self.lower, self.upper), parameters) for c in candidates]
+        return min(scaled, key=lambda pair: pair[0])[1]
+
+    def _candidates(self, parameter: Parameter) -> tuple[float, ...]:
+        """Return the start value of a parameter, or values to choose from if it has none."""
+        if parameter.start is not None:
+            return (parameter.start,)
+        if parameter.name == "sigma":
+            return (sigma_from_area(self._area()),)
+        if parameter.name == "wavelength":
+            return (self._wavelength,)
+        if parameter.name == "r0":
+            return (self._seeing_r0(), *_START_R0)
+        return _START_AMPLITUDE if parameter.name == "amplitude" else (0.0,)
+
+    def _area(self) -> int:
+        """Return the number of pixels above half of the maximum."""
         values = self.data.values
         level = np.median(values)
-        above = int(np.count_nonzero(values - level > 0.5 * (values.max() - level)))
-        derived = {"sigma": sigma_from_area(above), "wavelength": self._wavelength}
-        start = np.array([derived.get(p.name, 0.0) if p.start is None else p.start for p in parameters])
-        start = np.clip(start, self.lower, self.upper)
+        return int(np.count_nonzero(values - level > 0.5 * (values.max() - level)))
+
+    def _seeing_r0(self) -> float:
+        """Return the Fried parameter at 500 nm of seeing with the full width at half maximum of the star.
+
+        It is 0.98 wavelength / r0 (Dierickx 1992, J. Mod. Opt. 39, 569), after the diffraction is removed.
+        """
+        pixels = 2.0 * np.sqrt(self._area() / np.pi) / self._optics.resolution(self._wavelength)
+        return float(
+            0.98
+            * self._optics.telescope_diameter
+            / np.sqrt(max(pixels**2 - 1.0, 0.1))
+            * (R0_WAVELENGTH / self._wavelength) ** 1.2
+        )
+
+    def _scaled(self, start: Doubles, parameters: Sequence[Parameter]) -> tuple[float, Doubles]:
+        """Return chi squared and the start values, with the best factor and const if these are not given."""
+        values, start = self.data.values, start.copy()
         image = self.star_at(start).image[self.data.used]
         columns = np.stack([image, np.ones(image.size)], axis=1)
         is_open = np.array([p.start is None for p in parameters[-2:]])
@@ -127,7 +164,8 @@ class FitProblem:
             target = values - columns[:, ~is_open] @ start[-2:][~is_open]
             matrix = columns[:, is_open] * self.data.weight[:, None]
             start[-2:][is_open] = np.linalg.lstsq(matrix, target * self.data.weight, rcond=None)[0]
-        return np.clip(start, self.lower, self.upper)
+            start = np.clip(start, self.lower, self.upper)
+        return float(np.sum(((columns @ start[-2:] - values) * self.data.weight) ** 2)), start
 
 
 class Solution(NamedTuple):

@@ -6,6 +6,9 @@ from scipy import optimize
 from lucidcube.kernels.psf import Doubles
 from lucidcube.kernels.psf.fit_problem import FitProblem, Solution
 
+CHI2_TOLERANCE = 1e-6
+"""Relative decrease of chi squared below which a fit ends: far below the decrease that has a meaning."""
+
 
 def solve_least_squares(problem: FitProblem, *, max_evaluations: int) -> Solution:
     """Minimise chi squared by bounded trust-region least squares.
@@ -19,6 +22,7 @@ def solve_least_squares(problem: FitProblem, *, max_evaluations: int) -> Solutio
         jac=problem.jacobian,
         bounds=(problem.lower[free], problem.upper[free]),
         x_scale="jac",
+        ftol=CHI2_TOLERANCE,
         max_nfev=max_evaluations,
     )
     return Solution(np.asarray(found.x, dtype=np.float64), bool(found.status > 0))
@@ -42,7 +46,7 @@ def solve_minimize(problem: FitProblem, *, max_evaluations: int) -> Solution:
         return 0.5 * float(residual @ residual) / size, gradient / size
 
     limits = np.stack([problem.lower[free], problem.upper[free]], axis=1) / scale[:, None]
-    options = {"maxfun": max_evaluations, "maxiter": max_evaluations, "ftol": 1e-13, "gtol": 1e-8}
+    options = {"maxfun": max_evaluations, "maxiter": max_evaluations, "ftol": 1e-10, "gtol": 1e-8}
     best = optimize.minimize(cost, start / scale, jac=True, method="L-BFGS-B", bounds=limits, options=options)
     # Scaling back can cross a bound by a rounding error.
     values = np.clip(np.asarray(best.x) * scale, problem.lower[free], problem.upper[free])

@@ -114,7 +114,14 @@ _SCALING = (
 )
 _SIGMA = Parameter("sigma", None, 0.2, 100.0, "pixel", "width; starts from the area above half the maximum")
 _WAVELENGTH = Parameter("wavelength", None, 1e-7, 1e-4, "m", "wavelength; starts at that of the plane", False)
-_R0 = Parameter("r0", 0.15, 0.01, 1.0, "m", "Fried parameter at 500 nm")
+_R0 = Parameter(
+    "r0",
+    None,
+    0.01,
+    1.0,
+    "m",
+    "Fried parameter at 500 nm; starts from the width of the star or where it fits best",
+)
 _N_DIMENSIONS = Parameter(
     "turbulence_ndim", 3.0, 1.5, 3.3, "1", "dimensions of the turbulence; 3 is Kolmogorov turbulence", False
 )
@@ -122,7 +129,9 @@ _OUTER_SCALE = Parameter("L0", 10.0, 1.0, 200.0, "m", "outer scale of the turbul
 _ADAPTIVE_OPTICS = (
     Parameter("alpha", 0.1, 5e-3, 2.0, "1/m", "width of the Moffat core of the power spectrum"),
     Parameter("beta", 1.6, 1.05, 5.0, "1", "slope of the Moffat core of the power spectrum"),
-    Parameter("amplitude", 2.0, 0.0, 100.0, "rad^2", "phase variance of the Moffat core"),
+    Parameter(
+        "amplitude", None, 0.0, 100.0, "rad^2", "phase variance of the Moffat core; starts where it fits best"
+    ),
     Parameter("background", 5e-3, 0.0, 1.0, "rad^2 m^2", "constant floor of the corrected power spectrum"),
     Parameter("cutoff", 2.06, 0.1, 20.0, "1/m", "highest spatial frequency that is corrected", False),
 )
