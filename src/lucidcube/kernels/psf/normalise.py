@@ -11,13 +11,11 @@ from lucidcube.kernels.psf.background import (
     BackgroundModel,
     background_level,
     median,
-    robust_sigma,
     star_wing,
 )
+from lucidcube.kernels.psf.star_position import DETECTED, pixel_noise
 from lucidcube.kernels.psf.subpixel_shift import Shift, fit_core, move_whole_pixels
 
-DETECTED = 5.0
-"""Standard deviations of the noise by which the mean of 3 x 3 pixels must exceed the sky to be a star."""
 _N_CENTRINGS = 3
 _CENTRED = 2e-3  # pixels
 
@@ -156,7 +154,7 @@ def _find_star(plane: Reals, n_sigma: float, background_threshold: float, model:
             level = median(values - star_wing(values, radius))
     if model == "none":
         level = 0.0
-    return _Star(image - np.float32(level), outliers, background_pixels, level, _pixel_noise(image))
+    return _Star(image - np.float32(level), outliers, background_pixels, level, pixel_noise(image))
 
 
 def _centre(star: _Star, threshold: float, n_regions: int) -> tuple[Floats, Mask, Shift, float, float] | None:
@@ -177,12 +175,6 @@ def _centre(star: _Star, threshold: float, n_regions: int) -> tuple[Floats, Mask
         offset_y, offset_x = offset_y + step_y, offset_x + step_x
         image = shift.image(offset_y, offset_x)
     return image, region, shift, offset_y, offset_x
-
-
-def _pixel_noise(image: Floats) -> float:
-    """Return the noise per pixel from differences of neighbours, which a smooth wing hardly affects."""
-    difference = image[:, 1:] - image[:, :-1]
-    return robust_sigma(difference[np.isfinite(difference)]) / float(np.sqrt(2.0))
 
 
 def _is_star(star: _Star, region: Mask) -> bool:
