@@ -26,7 +26,7 @@ CHAIN = [
     [
         "deconvolve",
         "target_rebin_interp.fits",
-        "star_rebin_normalised_modelled_radial.fits",
+        "star_rebin_normalised_modelled_effective.fits",
         "--n-iter",
         "60",
     ],
@@ -105,7 +105,7 @@ def test_the_chain_of_commands_gives_the_values_of_the_run(folder: Path) -> None
             ["DATA", "STAT", "OUTLIER", "BACKGROUND", "STAR_REGION"],
             ["NORMALISATION"],
         ),
-        ("star_rebin_normalised_modelled_radial", ["DATA"], ["FITTED MODEL PARAMS"]),
+        ("star_rebin_normalised_modelled_effective", ["DATA"], ["FITTED MODEL PARAMS"]),
         (
             "target_rebin_interp_deconv",
             ["DECONVOLVED", "RESIDUAL", "STAT", "FILLED", "PSF"],
@@ -190,7 +190,7 @@ def test_reading_options(in_folder: Path, tmp_path: Path) -> None:
             "must be the same",
         ),
         (
-            ["deconvolve", "target.fits", "star_rebin_normalised_modelled_radial.fits", "-o", "x.fits"],
+            ["deconvolve", "target.fits", "star_rebin_normalised_modelled_effective.fits", "-o", "x.fits"],
             "wavelengths",
         ),
         (["deconvolve", "target_rebin.fits", "star_rebin.fits", "-o", "x.fits"], "PSF must"),

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.wcs import WCS
 from pydantic import ValidationError
 
+from lucidcube.config.load import from_plain
 from lucidcube.cube import (
     BADNESS,
     CHANNEL,
@@ -24,7 +26,9 @@ from lucidcube.cube import (
 )
 from lucidcube.errors import CubeError, UserError
 from lucidcube.kernels.holes import Filled
-from lucidcube.stages import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, Rebin
+from lucidcube.runner.one_stage import run_stage
+from lucidcube.runner.pipeline import run
+from lucidcube.stages import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, NormalisePSF, Rebin
 from scenes import target_cube
 
 STEP = 0.25e-9
@@ -290,9 +294,74 @@ def test_physical_models_need_the_wavelength() -> None:
         FitPSF(model="muse_ao")(image)
 
 
-def test_a_star_with_even_sides_is_an_error() -> None:
+def test_a_star_with_even_sides_is_an_error_for_models_of_one_plane() -> None:
     with pytest.raises(CubeError, match="put normalise_psf before it"):
-        FitPSF()(flat_cube(2, 20))
+        FitPSF(model="radial")(flat_cube(2, 20))
+
+
+def star_cube(*, normalised: bool = False) -> xr.Dataset:
+    """Return a star of 20 x 22 pixels on a background, off its centre, with a variance."""
+    y, x = np.mgrid[:20, :22]
+    star = 1e4 * np.exp(-((y - 8.3) ** 2 + (x - 12.4) ** 2) / 4.0) + 50.0
+    data = star + np.random.default_rng(0).normal(size=(3, 20, 22)) * np.sqrt(star)
+    cube = from_arrays(
+        data.astype(np.float32),
+        7e-7 + 1e-9 * np.arange(3),
+        variance=np.broadcast_to(star, data.shape).astype(np.float32),
+        units="adu",
+    )
+    return NormalisePSF()(cube) if normalised else cube
+
+
+def test_the_effective_psf_of_a_star_as_observed_and_normalised() -> None:
+    observed, normalised = FitPSF()(star_cube()), FitPSF()(star_cube(normalised=True))
+    y, x = np.mgrid[-9:10, -10:11]
+    truth = np.exp(-(y**2 + x**2) / 4.0) / (4.0 * np.pi)
+    for made in (observed, normalised):
+        assert made[DATA].shape == (3, 19, 21)
+        np.testing.assert_allclose(made[DATA].values.sum(axis=(1, 2), dtype=float), 1.0, atol=1e-6)
+        assert np.abs(made[DATA].values - truth).max() < 0.02 * truth.max()
+        assert (made["fit_status"].values == 0).all()
+        assert VARIANCE not in made
+    names, units = (observed["fit_value"].attrs[key] for key in ("names", "units"))
+    assert (names, units) == (["x", "y", "flux", "background"], ["pixel", "pixel", "adu", "adu"])
+    expected = [12.4 - 11, 8.3 - 10, 4e4 * np.pi, 50.0]
+    np.testing.assert_allclose(observed["fit_value"].values, [expected] * 3, rtol=0.05, atol=0.05)
+    np.testing.assert_allclose(normalised["fit_value"].values[:, :2], 0.0, atol=0.05)
+    assert FitPSF(smoothing=0)(star_cube())["fit_value"].shape == (3, 4)
+
+
+@pytest.mark.parametrize("smoothing", [-1, 16])
+def test_invalid_smoothing_is_an_error(smoothing: int) -> None:
+    with pytest.raises(ValueError, match="smoothing"):
+        FitPSF(smoothing=smoothing)
+
+
+def test_an_even_star_from_fits_to_fits(tmp_path: Path) -> None:
+    cube = star_cube()
+    header = fits.Header({"CTYPE3": "WAVE", "CUNIT3": "m", "CRPIX3": 1.0, "CRVAL3": 7e-7, "CDELT3": 1e-9})
+    hdus = [
+        fits.PrimaryHDU(cube[DATA].values, header),
+        fits.ImageHDU(cube[VARIANCE].values, header, name="STAT"),
+    ]
+    fits.HDUList(hdus).writeto(tmp_path / "star.fits")
+    alone = run_stage("fit_psf", [str(tmp_path / "star.fits")], {}, output=str(tmp_path / "psf.fits"))
+    config = {
+        "target": {"input": str(tmp_path / "star.fits"), "stages": []},
+        "star": {"input": str(tmp_path / "star.fits"), "stages": ["fit_psf"]},
+        "deconvolve": {"n_iter": 3},
+        "output": {"path": str(tmp_path / "out.fits")},
+        "profile": "synchronous",
+    }
+    whole = run(from_plain(config)).path
+    with fits.open(alone) as one, fits.open(whole) as other:
+        assert one[0].data.shape == (3, 19, 21)
+        np.testing.assert_array_equal(one[0].data, other["PSF"].data)
+        for hdus in (one, other):
+            table = hdus["FITTED MODEL PARAMS"].data
+            np.testing.assert_allclose(table["flux"], 4e4 * np.pi, rtol=0.05)
+            np.testing.assert_allclose(table["background"], 50.0, rtol=0.05)
+            assert (table["flux_error"] > 0.0).all()
 
 
 # deconvolve

@@ -13,8 +13,20 @@ import numpy as np
 import xarray as xr
 from pydantic import BeforeValidator, ConfigDict, create_model, model_validator
 
-from lucidcube.cube import CHANNEL, DATA, FIT_RESULTS, PARAMETER, UNITS, VARIANCE, WAVELENGTH, X, Y
+from lucidcube.cube import (
+    CHANNEL,
+    DATA,
+    FIT_RESULTS,
+    PARAMETER,
+    UNITS,
+    VARIANCE,
+    WAVELENGTH,
+    X,
+    Y,
+    block_sizes,
+)
 from lucidcube.errors import CubeError
+from lucidcube.kernels.psf.effective import effective_psf
 from lucidcube.kernels.psf.fit import FitStatus, fit_parametric_psf, fit_radial_psf
 from lucidcube.kernels.psf.fit_problem import Solution, Solver
 from lucidcube.kernels.psf.least_squares import solve_least_squares, solve_minimize
@@ -22,6 +34,7 @@ from lucidcube.kernels.psf.models import MODELS, ModelSpec, Parameter
 from lucidcube.kernels.psf.nested_sampling import solve_nested_sampling
 from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.lift.windows import over_windows, planes_read
 from lucidcube.stages.base import Parameters, Stage, parameter
 
 SPEED_OF_LIGHT = 299792458.0
@@ -32,13 +45,14 @@ STATUS = {UNITS: "", "meanings": {str(int(s)): s.name.lower().replace("_", " ") 
 
 
 class FitPSF(Stage):
-    """Fit a model to the normalised star, and use the image of the model as the PSF.
+    """Fit a model to the star, and use the image of the model as the PSF.
 
-    Each plane is fitted on its own, weighted by the variance if there is one. The PSF is the model centred
-    on the central pixel, without the constant; it is finite, non-negative and has a sum of one. The fitted
-    parameters, their errors, the reduced chi squared and the status of the fit are written to a table. A
-    plane that cannot be fitted becomes NaN, and the others are not affected. The variance is dropped, because
-    a model has no noise.
+    The PSF is the model centred on the central pixel, without the background; it is finite, non-negative and
+    has a sum of one. The fitted parameters, their errors, the reduced chi squared and the status of the fit
+    are written to a table. A plane that cannot be fitted becomes NaN. The variance is used as weight if there
+    is one, and is dropped, because a model has no noise. The model `effective` takes the star as it was
+    observed or after `normalise_psf`, and smooths along wavelength; the others need `normalise_psf`, and fit
+    each plane on its own.
     """
 
     name: ClassVar[str] = "fit_psf"
@@ -46,12 +60,68 @@ class FitPSF(Stage):
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
     produces: ClassVar[tuple[str, ...]] = (DATA, *FIT_RESULTS)
     drops: ClassVar[tuple[str, ...]] = (VARIANCE,)
+    version: ClassVar[int] = 2
     copies: ClassVar[float] = 4.5
     scratch: ClassVar[float] = 22
     tag: ClassVar[str] = "_modelled"
 
     model: str = parameter(..., "", "model of the star")
     method: str = parameter(..., "", "algorithm that fits the model")
+
+    def file_tag(self) -> str:
+        """Return the suffix, with the name of the model."""
+        return f"{self.tag}_{self.model}"
+
+
+class EffectiveLeastSquares(FitPSF):
+    """Use smooth functions of radius and angle that vary smoothly with wavelength (Anderson & King 2000).
+
+    They are fitted by robust linear least squares. The star may be anywhere in the field, on any background.
+    """
+
+    model: Literal["effective"] = "effective"
+    method: Literal["least_squares"] = "least_squares"
+    smoothing: int = parameter(
+        15,
+        "planes",
+        "planes on either side over which the PSF is smoothed along wavelength; 0 for none",
+        ge=0,
+        le=15,
+    )
+
+    def apply(self, cube: xr.Dataset) -> xr.Dataset:
+        flux = str(cube[DATA].attrs.get(UNITS, ""))
+        odd = {Y: cube.sizes[Y] - 1 + cube.sizes[Y] % 2, X: cube.sizes[X] - 1 + cube.sizes[X] % 2}
+        names = {"names": ["x", "y", "flux", "background"], "units": ["pixel", "pixel", flux, flux]}
+        made = over_windows(
+            cube.assign_coords({"metres": (WAVELENGTH, _metres(cube))}),
+            self.name,
+            partial(_fit_window, shape=(odd[Y], odd[X]), smoothing=float(self.smoothing)),
+            [DATA, "metres"],
+            _outputs(names),
+            optional=[VARIANCE],
+            sizes={**odd, PARAMETER: len(names["names"])},
+            halo=self.smoothing,
+        )
+        trimmed = [
+            n for n, v in cube.data_vars.items() for d in odd if d in v.dims and odd[d] != cube.sizes[d]
+        ]
+        return cube.drop_vars(trimmed).assign(made)
+
+    def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
+        """Return the bytes of memory for one block: the planes of its windows and their fits."""
+        planes = planes_read(max(block_sizes(after)), before.sizes[WAVELENGTH], self.smoothing)
+        pixels = before.sizes[Y] * before.sizes[X]
+        block = max(block_sizes(after)) * pixels
+        return int((4.0 * planes + 24.0) * pixels + 4 * block + planes * 64 * min(pixels, 13_000)) * 4
+
+
+class _EachPlane(Parameters):
+    """Parameters that all models share that are fitted to each plane on its own."""
+
+    name: ClassVar[str] = FitPSF.name
+
+    model: str = parameter(..., "", "model of the star")
     telescope_diameter: float = parameter(
         8.0, "m", "diameter of the primary mirror, for turbulence and muse_ao", gt=0
     )
@@ -67,21 +137,20 @@ class FitPSF(Stage):
         """Return the solver for the plane of a channel."""
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
+        """Return the images of the fitted models; see `Stage.apply`."""
         sides = (cube.sizes[Y], cube.sizes[X])
         if any(n % 2 == 0 for n in sides):
             raise CubeError(
-                f"fit_psf needs a central pixel, but the star has {sides[0]} x {sides[1]} pixels (y x): "
-                "put normalise_psf before it"
+                f"fit_psf: the model {self.model} needs a central pixel, but the star has "
+                f"{sides[0]} x {sides[1]} pixels (y x): put normalise_psf before it"
             )
         spec = MODELS[self.model]
-        names = {"names": list(spec.names), "units": [p.unit for p in spec.parameters]}
-        outputs = {
-            DATA: Output(attrs={UNITS: ""}),
-            "fit_value": Output(dims=(PARAMETER,), dtype="float64", attrs=names),
-            "fit_error": Output(dims=(PARAMETER,), dtype="float64", attrs=names),
-            "reduced_chi2": Output(dims=(), dtype="float64", attrs={UNITS: ""}),
-            "fit_status": Output(dims=(), dtype="uint8", blank=int(FitStatus.NO_DATA), attrs=STATUS),
-        }
+        metres = _metres(cube)
+        if self.model in PHYSICAL and not np.isfinite(metres).all():
+            raise CubeError(
+                f"fit_psf: the model {self.model} needs the wavelength of every plane: give "
+                "wave_start, wave_step and wave_unit with the input, or choose another model"
+            )
         parameters = self.parameters()
         if spec.star is None:
             kernel = partial(_fit_radial, parameters=parameters, nbins=getattr(self, "nbins"))  # noqa: B009
@@ -91,11 +160,11 @@ class FitPSF(Stage):
                 _fit_parametric, solver=self.solver, star=spec.star, parameters=parameters, optics=optics
             )
         made = over_planes(
-            cube.assign_coords({"metres": (WAVELENGTH, self._metres(cube))}),
+            cube.assign_coords({"metres": (WAVELENGTH, metres)}),
             self.name,
             kernel,
             [DATA, "metres", CHANNEL],
-            outputs,
+            _outputs({"names": list(spec.names), "units": [p.unit for p in spec.parameters]}),
             optional=[VARIANCE],
             sizes={PARAMETER: len(spec.parameters)},
         )
@@ -109,19 +178,24 @@ class FitPSF(Stage):
             for p, given in pairs
         )
 
-    def file_tag(self) -> str:
-        """Return the suffix, with the name of the model."""
-        return f"{self.tag}_{self.model}"
 
-    def _metres(self, cube: xr.Dataset) -> np.ndarray:
-        axis, unit = cube[WAVELENGTH].values, cube[WAVELENGTH].attrs.get(UNITS, "m")
-        metres = SPEED_OF_LIGHT / axis if unit == "Hz" else axis
-        if self.model in PHYSICAL and (unit not in ("m", "Hz") or not np.isfinite(metres).all()):
-            raise CubeError(
-                f"fit_psf: the model {self.model} needs the wavelength of every plane: give "
-                "wave_start, wave_step and wave_unit with the input, or choose another model"
-            )
-        return metres
+def _outputs(names: dict[str, list[str]]) -> dict[str, Output]:
+    """Describe the results of a fit with parameters of these names and units."""
+    return {
+        DATA: Output(attrs={UNITS: ""}),
+        "fit_value": Output(dims=(PARAMETER,), dtype="float64", attrs=names),
+        "fit_error": Output(dims=(PARAMETER,), dtype="float64", attrs=names),
+        "reduced_chi2": Output(dims=(), dtype="float64", attrs={UNITS: ""}),
+        "fit_status": Output(dims=(), dtype="uint8", blank=int(FitStatus.NO_DATA), attrs=STATUS),
+    }
+
+
+def _metres(cube: xr.Dataset) -> np.ndarray:
+    """Return the wavelength of each plane; NaN on a velocity axis."""
+    axis, unit = cube[WAVELENGTH].values, cube[WAVELENGTH].attrs.get(UNITS, "m")
+    if unit == "Hz":
+        return SPEED_OF_LIGHT / axis
+    return axis if unit == "m" else np.full(axis.shape, np.nan)
 
 
 class FitParameter(Parameters):
@@ -191,6 +265,12 @@ class UltraNest(Parameters):
         )
 
 
+def _fit_window(
+    star: np.ndarray, metres: np.ndarray, variance: np.ndarray | None, *, wanted: slice, **settings: Any
+) -> tuple[Any, ...]:
+    return effective_psf(star, variance, metres, wanted=wanted, **settings)
+
+
 def _fit_radial(
     plane: np.ndarray, metres: float, channel: int, variance: np.ndarray | None, **settings: Any
 ) -> tuple[Any, ...]:
@@ -220,8 +300,7 @@ def _complete(value: Any, usual: FitParameter) -> Any:
 
 def _model(spec: ModelSpec) -> type[Parameters]:
     """Return a class with the parameters of a model, as declared in the kernel."""
-    default = spec.name if spec.name == "radial" else ...
-    fields: dict[str, Any] = {"model": (Literal[spec.name], default)}
+    fields: dict[str, Any] = {"model": (Literal[spec.name], ...)}
     if spec.name == "radial":
         fields["nbins"] = (int, parameter(50, "", "number of annuli, with logarithmic edges", ge=3))
     for p in spec.parameters:
@@ -237,5 +316,5 @@ for _parameters, _method in product(map(_model, MODELS.values()), (LeastSquares,
     _text = f"{_parameters.__doc__} {_method.__doc__}"
     # The classes are attributes of the module, so that instances can be pickled.
     globals()[_name] = create_model(
-        _name, __base__=(_parameters, _method, FitPSF), __doc__=_text, __module__=__name__
+        _name, __base__=(_parameters, _method, _EachPlane, FitPSF), __doc__=_text, __module__=__name__
     )
