@@ -73,7 +73,7 @@ VARIABLES: Mapping[str, Variable] = {
     BADNESS: Variable(DIMS, 0, "artefact score: standard deviations by which the fine structure stands out"),
     AMPLITUDE: Variable(DIMS, 0, "artefact score of the spectral test, smoothed by one pixel"),
     MASK: Variable(DIMS, 0, "1 where a pixel is an artefact, 2 where it belongs to its faint surroundings"),
-    FILLED: Variable(DIMS, 0, "1 where a marked pixel was replaced, 2 where a hole was filled: no weight"),
+    FILLED: Variable(DIMS, 0, "1 where a marked pixel was replaced, 2 where a hole was filled, 3 predicted"),
     RESIDUAL: Variable(DIMS, 1, "input minus model of the last stage with a model"),
     RESTORED: Variable(DIMS, 1, "components under a clean beam plus the residual"),
     POINTS: Variable(DIMS, 1, "point sources: the part of the components that is not smooth"),
