@@ -19,6 +19,7 @@ from lucidcube.stages.base import REGISTRY
 PROBE = TESTS / "memory_probe.py"
 WORK = [
     ("rebin", {}),
+    ("rebin", {"despike": 7.0}),
     ("artefacts", {}),
     ("mask", {}),
     ("interpolate", {}),

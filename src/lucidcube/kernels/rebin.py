@@ -83,7 +83,12 @@ def weights(axis: np.ndarray, centre: np.ndarray, width: float, response: Respon
 
 
 def rebin_block(
-    table: np.ndarray, data: Planes, variance: Planes | None = None, *, operation: Operation
+    table: np.ndarray,
+    data: Planes,
+    variance: Planes | None = None,
+    *,
+    operation: Operation,
+    at_once: int | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Combine input planes into output planes.
 
@@ -102,6 +107,8 @@ def rebin_block(
         ``mean``: sum(w x)/sum(w). ``sum``: sum(w x), scaled up to compensate for missing inputs.
         ``mean_err``: sqrt(sum(w x^2)/sum(w)), summed in float64, because the squares of fluxes of 1e-20
         underflow in float32.
+    at_once
+        Number of input planes that are read at once; as many as are read efficiently if not given.
 
     Returns
     -------
@@ -115,7 +122,7 @@ def rebin_block(
     total, weight = np.zeros(shape, sums), np.zeros(shape, np.float32)
     spread = np.zeros(shape if variance is not None else (0, 0, 0), sums)
     table = table.astype(np.float32)
-    at_once = max(1, STREAM_BYTES // (4 * shape[1] * shape[2] or 1))
+    at_once = at_once or max(1, STREAM_BYTES // (4 * shape[1] * shape[2] or 1))
     for first in range(0, table.shape[1], at_once):
         last = min(first + at_once, table.shape[1])
         touched = np.flatnonzero(table[:, first:last].any(axis=1))

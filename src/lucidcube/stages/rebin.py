@@ -11,6 +11,7 @@ import xarray as xr
 from lucidcube.cube import CHANNEL, DATA, DIMS, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
 from lucidcube.errors import CubeError
 from lucidcube.kernels import rebin as kernel
+from lucidcube.kernels.artefacts.despike import AT_ONCE, REACH, Despiked
 from lucidcube.lift.blocks import planes_per_block
 from lucidcube.lift.lazy_arrays import source_of
 from lucidcube.lift.spectral_bins import over_bins
@@ -26,7 +27,9 @@ class Rebin(Stage):
     the input channels under a triangle or a rectangle around its centre; the first output channel is
     centred on the first input channel. NaN inputs are left out and the weights are renormalised; an output
     without any valid input is NaN. On a non-uniform axis each channel is weighted by its width. The variance
-    becomes sum(w^2 v)/sum(w)^2, which assumes that the noise of the channels is independent.
+    becomes sum(w^2 v)/sum(w)^2, which assumes that the noise of the channels is independent. With `despike`,
+    cosmic rays are left out as well: channels in which a pixel is far above its running median of 17
+    channels.
     """
 
     name: ClassVar[str] = "rebin"
@@ -52,6 +55,15 @@ class Rebin(Stage):
         "mean", "", "mean for densities (counts per nm), sum for counts, mean_err for standard deviations"
     )
 
+    despike: float | None = parameter(
+        None,
+        "standard deviations",
+        "leave out channels in which a pixel exceeds its own spectrum by more than this, which are cosmic "
+        "rays; 7 is a good value. Do not use it for objects with emission lines narrower than about 10 "
+        "channels, which it removes; null turns it off",
+        gt=0,
+    )
+
     def bins(self) -> tuple[float, float]:
         """Return the step and the width in SI units."""
         step, width = PRESETS[self.preset]
@@ -62,6 +74,9 @@ class Rebin(Stage):
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
         """Return the bytes of memory for a block; more if the input is not read from a file piecewise."""
         usual = super().working_bytes(before, after)
+        if self.despike is not None:
+            tested = min(AT_ONCE + 2 * REACH, before.sizes[WAVELENGTH])
+            usual += int(3 * tested * before.sizes[Y] * before.sizes[X] * 4)
         if source_of(before[DATA].variable) is not None:
             return usual
         planes = max(block_sizes(after)) * (before.sizes[WAVELENGTH] / after.sizes[WAVELENGTH] + 1)
@@ -81,12 +96,14 @@ class Rebin(Stage):
             return sizes[lo:hi] * kernel.weights(axis[lo:hi], grid.centre[first:last], width, self.response)
 
         names = [DATA, VARIANCE] if VARIANCE in cube else [DATA]
+        reach = REACH if self.despike is not None else 0
+        low, high = np.maximum(grid.lo - reach, 0), np.minimum(grid.hi + reach, axis.size)
         made = over_bins(
             cube,
             self.name,
-            partial(kernel.rebin_block, operation=self.operation),
+            partial(_rebin, operation=self.operation, despike=self.despike),
             names,
-            list(zip(grid.lo.tolist(), grid.hi.tolist(), strict=True)),
+            list(zip(low.tolist(), high.tolist(), strict=True)),
             table,
             block=planes_per_block(grid.centre.size, cube.sizes[Y] * cube.sizes[X]),
         )
@@ -113,3 +130,18 @@ class Rebin(Stage):
                 f"rebin: bin_step {step:.6g} {unit} is smaller than the step of the input, "
                 f"{abs(np.median(steps)):.6g} {unit}: give a larger bin_step, or leave out rebin"
             )
+
+
+def _rebin(
+    table: np.ndarray,
+    data: kernel.Planes,
+    variance: kernel.Planes | None = None,
+    *,
+    operation: kernel.Operation,
+    despike: float | None,
+) -> tuple[np.ndarray, ...]:
+    """Combine the planes of a block, without the spikes if there is a limit for them."""
+    if despike is None:
+        return kernel.rebin_block(table, data, variance, operation=operation)
+    clean = Despiked(data, variance, despike)
+    return kernel.rebin_block(table, clean, variance, operation=operation, at_once=AT_ONCE)
