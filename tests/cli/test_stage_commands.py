@@ -108,7 +108,7 @@ def test_the_chain_of_commands_gives_the_values_of_the_run(folder: Path) -> None
         ("star_rebin_normalised_modelled_effective", ["DATA"], ["FITTED MODEL PARAMS"]),
         (
             "target_rebin_interp_deconv",
-            ["DECONVOLVED", "RESIDUAL", "STAT", "FILLED", "PSF"],
+            ["DECONVOLVED", "RESIDUAL", "POINTS", "MODEL", "STAT", "FILLED", "PSF"],
             ["DECONVOLUTION LOG"],
         ),
     ],
