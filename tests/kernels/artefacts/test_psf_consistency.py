@@ -33,6 +33,19 @@ def test_artefacts_are_found_and_points_are_not(variance):
     assert (np.abs(z)[~marks] > 5).sum() <= 1
 
 
+def test_excluded_pixels_have_no_weight_but_are_compared():
+    plane, psf, _, _ = planet()
+    y, x = np.indices(plane.shape)
+    ghost = 300 * np.exp(-((y - 12) ** 2 + (x - 40) ** 2) / (2 * 2.5**2))
+    marks = ghost > SIGMA
+    z = psf_consistency((plane + ghost).astype(np.float32), VARIANCE, psf, exclude=marks)
+    assert (np.abs(z)[ghost > 100] > 10).all()
+    assert (np.abs(z)[~marks] > 5).sum() == 0
+    other = psf_consistency((plane + 2 * ghost * marks).astype(np.float32), VARIANCE, psf, exclude=marks)
+    alone = psf_consistency((plane + ghost * marks).astype(np.float32), VARIANCE, psf, exclude=marks)
+    np.testing.assert_allclose(other[~marks], alone[~marks], atol=0.05)
+
+
 def test_without_artefacts_the_result_is_noise():
     plane, psf, _, _ = planet()
     z = psf_consistency(plane, VARIANCE, psf)

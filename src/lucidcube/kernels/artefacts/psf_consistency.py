@@ -35,7 +35,12 @@ the latter."""
 
 
 def psf_consistency(
-    plane: Plane, variance: Variance, psf: NDArray[np.floating], *, cut: float = 5.0
+    plane: Plane,
+    variance: Variance,
+    psf: NDArray[np.floating],
+    *,
+    cut: float = 5.0,
+    exclude: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Return by how many standard deviations each pixel differs from anything blurred by the PSF.
 
@@ -56,6 +61,8 @@ def psf_consistency(
     cut : float
         Number of standard deviations beyond which the caller takes a pixel for an artefact. Pixels well
         beyond it lose their weight, see `ROUNDS`.
+    exclude : array of bool, (y, x), or None
+        True where a pixel has no weight from the beginning; it is compared with the estimate all the same.
 
     Returns
     -------
@@ -65,11 +72,12 @@ def psf_consistency(
     spread = np.asarray(estimate_variance(plane) if variance is None else variance, np.float64)
     known = np.isfinite(plane) & np.isfinite(spread) & (spread > 0)
     sigma = np.sqrt(np.where(known, spread, np.nan))
+    excluded = np.zeros(plane.shape, bool) if exclude is None else exclude
     solver, solution, z = MapSolver(psf, plane.shape), None, np.zeros(plane.shape)
     for n_iter, robust, limit in ROUNDS:
         solution = solver.solve(
             plane,
-            np.where(np.abs(z) > limit * cut, np.nan, sigma),
+            np.where(excluded | (np.abs(z) > limit * cut), np.nan, sigma),
             mu=MU,
             point_penalty=POINT_PENALTY,
             delta=DELTA,

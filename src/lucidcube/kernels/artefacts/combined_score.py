@@ -1,0 +1,94 @@
+"""Combine the spectral test with the test against the PSF, in this order.
+
+The spectral test comes first, on a window of planes. What it finds has no weight in the fit of the PSF
+test, which needs one plane only. In the other order, the fit of a plane with a ghost differs from the data
+all around the ghost, and the good pixels there are marked.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from lucidcube.kernels.artefacts.spectral_outliers import smoothed_significance
+
+Floats = NDArray[np.float32]
+Marks = NDArray[np.bool_]
+
+LARGEST = 10.0
+"""Deviations are limited to this before smoothing, so that hot pixels do not spread far."""
+EXTENDED = 3.0
+"""Factor by which a deviation that is smoothed must be more significant than that of one pixel."""
+FAINT = 0.5
+"""Suspects reach out to this fraction of the cut in amplitude."""
+
+
+class Suspects(NamedTuple):
+    """The outcome of the spectral test, two arrays (planes, y, x)."""
+
+    amplitude: Floats
+    """Modulus of the deviation smoothed by a Gaussian of one pixel, about that of each pixel of an extended
+    artefact; NaN where the deviation is not known."""
+    marks: Marks
+    """Pixels that must have no weight in the fit of the PSF test."""
+
+
+def suspects(z: NDArray[np.floating], *, cut: float) -> Suspects:
+    """Find the pixels that may be artefacts according to the spectral test.
+
+    Parameters
+    ----------
+    z
+        (planes, y, x) deviations from the spectral model in standard deviations; NaN where unknown.
+    cut
+        Score from which a pixel is an artefact.
+
+    Returns
+    -------
+    Suspects
+        Marked are the pixels whose deviation exceeds the cut, and the connected regions with an amplitude of
+        at least half the cut in which it is exceeded somewhere.
+    """
+    amplitude = np.abs(smoothed_significance(np.clip(z, -LARGEST, LARGEST)))
+    amplitude /= np.float32(EXTENDED)
+    marks = np.abs(np.nan_to_num(z)) > cut
+    for plane, here in zip(amplitude, marks, strict=True):
+        here |= ndimage.binary_propagation(plane > cut, mask=plane > FAINT * cut)
+    return Suspects(amplitude, marks)
+
+
+def combined_score(
+    z: NDArray[np.floating], sharpness: NDArray[np.floating], found: Suspects
+) -> NDArray[np.float32]:
+    """Return the artefact score of planes in standard deviations.
+
+    A suspect that is wider than two pixels must fail both tests: its score is the geometric mean of the two
+    deviations, at most twice the smaller one. Other suspects are judged by the PSF test alone, because the
+    surroundings predict them well, while a fit of the spectrum may have taken the artefact for the object.
+    All other pixels have the larger of the two deviations.
+
+    Parameters
+    ----------
+    z
+        (planes, y, x) deviations from the spectral model; NaN counts as zero.
+    sharpness
+        (planes, y, x) deviations from what the PSF allows, from a fit without the suspects; NaN counts as 0.
+    found
+        Result of `suspects`.
+
+    Returns
+    -------
+    (planes, y, x) array of float32
+    """
+    spectral = np.fmax(np.abs(np.nan_to_num(z)), np.nan_to_num(found.amplitude))
+    sharp = np.abs(np.nan_to_num(sharpness))
+    both = np.minimum(2 * np.minimum(spectral, sharp), np.sqrt(spectral * sharp))
+    one = np.maximum(sharp, np.where(found.marks, 0, spectral))
+    return np.where(_wide(found.marks), both, one).astype(np.float32)
+
+
+def _wide(marks: Marks) -> Marks:
+    """Return the marked pixels of regions that contain 3 x 3 pixels, with their rims."""
+    core = ndimage.binary_opening(marks, np.ones((1, 3, 3), bool))
+    return marks & ndimage.binary_dilation(core, ndimage.generate_binary_structure(2, 1)[None])
