@@ -20,7 +20,7 @@ def test_noise_is_not_suspect() -> None:
     assert found.amplitude.max() < 2.5
     sharpness = deviations()[::-1]
     expected = np.maximum(np.maximum(np.abs(z), found.amplitude), np.abs(sharpness))
-    np.testing.assert_allclose(combined_score(z, sharpness, found), expected, rtol=1e-6)
+    np.testing.assert_allclose(combined_score(z, sharpness, found).score, expected, rtol=1e-6)
 
 
 def test_a_ghost_is_suspect_with_its_wings_and_a_hot_pixel_alone() -> None:
@@ -45,14 +45,14 @@ def test_extended_suspects_must_fail_both_tests(spectral: float, sharp: float, s
     found = suspects(z, cut=CUT)
     z[0, 8, 8], found.amplitude[0, 8, 8], sharpness[0, 8, 8] = spectral, spectral, sharp
     assert found.marks[0, 8, 8]
-    assert combined_score(z, sharpness, found)[0, 8, 8] == pytest.approx(score)
+    assert combined_score(z, sharpness, found).score[0, 8, 8] == pytest.approx(score)
 
 
 def test_single_suspects_are_judged_by_the_psf() -> None:
     z, sharpness = np.zeros((1, 20, 20), np.float32), np.zeros((1, 20, 20), np.float32)
     z[0, 8, 8] = z[0, 15, 3] = 30
     sharpness[0, 8, 8] = -40
-    score = combined_score(z, sharpness, suspects(z, cut=CUT))
+    score = combined_score(z, sharpness, suspects(z, cut=CUT)).score
     assert score[0, 8, 8] == 40
     assert score[0, 15, 3] == 0
 
@@ -62,4 +62,16 @@ def test_unknown_deviations_leave_the_score_to_the_psf() -> None:
     sharpness[0, 0, 0] = np.nan
     found = suspects(z, cut=CUT)
     assert np.isnan(found.amplitude).all()
-    np.testing.assert_array_equal(combined_score(z, sharpness, found), np.abs(np.nan_to_num(sharpness)))
+    made = combined_score(z, sharpness, found)
+    np.testing.assert_array_equal(made.score, np.abs(np.nan_to_num(sharpness)))
+    assert not made.amplitude.any()
+
+
+def test_the_amplitude_needs_both_tests() -> None:
+    z, sharpness = np.zeros((1, 40, 40), np.float32), np.zeros((1, 40, 40), np.float32)
+    z[0, 5:15, 5:15] = z[0, 25:35, 25:35] = 4
+    sharpness[0, 5:15, 5:15] = -9
+    amplitude = combined_score(z, sharpness, suspects(z, cut=CUT)).amplitude
+    both, one = amplitude[0, 7:13, 7:13], amplitude[0, 27:33, 27:33]
+    np.testing.assert_allclose(both, np.sqrt(4 * 9) * 2 * np.sqrt(np.pi) / 3, rtol=0.02)
+    np.testing.assert_allclose(one, 0, atol=1e-6)

@@ -34,6 +34,15 @@ class Suspects(NamedTuple):
     """Pixels that must have no weight in the fit of the PSF test."""
 
 
+class Score(NamedTuple):
+    """The outcome of both tests, two arrays (planes, y, x) of float32."""
+
+    score: Floats
+    """Artefact score in standard deviations."""
+    amplitude: Floats
+    """Score of extended artefacts, smoothed by one pixel, along which marks can grow; not negative."""
+
+
 def suspects(z: NDArray[np.floating], *, cut: float) -> Suspects:
     """Find the pixels that may be artefacts according to the spectral test.
 
@@ -50,23 +59,21 @@ def suspects(z: NDArray[np.floating], *, cut: float) -> Suspects:
         Marked are the pixels whose deviation exceeds the cut, and the connected regions with an amplitude of
         at least half the cut in which it is exceeded somewhere.
     """
-    amplitude = np.abs(smoothed_significance(np.clip(z, -LARGEST, LARGEST)))
-    amplitude /= np.float32(EXTENDED)
+    amplitude = _amplitude(z)
     marks = np.abs(np.nan_to_num(z)) > cut
     for plane, here in zip(amplitude, marks, strict=True):
         here |= ndimage.binary_propagation(plane > cut, mask=plane > FAINT * cut)
     return Suspects(amplitude, marks)
 
 
-def combined_score(
-    z: NDArray[np.floating], sharpness: NDArray[np.floating], found: Suspects
-) -> NDArray[np.float32]:
-    """Return the artefact score of planes in standard deviations.
+def combined_score(z: NDArray[np.floating], sharpness: NDArray[np.floating], found: Suspects) -> Score:
+    """Return the artefact score of planes in standard deviations, and its smoothed amplitude.
 
     A suspect that is wider than two pixels must fail both tests: its score is the geometric mean of the two
     deviations, at most twice the smaller one. Other suspects are judged by the PSF test alone, because the
     surroundings predict them well, while a fit of the spectrum may have taken the artefact for the object.
-    All other pixels have the larger of the two deviations.
+    All other pixels have the larger of the two deviations. The amplitude is the geometric mean of those of
+    the two tests, so that marks do not grow along pixels that fail only one of them.
 
     Parameters
     ----------
@@ -79,13 +86,22 @@ def combined_score(
 
     Returns
     -------
-    (planes, y, x) array of float32
+    Score
+        No NaN: where there are no data, both are zero.
     """
-    spectral = np.fmax(np.abs(np.nan_to_num(z)), np.nan_to_num(found.amplitude))
+    amplitude = np.nan_to_num(found.amplitude)
+    spectral = np.maximum(np.abs(np.nan_to_num(z)), amplitude)
     sharp = np.abs(np.nan_to_num(sharpness))
     both = np.minimum(2 * np.minimum(spectral, sharp), np.sqrt(spectral * sharp))
     one = np.maximum(sharp, np.where(found.marks, 0, spectral))
-    return np.where(_wide(found.marks), both, one).astype(np.float32)
+    score = np.where(_wide(found.marks), both, one).astype(np.float32)
+    return Score(score, np.sqrt(amplitude * np.nan_to_num(_amplitude(sharpness))))
+
+
+def _amplitude(z: NDArray[np.floating]) -> Floats:
+    """Return the modulus of deviations that are limited and smoothed."""
+    smooth = np.abs(smoothed_significance(np.clip(z, -LARGEST, LARGEST)))
+    return (smooth / np.float32(EXTENDED)).astype(np.float32)
 
 
 def _wide(marks: Marks) -> Marks:
