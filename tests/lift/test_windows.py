@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lucidcube.cube import DATA, from_arrays
 from lucidcube.errors import CubeError, StageError, UserError
-from lucidcube.lift.blocks import GROUP, Output, planes_per_block
+from lucidcube.lift.blocks import GROUP, Output, limit_block_bytes, planes_per_block
 from lucidcube.lift.lazy_arrays import from_source
 from lucidcube.lift.windows import over_windows, planes_read, window_of
 
@@ -62,6 +62,20 @@ def test_the_result_does_not_depend_on_blocks(sizes: tuple[int, ...]) -> None:
     now, later = lift(cube()), lift(chunked(cube(), sizes))
     for name in OUTPUTS:
         np.testing.assert_array_equal(now[name], later[name])
+
+
+@hypothesis.given(sizes=cuts)
+@hypothesis.settings(max_examples=5)
+def test_blocks_can_be_whole_groups(sizes: tuple[int, ...]) -> None:
+    given = chunked(cube(), sizes)
+    made = over_windows(
+        given, "test", medians, [DATA], OUTPUTS, optional=["variance"], halo=HALO, whole_groups=True
+    )
+    assert made[DATA].chunks[0] == (16, 16, 9)
+    np.testing.assert_array_equal(made[DATA].values, lift(cube())[DATA])
+    with limit_block_bytes(4 * 12 * 5):
+        made = over_windows(given, "test", medians, [DATA], OUTPUTS, halo=HALO, whole_groups=True)
+    assert made[DATA].chunks[0][:3] == (4, 4, 4)
 
 
 def test_a_window_is_the_group_and_its_neighbours() -> None:

@@ -74,6 +74,8 @@ def variants() -> Iterator[Any]:
             yield pytest.param(cls(**words, **quick), id="-".join([name, *words.values()]), marks=marks)
 
 
+NEIGHBOURS = {"effective", "spectral_psf", "model"}
+"""Methods and models that use the neighbouring planes as well."""
 every_variant = pytest.mark.parametrize("stage", [*variants()])
 
 
@@ -281,10 +283,8 @@ def test_infinite_values_are_missing(stage: Stage) -> None:
 def test_one_plane(stage: Stage) -> None:
     made = stage(example().isel({WAVELENGTH: slice(0, 1)}))
     assert made.sizes[WAVELENGTH] == 1
-    if (
-        stage.name == "rebin" or getattr(stage, "model", "") == "effective"
-    ):  # which use the neighbouring planes
-        assert np.isfinite(made[DATA].values).any()
+    if stage.name == "rebin" or {getattr(stage, key, "") for key in stage.choices} & NEIGHBOURS:
+        assert np.isfinite(made[stage.produces[0]].values).any()
     else:
         assert_same(made, expected(stage).isel({WAVELENGTH: slice(0, 1)}), stage.produces)
 
@@ -387,14 +387,18 @@ def test_inside_a_run(stage: Stage, files: Path, tmp_path: Path) -> None:
         config["star"] = {"input": f"{files}/data.fits", "stages": [item]}
         made = from_files(stage, files, ())
     elif BADNESS in stage.requires:
-        first = REGISTRY["artefacts"](window=QUICK["window"])
+        first = REGISTRY["artefacts"](method="ssa", window=QUICK["window"])
         config["target"]["stages"] = [{first.name: first.flat()}, item]
         made = stage(from_files(first, files, ()))
+    elif PSF in stage.requires:
+        config |= {"star": {"input": f"{files}/psf.fits"}}
+        config["target"]["stages"] = [item]
+        made = from_files(stage, files, (PSF,))
     else:
         config["target"]["stages"] = [item]
         made = from_files(stage, files, ())
     path = run(from_plain(config)).path
-    if "star" in config and stage.name != "deconvolve":
+    if stage.name in ("normalise_psf", "fit_psf"):
         tables = [v for v in stage.produces if VARIABLES[v].dims != DIMS]
         assert_holds(path, made, tables, main="PSF")
     else:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from lucidcube.config.presets import with_chains, with_defaults
 from lucidcube.config.schema import DECONVOLVE, TRACKS, Config, Track
 from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.stages.base import REGISTRY, Stage, by_word
@@ -43,8 +44,12 @@ def load(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
     for file in files:
         merged = _merge(merged, _read_yaml(Path(file)))
     problems: list[str] = []
-    for text in overrides:
+    # The chain of stages depends on the preset and on the inputs, and its parameters can be changed as well.
+    first = [text for text in overrides if not _is_of_stage(text)]
+    for text in (*first, *(text for text in overrides if _is_of_stage(text))):
         try:
+            if _is_of_stage(text):
+                merged = with_chains(merged)
             _override(merged, text)
         except ConfigError as error:
             problems += [f"--set {text}: {p}" for p in error.problems]
@@ -54,6 +59,8 @@ def load(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
 def from_plain(values: Any, label: str = "config", problems: Sequence[str] = ()) -> Config:
     """Validate a config given as plain data; see `load`."""
     problems = list(problems)
+    if isinstance(values, Mapping):
+        values = with_defaults(values)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -102,6 +109,12 @@ def _merge(below: Any, above: Any) -> Any:
     if isinstance(below, Mapping) and isinstance(above, Mapping):
         return {k: _merge(below.get(k), above[k]) if k in above else below[k] for k in {**below, **above}}
     return above
+
+
+def _is_of_stage(text: str) -> bool:
+    """Return whether ``key=value`` is a parameter of a stage."""
+    track, *rest = text.partition("=")[0].strip().split(".")
+    return track == DECONVOLVE or (track in TRACKS and len(rest) == 2)
 
 
 def _override(values: dict[str, Any], text: str) -> None:
@@ -185,7 +198,8 @@ def _problem(error: ErrorDetails, model: type[BaseModel], loc: Sequence[Any], wh
     place = ".".join([where] * bool(where) + [str(p) for p in loc if isinstance(p, str)])
     kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
     if kind == "extra_forbidden":
-        return f"{place}: unknown key{did_you_mean(str(loc[-1]), _fields_at(model, loc))}"
+        hint = _of_variant(model, loc) or did_you_mean(str(loc[-1]), _fields_at(model, loc))
+        return f"{place}: unknown key{hint}"
     message = _MESSAGES.get(kind, error["msg"].removeprefix("Value error, "))
     if kind in ("literal_error", "union_tag_invalid"):
         given = context.get("tag", given)
@@ -195,6 +209,19 @@ def _problem(error: ErrorDetails, model: type[BaseModel], loc: Sequence[Any], wh
         f" (not {given!r})" if kind not in ("missing", "value_error") and not isinstance(given, dict) else ""
     )
     return f"{place}: " * bool(place) + f"{message[0].lower()}{message[1:]}{shown}"
+
+
+def _of_variant(model: type[BaseModel], loc: Sequence[Any]) -> str:
+    """Say which other choices of a stage a key belongs to; nothing if there is none."""
+    if not issubclass(model, Stage) or len(loc) != 1:
+        return ""
+    words = [
+        f"{choice}: {word}"
+        for choice in model.choices
+        for word, variants in by_word(model.variants(), choice).items()
+        if all(loc[0] in variant.model_fields for variant in variants)
+    ]
+    return f" here; it belongs to {' or '.join(words)}" if words else ""
 
 
 _MESSAGES = {

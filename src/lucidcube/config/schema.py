@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, crea
 
 import lucidcube.stages  # noqa: F401  registers the stages
 from lucidcube.cluster import Profile, load_profile
+from lucidcube.config.presets import Preset
 from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.stages.base import REGISTRY, Parameters, Stage
@@ -128,7 +129,11 @@ class Input(Parameters):
 class Track(Input):
     """An input and the stages that are applied to it, in order."""
 
-    stages: tuple[StageItem, ...] = Field((), description="names, or 'name: {parameter: value}'")
+    stages: tuple[StageItem, ...] = Field(
+        (),
+        description="names, or 'name: {parameter: value}'; if left out, those of the preset, provided that "
+        "the config names a preset or has no stages and no deconvolution at all",
+    )
 
 
 class Output(Parameters):
@@ -178,6 +183,11 @@ class Config(Parameters):
     target: Track = Field(description="the object to sharpen")
     star: Track | None = Field(None, description="a star, or a PSF that needs no stages")
     deconvolve: LastStage | None = Field(None, description="parameters of the deconvolution")
+    preset: Preset | None = Field(
+        None,
+        description="methods and parameters where the config gives none: recommended (the same as none), or "
+        "reference, those of the program aopp_deconv_tool",
+    )
     output: Output = Output()
     checkpoints: Checkpoints = Checkpoints()
     profile: Annotated[str, AfterValidator(_loadable)] = Field(

@@ -51,6 +51,11 @@ def planes_per_block(planes: int, pixels: int) -> int:
     return most // GROUP * GROUP if most >= GROUP else 1 << (most.bit_length() - 1)
 
 
+def planes_of_group(pixels: int) -> int:
+    """Return the number of planes in a block that is a whole group, or the part of it that memory allows."""
+    return planes_per_block(GROUP * MIN_BLOCKS, pixels)
+
+
 class Output(NamedTuple):
     """One variable that a kernel returns.
 

@@ -17,8 +17,8 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from lucidcube.cube import CHANNEL, UNITS, WAVELENGTH, block_sizes
-from lucidcube.lift.blocks import GROUP, Output, naming_planes, nan_for_inf
+from lucidcube.cube import CHANNEL, UNITS, WAVELENGTH, X, Y, block_sizes
+from lucidcube.lift.blocks import GROUP, Output, naming_planes, nan_for_inf, planes_of_group
 from lucidcube.lift.lazy_arrays import Window, source_of
 
 
@@ -44,6 +44,7 @@ def over_windows(
     optional: Sequence[str] = (),
     sizes: Mapping[str, int] | None = None,
     halo: int = 15,
+    whole_groups: bool = False,
 ) -> dict[str, xr.Variable]:
     """Apply a kernel to every window of planes.
 
@@ -59,6 +60,9 @@ def over_windows(
         and the kernel is not called if there are no other planes.
     halo
         Number of planes that a window contains on either side of its group.
+    whole_groups
+        Whether the blocks of the result are whole groups, if memory allows, and not the blocks of the cube.
+        This is for kernels whose cost is that of the window, which smaller blocks would repeat.
 
     Returns
     -------
@@ -87,7 +91,9 @@ def over_windows(
     )
     variables = [cube[name].variable for name in present]
     if any(v.chunks for v in variables):
-        arrays: Sequence[Any] = _lazy(job, variables, block_sizes(cube))
+        block = planes_of_group(cube.sizes[Y] * cube.sizes[X])
+        sizes_of_groups = [min(block, planes - first) for first in range(0, planes, block)]
+        arrays: Sequence[Any] = _lazy(job, variables, sizes_of_groups if whole_groups else block_sizes(cube))
     else:
         arrays = _Block(job, 0, planes, 0)(*(v.values for v in variables))
     dims = [(WAVELENGTH, *o.dims) for o in outputs.values()]

@@ -20,7 +20,8 @@ from lucidcube.cube import CHANNEL, DATA, FILLED, PSF, UNITS, VARIANCE, WAVELENG
 from lucidcube.errors import CubeError, UserError
 from lucidcube.kernels.deconvolution.common import IterationState
 from lucidcube.plotting.figure import AVAILABLE, Picture, ShownPlane
-from lucidcube.stages.deconvolve import Deconvolve, usable_psf
+from lucidcube.stages.deconvolve import Deconvolve
+from lucidcube.stages.psf_planes import usable_psf
 
 FRAMES = 30
 """Approximate number of frames of a deconvolution that uses all its iterations."""

@@ -17,7 +17,7 @@ from astropy.io import fits
 from lucidcube.cluster import Profile, layout, load_profile, start_workers
 from lucidcube.config.load import input_of, stage_of
 from lucidcube.config.schema import Track
-from lucidcube.cube import DATA, FILLED, PSF, VARIABLES, VARIANCE
+from lucidcube.cube import AMPLITUDE, DATA, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
 from lucidcube.lift.blocks import limit_block_bytes
@@ -32,6 +32,8 @@ from lucidcube.runner.signals import Stop
 from lucidcube.runner.validate import may_replace, path_problems
 from lucidcube.stages.base import Stage
 
+BESIDE = {FILLED: "uint8", AMPLITUDE: "float32"}
+"""Types of the variables that are read from the same file as the data, if they exist there."""
 TEMPLATE = "{parent}/{stem}{tag}{suffix}"
 SUFFIX = re.compile(r"\.(fits?|fts|mt)?(\.?(gz|fz|bz2|xz|z))?$", re.IGNORECASE)
 
@@ -167,8 +169,9 @@ def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Datas
     cube = open_track(tracks[0], monitor)
     if stage.files[0] != DATA:
         cube = cube.drop_vars([VARIANCE], errors="ignore").rename({DATA: stage.files[0]})
-    elif FILLED in stage.optional:
-        cube = _with_filled(cube, tracks[0], monitor)
+    for variable in BESIDE:
+        if variable in stage.optional:
+            cube = _with_beside(cube, variable, tracks[0], monitor)
     for variable, track in zip(stage.files[1:], tracks[1:], strict=False):
         other = open_track(track, monitor)
         if variable == PSF:
@@ -184,14 +187,14 @@ def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Datas
     return cube
 
 
-def _with_filled(cube: xr.Dataset, track: Track, monitor: Monitor) -> xr.Dataset:
-    """Add the map of filled pixels that `interpolate` wrote to the same file, if it exists."""
+def _with_beside(cube: xr.Dataset, variable: str, track: Track, monitor: Monitor) -> xr.Dataset:
+    """Add a variable that another stage wrote to the same file, if it exists."""
     specifier = track.specifier()
     with fits.open(specifier.file) as hdus:
-        if FILLED.upper() not in hdus:
+        if variable.upper() not in hdus:
             return cube
-    beside = open_track(track, monitor, specifier=replace(specifier, ext=FILLED.upper()))
-    return cube.assign({FILLED: beside[DATA].astype("uint8").variable})
+    beside = open_track(track, monitor, specifier=replace(specifier, ext=variable.upper()))
+    return cube.assign({variable: beside[DATA].astype(BESIDE[variable]).variable})
 
 
 def _value(key: str, text: str) -> Any:

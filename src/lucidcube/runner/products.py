@@ -48,7 +48,7 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "fit": (*words.FIT_RESULTS, *words.STAR_NUMBERS),
     "filled": (words.FILLED,),
     "mask": (words.MASK, "cut"),
-    "badness": (words.BADNESS,),
+    "badness": (words.BADNESS, words.AMPLITUDE),
     "variance": (words.VARIANCE,),
     "provenance": (),
 }
@@ -96,11 +96,13 @@ def run_product(
     images: list[Image] = []
     tables: list[fits.BinTableHDU] = []
     for product in products:
-        variable = next(iter(PRODUCT_VARIABLES[product]), "")
         if product == "psf" and star is not None:
             images.append(Image(star, words.DATA, "PSF", is_psf=True))
-        elif variable in cube and words.VARIABLES[variable].dims == words.DIMS:
-            images.append(Image(cube, variable, _label(cube, variable)))
+        images += [
+            Image(cube, v, _label(cube, v))
+            for v in PRODUCT_VARIABLES[product]
+            if v in cube and words.VARIABLES[v].dims == words.DIMS
+        ]
         source = star if product == "fit" else cube
         tables += _tables(source, PRODUCT_TABLES.get(product, ())) if source is not None else []
     if "provenance" in products:
@@ -118,7 +120,7 @@ def stage_product(
     beside = [v for v in (words.VARIANCE, words.FILLED) if v in cube and words.DATA in made]
     names = [v for v in dict.fromkeys([*made, *beside]) if words.VARIABLES[v].dims == words.DIMS]
     images = [Image(cube, v, _label(cube, v)) for v in names]
-    if words.PSF in stage.requires:
+    if words.PSF in stage.requires and words.DECONVOLUTION_LOG[0] in made:
         images.append(Image(cube, words.PSF, "PSF", is_psf=True))
     tables = [*_tables(cube[made], TABLES), provenance_table(config, inputs)]
     return Product(images, [*tables, *_grid(cube)], {"target": cube}, inputs, config)

@@ -1,7 +1,8 @@
-"""Stage `artefacts`: score how much the fine structure of each pixel deviates."""
+"""Stage `artefacts`: score how much each pixel deviates from what it should be."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar, Literal
@@ -10,32 +11,112 @@ import numpy as np
 import xarray as xr
 from pydantic import model_validator
 
-from lucidcube.cube import BADNESS, DATA, UNITS, WAVELENGTH
+from lucidcube.cube import (
+    AMPLITUDE,
+    BADNESS,
+    DATA,
+    PSF,
+    UNITS,
+    VARIANCE,
+    WAVELENGTH,
+)
+from lucidcube.kernels.artefacts.combined_score import combined_score, suspects
+from lucidcube.kernels.artefacts.psf_consistency import psf_consistency
+from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
+from lucidcube.kernels.noise import estimate_variance
 from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
 from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.lift.windows import over_windows
 from lucidcube.stages.base import Stage, parameter
+from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 LOOKS_LIKE_A_STAR = 0.05
-"""Fraction of the field below which the method is not suited to an object."""
+"""Fraction of the field below which the SSA is not suited to an object."""
+FEW_PLANES = 10
+"""With fewer planes than this, the spectral test is weak."""
+SCORE = Output(attrs={UNITS: "", "long_name": "artefact score in standard deviations"})
 
 
 class Artefacts(Stage):
-    """Compute an artefact score: the deviation of the fine structure of each pixel from its surroundings.
+    """Compute an artefact score, in standard deviations: how much a pixel deviates from what it should be.
+
+    The score is written as `badness`. NaN stays NaN. The data and the variance are passed on unchanged.
+    """
+
+    name: ClassVar[str] = "artefacts"
+    version: ClassVar[int] = 3
+    produces: ClassVar[tuple[str, ...]] = (BADNESS,)
+    choices: ClassVar[tuple[str, ...]] = ("method",)
+    tag: ClassVar[str] = "_artefactmap"
+
+    method: str = parameter(..., "", "algorithm that computes the score")
+
+    @abstractmethod
+    def apply(self, cube: xr.Dataset) -> xr.Dataset: ...
+
+
+class SpectralPSF(Artefacts):
+    """Score pixels that are unlike their own spectrum, or sharper than the PSF allows.
+
+    The first test compares the spectrum of each pixel with that of the object, scaled and tilted, plus a
+    constant and a slope, over 32 planes; it finds ghosts and stripes, which are smooth in the plane. The
+    second test fits the object that best explains a plane with the PSF, without the pixels that the first one
+    suspects. Real structure cannot be sharper than the PSF, so that clouds and moons fit, while hot pixels,
+    cosmic rays and the edges of stripes do not. Extended artefacts must fail both tests, other pixels one.
+    `amplitude` is the score of extended artefacts, smoothed by a Gaussian of one pixel, along which marks can
+    grow. With fewer than 10 planes the first test is weak, and with fewer than three it is left out. Without
+    a variance, the noise is estimated.
+    """
+
+    method: Literal["spectral_psf"] = "spectral_psf"
+    requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
+    optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
+    produces: ClassVar[tuple[str, ...]] = (BADNESS, AMPLITUDE)
+    files: ClassVar[tuple[str, ...]] = (DATA, PSF)
+    halo: ClassVar[int] = 8
+    copies: ClassVar[float] = 8
+    scratch: ClassVar[float] = 90
+
+    suspect_above: float = parameter(
+        5.0, "standard deviations", "deviation beyond which a pixel is left out of the fits", gt=0
+    )
+    spectral: bool = parameter(
+        True,
+        "",
+        "compare each pixel with its own spectrum; set it to false for objects whose spectrum has another "
+        "shape in each pixel, such as the emission lines of a rotating galaxy",
+    )
+
+    def apply(self, cube: xr.Dataset) -> xr.Dataset:
+        kernel = partial(_scores, cut=self.suspect_above, spectral=self.spectral)
+        outputs = {BADNESS: SCORE, AMPLITUDE: Output(attrs={UNITS: ""})}
+        made = over_windows(
+            cube, self.name, kernel, [DATA, PSF], outputs, optional=[VARIANCE], halo=self.halo
+        )
+        return cube.assign(made)
+
+    def check(self, cube: xr.Dataset) -> None:
+        """Check the PSF; see `Stage.check`."""
+        check_psf_planes(cube, self.name)
+
+    def warnings(self, cube: xr.Dataset) -> Iterator[str]:
+        if self.spectral and (planes := cube.sizes[WAVELENGTH]) < FEW_PLANES:
+            yield f"the cube has only {planes} planes: artefacts as smooth as the PSF are not found"
+
+
+class SSA(Artefacts):
+    """Score the fine structure of a pixel against that of its surroundings, by singular spectrum analysis.
 
     Each plane is decomposed by two-dimensional singular spectrum analysis (Golyandina & Usevich, arXiv
     1309.5050). The strongest components contain the object and the weakest ones the noise. The components
     in between are compared, pixel by pixel, with their mean and standard deviation in the region around the
-    pixel. The score, written as `badness`, is the absolute value of the mean deviation over these
-    components, in standard deviations. NaN stays NaN. The method is designed for objects that fill much of
-    the field. The variance is passed on unchanged.
+    pixel. The score is the absolute value of the mean deviation over these components. The method needs no
+    PSF, and is designed for objects that fill much of the field.
     """
 
-    name: ClassVar[str] = "artefacts"
-    version: ClassVar[int] = 2
-    produces: ClassVar[tuple[str, ...]] = (BADNESS,)
+    method: Literal["ssa"]
     copies: ClassVar[float] = 3.1
     scratch: ClassVar[float] = 90
-    tag: ClassVar[str] = "_artefactmap"
 
     window: int = parameter(10, "pixel", "side of the window of the analysis", ge=2, le=32)
     start: float = parameter(
@@ -52,13 +133,13 @@ class Artefacts(Stage):
     )
 
     @model_validator(mode="after")
-    def _some_components(self) -> Artefacts:
+    def _some_components(self) -> SSA:
         component_range(self.start, self.stop, self.window)
         return self
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         kernel = partial(badness, window=self.window, start=self.start, stop=self.stop, region=self.region)
-        outputs = {BADNESS: Output(attrs={UNITS: "", "long_name": "artefact score in standard deviations"})}
+        outputs = {BADNESS: SCORE}
         return cube.assign(over_planes(cube, self.name, kernel, [DATA], outputs))
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
@@ -68,3 +149,30 @@ class Artefacts(Stage):
                 f"the object covers only {object_fraction(plane):.1%} of the field, like a star: the search "
                 "for artefacts is designed for objects that fill much of the field and may mark the star"
             )
+
+
+def _scores(
+    data: np.ndarray,
+    psf: np.ndarray,
+    variance: np.ndarray | None,
+    *,
+    wanted: slice,
+    cut: float,
+    spectral: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the score and the amplitude of the wanted planes of a window."""
+    if variance is None:
+        variance = np.stack([estimate_variance(plane) for plane in data])
+    deviation = spectral_outliers(data, variance).z if spectral else np.full(data.shape, np.nan, np.float32)
+    data, psf, variance, deviation = data[wanted], psf[wanted], variance[wanted], deviation[wanted]
+    found = suspects(deviation, cut=cut)
+    sharpness = np.zeros(data.shape, np.float32)
+    for i in range(len(data)):
+        if np.isfinite(psf[i]).any() and np.isfinite(data[i]).any():
+            sharpness[i] = psf_consistency(
+                data[i], variance[i], usable_psf(psf[i]), cut=cut, exclude=found.marks[i]
+            )
+    made = combined_score(deviation, sharpness, found)
+    missing = ~np.isfinite(data)
+    made.score[missing] = made.amplitude[missing] = np.nan
+    return made

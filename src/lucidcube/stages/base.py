@@ -12,7 +12,8 @@ import xarray as xr
 from astropy import units
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from lucidcube.cube import DATA, HISTORY, X, Y, block_sizes, require
+from lucidcube.cube import DATA, HISTORY, WAVELENGTH, X, Y, block_sizes, require
+from lucidcube.lift.windows import planes_read
 
 REGISTRY: dict[str, type[Stage]] = {}
 """The stages by name."""
@@ -82,6 +83,8 @@ class Stage(Parameters, ABC):
     """Float32 planes in memory per plane of a block, input and output included."""
     scratch: ClassVar[float] = 0
     """Additional float32 planes in memory while the kernel works on one plane."""
+    halo: ClassVar[int] = 0
+    """Planes on either side of a group that a stage needs which works on windows of planes."""
     tag: ClassVar[str]
     """Suffix that is added to the name of a file."""
     files: ClassVar[tuple[str, ...]] = (DATA,)
@@ -141,8 +144,10 @@ class Stage(Parameters, ABC):
 
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
         """Return the bytes of memory needed to compute one block, given the lazy cubes around the stage."""
-        pixels = before.sizes[Y] * before.sizes[X]
-        return int((self.copies * max(block_sizes(after)) + self.scratch) * pixels * 4)
+        planes = max(block_sizes(after))
+        if self.halo:
+            planes = planes_read(planes, before.sizes[WAVELENGTH], self.halo)
+        return int((self.copies * planes + self.scratch) * before.sizes[Y] * before.sizes[X] * 4)
 
     def check(self, cube: xr.Dataset) -> None:
         """Raise CubeError if the stage cannot give a meaningful result for this cube; do nothing by default.

@@ -12,7 +12,6 @@ import xarray as xr
 from pydantic import Field, model_validator
 
 from lucidcube.cube import (
-    CHANNEL,
     DATA,
     DECONVOLUTION_LOG,
     FILLED,
@@ -25,20 +24,17 @@ from lucidcube.cube import (
     UNITS,
     VARIABLES,
     VARIANCE,
-    WAVELENGTH,
-    describe_planes,
 )
-from lucidcube.errors import CubeError
 from lucidcube.kernels.deconvolution.clean import clean_modified
-from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason, check_psf, fabs_and_rms
+from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason, fabs_and_rms
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.kernels.deconvolution.map import map_deconvolution
 from lucidcube.kernels.deconvolution.multiscale_clean import clean_multiscale
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.noise import estimate_variance
 from lucidcube.lift.blocks import Output, over_planes
-from lucidcube.lift.lazy_arrays import source_of
 from lucidcube.stages.base import Stage, parameter
+from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 INFINITY = float("inf")
 
@@ -112,18 +108,7 @@ class Deconvolve(Stage):
 
     def check(self, cube: xr.Dataset) -> None:
         """Check every plane of the PSF; see `Stage.check`."""
-        unit, known = str(cube[WAVELENGTH].attrs.get(UNITS, "")), False
-        # Read plane by plane from the source, because dask would take longer than the check itself.
-        planes = source_of(cube[PSF].variable) or cube[PSF].variable
-        for index in range(cube.sizes[WAVELENGTH]):
-            here = slice(index, index + 1)
-            psf = np.asarray(planes[here])[0]
-            if np.isfinite(psf).any():
-                where = describe_planes(cube[CHANNEL].values[here], cube[WAVELENGTH].values[here], unit)
-                usable_psf(psf, f"deconvolve, {where}: ")
-                known = True
-        if not known:
-            raise CubeError("deconvolve: the PSF has no data at any wavelength: the star is NaN everywhere")
+        check_psf_planes(cube, self.name)
 
 
 Chi2Target = Annotated[
@@ -328,20 +313,6 @@ class LucyRichardson(Deconvolve):
         if self.threshold is None or self.threshold <= 0:
             return self
         return self.model_copy(update={"threshold": self.threshold * scale})
-
-
-def usable_psf(psf: np.ndarray, where: str = "") -> np.ndarray:
-    """Return a PSF (psf_y, psf_x) with NaN replaced by zero; at least one pixel must be finite.
-
-    CubeError, whose message begins with `where`, is raised if it is even, off centre, or of another sum than
-    one.
-    """
-    psf = np.where(np.isfinite(psf), psf, np.float32(0))
-    try:
-        check_psf(psf)
-    except ValueError as error:
-        raise CubeError(f"{where}{error} (put normalise_psf and fit_psf into the star's stages)") from error
-    return psf
 
 
 STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}

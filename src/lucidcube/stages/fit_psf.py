@@ -102,6 +102,7 @@ class EffectiveLeastSquares(FitPSF):
             optional=[VARIANCE],
             sizes={**odd, PARAMETER: len(names["names"])},
             halo=self.smoothing,
+            whole_groups=True,
         )
         trimmed = [
             n for n, v in cube.data_vars.items() for d in odd if d in v.dims and odd[d] != cube.sizes[d]

@@ -9,12 +9,23 @@ from typing import ClassVar, Literal
 import numpy as np
 import xarray as xr
 
-from lucidcube.cube import DATA, FILLED, MASK, RESIDUAL, UNITS, VARIANCE
+from lucidcube.cube import (
+    DATA,
+    FILLED,
+    MASK,
+    PSF,
+    RESIDUAL,
+    UNITS,
+    VARIANCE,
+)
 from lucidcube.kernels.fill_linear import fill_linear
+from lucidcube.kernels.fill_model import fill_model, predict
 from lucidcube.kernels.holes import Filled, outside_field
 from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
 from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.lift.windows import over_windows
 from lucidcube.stages.base import Stage, parameter
+from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 
 class Interpolate(Stage):
@@ -23,12 +34,13 @@ class Interpolate(Stage):
     Good pixels keep their exact values. Pixels outside the field remain NaN: the outside consists of the
     regions without data in which a disc wider than `max_hole` fits, with the surroundings of the frame
     counted as such a region. The residual is input minus output: zero at good pixels, NaN where the input is
-    NaN. `filled` is 1 where a masked pixel was replaced and 2 where a hole was filled, so that later stages
-    give these pixels no weight; their variance becomes NaN, because it is unknown.
+    NaN. `filled` is 1 where a masked pixel was replaced, 2 where a hole was filled, and 3 where a masked
+    pixel was predicted from the other planes, so that later stages give these pixels no weight, or little;
+    their variance becomes NaN, because it is unknown.
     """
 
     name: ClassVar[str] = "interpolate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     optional: ClassVar[tuple[str, ...]] = (MASK, VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, FILLED, VARIANCE)
     copies: ClassVar[float] = 7.5
@@ -47,9 +59,18 @@ class Interpolate(Stage):
     method: str = parameter(..., "", "algorithm that computes the values of the pixels")
 
     kernel: ClassVar[Callable[..., np.ndarray]]
-    """Function that fills the missing pixels of a plane; it takes the parameters of the variant by name."""
+    """Function that fills a plane from itself; it takes the parameters of the variant by name."""
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
+        fill = partial(type(self).kernel, **self.model_dump(exclude={"method", "max_hole"}))
+        kernel = partial(_filled, fill=fill, max_hole=self.max_hole)
+        optional = [MASK, VARIANCE, FILLED]
+        return cube.assign(
+            over_planes(cube, self.name, kernel, [DATA], self.outputs(cube), optional=optional)
+        )
+
+    def outputs(self, cube: xr.Dataset) -> dict[str, Output]:
+        """Return the description of the variables that this stage makes."""
         attrs = dict(cube[DATA].attrs)
         outputs = {
             DATA: Output(attrs=attrs),
@@ -58,17 +79,50 @@ class Interpolate(Stage):
         }
         if VARIANCE in cube:
             outputs[VARIANCE] = Output(blank=VARIANCE, attrs=dict(cube[VARIANCE].attrs))
-        fill = partial(type(self).kernel, **self.model_dump(exclude={"method", "max_hole"}))
-        kernel = partial(_filled, fill=fill, max_hole=self.max_hole)
-        made = over_planes(cube, self.name, kernel, [DATA], outputs, optional=[MASK, VARIANCE, FILLED])
+        return outputs
+
+
+class Model(Interpolate):
+    """Use the object that best explains the good pixels, convolved with the PSF.
+
+    The object is the edge-preserving estimate of ``deconvolve: {method: map}``. Where a pixel is marked in
+    fewer than half of the neighbouring planes, the spectrum of the pixel in the other planes takes part in
+    the estimate with five times the noise, and `filled` is 3. A plane without a PSF is filled as by `linear`.
+    """
+
+    method: Literal["model"] = "model"
+    requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
+    files: ClassVar[tuple[str, ...]] = (DATA, MASK, PSF)
+    halo: ClassVar[int] = 8
+    copies: ClassVar[float] = 10
+    scratch: ClassVar[float] = 60
+
+    n_iter: int = parameter(150, "iterations", "maximum number of iterations of the estimate", ge=1)
+    spectral: bool = parameter(
+        True,
+        "",
+        "predict marked pixels from the spectrum of the pixel in the other planes; set it to false for "
+        "objects whose spectrum has another shape in each pixel",
+    )
+
+    def apply(self, cube: xr.Dataset) -> xr.Dataset:
+        kernel = partial(_modelled, max_hole=self.max_hole, n_iter=self.n_iter, spectral=self.spectral)
+        inputs, optional = [DATA, PSF], [MASK, VARIANCE, FILLED]
+        made = over_windows(
+            cube, self.name, kernel, inputs, self.outputs(cube), optional=optional, halo=self.halo
+        )
         return cube.assign(made)
+
+    def check(self, cube: xr.Dataset) -> None:
+        """Check the PSF; see `Stage.check`."""
+        check_psf_planes(cube, self.name)
 
 
 class Linear(Interpolate):
     """Interpolate linearly between the good neighbours of each hole."""
 
     kernel = staticmethod(fill_linear)
-    method: Literal["linear"] = "linear"
+    method: Literal["linear"]
 
 
 WINDOW = parameter(10, "pixel", "side of the window of the analysis", ge=2, le=32)
@@ -103,17 +157,69 @@ def _filled(
     max_hole: int,
 ) -> tuple[np.ndarray, ...]:
     """Fill a plane; `before` is the map of pixels that an earlier interpolation filled."""
-    missing = ~np.isfinite(plane)
-    outside = outside_field(missing, max_hole)
+    filled = _pixels_to_fill(plane, mask)
+    return _results(plane, fill(plane, filled > 0), filled, variance, before, max_hole)
+
+
+def _modelled(
+    data: np.ndarray,
+    psf: np.ndarray,
+    mask: np.ndarray | None,
+    variance: np.ndarray | None,
+    before: np.ndarray | None,
+    *,
+    wanted: slice,
+    max_hole: int,
+    n_iter: int,
+    spectral: bool,
+) -> list[np.ndarray]:
+    """Fill the wanted planes of a window."""
+    none = np.zeros(data.shape, np.uint8)
+    filled = _pixels_to_fill(data, mask)
+    bad = (filled > 0) | ((none if before is None else before) > 0)
+    known = predict(data, variance, bad, spectral=spectral)
+    made = []
+    for i in range(len(data))[wanted]:
+        plane, whole, usable = data[i], data[i], known.usable[i] & (filled[i] > 0)
+        filled[i][usable & (filled[i] == Filled.REPLACED)] = Filled.MODELLED
+        if (filled[i] > 0).any() and np.isfinite(plane).any():
+            if np.isfinite(psf[i]).any():
+                noise = np.sqrt(known.variance[i])
+                whole = fill_model(
+                    plane, noise, usable_psf(psf[i]), bad[i], known.values[i], usable, n_iter=n_iter
+                )
+                whole = np.where(filled[i] > 0, whole, plane)
+            else:
+                whole = fill_linear(plane, filled[i] > 0)
+        own = None if variance is None else variance[i]
+        made.append(_results(plane, whole, filled[i], own, None if before is None else before[i], max_hole))
+    return [np.stack(planes) for planes in zip(*made, strict=True)]
+
+
+def _pixels_to_fill(data: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Return `Filled.REPLACED` for marked pixels and `Filled.HOLE` for missing ones."""
+    missing = ~np.isfinite(data)
     filled = np.where(missing, np.uint8(Filled.HOLE), np.uint8(Filled.NO))
     if mask is not None:
         filled[~missing & (mask != 0)] = Filled.REPLACED
-    whole = fill(plane, filled > 0)
-    whole[outside] = np.nan
+    return filled
+
+
+def _results(
+    plane: np.ndarray,
+    whole: np.ndarray,
+    filled: np.ndarray,
+    variance: np.ndarray | None,
+    before: np.ndarray | None,
+    max_hole: int,
+) -> tuple[np.ndarray, ...]:
+    """Return what the stage makes of a plane that was filled everywhere."""
+    outside = outside_field(~np.isfinite(plane), max_hole)
+    whole = np.where(outside, np.float32(np.nan), whole)
     unmeasured = filled > 0
     if before is not None:
         filled = np.maximum(filled, before)
-    filled[outside] = Filled.NO
+    filled = np.where(outside, np.uint8(Filled.NO), filled)
     made = (whole, plane - whole, filled)
     if variance is None:
         return made

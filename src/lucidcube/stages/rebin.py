@@ -17,7 +17,8 @@ from lucidcube.lift.lazy_arrays import source_of
 from lucidcube.lift.spectral_bins import over_bins
 from lucidcube.stages.base import SpectralWidth, Stage, parameter
 
-PRESETS = {"spex": (1e-9, 2e-9)}
+SPEX = (1e-9, 2e-9)
+"""The step and the width of the preset `spex`, in metres."""
 
 
 class Rebin(Stage):
@@ -39,8 +40,11 @@ class Rebin(Stage):
     scratch: ClassVar[float] = 6
     tag: ClassVar[str] = "_rebin"
 
-    preset: Literal["spex"] = parameter(
-        "spex", "", "named bins; spex is a bin_step of 1 nm and a bin_width of 2 nm"
+    preset: Literal["spex", "auto"] = parameter(
+        "spex",
+        "",
+        "named bins; spex is a bin_step of 1 nm and a bin_width of 2 nm; auto is the same for cubes in "
+        "wavelength with channels finer than 1 nm, and passes other cubes on unchanged",
     )
     bin_step: SpectralWidth | None = parameter(
         None, "m", "step between output channels; a number in SI units or text such as '1 nm'", gt=0
@@ -66,7 +70,7 @@ class Rebin(Stage):
 
     def bins(self) -> tuple[float, float]:
         """Return the step and the width in SI units."""
-        step, width = PRESETS[self.preset]
+        step, width = SPEX
         if self.bin_step is not None:
             step, width = self.bin_step, 2 * self.bin_step
         return step, width if self.bin_width is None else self.bin_width
@@ -85,7 +89,7 @@ class Rebin(Stage):
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         axis = cube[WAVELENGTH].values
-        if axis.size == 1:
+        if axis.size == 1 or self._leaves(cube):
             return cube.copy()
         step, width = self.bins()
         self._check(axis, step, str(cube[WAVELENGTH].attrs.get(UNITS, "")))
@@ -115,6 +119,14 @@ class Rebin(Stage):
             },
             attrs=dict(cube.attrs),
         )
+
+    def _leaves(self, cube: xr.Dataset) -> bool:
+        """Return whether a cube is passed on unchanged because its channels are as broad as the bins."""
+        if self.preset != "auto" or self.bin_step is not None:
+            return False
+        steps = np.diff(cube[WAVELENGTH].values)
+        one_way = bool((steps > 0).all() or (steps < 0).all())
+        return cube[WAVELENGTH].attrs.get(UNITS) != "m" or not one_way or abs(np.median(steps)) >= SPEX[0]
 
     def _check(self, axis: np.ndarray, step: float, unit: str) -> None:
         if not np.isfinite(axis).all():

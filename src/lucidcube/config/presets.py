@@ -1,0 +1,114 @@
+"""Fill in what a config leaves open: the stages of its tracks, and parameters that belong together.
+
+The defaults of the stages are the recommended settings. What is here are the chains of stages, and settings
+that suit only some configs: those of the preset `reference`, and those that can do without a star.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from lucidcube.stages.base import REGISTRY
+
+Preset = Literal["recommended", "reference"]
+
+CHAINS: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "recommended": {
+        "target": ({"rebin": {"preset": "auto"}}, "noise", "artefacts", "mask", "interpolate"),
+        "star": ({"rebin": {"preset": "auto"}}, "noise", "fit_psf"),
+    },
+    "reference": {
+        "target": ("rebin", "artefacts", "mask", "interpolate"),
+        "star": ("rebin", "normalise_psf", "fit_psf"),
+    },
+}
+"""The stages of each track."""
+
+MASK_FOR_SSA = {"cut": ((0, 3.0),), "max_dilation": None, "grow": None}
+REFERENCE: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "artefacts": ({"method": "ssa"},),
+    "mask": (MASK_FOR_SSA,),
+    "interpolate": ({"method": "linear"},),
+    "fit_psf": ({"model": "radial"},),
+    "deconvolve": (
+        {"method": "clean_modified", "chi2_target": None},
+        {
+            "method": "lucy_richardson",
+            "weighted": False,
+            "accelerate": False,
+            "strength": 0.1,
+            "nudge_factor": 1e-2,
+            "chi2_target": None,
+        },
+    ),
+}
+"""Parameters of the reference program, by stage; the first set is used if the config chooses none."""
+
+WITHOUT_STAR = {name: REFERENCE[name] for name in ("artefacts", "interpolate")}
+"""Methods that need no PSF."""
+
+
+def with_chains(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw config whose tracks have stages.
+
+    A track without the key `stages` gets those of the preset if the config names a preset, or if it has
+    neither stages nor a deconvolution at all. Otherwise it has none: a star without stages is a PSF.
+    """
+    filled = dict(values)
+    tracks = {name: track for name in ("target", "star") if isinstance(track := filled.get(name), Mapping)}
+    bare = "deconvolve" not in filled and not any("stages" in track for track in tracks.values())
+    if not bare and filled.get("preset") is None:
+        return filled
+    chains = CHAINS.get(str(filled.get("preset") or "recommended"), {})
+    for name, track in tracks.items():
+        if name in chains and "stages" not in track:
+            filled[name] = {**track, "stages": [*chains[name]]}
+    if filled.get("star") is not None and "deconvolve" not in filled:
+        filled["deconvolve"] = {}
+    return filled
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw config whose stages have the parameters that suit it; those that are given are kept."""
+    filled = with_chains(values)
+    suitable: Mapping[str, Sequence[Mapping[str, Any]]] = {}
+    if filled.get("preset") == "reference":
+        suitable = REFERENCE
+    elif filled.get("star") is None:
+        suitable = WITHOUT_STAR
+    for name in ("target", "star"):
+        track = filled.get(name)
+        if isinstance(track, Mapping) and isinstance(track.get("stages"), (list, tuple)):
+            filled[name] = {**track, "stages": [*_items(track["stages"], suitable)]}
+    if isinstance(filled.get("deconvolve"), Mapping):
+        filled["deconvolve"] = _completed("deconvolve", filled["deconvolve"], suitable)
+    return filled
+
+
+def _items(items: Sequence[Any], suitable: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Any]:
+    """Yield the items of `stages`; those that are not the name of a stage, or malformed, as they are."""
+    for item in items:
+        given = {item: None} if isinstance(item, str) else item
+        if not isinstance(given, Mapping) or len(given) != 1:
+            yield item
+            continue
+        ((name, parameters),) = given.items()
+        if not isinstance(parameters, (Mapping, type(None))) or name not in REGISTRY:
+            yield item
+            continue
+        completed = _completed(name, parameters or {}, suitable)
+        if name == "artefacts" and completed.get("method") == "ssa":
+            suitable = {**suitable, "mask": (MASK_FOR_SSA,)}
+        yield {name: completed}
+
+
+def _completed(
+    name: str, given: Mapping[str, Any], suitable: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Return the parameters of a stage with the first suitable set that does not contradict a choice."""
+    choices = REGISTRY[name].choices
+    for parameters in suitable.get(name, ()):
+        if all(given.get(key, parameters.get(key)) == parameters.get(key) for key in choices):
+            return {**parameters, **given}
+    return dict(given)

@@ -1,0 +1,47 @@
+"""Check the planes of a PSF, for the stages that need one."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from lucidcube.cube import CHANNEL, PSF, UNITS, WAVELENGTH, describe_planes
+from lucidcube.errors import CubeError
+from lucidcube.kernels.deconvolution.common import check_psf
+from lucidcube.lift.lazy_arrays import source_of
+
+
+def usable_psf(psf: np.ndarray, where: str = "") -> np.ndarray:
+    """Return a PSF (psf_y, psf_x) with NaN replaced by zero; at least one pixel must be finite.
+
+    CubeError, whose message begins with `where`, is raised if it is even, off centre, or of another sum than
+    one.
+    """
+    psf = np.where(np.isfinite(psf), psf, np.float32(0))
+    try:
+        check_psf(psf)
+    except ValueError as error:
+        raise CubeError(f"{where}{error} (put fit_psf into the star's stages)") from error
+    return psf
+
+
+def check_psf_planes(cube: xr.Dataset, stage: str) -> None:
+    """Check every plane of the PSF of a cube.
+
+    Raises
+    ------
+    CubeError
+        If a plane is not a PSF, or if there is none at all. The message names the stage and the plane.
+    """
+    unit, known = str(cube[WAVELENGTH].attrs.get(UNITS, "")), False
+    # Read plane by plane from the source, because dask would take longer than the check itself.
+    planes = source_of(cube[PSF].variable) or cube[PSF].variable
+    for index in range(cube.sizes[WAVELENGTH]):
+        here = slice(index, index + 1)
+        psf = np.asarray(planes[here])[0]
+        if np.isfinite(psf).any():
+            where = describe_planes(cube[CHANNEL].values[here], cube[WAVELENGTH].values[here], unit)
+            usable_psf(psf, f"{stage}, {where}: ")
+            known = True
+    if not known:
+        raise CubeError(f"{stage}: the PSF has no data at any wavelength: the star is NaN everywhere")
