@@ -44,7 +44,7 @@ def test_the_reference() -> None:
     assert artefacts == Artefacts(method="ssa")
     assert (mask.cut, mask.grow, mask.max_dilation) == (((0, 3.0),), None, None)
     assert interpolate == Interpolate(method="linear")
-    assert deconvolve == Deconvolve(method="clean_modified", chi2_target=None)
+    assert deconvolve == Deconvolve(method="clean_modified", noise_std=0.1, chi2_target=None)
     assert config.stages("star")[-1].model == "radial"
 
 

@@ -32,7 +32,7 @@ REFERENCE: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "interpolate": ({"method": "linear"},),
     "fit_psf": ({"model": "radial"},),
     "deconvolve": (
-        {"method": "clean_modified", "chi2_target": None},
+        {"method": "clean_modified", "noise_std": 0.1, "chi2_target": None},
         {
             "method": "lucy_richardson",
             "weighted": False,
