@@ -12,7 +12,11 @@ PROGRAM = str(Path(sys.executable).with_name("lucidcube"))
 CONFIG = """\
 target:
   input: {folder}/{target}{{DATA}}
-  stages: [rebin, artefacts, mask, interpolate]
+  stages:
+    - rebin
+    - artefacts: {{method: ssa}}
+    - mask
+    - interpolate: {{method: linear}}
 star:
   input: {folder}/star.fits{{DATA}}
   stages: [rebin, normalise_psf, fit_psf: {{model: radial}}]

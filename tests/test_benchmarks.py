@@ -85,9 +85,15 @@ def test_the_comparison_with_the_reference_program_runs_its_commands(monkeypatch
     stages = {"spectral_rebin": "rebin", "artefact_detection": "artefacts", "create_bad_pixel_mask": "mask"}
     stages |= {"interpolate": "interpolate", "psf_normalise": "normalise_psf", "fit_psf_model": "fit_psf"}
 
+    chosen = {
+        "artefact_detection": {"method": "ssa"},
+        "interpolate": {"method": "linear"},
+        "fit_psf_model": {"model": "radial"},
+    }
+
     class Reference(program.Reference):
         def run(self, module, *arguments, blas="1"):
-            options = {"model": "radial"} if module == "fit_psf_model" else {}
+            options = chosen.get(module, {})
             files = [a.removesuffix(program.PLANE) for a in arguments if a.startswith(str(tmp_path))]
             if module in stages and "--help" not in arguments:
                 run_stage(stages[module], files, options, profile="synchronous", overwrite=True)

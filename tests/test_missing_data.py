@@ -43,6 +43,7 @@ def deconvolved(
         for name in ("DATA", "STAT"):
             hdus[name].data[:, missing] = np.nan
     values = {
+        "preset": "reference",
         "target": {"input": f"{folder}/target.fits", "stages": stages},
         "star": {"input": f"{folder}/psf.fits", "stages": []},
         "deconvolve": METHODS[method] | options,

@@ -1,4 +1,4 @@
-"""Results for the simulated example compared with its truth.
+"""Results of the preset `reference` for the simulated example compared with its truth.
 
 Every threshold leaves a margin to what was measured when it was written, which stands beside it.
 """
@@ -25,23 +25,8 @@ SCENE = Scene(shape=(32, 61, 61), seed=11)
 """The scene of `example_data`."""
 EXAMPLE = ROOT / "example_data"
 TARGET = ("rebin", "artefacts", "mask", "interpolate")
-MASK = {"mask": {"cut": [[0, 3.0]], "max_dilation": None}}
-"""The mask of the reference, for the scores of the SSA."""
 STAR = ("rebin", "normalise_psf", "fit_psf")
-METHODS: dict[str, dict[str, Any]] = {
-    "clean": {"method": "clean_modified"},
-    "richardson": {
-        "method": "lucy_richardson",
-        **{
-            "strength": 0.1,
-            "nudge_factor": 1e-2,
-            "weighted": False,
-            "accelerate": False,
-            "chi2_target": None,
-        },
-    },
-    "map": {"method": "map"},
-}
+METHODS = {"clean": "clean_modified", "richardson": "lucy_richardson", "map": "map"}
 
 Array = NDArray[Any]
 Product = dict[str, Array]
@@ -91,10 +76,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     @cache
     def done(target: tuple[str, ...] = TARGET, star: tuple[str, ...] = STAR, method: str = "") -> Product:
         values = {
-            "target": {
-                "input": f"{EXAMPLE}/target.fits",
-                "stages": [MASK if s == "mask" else s for s in target],
-            },
+            "preset": "reference",
+            "target": {"input": f"{EXAMPLE}/target.fits", "stages": list(target)},
             "star": {"input": f"{EXAMPLE}/star.fits", "stages": list(star)},
             "output": {
                 "path": f"{folder}/{'-'.join((*target, *star, method))}.fits",
@@ -102,7 +85,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
             },
             "checkpoints": {"dir": f"{folder}/work"},
         }
-        path = run(from_plain(values | ({"deconvolve": METHODS[method]} if method else {}))).path
+        deconvolve = {"method": METHODS[method]} if method else None
+        path = run(from_plain(values | {"deconvolve": deconvolve})).path
         with fits.open(path) as hdus:
             return {h.name: np.array(h.data) for h in hdus}
 

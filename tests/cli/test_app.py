@@ -68,6 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(folder: Path, **changes: Any) -> Path:
     """Write run.yaml, a small job; `changes` replace whole sections, and None leaves a section out."""
     values: dict[str, Any] = {
+        "preset": "reference",
         "target": {"input": "target.fits", "stages": ["artefacts", "mask", "interpolate"]},
         "star": {"input": "star.fits", "stages": ["normalise_psf", "fit_psf"]},
         "deconvolve": {"n_iter": 5},
@@ -300,7 +301,8 @@ def test_different_wavelengths_of_the_tracks_are_an_error(lucidcube: Command, fo
 def psf(folder: Path, planes: np.ndarray) -> None:
     with fits.open(folder / "truth.fits") as hdus:
         fits.writeto(folder / "psf.fits", planes.astype(np.float32), hdus["PSF"].header, overwrite=True)
-    write(folder, target={"input": "target.fits", "stages": ["interpolate"]}, star={"input": "psf.fits"})
+    star = {"input": "psf.fits", "stages": []}
+    write(folder, target={"input": "target.fits", "stages": ["interpolate"]}, star=star)
 
 
 def test_invalid_psfs_are_errors(lucidcube: Command, folder: Path) -> None:

@@ -17,9 +17,9 @@ from lucidcube.stages.base import REGISTRY
 
 CHAIN = [
     ["rebin", "target.fits"],
-    ["artefacts", "target_rebin.fits"],
+    ["artefacts", "target_rebin.fits", "--method", "ssa"],
     ["mask", "target_rebin_artefactmap.fits", "--max-dilation", "2", "--cut", "[[0, 2.5]]"],
-    ["interpolate", "target_rebin.fits", "target_rebin_artefactmap_bpmask.fits"],
+    ["interpolate", "target_rebin.fits", "target_rebin_artefactmap_bpmask.fits", "--method", "linear"],
     ["rebin", "star.fits"],
     ["normalise_psf", "star_rebin.fits"],
     ["fit_psf", "star_rebin_normalised.fits"],
@@ -50,9 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         "input": "target.fits",
                         "stages": [
                             "rebin",
-                            "artefacts",
+                            {"artefacts": {"method": "ssa"}},
                             {"mask": {"cut": [[0, 2.5]], "max_dilation": 2}},
-                            "interpolate",
+                            {"interpolate": {"method": "linear"}},
                         ],
                     },
                     "star": {"input": "star.fits", "stages": ["rebin", "normalise_psf", "fit_psf"]},

@@ -75,6 +75,7 @@ def expected(slurm: Path) -> Path:
 
 def job(out: str, profile: str, n_iter: int = 40) -> dict[str, Any]:
     return {
+        "preset": "reference",
         "target": {"input": "target.fits", "stages": ["rebin", "artefacts", "mask", "interpolate"]},
         "star": {"input": "star.fits", "stages": ["rebin", "normalise_psf", "fit_psf"]},
         "deconvolve": {"method": "clean_modified", "n_iter": n_iter, "loop_gain": 0.2},

@@ -121,6 +121,7 @@ def job(files: Path, folder: Path) -> None:
     """Write run.yaml; the profile is in a file, because it is part of the product's provenance."""
     folder.mkdir(exist_ok=True)
     values: dict[str, Any] = {
+        "preset": "reference",
         "target": {"input": f"{files}/target.fits", "stages": ["artefacts", "mask", "interpolate"]},
         "star": {"input": f"{files}/star.fits", "stages": ["normalise_psf", "fit_psf"]},
         "deconvolve": {"n_iter": 30},

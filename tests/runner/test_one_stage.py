@@ -56,7 +56,7 @@ def interpolated(cube: Path) -> np.ndarray:
 
 def interpolate(cube: Path, path: Path, **options: Any) -> np.ndarray:
     """Return the planes that the stage makes."""
-    run_stage("interpolate", [str(cube)], {}, output=str(path), **options)
+    run_stage("interpolate", [str(cube)], {"method": "linear"}, output=str(path), **options)
     with fits.open(path, checksum=True) as hdus:
         hdus.verify("exception")
         return np.array(hdus[0].data)
@@ -73,7 +73,7 @@ def give(monkeypatch: pytest.MonkeyPatch, planes: float, cores: int = 1) -> None
 
 def needed(block: int) -> float:
     """Return the number of planes of memory that a block needs."""
-    return Interpolate.copies * block + Interpolate.scratch
+    return Linear.copies * block + Linear.scratch
 
 
 @pytest.mark.parametrize(("block", "cores"), [(4, 1), (2, 1), (1, 3)])
@@ -111,7 +111,7 @@ def test_too_little_memory_for_one_plane_is_one_line(
 ) -> None:
     give(monkeypatch, planes, cores)
     with pytest.raises(SystemExit) as caught:
-        main(["interpolate", str(cube), "-o", str(tmp_path / "out.fits")])
+        main(["interpolate", str(cube), "--method", "linear", "-o", str(tmp_path / "out.fits")])
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("lucidcube: profile: interpolate of the target needs")
@@ -175,12 +175,12 @@ def test_warnings_of_a_stage_are_messages_with_its_name(
     assert (tmp_path / "out.fits").exists()
 
 
-def test_a_cube_that_looks_like_a_star_is_a_warning_of_the_search_for_artefacts(tmp_path: Path) -> None:
+def test_a_cube_that_looks_like_a_star_is_a_warning_of_the_ssa(tmp_path: Path) -> None:
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE // 2
     star = np.random.default_rng(1).normal(0, 1, (SIDE, SIDE)) + 1e4 * np.exp(-(x**2 + y**2) / 2)
     fits.writeto(tmp_path / "star.fits", star.astype(np.float32))
     monitor = Recorder()
-    run_stage("artefacts", [str(tmp_path / "star.fits")], {}, monitor=monitor)
+    run_stage("artefacts", [str(tmp_path / "star.fits")], {"method": "ssa"}, monitor=monitor)
     (said,) = (m for m in monitor.messages if m.startswith("artefacts"))
     assert "like a star" in said
 

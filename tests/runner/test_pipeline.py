@@ -76,8 +76,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(files: Path, out: Path, **changes: Any) -> Config:
-    """Return the usual config with few iterations; `changes` replace entire sections, None removes one."""
+    """Return a config of the preset `reference` with few iterations.
+
+    `changes` replace entire sections, and None removes one. A track without `stages` has none.
+    """
     values: dict[str, Any] = {
+        "preset": "reference",
         "target": {"input": f"{files}/target.fits", "stages": TARGET_STAGES},
         "star": {"input": f"{files}/star.fits", "stages": STAR_STAGES},
         "deconvolve": {"method": "clean_modified", "n_iter": 40, "loop_gain": 0.2},
@@ -85,7 +89,10 @@ def config(files: Path, out: Path, **changes: Any) -> Config:
         "profile": "synchronous",
     }
     values |= changes
-    return from_plain({k: v for k, v in values.items() if v is not None})
+    for track in ("target", "star"):
+        if values[track] is not None:
+            values[track] = {"stages": [], **values[track]}
+    return from_plain({k: v for k, v in values.items() if v is not None or k == "deconvolve"})
 
 
 class Finished(NamedTuple):

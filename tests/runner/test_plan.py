@@ -17,6 +17,7 @@ from lucidcube.runner.plan import BASELINE, fit_memory, peak_memory, plan_stage
 from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
 
 SIDE = 512
+SSA = Artefacts(method="ssa")
 
 
 def lazy(planes: int, side: int = SIDE, size: int | None = None) -> xr.Dataset:
@@ -27,7 +28,7 @@ def lazy(planes: int, side: int = SIDE, size: int | None = None) -> xr.Dataset:
 
 def build():
     cube = lazy(400)
-    return [plan_stage("target", Artefacts(), cube, Artefacts()(cube), checkpoint=True)]
+    return [plan_stage("target", SSA, cube, SSA(cube), checkpoint=True)]
 
 
 def test_a_plan_that_fits_is_not_changed() -> None:
@@ -76,7 +77,7 @@ def test_numbers_of_a_step() -> None:
 
 def segment(planes: int) -> da.Array:
     cube = lazy(planes, 8, size=8)
-    for stage in (Artefacts(window=2), Mask(), Interpolate()):
+    for stage in (Artefacts(method="ssa", window=2), Mask(), Interpolate(method="linear")):
         cube = stage(cube)
     return over_blocks(cube, _count, [DATA, VARIANCE, "filled", "mask", "badness"], "int64")
 

@@ -30,6 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     write_scene(SCENE, folder)
     values: dict[str, Any] = {
+        "preset": "reference",
         "target": {"input": "target.fits", "stages": ["rebin", "artefacts", "mask", "interpolate"]},
         "star": {"input": "star.fits", "stages": ["normalise_psf", "rebin", "fit_psf"]},
         "output": {"path": "out/sharp.fits"},

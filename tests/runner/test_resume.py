@@ -82,6 +82,7 @@ class ReferenceRun(NamedTuple):
 
 def config(files: Path, **changes: Any) -> Config:
     values: dict[str, Any] = {
+        "preset": "reference",
         "target": {"input": f"{files}/target.fits", "stages": ["artefacts", "mask", "interpolate"]},
         "star": {"input": f"{files}/star.fits", "stages": ["normalise_psf", "fit_psf"]},
         "deconvolve": {"n_iter": 5},

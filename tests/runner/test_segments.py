@@ -18,6 +18,7 @@ from lucidcube.stages import Deconvolve, Interpolate, Rebin
 from lucidcube.stages.base import REGISTRY, Stage
 
 PLANES = 4
+LINEAR = Interpolate(method="linear")
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def walked(made: Config, fail: str = "") -> tuple[list[Segment], dict[str, xr.Da
 
 
 def test_the_psf_is_attached_where_a_stage_first_requires_it(uses_psf: type[Stage]) -> None:
-    made = config((Interpolate(), uses_psf(), Interpolate()), (Rebin(bin_step="5e-10"),), ("uses_psf",))
+    made = config((LINEAR, uses_psf(), LINEAR), (Rebin(bin_step="5e-10"),), ("uses_psf",))
     seen, cubes, errors = walked(made)
     assert [segment.label for segment in seen] == [
         "star: rebin", "target: interpolate, uses_psf", "target: interpolate, deconvolve",
@@ -88,14 +89,14 @@ def test_the_key_depends_on_the_star_from_there_on(uses_psf: type[Stage]) -> Non
     names = {}
     for width in ("5e-10", "1e-9"):
         star = (Rebin(bin_step="5e-10", bin_width=width),)
-        seen, _, _ = walked(config((Interpolate(), uses_psf()), star, ("interpolate", "uses_psf")))
+        seen, _, _ = walked(config((LINEAR, uses_psf()), star, ("interpolate", "uses_psf")))
         names[width] = [segment.name for segment in seen]
     same = [a == b for a, b in zip(*names.values(), strict=True)]
     assert same == [False, True, False, False]
 
 
 def test_a_failed_star_stops_only_stages_that_need_it(uses_psf: type[Stage]) -> None:
-    made = config((Interpolate(), uses_psf()), (Rebin(),), ("interpolate",))
+    made = config((LINEAR, uses_psf()), (Rebin(),), ("interpolate",))
     seen, _, errors = walked(made, fail="star")
     assert [segment.label for segment in seen] == ["star: rebin", "target: interpolate"]
     assert [*errors] == ["star"]

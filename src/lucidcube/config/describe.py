@@ -14,8 +14,8 @@ from lucidcube.config.schema import DECONVOLVE, Checkpoints, Config, Input, Outp
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
 TEMPLATE_TRACKS = {
-    "target": ("example_data/target.fits{DATA}", ("rebin", "artefacts", "mask", "interpolate")),
-    "star": ("example_data/star.fits{DATA}", ("rebin", "normalise_psf", "fit_psf")),
+    "target": ("example_data/target.fits{DATA}", ("rebin", "noise", "artefacts", "mask", "interpolate")),
+    "star": ("example_data/star.fits{DATA}", ("rebin", "noise", "fit_psf")),
 }
 
 
