@@ -41,12 +41,12 @@ def plane(index: int, side: int, star: bool) -> np.ndarray:
     return 1e4 * np.exp(-((y - side // 2) ** 2 + (x - side // 2) ** 2) / np.float32(2 * width**2)) + noise
 
 
-def made_up(name: str, side: int, planes: int, block: int) -> xr.Dataset:
+def made_up(stage: Stage, side: int, planes: int, block: int) -> xr.Dataset:
     """Return a lazy cube whose data are created when it is computed, as by reading."""
 
     def make(block_info=None):
         first, last = block_info[None]["array-location"][0]
-        return np.stack([plane(i, side, name in STAR_STAGES) for i in range(first, last)])
+        return np.stack([plane(i, side, stage.name in STAR_STAGES) for i in range(first, last)])
 
     chunks = ((block,) * (planes // block), (side,), (side,))
     data = da.map_blocks(make, chunks=chunks, dtype=np.float32, meta=META)
@@ -67,7 +67,6 @@ def made_up(name: str, side: int, planes: int, block: int) -> xr.Dataset:
             ),
         ),
     }  # fmt: skip
-    stage = REGISTRY[name]
     return cube.assign({k: v for k, v in extra.items() if k in (*stage.requires, *stage.optional)})
 
 
@@ -85,10 +84,12 @@ def work(stage: Stage, cube: xr.Dataset) -> xr.Dataset:
 
 def main(name: str, side: int, block: int, options: dict, files: list[str]) -> None:
     stage = REGISTRY[name].parse(options)
+    # A stage on windows of planes reads the neighbours of a block; three blocks give one of them all.
+    blocks = 3 if stage.halo else 2
     if files:
         small, large = (open_cube(file) for file in files)
     else:
-        small, large = made_up(name, 33, 4, 2), made_up(name, side, 2 * block, block)
+        small, large = made_up(stage, 33, 4, 2), made_up(stage, side, blocks * block, block)
     # Loading compiled kernels uses memory in every run, even for a stage without kernels.
     fill_linear(np.zeros((5, 5), np.float32), np.eye(5, dtype=bool))
     work(stage, small)

@@ -15,6 +15,7 @@ from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages.base import REGISTRY
 
+STAR = "star_rebin_normalised_modelled_effective.fits"
 CHAIN = [
     ["rebin", "target.fits"],
     ["artefacts", "target_rebin.fits", "--method", "ssa"],
@@ -26,7 +27,7 @@ CHAIN = [
     [
         "deconvolve",
         "target_rebin_interp.fits",
-        "star_rebin_normalised_modelled_effective.fits",
+        STAR,
         "--n-iter",
         "60",
     ],
@@ -123,6 +124,27 @@ def test_the_extensions_that_each_command_writes(
         assert hdus[0].header["OBJECT"] == fits.getheader(folder / f"{name.split('_')[0]}.fits")["OBJECT"]
 
 
+def test_stages_that_use_the_psf_of_a_file(in_folder: Path, tmp_path: Path) -> None:
+    """The mask, which is optional, stands between the data and the PSF."""
+    scores, mask, filled, holes = (
+        f"{tmp_path}/{name}.fits" for name in ("scores", "mask", "filled", "holes")
+    )
+    main(["artefacts", "target_rebin.fits", STAR, "-o", scores])
+    main(["mask", scores, "-o", mask])
+    main(["interpolate", "target_rebin.fits", mask, STAR, "-o", filled])
+    main(["interpolate", "target_rebin.fits", STAR, "-o", holes])
+    with fits.open(scores) as found:
+        assert [h.name for h in found] == ["BADNESS", "AMPLITUDE", "PROVENANCE"]
+    marks, data = fits.getdata(mask, "MASK"), fits.getdata("target_rebin.fits", "DATA")
+    assert 0 < marks.mean() < 0.2
+    for product, replaced in ((filled, marks > 0), (holes, np.zeros_like(marks, bool))):
+        assert {"input.target", "input.star"} <= {*read_provenance(product)}
+        with fits.open(product) as made:
+            np.testing.assert_array_equal(np.isin(made["FILLED"].data, (1, 3)), replaced)
+            good = np.isfinite(data) & ~replaced
+            np.testing.assert_array_equal(made["DATA"].data[good], data[good])
+
+
 @pytest.mark.skipif(shutil.which("fitsverify") is None, reason="fitsverify is not installed")
 def test_fitsverify_reports_no_problems(folder: Path) -> None:
     products = [folder / "run.fits", *folder.glob("*_*.fits")]
@@ -156,9 +178,8 @@ def test_output_template(in_folder: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_reading_options(in_folder: Path, tmp_path: Path) -> None:
-    main(
-        ["interpolate", "target.fits", "--slice", "3:7,2:-2", "--ext", "DATA", "-o", f"{tmp_path}/part.fits"]
-    )
+    reading = ["--slice", "3:7,2:-2", "--ext", "DATA"]
+    main(["interpolate", "target.fits", "--method", "linear", *reading, "-o", f"{tmp_path}/part.fits"])
     with fits.open(tmp_path / "part.fits") as part, fits.open("target.fits") as whole:
         assert part[0].data.shape == (4, 31, 37)
         known = part["FILLED"].data == 0
@@ -174,7 +195,7 @@ def test_reading_options(in_folder: Path, tmp_path: Path) -> None:
             "star.fits exists and was not made by lucidcube; give another name, or --overwrite",
         ),
         (["rebin", "target.fits", "-o", "target.fits", "--overwrite"], "is one of the inputs"),
-        (["artefacts", "target_rebin.fits", "-o", "target_rebin.fits"], "is one of the inputs"),
+        (["noise", "target_rebin.fits", "-o", "target_rebin.fits"], "is one of the inputs"),
         (["rebin", "target.fits", "--wave-start", "early"], "wave_start: input should be a valid number"),
         (["rebin", "targt.fits"], "did you mean target.fits"),
         (["rebin"], "takes 1 to 1 files"),
@@ -186,7 +207,7 @@ def test_reading_options(in_folder: Path, tmp_path: Path) -> None:
         (["rebin", "target.fits", "--bin-stp", "1nm"], "bin-stp"),
         (["mask", "target_rebin_artefactmap.fits", "--cut", "[["], "not YAML"),
         (
-            ["interpolate", "target.fits", "target_rebin_artefactmap_bpmask.fits", "-o", "x.fits"],
+            ["interpolate", "target.fits", "target_rebin_artefactmap_bpmask.fits", STAR, "-o", "x.fits"],
             "must be the same",
         ),
         (

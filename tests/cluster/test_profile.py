@@ -444,7 +444,7 @@ def test_a_directory_with_an_unknown_variable_is_one_line(
     (here / "mine.yaml").write_text("kind: processes\nworkers: 1\nlocal_directory: $NOWHERE/x\n")
     fits.writeto(here / "cube.fits", np.ones((4, 5, 6), np.float32), fits.Header({"CTYPE3": "WAVE"}))
     with pytest.raises(SystemExit) as caught:
-        main(["rebin", "cube.fits", "--profile", "mine.yaml"])
+        main(["interpolate", "cube.fits", "--method", "linear", "--profile", "mine.yaml"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == (
         "lucidcube: profile: local_directory: $NOWHERE/x: a variable in it is not set\n"

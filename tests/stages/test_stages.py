@@ -385,7 +385,9 @@ def test_a_scaled_cube_gives_scaled_components(method: dict) -> None:
         cube = from_arrays(data * np.float32(2**exponent), [7e-7, 7.1e-7], attrs={"scale_exponent": exponent})
         stage = Deconvolve(**method, n_iter=25)
         results.append(stage(cube.assign({PSF: ((WAVELENGTH, *PSF_PLANE), psf)})))
-    np.testing.assert_array_equal(results[1][DATA].values, results[0][DATA].values * np.float32(2**12))
+    scaled = results[0][DATA].values * np.float32(2**12)
+    # Subnormal numbers have fewer digits.
+    np.testing.assert_allclose(results[1][DATA].values, scaled, rtol=0, atol=1e-30)
     np.testing.assert_allclose(results[1]["chi2"].values, results[0]["chi2"].values, rtol=1e-6)
 
 

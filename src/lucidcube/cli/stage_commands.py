@@ -75,7 +75,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
         print(path)
 
     kinds = inspect.Parameter
-    files = Annotated[str, Parameter(help=f"FITS files: {', '.join(cls.files)}")]
+    files = Annotated[str, Parameter(help=f"FITS files: {', '.join(cls().files)}")]
     parameters = [kinds("files", kinds.VAR_POSITIONAL, annotation=files)]
     groups: dict[Group, Mapping[str, str | None]] = {
         Group("Settings", sort_key=1): settings_help(cls),

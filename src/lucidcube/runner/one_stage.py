@@ -57,8 +57,8 @@ def run_stage(
     name
         Name of the stage.
     files
-        Specifiers, one for each of the stage's `files`; the first provides the header, and the variance and
-        the map of filled pixels if they exist.
+        Specifiers, one for each of the stage's `files`, or only for those that it requires; the first
+        provides the header, and the variance and the map of filled pixels if they exist.
     options
         Parameters of the stage as YAML text.
     output
@@ -96,7 +96,9 @@ def run_stage(
     if problems:
         raise ConfigError(*problems)
     cube = _inputs(stage, tracks, monitor)
-    inputs = {key: input_identity(track) for key, track in zip(_roles(stage), tracks, strict=False)}
+    inputs = {
+        key: input_identity(track) for key, track in zip(_roles(stage, len(tracks)), tracks, strict=True)
+    }
     recipe = {"stage": {name: stage.flat()}, "files": [t.input for t in tracks]}
     where = load_profile(profile)
     check_engine(where.fft)
@@ -112,10 +114,16 @@ def run_stage(
     return path
 
 
-def _roles(stage: Stage) -> list[str]:
+def _roles(stage: Stage, files: int) -> list[str]:
     """Return the names of the inputs in the provenance: the target, the star for a PSF, else the variable."""
     names = {PSF: "star"}
-    return ["target", *(names.get(variable, variable) for variable in stage.files[1:])]
+    return ["target", *(names.get(variable, variable) for variable in _variables(stage, files)[1:])]
+
+
+def _variables(stage: Stage, files: int) -> Sequence[str]:
+    """Return the variable that is read from each file: the required ones, if there are no more files."""
+    required = [v for v in stage.files if v in stage.requires]
+    return required if files == len(required) else stage.files[:files]
 
 
 def _fitted(stage: Stage, cube: xr.Dataset, profile: Profile) -> xr.Dataset:
@@ -172,7 +180,7 @@ def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Datas
     for variable in BESIDE:
         if variable in stage.optional:
             cube = _with_beside(cube, variable, tracks[0], monitor)
-    for variable, track in zip(stage.files[1:], tracks[1:], strict=False):
+    for variable, track in zip(_variables(stage, len(tracks))[1:], tracks[1:], strict=True):
         other = open_track(track, monitor)
         if variable == PSF:
             cube = attach_psf(cube, other)

@@ -74,8 +74,8 @@ class SpectralPSF(Artefacts):
     produces: ClassVar[tuple[str, ...]] = (BADNESS, AMPLITUDE)
     files: ClassVar[tuple[str, ...]] = (DATA, PSF)
     halo: ClassVar[int] = 8
-    copies: ClassVar[float] = 8
-    scratch: ClassVar[float] = 90
+    copies: ClassVar[float] = 9
+    scratch: ClassVar[float] = 60
 
     suspect_above: float = parameter(
         5.0, "standard deviations", "deviation beyond which a pixel is left out of the fits", gt=0

@@ -54,7 +54,7 @@ class Deconvolve(Stage):
     """
 
     name: ClassVar[str] = "deconvolve"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *DECONVOLUTION_LOG)

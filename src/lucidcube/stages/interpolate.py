@@ -94,8 +94,8 @@ class Model(Interpolate):
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     files: ClassVar[tuple[str, ...]] = (DATA, MASK, PSF)
     halo: ClassVar[int] = 8
-    copies: ClassVar[float] = 10
-    scratch: ClassVar[float] = 60
+    copies: ClassVar[float] = 9
+    scratch: ClassVar[float] = 55
 
     n_iter: int = parameter(150, "iterations", "maximum number of iterations of the estimate", ge=1)
     spectral: bool = parameter(

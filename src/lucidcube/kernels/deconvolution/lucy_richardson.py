@@ -98,10 +98,10 @@ def lucy_richardson(
     while stop is StopReason.N_ITER and iterations < n_iter:
         estimate = steps.start()
         ratio = field.convolver.convolve_padded(estimate)
-        if accelerate and not steps.accepts(_likelihood(ratio, data, weight, nudge, floor)):
+        if accelerate and not steps.accepts(_likelihood(ratio, data, weight, nudge, peak)):
             estimate = steps.restart()
             ratio = field.convolver.convolve_padded(estimate)
-            steps.accepts(_likelihood(ratio, data, weight, nudge, floor))
+            steps.accepts(_likelihood(ratio, data, weight, nudge, peak))
         if renewed and iterations and iterations % RENEWAL_PERIOD == 0:
             left = data - ratio
             field.renew(left)
@@ -270,15 +270,18 @@ def _correct(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _likelihood(blurred: Plane, data: Plane, weight: Plane, nudge: float, floor: float) -> float:
-    """Return the likelihood, the sum of weight * (d log(b) - b) for d = data + nudge, b = blurred + nudge."""
-    lift, least = np.float32(nudge), np.float32(floor)
+def _likelihood(blurred: Plane, data: Plane, weight: Plane, nudge: float, peak: float) -> float:
+    """Return the sum of weight * (d log(b / peak) - b) for d = data + nudge, b = blurred + nudge.
+
+    This is the likelihood but for a constant, rounded in the same way whatever the unit of the data is.
+    """
+    lift, least, unit = np.float32(nudge), np.float32(DIVISION_FLOOR * peak), np.float32(peak)
     total = 0.0
     for y in range(data.shape[0]):
         for x in range(data.shape[1]):
             model = blurred[y, x] + lift
             model = model if model > least else least
-            total += weight[y, x] * ((data[y, x] + lift) * np.log(model) - model)
+            total += weight[y, x] * ((data[y, x] + lift) * np.log(model / unit) - model)
     return total
 
 
