@@ -138,7 +138,7 @@ def test_stages_that_use_the_psf_of_a_file(in_folder: Path, tmp_path: Path) -> N
     marks, data = fits.getdata(mask, "MASK"), fits.getdata("target_rebin.fits", "DATA")
     assert 0 < marks.mean() < 0.2
     for product, replaced in ((filled, marks > 0), (holes, np.zeros_like(marks, bool))):
-        assert {"input.target", "input.star"} <= {*read_provenance(product)}
+        assert {"target.file", "star.file"} <= {*read_provenance(product)}
         with fits.open(product) as made:
             np.testing.assert_array_equal(np.isin(made["FILLED"].data, (1, 3)), replaced)
             good = np.isfinite(data) & ~replaced
