@@ -5,8 +5,6 @@ data in dask arrays chunked by whole planes, or in NumPy arrays if it is small. 
 accessor: any xarray code works on it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Load configs: merge YAML files from left to right, apply ``--set`` overrides, report all errors at once."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches

@@ -4,8 +4,6 @@ The defaults of the stages are the recommended settings. What is here are the ch
 that suit only some configs: those of the preset `reference`, and those that can do without a star.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Define the schema of a config: pydantic models, from which the JSON schema and the template are made."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path

@@ -5,8 +5,6 @@ The result of a stage must not depend on how the cube is chunked, and the lift e
 a single plane, or, for rebinning, the planes that its output block needs, in a fixed order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -1,7 +1,5 @@
 """Lazy cubes that remember their source, so that a stage can read ranges of planes past dask's chunks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

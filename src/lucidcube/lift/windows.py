@@ -6,8 +6,6 @@ window of a plane therefore depends on its index alone, and the result does not 
 chunked; a block that cuts a group only repeats the work that the planes of the group share.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Attach the planes of the star's track to the target as its PSF."""
 
-from __future__ import annotations
-
 import numpy as np
 import xarray as xr
 

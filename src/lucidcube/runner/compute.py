@@ -4,8 +4,6 @@ A block is one task, which computes the block from the first stage of a segment 
 that a cluster does not store or transfer intermediate results.
 """
 
-from __future__ import annotations
-
 import logging
 import resource
 import sys

@@ -1,7 +1,5 @@
 """Apply one stage to FITS files, as the commands of the stages do."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Mapping, Sequence

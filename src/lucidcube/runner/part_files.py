@@ -1,7 +1,5 @@
 """Temporary files of products: those that a killed run left behind are told from those that are in use."""
 
-from __future__ import annotations
-
 import fcntl
 import re
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A segment consists of the stages between two checkpoints: one lazy graph, comput
 that exist in a checkpoint are not computed again.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence

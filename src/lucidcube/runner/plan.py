@@ -1,7 +1,5 @@
 """Plan a run: blocks, bytes and memory of each stage, without computing anything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Build segments: the stages between two checkpoints as one lazy graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Check a config without reading data."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage `deconvolve`: remove the blur."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial

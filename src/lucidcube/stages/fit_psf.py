@@ -1,7 +1,5 @@
 """Stage `fit_psf`: fit a noise-free model to the star."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Stage `interpolate`: fill masked and missing pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Literal

@@ -1,7 +1,5 @@
 """Stage `noise`: estimate the variance where the cube has none."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 

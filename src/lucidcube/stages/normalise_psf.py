@@ -1,7 +1,5 @@
 """Stage `normalise_psf`: turn the image of a star into a point spread function."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, ClassVar, Literal
 

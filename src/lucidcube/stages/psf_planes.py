@@ -1,7 +1,5 @@
 """Check the planes of a PSF, for the stages that need one."""
 
-from __future__ import annotations
-
 import numpy as np
 import xarray as xr
 

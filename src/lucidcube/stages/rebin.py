@@ -1,7 +1,5 @@
 """Stage `rebin`: combine channels on a coarser spectral grid."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import ClassVar, Literal
 

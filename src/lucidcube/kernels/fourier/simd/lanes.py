@@ -4,8 +4,6 @@ A panel holds as many complex columns as a vector has lanes: an array of float32
 of real parts and one of imaginary parts. The functions here exist in compiled code only.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from numba.core import cgutils

@@ -3,8 +3,6 @@
 Panels are described in `lanes`. The functions here exist in compiled code only.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llvmlite import ir
