@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
-from lucidcube.kernels.deconvolution.map import MODELLED_NOISE, MapSolver
+from lucidcube.kernels.deconvolution.common import MODELLED_NOISE
+from lucidcube.kernels.deconvolution.map_solver import MapSolver
 from lucidcube.kernels.noise import estimate_variance
 
 Planes = NDArray[np.floating]
@@ -14,8 +15,8 @@ Marks = NDArray[np.bool_]
 
 PERSISTENT = 0.5
 """A pixel that is marked in at least this fraction of the planes cannot be predicted from the others."""
-MU, POINT_PENALTY, DELTA, ROBUST, TOLERANCE = 0.1, 0.05, 1.0, 3.0, 1e-7
-"""Parameters of the estimate; see `lucidcube.kernels.deconvolution.map_solver.MapSolver.solve`."""
+ROBUST = 3.0
+"""Standard deviations beyond which the estimate is linear in a residual; see `MapSolver.solve`."""
 
 
 class Prediction(NamedTuple):
@@ -32,20 +33,10 @@ class Prediction(NamedTuple):
 def predict(data: Planes, variance: Planes | None, marked: Marks, *, spectral: bool) -> Prediction:
     """Predict the marked pixels of a window of planes from the pixel's own spectrum in the other planes.
 
-    Parameters
-    ----------
-    data, variance
-        (n, y, x) planes, NaN where there are no data, and the variance of their noise.
-    marked
-        (n, y, x), true where a pixel is not to be trusted.
-    spectral
-        Whether to make predictions; if not, none is usable.
-
-    Returns
-    -------
-    Prediction
-        See `spectral_outliers` for the model. It is not used where the pixel is marked in at least half of
-        the planes, which then say nothing about it.
+    The planes (n, y, x) are NaN where there are no data; the variance of their noise is estimated if it is
+    None. Where `marked` (n, y, x) is true, a pixel is not to be trusted. The model is that of
+    `spectral_outliers`. It is not usable where the pixel is marked in at least half of the planes, which then
+    say nothing about it, and nowhere if not `spectral`.
     """
     if variance is None:
         estimates = [estimate_variance(plane, bad) for plane, bad in zip(data, marked, strict=True)]
@@ -70,33 +61,13 @@ def fill_model(
 ) -> NDArray[np.float32]:
     """Return a plane whose bad pixels have the values that the object, convolved with the PSF, has there.
 
-    The object is the edge-preserving MAP estimate from the good pixels, see
-    `lucidcube.kernels.deconvolution.map`. Predicted values take part in the estimate as data with
-    `MODELLED_NOISE` times the noise. Good pixels keep their values.
-
-    Parameters
-    ----------
-    plane, sigma
-        (y, x) values, and the standard deviation of their noise.
-    psf
-        Odd, centred, finite, of unit sum.
-    bad
-        True where the pixel is marked or missing.
-    predicted, usable
-        Values from the other planes, and where they are usable.
-    n_iter
-        Maximum number of iterations.
+    The object is the edge-preserving MAP estimate from the good pixels, in at most `n_iter` iterations; see
+    `lucidcube.kernels.deconvolution.map_solver`. `plane` and `sigma` (y, x) are the values and the standard
+    deviation of their noise; `bad` is true where a pixel is marked or missing. The PSF is odd, centred,
+    finite and of unit sum. Where `usable`, the values `predicted` from the other planes take part in the
+    estimate as data with `MODELLED_NOISE` times the noise. Good pixels keep their values.
     """
     data = np.where(usable, predicted, np.where(bad, np.nan, plane))
     noise = np.where(usable, MODELLED_NOISE * sigma, sigma)
-    solution = MapSolver(psf, plane.shape).solve(
-        data,
-        noise,
-        mu=MU,
-        point_penalty=POINT_PENALTY,
-        delta=DELTA,
-        robust=ROBUST,
-        n_iter=n_iter,
-        tolerance=TOLERANCE,
-    )
+    solution = MapSolver(psf, plane.shape).solve(data, noise, robust=ROBUST, n_iter=n_iter)
     return np.where(bad, solution.model, plane).astype(np.float32)

@@ -8,9 +8,9 @@ from lucidcube.kernels.deconvolution.common import (
     StopReason,
     check_psf,
     edge_margin,
-    prepare_field,
 )
 from lucidcube.kernels.deconvolution.continuation import Continuation
+from lucidcube.kernels.deconvolution.field import prepare_field
 from lucidcube.kernels.fourier.convolver import Convolver
 
 
@@ -80,7 +80,7 @@ def test_a_complete_plane_is_not_changed():
     field = prepare_field(plane, psf, None, (0, 0))
     np.testing.assert_array_equal(field.data[field.frame], plane)
     assert field.valid_pixels == plane.size
-    assert not field.outside.any()
+    assert not field.pixels.outside.any()
     assert field.continuation is None
     assert not field.data[:, 64:].any()
     assert not field.weight[:, 64:].any()
@@ -100,7 +100,7 @@ def test_missing_pixels_and_the_margin_are_estimated():
     np.testing.assert_array_equal(field.valid[field.frame] > 0, np.isfinite(holed))
     outside = np.zeros(plane.shape, bool)
     outside[:8] = True
-    np.testing.assert_array_equal(field.outside, outside)
+    np.testing.assert_array_equal(field.pixels.outside, outside)
     trust = field.weight[:, :74][field.valid[:, :74] == 0]
     assert 0.05 <= trust.min() < trust.max() <= 1
 
@@ -116,7 +116,7 @@ def test_filled_values_are_used_only_among_valid_ones():
     assert inside[32, 32] == 777
     assert abs(inside[32, 5]) < 100
     assert field.valid_pixels == plane.size - filled.sum()
-    assert not field.outside.any()
+    assert not field.pixels.outside.any()
 
 
 @pytest.mark.parametrize("known", [(3, 4), (0, 0)])

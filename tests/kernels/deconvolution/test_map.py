@@ -11,7 +11,7 @@ from scipy.signal import fftconvolve
 from disc_scene import ODD_PLANES, SIGMA, border, error, holes, moffat, planet, rim
 from lucidcube.kernels.deconvolution import map as map_module
 from lucidcube.kernels.deconvolution.common import StopReason
-from lucidcube.kernels.deconvolution.map import MapSolver
+from lucidcube.kernels.deconvolution.map_solver import MapSolver
 from lucidcube.kernels.fourier.convolver import Convolver, use_engine
 from lucidcube.kernels.holes import Filled
 

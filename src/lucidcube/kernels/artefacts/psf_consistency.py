@@ -11,9 +11,6 @@ from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.map_solver import MapSolver
 from lucidcube.kernels.noise import estimate_variance
 
-MU, POINT_PENALTY, DELTA = 0.1, 0.05, 1.0
-"""Parameters of the estimate, see `MapSolver.solve`."""
-TOLERANCE = 1e-7
 MODEL_ERROR = 0.005
 """Error of the PSF as a fraction of the model."""
 
@@ -49,25 +46,13 @@ def psf_consistency(
     artefacts of single pixels remain. The pixels that differ most lose their weight, and the estimate is
     continued without them, twice.
 
-    Parameters
-    ----------
-    plane : array of float, (y, x)
-        NaN where there are no data.
-    variance : array of float, (y, x), or None
-        Variance of the noise, estimated from the plane if None. A pixel where it is not finite and positive
-        counts as missing.
-    psf : array of float, (y, x)
-        Odd, centred, finite, of unit sum.
-    cut : float
-        Number of standard deviations beyond which the caller takes a pixel for an artefact. Pixels well
-        beyond it lose their weight, see `ROUNDS`.
-    exclude : array of bool, (y, x), or None
-        True where a pixel has no weight from the beginning; it is compared with the estimate all the same.
+    The plane (y, x) is NaN where there are no data. The variance (y, x) of the noise is estimated from the
+    plane if it is None; a pixel where it is not finite and positive counts as missing. The PSF is odd,
+    centred, finite and of unit sum. `cut` is the number of standard deviations beyond which the caller takes
+    a pixel for an artefact; pixels well beyond it lose their weight, see `ROUNDS`. Pixels where `exclude`
+    (y, x) is true have no weight from the beginning, but are compared with the estimate all the same.
 
-    Returns
-    -------
-    array of float32, (y, x)
-        (plane - model) / sqrt(variance + (0.005 model)^2); NaN where there are no data.
+    The result (y, x) float32 is (plane - model) / sqrt(variance + (0.005 model)^2), NaN without data.
     """
     spread = np.asarray(estimate_variance(plane) if variance is None else variance, np.float64)
     known = np.isfinite(plane) & np.isfinite(spread) & (spread > 0)
@@ -78,12 +63,8 @@ def psf_consistency(
         solution = solver.solve(
             plane,
             np.where(excluded | (np.abs(z) > limit * cut), np.nan, sigma),
-            mu=MU,
-            point_penalty=POINT_PENALTY,
-            delta=DELTA,
             robust=robust,
             n_iter=n_iter,
-            tolerance=TOLERANCE,
             start=solution,
         )
         z = (plane - solution.model) / np.hypot(sigma, MODEL_ERROR * solution.model)

@@ -12,15 +12,14 @@ from lucidcube.kernels.deconvolution.clean_beam import Beam, with_restored
 from lucidcube.kernels.deconvolution.common import (
     RENEWAL_PERIOD,
     Deconvolution,
-    Field,
     IterationState,
     Observer,
     StopReason,
     Variance,
     edge_margin,
-    prepare_field,
 )
 from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.deconvolution.field import Field, prepare_field
 from lucidcube.kernels.fourier.convolver import Support
 from lucidcube.kernels.otsu import nested_otsu
 
@@ -126,7 +125,7 @@ def clean_modified(
             stop = StopReason.CHI2_REACHED
         if observer is not None:
             state = (iterations, components + step, residual, step != 0, level, tuple(fabs), tuple(rms))
-            observer(field.shown(IterationState(*state)))
+            observer(field.pixels.shown(IterationState(*state), field.frame))
     components += step
     if best.components is not None and stop is not StopReason.CHI2_REACHED:
         components = best.components

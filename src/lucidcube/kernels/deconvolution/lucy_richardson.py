@@ -9,16 +9,14 @@ from numpy.typing import NDArray
 from lucidcube.kernels.deconvolution.common import (
     RENEWAL_PERIOD,
     Deconvolution,
-    Field,
-    IterationState,
     Observer,
+    Reporter,
     StopReason,
     Variance,
     edge_margin,
-    fabs_and_rms,
-    prepare_field,
 )
 from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.deconvolution.field import Field, prepare_field
 
 SMALL_FACTOR = 1e-6
 DIVISION_FLOOR = 1e-7
@@ -92,7 +90,13 @@ def lucy_richardson(
     nudge, floor = nudge_factor * peak, DIVISION_FLOOR * peak
     noise = field.noise_stop(variance, chi2_target)
     steps = _Steps(_flat_start(field, valid + offset, padded=pad_observation), accelerate)
-    reporter = None if observer is None else _Reporter(observer, field, data, steps.latest)
+
+    def left_by(estimate: Plane) -> Plane:
+        return data - field.convolver.convolve_padded(estimate)
+
+    reporter = None
+    if observer is not None:
+        reporter = Reporter(observer, field.pixels, field.frame, steps.latest, left_by(steps.latest))
     renewed = field.continuation is not None and not weighted
     width, iterations, stop = field.convolver.shape[1], 0, StopReason.N_ITER
     while stop is StopReason.N_ITER and iterations < n_iter:
@@ -123,7 +127,7 @@ def lucy_richardson(
         if largest > cf_limit:
             stop = StopReason.CORRECTION_LIMIT
         if reporter is not None:
-            reporter.report(iterations, steps.latest, level)
+            reporter.report(iterations, steps.latest, left_by(steps.latest), threshold=level)
     if offset > 0:
         steps.latest[:, :width] -= offset
     return field.result(steps.latest, iterations, stop, variance)
@@ -173,30 +177,6 @@ class _Steps:
             self._changes = [*self._changes[-1:], estimate - self._start]
             self._before = self.latest
         self.latest = estimate
-
-
-class _Reporter:
-    """Makes the states for an observer, which takes one more convolution in each iteration."""
-
-    def __init__(self, observer: Observer, field: Field, data: Plane, estimate: Plane) -> None:
-        self._observer, self._field, self._data = observer, field, data
-        self._statistics: list[tuple[float, float]] = []
-        self._before = estimate.copy()
-        self._residual(estimate)
-
-    def report(self, iteration: int, estimate: Plane, level: float) -> None:
-        """Call the observer with the state after an iteration."""
-        residual, changed = self._residual(estimate), estimate != self._before
-        self._before = estimate.copy()
-        fabs, rms = zip(*self._statistics, strict=True)
-        state = IterationState(iteration, estimate, residual, changed, level, fabs, rms)
-        self._observer(self._field.shown(state))
-
-    def _residual(self, estimate: Plane) -> Plane:
-        """Return the residual, and remember its statistics."""
-        residual = self._data - self._field.convolver.convolve_padded(estimate)
-        self._statistics.append(fabs_and_rms(residual[self._field.valid > 0]))
-        return residual
 
 
 def _flat_start(field: Field, valid: Plane, *, padded: bool) -> Plane:

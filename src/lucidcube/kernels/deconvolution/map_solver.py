@@ -15,6 +15,8 @@ from lucidcube.kernels.deconvolution.stopping import BRIGHT, FEWEST, NoiseStop
 from lucidcube.kernels.fourier.convolver import Convolver
 
 MARGIN = 12
+MU, POINT_PENALTY, DELTA, TOLERANCE = 0.1, 0.05, 1.0, 1e-7
+"""Parameters of estimates that serve to find artefacts or to fill pixels; see `MapSolver.solve`."""
 
 
 class Solution(NamedTuple):
@@ -65,12 +67,12 @@ class MapSolver:
         data: NDArray[np.floating],
         sigma: NDArray[np.floating],
         *,
-        mu: float,
-        point_penalty: float,
-        delta: float,
+        mu: float = MU,
+        point_penalty: float = POINT_PENALTY,
+        delta: float = DELTA,
         robust: float | None,
         n_iter: int,
-        tolerance: float,
+        tolerance: float = TOLERANCE,
         start: Solution | None = None,
         chi2_target: float | None = None,
         observer: Callable[[int, Plane], None] | None = None,
@@ -96,10 +98,6 @@ class MapSolver:
             where r is the residual in units of sigma.
         observer : callable, optional
             Called with the number of the iteration and its object on the grid after each iteration.
-
-        Returns
-        -------
-        Solution
         """
         weighted = np.isfinite(data) & np.isfinite(sigma) & (sigma > 0)
         if not weighted.any():

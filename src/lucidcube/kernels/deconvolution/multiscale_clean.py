@@ -12,16 +12,14 @@ from scipy import ndimage
 from lucidcube.kernels.deconvolution.clean_beam import Beam, with_restored
 from lucidcube.kernels.deconvolution.common import (
     Deconvolution,
-    Field,
-    IterationState,
     Observer,
+    Reporter,
     StopReason,
     Variance,
     edge_margin,
-    fabs_and_rms,
-    prepare_field,
 )
 from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.deconvolution.field import Field, prepare_field
 from lucidcube.kernels.fourier.convolver import Convolver, trim_psf
 
 TRUNCATE = 4.0
@@ -77,8 +75,10 @@ def clean_multiscale(
     kernels = [_Scale.of(width, psf, field) for width in scales]
     parts = [np.zeros_like(field.data) for _ in kernels]
     residual, step = field.data.copy(), np.zeros_like(field.data)
-    reporter = None if observer is None else _Reporter(observer, field, kernels)
-    iterations, stop = 0, StopReason.N_ITER
+    reporter = None
+    if observer is not None:
+        reporter = Reporter(observer, field.pixels, field.frame, parts[0], residual)
+    width, iterations, stop = field.convolver.shape[1], 0, StopReason.N_ITER
     if not field.valid_pixels:
         stop = StopReason.ALL_NAN
     elif not np.any(residual[weight > 0]):
@@ -87,8 +87,8 @@ def clean_multiscale(
         if noise.reached(residual):
             stop = StopReason.CHI2_REACHED
             break
-        best, response = _strongest(kernels, weight * residual, field.convolver.shape[1])
-        _select(response, step, field.convolver.shape[1], threshold)
+        best, response = _strongest(kernels, weight * residual, width)
+        _select(response, step, width, threshold)
         blurred = kernels[best].convolver.convolve_padded(step)
         factor = gain * _line_search(weight, residual, blurred)
         if not 0 < factor < math.inf:
@@ -97,10 +97,10 @@ def clean_multiscale(
         _advance(parts[best], step, residual, blurred, factor)
         iterations += 1
         if reporter is not None:
-            reporter.report(iterations, parts, residual, step != 0)
+            reporter.report(iterations, _sum_of_scales(kernels, parts, width), residual, step != 0)
     if stop is StopReason.N_ITER and noise.reached(residual):
         stop = StopReason.CHI2_REACHED
-    components = _sum_of_scales(kernels, parts, field.convolver.shape[1])
+    components = _sum_of_scales(kernels, parts, width)
     return with_restored(field.result(components, iterations, stop, variance), psf, restoring_beam)
 
 
@@ -158,24 +158,6 @@ def _sum_of_scales(kernels: Sequence[_Scale], parts: Sequence[Plane], width: int
             inside = ndimage.gaussian_filter(inside, scale.width, mode="constant", truncate=TRUNCATE)
         total[:, :width] += inside
     return total
-
-
-class _Reporter:
-    """Makes the states for an observer, and keeps the statistics for them."""
-
-    def __init__(self, observer: Observer, field: Field, kernels: Sequence[_Scale]) -> None:
-        self._observer, self._field, self._kernels = observer, field, kernels
-        self._statistics = [fabs_and_rms(field.data[field.valid > 0])]
-
-    def report(
-        self, iteration: int, parts: Sequence[Plane], residual: Plane, selected: NDArray[np.bool_]
-    ) -> None:
-        """Call the observer with the state after an iteration."""
-        self._statistics.append(fabs_and_rms(residual[self._field.valid > 0]))
-        fabs, rms = zip(*self._statistics, strict=True)
-        components = _sum_of_scales(self._kernels, parts, self._field.convolver.shape[1])
-        state = IterationState(iteration, components, residual, selected, math.nan, fabs, rms)
-        self._observer(self._field.shown(state))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

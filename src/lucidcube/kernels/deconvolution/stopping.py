@@ -23,21 +23,10 @@ class NoiseStop:
     them, all pixels with weight are used. A pixel has weight if it is valid and its variance is known, which
     means finite and positive.
 
-    Parameters
-    ----------
-    plane : array of float, (y, x)
-        The data.
-    variance : array of float, (y, x), or float, or None
-        Variance of the data; None if it is unknown.
-    valid : array, (y, x)
-        Not zero for pixels that count.
-    target : float or None
-        Value of chi squared at which the iteration stops; None never stops it.
-
-    Attributes
-    ----------
-    inverse_noise : array of float32, (y, x)
-        One over the standard deviation of the pixels that are used; 0 elsewhere.
+    `plane` are the data (y, x). `variance` is an array (y, x), a number, or None if it is unknown. `valid`
+    (y, x) is not zero for pixels that count. `target` is the value at which the iteration stops; None never
+    stops it. `inverse_noise` (y, x) is one over the standard deviation of the pixels that are used, 0
+    elsewhere.
     """
 
     def __init__(
@@ -47,34 +36,26 @@ class NoiseStop:
         valid: NDArray[np.generic],
         target: float | None,
     ) -> None:
-        self.inverse_noise: Plane = inverse_noise(plane, variance, valid)
+        spread = np.broadcast_to(np.float32(np.nan if variance is None else variance), plane.shape)
+        known = (valid != 0) & np.isfinite(plane) & (spread > 0) & np.isfinite(spread)
+        noise = np.sqrt(spread, where=known, out=np.full(plane.shape, np.inf, np.float32))
+        bright = known & (plane > BRIGHT * noise)
+        used = bright if np.count_nonzero(bright) >= FEWEST else known
+        self.inverse_noise: Plane = np.zeros(plane.shape, np.float32)
+        np.divide(1, noise, out=self.inverse_noise, where=used)
         self.target = target if target is not None and self.inverse_noise.any() else None
 
     def chi2(self, residual: Plane) -> float:
         """Return chi squared of a residual (y, x), which is finite where pixels are used; NaN if none are."""
-        return clipped_chi2(residual, self.inverse_noise)
+        return _clipped_chi2(residual, self.inverse_noise)
 
     def reached(self, residual: Plane) -> bool:
         """Return whether chi squared of a residual (y, x) is at its target or below."""
         return self.target is not None and self.chi2(residual) <= self.target
 
 
-def inverse_noise(
-    plane: NDArray[np.floating], variance: NDArray[np.floating] | float | None, valid: NDArray[np.generic]
-) -> Plane:
-    """Return one over the standard deviation of the pixels that are used, 0 elsewhere; see `NoiseStop`."""
-    spread = np.broadcast_to(np.float32(np.nan if variance is None else variance), plane.shape)
-    known = (valid != 0) & np.isfinite(plane) & (spread > 0) & np.isfinite(spread)
-    noise = np.sqrt(spread, where=known, out=np.full(plane.shape, np.inf, np.float32))
-    bright = known & (plane > BRIGHT * noise)
-    used = bright if np.count_nonzero(bright) >= FEWEST else known
-    inverse: Plane = np.zeros(plane.shape, np.float32)
-    np.divide(1, noise, out=inverse, where=used)
-    return inverse
-
-
 @njit(cache=True, nogil=True, error_model="numpy")
-def clipped_chi2(residual: Plane, inverse: Plane) -> float:
+def _clipped_chi2(residual: Plane, inverse: Plane) -> float:
     """Return the mean of min((residual * inverse)^2, 25) over the pixels whose `inverse` is not zero."""
     height, width = inverse.shape
     most, zero = np.float32(LARGEST), np.float32(0)
