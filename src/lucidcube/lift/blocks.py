@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import dask.array as da
 import numpy as np
@@ -55,23 +55,13 @@ def planes_of_group(pixels: int) -> int:
 
 
 class Output(NamedTuple):
-    """One variable that a kernel returns.
-
-    Attributes
-    ----------
-    dims
-        Dimensions within a plane: ``("y", "x")``, ``()`` for one number per plane, or new ones.
-    dtype
-        Type of the computed array.
-    blank
-        Result for a plane that is entirely NaN: a number, or the name of the input to return unchanged.
-    attrs
-        Attributes of the variable.
-    """
+    """One variable that a kernel returns."""
 
     dims: tuple[str, ...] = PLANE
+    """Dimensions within a plane: ``("y", "x")``, ``()`` for one number per plane, or new ones."""
     dtype: str = "float32"
     blank: float | str = np.nan
+    """Result for a plane that is entirely NaN: a number, or the name of the input to return unchanged."""
     attrs: Mapping[str, Any] = {}
 
 
@@ -114,17 +104,8 @@ def over_planes(
     CubeError, StageError
         If the kernel raises an exception, here or when the result is computed; the message names the plane.
     """
-    present = [name for name in (*inputs, *optional) if name in cube.variables]
-    lengths: dict[Any, int] = {**cube.sizes, **(sizes or {})}
-    block = _PlaneByPlane(
-        stage=stage,
-        kernel=kernel,
-        present=tuple(present),
-        arguments=(*inputs, *optional),
-        results=tuple((tuple(lengths[d] for d in o.dims), o.dtype, o.blank) for o in outputs.values()),
-        units=str(cube[WAVELENGTH].attrs.get(UNITS, "m")),
-    )
-    variables = [xr.Variable(cube[n].dims, cube[n].data) for n in (CHANNEL, WAVELENGTH, *present)]
+    block = _PlaneByPlane.of(cube, stage, kernel, inputs, optional, outputs, sizes)
+    variables = [xr.Variable(cube[n].dims, cube[n].data) for n in (CHANNEL, WAVELENGTH, *block.present)]
     chunks = next((v.chunks[0] for v in variables if v.chunks), None)
     if chunks is not None:
         variables = [_in_blocks(v, chunks) for v in variables]
@@ -138,7 +119,11 @@ def over_planes(
         dask="parallelized",
         dask_gufunc_kwargs={
             "meta": tuple(np.empty((0,) * (1 + len(o.dims)), o.dtype) for o in outputs.values()),
-            "output_sizes": {d: lengths[d] for o in outputs.values() for d in o.dims},
+            "output_sizes": {
+                d: n
+                for o, (shape, *_) in zip(outputs.values(), block.results, strict=True)
+                for d, n in zip(o.dims, shape, strict=True)
+            },
         },
     )
     made = made if isinstance(made, tuple) else (made,)
@@ -153,22 +138,9 @@ def over_blocks(
 ) -> da.Array:
     """Call ``function(positions, *arrays)`` once for each block of a lazy cube.
 
-    Parameters
-    ----------
-    cube
-        Cube with dask data.
-    function
-        Function of the positions of the block's planes in the cube and of the block of each variable; it
-        returns an array of length 1.
-    variables
-        Names of variables whose first dimension is `wavelength`.
-    dtype
-        Type of the array that the function returns.
-
-    Returns
-    -------
-    dask.array.Array
-        (blocks,) one item per block.
+    The first dimension of each variable is `wavelength`. The function receives the positions of the block's
+    planes in the cube and the block of each variable. It returns an array of length 1 and of the given dtype;
+    so the result has one item per block.
     """
     sizes = block_sizes(cube)
     arguments: list[Any] = [da.arange(cube.sizes[WAVELENGTH], chunks=(sizes,)), "i"]
@@ -208,8 +180,11 @@ def _only_item(nested: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class _PlaneByPlane:
-    """Call a kernel for each plane of a block; `results` holds the shape, dtype and blank of each output."""
+class Job:
+    """A kernel with its arguments, of which only some are present in the cube.
+
+    `results` holds the shape within a plane, the dtype and the blank of each output.
+    """
 
     stage: str
     kernel: Callable[..., Any]
@@ -218,13 +193,46 @@ class _PlaneByPlane:
     results: tuple[tuple[tuple[int, ...], str, float | str], ...]
     units: str
 
+    @classmethod
+    def of(
+        cls,
+        cube: xr.Dataset,
+        stage: str,
+        kernel: Callable[..., Any],
+        inputs: Sequence[str],
+        optional: Sequence[str],
+        outputs: Mapping[str, Output],
+        sizes: Mapping[str, int] | None,
+        **others: Any,
+    ) -> Self:
+        """Return the job of a cube; for the arguments see `over_planes`."""
+        lengths: Mapping[Any, int] = {**cube.sizes, **(sizes or {})}
+        names = (*inputs, *optional)
+        present = tuple(name for name in names if name in cube.variables)
+        results = tuple((tuple(lengths[d] for d in o.dims), o.dtype, o.blank) for o in outputs.values())
+        units = str(cube[WAVELENGTH].attrs.get(UNITS, "m"))
+        return cls(stage, kernel, present, names, results, units, **others)
+
+    def empty(self, planes: int) -> tuple[np.ndarray, ...]:
+        """Return arrays for the outputs of this number of planes."""
+        return tuple(np.empty((planes, *shape), dtype) for shape, dtype, _ in self.results)
+
+    def call(self, values: Mapping[str, Any], **options: Any) -> Sequence[Any]:
+        """Call the kernel, and return its outputs as a sequence."""
+        made = self.kernel(*(values.get(name) for name in self.arguments), **options)
+        return (made,) if len(self.results) == 1 else made
+
+
+class _PlaneByPlane(Job):
+    """Call a kernel for each plane of a block."""
+
     @property
     def __name__(self) -> str:
         """Name that dask gives to the tasks."""
         return self.stage
 
     def __call__(self, channel: np.ndarray, wavelength: np.ndarray, *blocks: np.ndarray) -> Any:
-        made = tuple(np.empty((len(channel), *shape), dtype) for shape, dtype, _ in self.results)
+        made = self.empty(len(channel))
         for i in range(len(channel)):
             with naming_planes(self.stage, channel[i : i + 1], wavelength[i : i + 1], self.units):
                 results = self._plane([block[i] for block in blocks])
@@ -236,8 +244,7 @@ class _PlaneByPlane:
         values = {name: nan_for_inf(array) for name, array in zip(self.present, arrays, strict=True)}
         if not np.isfinite(values[self.present[0]]).any():
             return [values[blank] if isinstance(blank, str) else blank for _, _, blank in self.results]
-        results = self.kernel(*(values.get(name) for name in self.arguments))
-        return (results,) if len(self.results) == 1 else results
+        return self.call(values)
 
 
 @contextmanager

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
 
-from lucidcube.cube import CHANNEL, UNITS, WAVELENGTH, X, Y, block_sizes
-from lucidcube.lift.blocks import GROUP, Output, naming_planes, nan_for_inf, planes_of_group
-from lucidcube.lift.lazy_arrays import Window, source_of
+from lucidcube.cube import CHANNEL, WAVELENGTH, X, Y, block_sizes
+from lucidcube.lift.blocks import GROUP, Job, Output, naming_planes, nan_for_inf, planes_of_group
+from lucidcube.lift.lazy_arrays import from_ranges
 
 
 def window_of(group: int, planes: int, halo: int) -> tuple[int, int]:
@@ -73,79 +72,58 @@ def over_windows(
         If the kernel raises an exception, here or when the result is computed; the message names the planes.
     """
     planes = cube.sizes[WAVELENGTH]
-    lengths: dict[Any, int] = {**cube.sizes, **(sizes or {})}
-    present = [name for name in (*inputs, *optional) if name in cube.variables]
-    job = _Job(
-        stage=stage,
-        kernel=kernel,
-        present=tuple(present),
-        arguments=(*inputs, *optional),
-        results=tuple((tuple(lengths[d] for d in o.dims), o.dtype, o.blank) for o in outputs.values()),
-        planes=planes,
-        halo=halo,
-        channel=cube[CHANNEL].values,
-        wavelength=cube[WAVELENGTH].values,
-        units=str(cube[WAVELENGTH].attrs.get(UNITS, "m")),
-    )
-    variables = [cube[name].variable for name in present]
-    if any(v.chunks for v in variables):
+    given = cube, stage, kernel, inputs, optional, outputs, sizes
+    axes = cube[CHANNEL].values, cube[WAVELENGTH].values
+    job = _Windows.of(*given, planes=planes, halo=halo, channel=axes[0], wavelength=axes[1])
+    variables = [cube[name].variable for name in job.present]
+    arrays: Sequence[Any]
+    if any(isinstance(v.data, da.Array) for v in variables):
         block = planes_of_group(cube.sizes[Y] * cube.sizes[X])
-        sizes_of_groups = [min(block, planes - first) for first in range(0, planes, block)]
-        arrays: Sequence[Any] = _lazy(job, variables, sizes_of_groups if whole_groups else block_sizes(cube))
+        blocks: Sequence[int] = block_sizes(cube)
+        if whole_groups:
+            blocks = [min(block, planes - first) for first in range(0, planes, block)]
+        last = np.cumsum(blocks).tolist()
+        calls = [_Block(job, *ends) for ends in zip([0, *last[:-1]], last, strict=True)]
+        ranges = [job.reach(call.first, call.last) for call in calls]
+        results = [(shape, dtype) for shape, dtype, _ in job.results]
+        arrays = from_ranges(stage, calls, blocks, ranges, variables, results)
     else:
-        arrays = _Block(job, 0, planes, 0)(*(v.values for v in variables))
-    dims = [(WAVELENGTH, *o.dims) for o in outputs.values()]
+        arrays = _Block(job, 0, planes)(*(v.values for v in variables))
     return {
-        name: xr.Variable(d, array, dict(o.attrs))
-        for (name, o), d, array in zip(outputs.items(), dims, arrays, strict=True)
+        name: xr.Variable((WAVELENGTH, *o.dims), array, dict(o.attrs))
+        for (name, o), array in zip(outputs.items(), arrays, strict=True)
     }
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What is the same for all blocks; `results` holds the shape, dtype and blank of each output."""
+class _Windows(Job):
+    """What is the same for all blocks."""
 
-    stage: str
-    kernel: Callable[..., Any]
-    present: tuple[str, ...]
-    arguments: tuple[str, ...]
-    results: tuple[tuple[tuple[int, ...], str, float | str], ...]
     planes: int
     halo: int
     channel: np.ndarray
     wavelength: np.ndarray
-    units: str
 
     def reach(self, first: int, last: int) -> tuple[int, int]:
         """Return the range of planes that the block from first to last (exclusive) needs."""
-        groups = first // GROUP, (last - 1) // GROUP
-        return window_of(groups[0], self.planes, self.halo)[0], window_of(groups[1], self.planes, self.halo)[
-            1
-        ]
+        low, _ = window_of(first // GROUP, self.planes, self.halo)
+        _, high = window_of((last - 1) // GROUP, self.planes, self.halo)
+        return low, high
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Compute the planes from `first` to `last` (exclusive) from arrays that begin at the plane `start`.
+    """Compute the planes from `first` to `last` (exclusive)."""
 
-    `windows` are the arrays that the block reads itself, or None for each array that it is called with.
-    """
-
-    job: _Job
+    job: _Windows
     first: int
     last: int
-    start: int
-    windows: tuple[Window | None, ...] = ()
 
-    def __call__(self, *given: np.ndarray) -> tuple[np.ndarray, ...]:
-        computed = iter(given)
-        arrays = [next(computed) if w is None else w[:] for w in self.windows] if self.windows else given
-        arrays = [nan_for_inf(np.asarray(array)) for array in arrays]
-        made = tuple(
-            np.empty((self.last - self.first, *shape), dtype) for shape, dtype, _ in self.job.results
-        )
+    def __call__(self, *given: Any) -> tuple[np.ndarray, ...]:
+        """Return the outputs, from arrays of the planes within reach or objects that are sliced like them."""
+        arrays = [nan_for_inf(np.asarray(array[:])) for array in given]
+        job, made = self.job, self.job.empty(self.last - self.first)
         for first, last in self._parts():
-            job = self.job
             with naming_planes(job.stage, job.channel[first:last], job.wavelength[first:last], job.units):
                 parts = self._part(first, last, arrays)
             for array, part in zip(made, parts, strict=True):
@@ -161,40 +139,15 @@ class _Block:
             first = last
 
     def _part(self, first: int, last: int, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        low, high = window_of(first // GROUP, self.job.planes, self.job.halo)
-        values = {
-            n: a[low - self.start : high - self.start] for n, a in zip(self.job.present, arrays, strict=True)
-        }
+        job, (start, _) = self.job, self.job.reach(self.first, self.last)
+        low, high = window_of(first // GROUP, job.planes, job.halo)
+        values = {n: a[low - start : high - start] for n, a in zip(job.present, arrays, strict=True)}
         wanted = slice(first - low, last - low)
-        leading = values[self.job.present[0]][wanted]
+        leading = values[job.present[0]][wanted]
         blank = ~np.isfinite(leading).any(axis=tuple(range(1, leading.ndim)))
-        if blank.all():
-            made = [np.empty((last - first, *shape), dtype) for shape, dtype, _ in self.job.results]
-        else:
-            result = self.job.kernel(*(values.get(n) for n in self.job.arguments), wanted=wanted)
-            made = list((result,) if len(self.job.results) == 1 else result)
+        made = list(job.empty(last - first) if blank.all() else job.call(values, wanted=wanted))
         if blank.any():
-            for i, (_, dtype, fill) in enumerate(self.job.results):
+            for i, (_, dtype, fill) in enumerate(job.results):
                 made[i] = np.array(made[i], dtype)
                 made[i][blank] = values[fill][wanted][blank] if isinstance(fill, str) else fill
         return made
-
-
-def _lazy(job: _Job, variables: Sequence[xr.Variable], blocks: Sequence[int]) -> list[da.Array]:
-    """Make lazy arrays; variables that have a source are read from there, past dask's chunks."""
-    sources = [source_of(v) for v in variables]
-    pieces: list[list[da.Array]] = [[] for _ in job.results]
-    ends = np.cumsum(blocks).tolist()
-    token = dask.base.tokenize(
-        job.stage, job.kernel, job.halo, [getattr(v.data, "name", v.data) for v in variables]
-    )
-    for number, (first, last) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-        low, high = job.reach(first, last)
-        windows = tuple(None if source is None else Window(source, low, high) for source in sources)
-        slabs = [v[low:high].data for v, window in zip(variables, windows, strict=True) if window is None]
-        call = dask.delayed(_Block(job, first, last, low, windows), traverse=False, pure=False)
-        parts = call(*slabs, dask_key_name=f"{job.stage}-{token}-{number}")
-        for i, (shape, dtype, _) in enumerate(job.results):
-            meta = np.empty((0,) * (1 + len(shape)), dtype)
-            pieces[i].append(da.from_delayed(parts[i], (last - first, *shape), meta=meta))
-    return [da.concatenate(p) for p in pieces]
