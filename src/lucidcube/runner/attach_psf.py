@@ -13,20 +13,8 @@ SAME_GRID = 0.01
 def attach_psf(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
     """Add the planes of the star's cube to the target's cube as its PSF.
 
-    Parameters
-    ----------
-    target, star
-        Cubes with the same wavelengths; a star with a single plane is used for all planes.
-
-    Returns
-    -------
-    xarray.Dataset
-        The target with the variable `psf` (wavelength, psf_y, psf_x).
-
-    Raises
-    ------
-    CubeError
-        If the wavelengths differ.
+    The result has the variable `psf` (wavelength, psf_y, psf_x). A star with a single plane is used for all
+    planes; CubeError is raised if the wavelengths differ otherwise.
     """
     psf = star[DATA].variable
     if psf.shape[0] == 1:

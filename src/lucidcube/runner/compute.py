@@ -35,13 +35,7 @@ CHECK_INTERVAL = 5.0
 
 
 def check_engine(fft: EngineName) -> None:
-    """Check that an engine for Fourier transforms works on this machine.
-
-    Raises
-    ------
-    ConfigError
-        If the engine does not work.
-    """
+    """Raise ConfigError if an engine for Fourier transforms does not work on this machine."""
     try:
         with use_engine(fft):
             pass
@@ -50,15 +44,7 @@ def check_engine(fft: EngineName) -> None:
 
 
 class BlockGraph:
-    """The part of a graph that one block needs, as an opaque object that dask does not traverse.
-
-    Parameters
-    ----------
-    graph
-        Tasks by key.
-    key
-        Key of the result.
-    """
+    """The part of a graph that one block needs, as an opaque object that dask does not traverse."""
 
     def __init__(self, graph: dict[Any, Any], key: tuple[str, int]) -> None:
         self.graph, self.key = graph, key
@@ -68,11 +54,6 @@ class SegmentGraph:
     """The graph of a lazy array of one item per block, which is materialised once and culled for each block.
 
     Indexing the array with dask would traverse the graph of all blocks for each of them.
-
-    Parameters
-    ----------
-    work
-        One-dimensional array with one item per block.
     """
 
     def __init__(self, work: da.Array) -> None:
@@ -87,23 +68,10 @@ class SegmentGraph:
 
 
 def compute_block(block: BlockGraph, fft: EngineName, report_memory: bool) -> tuple[Any, int]:
-    """Compute a block in this thread.
+    """Compute a block in this thread, with this engine of the Fourier transforms.
 
-    Parameters
-    ----------
-    block
-        Graph of the block.
-    fft
-        Engine of the Fourier transforms.
-    report_memory
-        Whether to report the peak memory of this process.
-
-    Returns
-    -------
-    item : Any
-        The item of the block.
-    peak : int
-        Peak resident memory of this process in bytes, or 0.
+    The item of the block is returned, and the peak resident memory of this process in bytes, or 0 if it need
+    not be reported.
     """
     with use_engine(fft):
         (item,) = dask.get(block.graph, block.key)
@@ -111,20 +79,10 @@ def compute_block(block: BlockGraph, fft: EngineName, report_memory: bool) -> tu
 
 
 class BlockComputer:
-    """Compute the blocks of a run and count them.
+    """Compute the blocks of a run by the workers, and count them in the summary.
 
-    Parameters
-    ----------
-    workers
-        Workers that compute the blocks.
-    monitor
-        Informed about progress.
-    stop
-        Once it is requested, no more blocks are submitted and those in flight are finished.
-    summary
-        Updated with the number of blocks and the memory of the workers.
-    fft
-        Engine of the Fourier transforms.
+    The monitor is informed about progress. Once a stop is requested, no more blocks are submitted and those
+    in flight are finished.
     """
 
     def __init__(

@@ -140,10 +140,7 @@ def _fitted(stage: Stage, cube: xr.Dataset, profile: Profile) -> xr.Dataset:
 def output_path(first: Specifier, stage: Stage, template: str | None) -> Path:
     """Return the path of the product: ``{parent}/{stem}{tag}{suffix}`` unless another template is given.
 
-    Raises
-    ------
-    ConfigError
-        If the template has an unknown field.
+    ConfigError is raised if the template has an unknown field.
     """
     file = first.file
     stem = SUFFIX.sub("", file.name) or file.name

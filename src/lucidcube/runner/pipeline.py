@@ -41,39 +41,24 @@ Inspect = Callable[[xr.Dataset, Stage], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """A config with open inputs and matching stages.
-
-    Attributes
-    ----------
-    config
-        The config.
-    profile
-        Its profile.
-    sources
-        The lazy input cube of each track, in blocks that fit into memory.
-    steps
-        Shapes, blocks, bytes and memory of each stage.
-    block_bytes
-        Target size of blocks.
-    layout
-        Processes, threads and memory of the profile.
-    """
+    """A config with open inputs and matching stages."""
 
     config: Config
     profile: Profile
     sources: Mapping[str, xr.Dataset]
+    """The lazy input cube of each track, in blocks that fit into memory."""
     steps: Sequence[Step]
+    """Shapes, blocks, bytes and memory of each stage."""
     block_bytes: int
+    """Target size of blocks."""
     layout: Layout
+    """Processes, threads and memory of the profile."""
 
 
 def check(config: Config, monitor: Monitor | None = None) -> Plan:
     """Open the inputs and build the whole run lazily, so that mistakes are found before any computation.
 
-    Raises
-    ------
-    ConfigError
-        With every problem that was found, one line each.
+    ConfigError is raised with every problem that was found, one line each.
     """
     problems: list[str] = [*order_problems(config), *output_problems(config)]
     sources: dict[str, xr.Dataset] = {}
@@ -107,21 +92,9 @@ def run(
 ) -> Summary:
     """Run a config; a run that was stopped is continued.
 
-    Parameters
-    ----------
-    config
-        The validated config.
-    monitor
-        Informed about progress.
-    inspect
-        Function that is called with the cube that will be deconvolved, and the stage that deconvolves it.
-    stop
-        Once it is requested, the blocks in flight are finished and no others are submitted.
-
-    Returns
-    -------
-    Summary
-        Path of the product, numbers of blocks, time and memory.
+    The monitor is informed about progress. `inspect` is called with the cube that will be deconvolved, and
+    the stage that deconvolves it. Once a stop is requested, the blocks in flight are finished and no others
+    are submitted. The summary holds the path of the product, numbers of blocks, time and memory.
 
     Raises
     ------
@@ -201,10 +174,7 @@ def _compute_segment(
 def inspect_inputs(stage: Stage, cube: xr.Dataset, label: str, monitor: Monitor) -> None:
     """Let a stage look at its input before blocks are computed, and pass its warnings to the user.
 
-    Raises
-    ------
-    CubeError
-        If the stage cannot use the input.
+    CubeError is raised if the stage cannot use the input.
     """
     stage.check(cube)
     for text in stage.warnings(cube):
@@ -225,10 +195,7 @@ def _raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
 def checkpoints(config: Config) -> list[str]:
     """Return the names of the checkpoints that a run of this config uses; nothing is computed.
 
-    Raises
-    ------
-    ConfigError
-        If the config cannot be run.
+    ConfigError is raised if the config cannot be run.
     """
     output = config.output.model_copy(update={"overwrite": True})  # nothing is written
     plan = check(config.model_copy(update={"output": output}))

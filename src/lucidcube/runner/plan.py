@@ -16,33 +16,24 @@ BASELINE = 305 << 20
 
 
 class Step(NamedTuple):
-    """One stage of a plan.
-
-    Attributes
-    ----------
-    track, stage
-        Names.
-    shape
-        (wavelength, y, x) of the stage's product.
-    block, blocks
-        Number of planes per block, and number of blocks; each block is a task.
-    read, written
-        Bytes of the variables that the stage reads, and of those that it produces.
-    working
-        Bytes of memory needed to compute one block.
-    checkpoint
-        Whether the result is kept in a checkpoint.
-    """
+    """One stage of a plan."""
 
     track: str
     stage: str
     shape: tuple[int, ...]
+    """(wavelength, y, x) of the stage's product."""
     block: int
+    """Number of planes per block."""
     blocks: int
+    """Number of blocks; each is a task."""
     read: int
+    """Bytes of the variables that the stage reads."""
     written: int
+    """Bytes of the variables that the stage produces."""
     working: int
+    """Bytes of memory needed to compute one block."""
     checkpoint: bool
+    """Whether the result is kept in a checkpoint."""
 
 
 def plan_segment(segment: Segment) -> list[Step]:
@@ -80,26 +71,10 @@ def peak_memory(steps: Sequence[Step], threads: int) -> int:
 def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tuple[list[Step], int]:
     """Reduce the size of blocks until they fit into the memory of a worker.
 
-    Parameters
-    ----------
-    build
-        Function that plans all stages with blocks as limited by `lucidcube.lift.blocks.limit_block_bytes`.
-    threads
-        Number of blocks that a worker process computes concurrently.
-    memory
-        Memory of a worker process in bytes.
-
-    Returns
-    -------
-    steps : list of Step
-        The plan.
-    block_bytes : int
-        The target size of blocks; see `lucidcube.lift.blocks.limit_block_bytes`.
-
-    Raises
-    ------
-    ConfigError
-        If not even blocks of one plane fit. The message names the stage and the setting to change.
+    `build` plans all stages with blocks as limited by `lucidcube.lift.blocks.limit_block_bytes`. A worker
+    process has this number of threads, each of which computes a block, and this memory in bytes. The plan and
+    the target size of blocks are returned. ConfigError is raised if not even blocks of one plane fit; the
+    message names the stage and the setting to change.
     """
     block_bytes = blocks.BLOCK_BYTES
     while True:

@@ -17,24 +17,14 @@ from lucidcube.stages.base import Stage
 
 @dataclass(frozen=True)
 class Segment:
-    """Stages of one track between two checkpoints, applied to a lazy cube.
-
-    Attributes
-    ----------
-    track
-        Name of the track.
-    stages
-        The stages, in order.
-    cubes
-        The cube that each stage is applied to, and the cube after the last.
-    key
-        Fingerprint of everything on which the last cube depends.
-    """
+    """Stages of one track between two checkpoints, applied to a lazy cube."""
 
     track: str
     stages: tuple[Stage, ...]
     cubes: tuple[xr.Dataset, ...]
+    """The cube that each stage is applied to, and the cube after the last."""
     key: str
+    """Fingerprint of everything on which the last cube depends."""
 
     @property
     def cube(self) -> xr.Dataset:
@@ -79,23 +69,10 @@ def cut(stages: Sequence[Stage], after: Sequence[str]) -> Iterator[tuple[Stage, 
 def build_segment(
     track: str, stages: Sequence[Stage], cube: xr.Dataset, key: str, star: tuple[xr.Dataset, str] | None
 ) -> Segment:
-    """Apply stages to a lazy cube; nothing is computed.
+    """Apply stages to a lazy cube with a fingerprint; nothing is computed.
 
-    Parameters
-    ----------
-    track
-        Name of the track.
-    stages
-        The stages of the segment.
-    cube, key
-        The cube and its fingerprint.
-    star
-        Cube and fingerprint of the star's track, which becomes the PSF of the first stage that requires one.
-
-    Raises
-    ------
-    CubeError
-        If the cube does not have what a stage requires.
+    `star` is the cube and the fingerprint of the star's track, which becomes the PSF of the first stage that
+    requires one. CubeError is raised if the cube does not have what a stage requires.
     """
     cubes = []
     for stage in stages:
@@ -114,21 +91,9 @@ def walk(
 ) -> tuple[dict[str, xr.Dataset], dict[str, Exception]]:
     """Visit the segments of all tracks in the order of computation, the star's first.
 
-    Parameters
-    ----------
-    config
-        The config.
-    sources, keys
-        Input cube and fingerprint of each track.
-    visit
-        Function that is called for each segment and returns the cube with which the next segment starts.
-
-    Returns
-    -------
-    cubes : dict
-        The last cube of each track.
-    errors : dict
-        A `UserError` or `BlocksFailed` for each track that failed; independent segments are still visited.
+    The tracks start from the cubes `sources` with the fingerprints `keys`. `visit` is called for each segment
+    and returns the cube with which the next segment starts. The last cube of each track is returned, and a
+    `UserError` or `BlocksFailed` for each track that failed; independent segments are still visited.
     """
     cubes, reached = dict(sources), dict(keys)
     errors: dict[str, Exception] = {}

@@ -32,16 +32,8 @@ def output_problems(config: Config) -> Iterator[str]:
 def path_problems(path: Path, inputs: Iterable[Path], overwrite: bool, hint: str) -> Iterator[str]:
     """Yield a line for each reason why a product cannot be written to a path.
 
-    Parameters
-    ----------
-    path
-        Path of the product.
-    inputs
-        Files that are read; a product never replaces an input.
-    overwrite
-        Whether any other existing file may be replaced.
-    hint
-        Option that allows it, for the message.
+    A product never replaces one of the `inputs`, which are files that are read. Any other existing file may be
+    replaced if `overwrite`; `hint` is the option that allows it, for the message.
     """
     try:
         path.exists()
