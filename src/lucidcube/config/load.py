@@ -19,23 +19,9 @@ from lucidcube.stages.base import REGISTRY, Stage, by_word
 def load(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Read config files, merge them from left to right, apply overrides and validate the result.
 
-    Parameters
-    ----------
-    files
-        A YAML file or several. Values of later files replace those of earlier ones; mappings are merged,
-        lists are not.
-    overrides
-        ``target.rebin.bin_step=1nm``, ``deconvolve.n_iter=300``, ``output.path=out.fits``, ...; the
-        values are YAML.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    ConfigError
-        If anything is wrong, with one line for each problem.
+    Values of later files replace those of earlier ones; mappings are merged, lists are not. The overrides are
+    ``target.rebin.bin_step=1nm``, ``deconvolve.n_iter=300``, ``output.path=out.fits``, ...; their values are
+    YAML. ConfigError is raised if anything is wrong, with one line for each problem.
     """
     merged: Any = {}
     files = [files] if isinstance(files, (str, Path)) else files

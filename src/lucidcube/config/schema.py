@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, create_model, field_validator
 
@@ -102,13 +102,7 @@ class Input(Parameters):
     wave_unit: str | None = Field(None, description="unit of wave_start and wave_step, such as 'nm'")
 
     def specifier(self) -> Specifier:
-        """Return the array to read.
-
-        Raises
-        ------
-        ConfigError
-            If the fields contradict each other.
-        """
+        """Return the array to read; raise ConfigError if the fields contradict each other."""
         return parse_specifier(self.input).with_options(
             ext=self.ext, slice=self.slice, wave=self.wave, axes=self.axes
         )
@@ -139,18 +133,7 @@ class Output(Parameters):
 
     path: str = Field("deconvolved.fits", description="FITS file to write")
     products: tuple[Product, ...] = Field(
-        (
-            "deconvolved",
-            "restored",
-            "points",
-            "residual",
-            "psf",
-            "log",
-            "fit",
-            "filled",
-            "variance",
-            "provenance",
-        ),
+        tuple(p for p in get_args(Product) if p not in ("model", "mask", "badness")),
         description="what the file contains",
     )
     overwrite: bool = Field(False, description="replace a file even if lucidcube did not make it")

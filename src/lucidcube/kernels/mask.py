@@ -25,24 +25,9 @@ def grow(mask: NDArray[np.uint8], amplitude: NDArray[np.floating], low: float) -
     This is thresholding with hysteresis (Canny 1986, IEEE PAMI 8, 679): a pixel is reached from a marked one
     by steps to the four nearest neighbours, over marked pixels and those with an amplitude of at least `low`.
 
-    Parameters
-    ----------
-    mask
-        (y, x), not zero where a pixel is marked.
-    amplitude
-        (y, x) smoothed artefact score; pixels with NaN are not reached.
-    low
-        Threshold in the units of the amplitude.
-
-    Returns
-    -------
-    (y, x) array of uint8
-        See `Mark`: 1 where the mask is not zero, 2 where it has grown.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
+    The mask (y, x) is not zero where a pixel is marked; `low` is in the units of the amplitude (y, x), and
+    pixels with NaN are not reached. The result holds the values of `Mark`: 1 where the mask is not zero, 2
+    where it has grown. ValueError is raised if the shapes differ.
     """
     if mask.shape != amplitude.shape:
         raise ValueError(f"the mask {mask.shape} and the amplitude {amplitude.shape} differ in shape")
@@ -57,17 +42,8 @@ def grow(mask: NDArray[np.uint8], amplitude: NDArray[np.floating], low: float) -
 def cut_by_channel(cuts: Sequence[tuple[float, float]], channels: ArrayLike) -> NDArray[np.float64]:
     """Return the cut at each channel: linear between the given channels, constant outside them.
 
-    Parameters
-    ----------
-    cuts
-        Pairs (channel index, cut in units of the artefact score), in any order.
-    channels
-        (n,) channel indices.
-
-    Raises
-    ------
-    ValueError
-        If there is no cut, a number is not finite, or a channel has two cuts.
+    The cuts are pairs (channel index, cut in units of the artefact score), in any order, and `channels` the
+    indices (n,). ValueError is raised if there is no cut, a number is not finite, or a channel has two cuts.
     """
     index, value = np.array(sorted(cuts), dtype=np.float64).reshape(-1, 2).T
     if index.size == 0:
@@ -86,24 +62,10 @@ def bad_pixel_mask(score: NDArray[np.floating], cut: float, *, max_dilation: int
     the cut, is no further away than n in city-block distance. Two sweeps over the plane (Rosenfeld & Pfaltz
     1966, J. ACM 13, 471) find these pixels, however high the score of the worst pixel.
 
-    Parameters
-    ----------
-    score
-        (y, x) artefact score. NaN pixels are never marked, but bad pixels are dilated across them.
-    cut
-        Lowest score of a bad pixel.
-    max_dilation
-        Maximum number of steps; None for no limit.
-
-    Returns
-    -------
-    (y, x) uint8 array
-        1 where a pixel is bad.
-
-    Raises
-    ------
-    ValueError
-        If the plane is not two-dimensional, the cut is not finite or `max_dilation` is negative.
+    NaN pixels of the artefact score (y, x) are never marked, but bad pixels are dilated across them. The cut
+    is the lowest score of a bad pixel, and `max_dilation` the maximum number of steps, None for no limit.
+    The mask (y, x) is 1 where a pixel is bad. ValueError is raised if the plane is not two-dimensional, the
+    cut is not finite or `max_dilation` is negative.
     """
     if score.ndim != 2 or not np.isfinite(cut):
         raise ValueError(f"the score {score.shape} must be two-dimensional and the cut {cut} finite")

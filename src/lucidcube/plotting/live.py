@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from astropy import units
-from numpy.typing import NDArray
 
 from lucidcube.cube import CHANNEL, DATA, FILLED, PSF, UNITS, VARIANCE, WAVELENGTH, require
 from lucidcube.errors import CubeError, UserError
 from lucidcube.kernels.deconvolution.common import IterationState
+from lucidcube.lift.blocks import nan_for_inf
 from lucidcube.plotting.figure import AVAILABLE, Picture, ShownPlane
 from lucidcube.stages.deconvolve import Deconvolve
 from lucidcube.stages.psf_planes import usable_psf
@@ -77,7 +77,7 @@ def _load(cube: xr.Dataset, stage: Deconvolve, wavelength: float | str | None) -
     where = _where(chosen)
     names = [name for name in (DATA, PSF, VARIANCE, FILLED) if name in cube.variables]
     loaded = chosen[names].isel({WAVELENGTH: 0}).compute()
-    arrays = {name: _finite_or_nan(loaded[name].values) for name in names}
+    arrays = {name: nan_for_inf(loaded[name].values) for name in names}
     if np.isnan(arrays[DATA]).all():
         raise CubeError(f"{where} has no data to plot; choose another wavelength")
     if np.isnan(arrays[PSF]).all():
@@ -146,12 +146,6 @@ def _pretty_unit(text: str) -> str:
         warnings.simplefilter("ignore", units.UnitsWarning)
         unit = units.Unit(text, parse_strict="silent")
     return str(unit.to_string("unicode")).removeprefix("1×")
-
-
-def _finite_or_nan(values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype.kind != "f":
-        return values
-    return np.where(np.isinf(values), values.dtype.type(np.nan), values)
 
 
 class _Frames:

@@ -32,7 +32,7 @@ def output_problems(config: Config) -> Iterator[str]:
 def path_problems(path: Path, inputs: Iterable[Path], overwrite: bool, hint: str) -> Iterator[str]:
     """Yield a line for each reason why a product cannot be written to a path.
 
-    A product never replaces one of the `inputs`, which are files that are read. Any other existing file may be
+    A product never replaces one of the `inputs`, which are files that are read. Any other file may be
     replaced if `overwrite`; `hint` is the option that allows it, for the message.
     """
     try:

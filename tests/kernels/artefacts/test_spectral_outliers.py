@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lucidcube.kernels.artefacts.spectral_outliers import smoothed_significance, spectral_outliers
+from lucidcube.kernels.artefacts.combined_score import smoothed_significance
+from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
 
 NOISE = 5.0
 

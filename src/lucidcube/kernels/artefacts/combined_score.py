@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lucidcube.kernels.artefacts.spectral_outliers import smoothed_significance
-
 Floats = NDArray[np.float32]
 Marks = NDArray[np.bool_]
 
@@ -46,18 +44,9 @@ class Score(NamedTuple):
 def suspects(z: NDArray[np.floating], *, cut: float) -> Suspects:
     """Find the pixels that may be artefacts according to the spectral test.
 
-    Parameters
-    ----------
-    z
-        (planes, y, x) deviations from the spectral model in standard deviations; NaN where unknown.
-    cut
-        Score from which a pixel is an artefact.
-
-    Returns
-    -------
-    Suspects
-        Marked are the pixels whose deviation exceeds the cut, and the connected regions with an amplitude of
-        at least half the cut in which it is exceeded somewhere.
+    `z` (planes, y, x) are the deviations from the spectral model in standard deviations, NaN where unknown.
+    Marked are the pixels whose deviation exceeds the cut, and the connected regions with an amplitude of at
+    least half the cut in which it is exceeded somewhere.
     """
     amplitude = _amplitude(z)
     marks = np.abs(np.nan_to_num(z)) > cut
@@ -75,19 +64,8 @@ def combined_score(z: NDArray[np.floating], sharpness: NDArray[np.floating], fou
     All other pixels have the larger of the two deviations. The amplitude is the geometric mean of those of
     the two tests, so that marks do not grow along pixels that fail only one of them.
 
-    Parameters
-    ----------
-    z
-        (planes, y, x) deviations from the spectral model; NaN counts as zero.
-    sharpness
-        (planes, y, x) deviations from what the PSF allows, from a fit without the suspects; NaN counts as 0.
-    found
-        Result of `suspects`.
-
-    Returns
-    -------
-    Score
-        No NaN: where there are no data, both are zero.
+    `z` and `sharpness` (planes, y, x) are the deviations from the spectral model, and from what the PSF
+    allows, from a fit without the suspects that were `found`. NaN counts as zero, also in the result.
     """
     amplitude = np.nan_to_num(found.amplitude)
     spectral = np.maximum(np.abs(np.nan_to_num(z)), amplitude)
@@ -96,6 +74,27 @@ def combined_score(z: NDArray[np.floating], sharpness: NDArray[np.floating], fou
     one = np.maximum(sharp, np.where(found.marks, 0, spectral))
     score = np.where(_wide(found.marks), both, one).astype(np.float32)
     return Score(score, np.sqrt(amplitude * np.nan_to_num(_amplitude(sharpness))))
+
+
+def smoothed_significance(z: NDArray[np.floating], sigma: float = 1.0) -> Floats:
+    """Smooth each plane of deviations by a Gaussian, in units of the noise of the result.
+
+    The deviations (planes, y, x) are in standard deviations, independent from pixel to pixel; NaN has no
+    weight. `sigma` is the standard deviation of the Gaussian in pixels. The result is the weighted mean,
+    divided by its standard deviation if no neighbour is missing; NaN where `z` is NaN or less than a fifth of
+    the weight is left.
+    """
+    known = np.isfinite(z)
+    width = (0.0, sigma, sigma)
+    total = ndimage.gaussian_filter(
+        np.where(known, z, 0).astype(np.float32), width, mode="constant", truncate=4
+    )
+    weight = ndimage.gaussian_filter(known.astype(np.float32), width, mode="constant", truncate=4)
+    reach = int(4 * sigma + 0.5)
+    line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    noise = float((line**2).sum() / line.sum() ** 2)
+    mean = total / (np.maximum(weight, 0.2) * np.float32(noise))
+    return np.where(known & (weight > 0.2), mean, np.float32(np.nan))
 
 
 def _amplitude(z: NDArray[np.floating]) -> Floats:

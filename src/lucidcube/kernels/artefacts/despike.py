@@ -27,12 +27,8 @@ ROUNDING = 1e-6
 class Despiked:
     """Planes in which the spikes are missing; they are tested when they are read.
 
-    Attributes
-    ----------
-    data, variance
-        Arrays (channels, y, x), or objects that are sliced like arrays; the variance may be None.
-    cut
-        Number of standard deviations above which a channel of a pixel is a spike.
+    The data and the variance, which may be None, are arrays (channels, y, x), or objects that are sliced like
+    arrays. `cut` is the number of standard deviations above which a channel of a pixel is a spike.
     """
 
     data: Planes
@@ -65,18 +61,9 @@ def spikes(
     of the deviation is the noise or, where that is larger, 1.4826 times the running median of 33 absolute
     deviations. At the ends, the medians are those of the channels that there are.
 
-    Parameters
-    ----------
-    data, variance
-        (channels, y, x), NaN where there are none; without variance, only the scatter is used.
-    cut
-        Number of units above which there is a spike.
-    wanted
-        Channels for which the result is wanted. It depends on 24 channels on either side of each.
-
-    Returns
-    -------
-    (wanted, y, x) array of bool
+    The data and the variance are (channels, y, x), NaN where there are none; without variance, only the
+    scatter is used. A spike exceeds `cut` units. The result (channels, y, x) is that for the `wanted`
+    channels, and depends on 24 channels on either side of each.
     """
     planes = data.shape[0]
     first, last, _ = wanted.indices(planes)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Cube = NDArray[np.floating]
 Floats = NDArray[np.float32]
@@ -49,21 +48,11 @@ def spectral_outliers(
     weights 1/(1 + (z/2c)^2)^2, iterated while c falls from 30 to 3. No spectra are learned from the data,
     because those would contain the artefacts.
 
-    Parameters
-    ----------
-    data, variance
-        (planes, y, x). Pixels that are NaN, or whose variance is NaN or not positive, have no weight.
-    excluded
-        (planes, y, x), true where a pixel must have no weight in the fit, but is compared with it.
-    model_error
-        Standard deviation of the model as a fraction of it.
-
-    Returns
-    -------
-    SpectralFit
-        Pixels with data in no more than half of the planes, and windows of fewer than 3 planes, have no fit.
-        The uncertainty of the fit is added to the noise, so that planes to which a fit is extrapolated do not
-        look like outliers.
+    Arrays are (planes, y, x). Pixels that are NaN, or whose variance is NaN or not positive, have no weight;
+    where `excluded` is true, a pixel has no weight in the fit, but is compared with it. `model_error` is the
+    standard deviation of the model as a fraction of it. The uncertainty of the fit is added to the noise, so
+    that planes to which a fit is extrapolated do not look like outliers. Pixels with data in no more than
+    half of the planes, and windows of fewer than 3 planes, have no fit.
     """
     shape = data.shape
     model, z = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
@@ -86,35 +75,6 @@ def spectral_outliers(
             z.reshape(flat),
         )
     return SpectralFit(model, z)
-
-
-def smoothed_significance(z: Cube, sigma: float = 1.0) -> Floats:
-    """Smooth each plane of deviations by a Gaussian, in units of the noise of the result.
-
-    Parameters
-    ----------
-    z
-        (planes, y, x) deviations in standard deviations, independent from pixel to pixel; NaN has no weight.
-    sigma
-        Standard deviation of the Gaussian in pixels.
-
-    Returns
-    -------
-    (planes, y, x) array of float32
-        Weighted mean, divided by its standard deviation if no neighbour is missing; NaN where `z` is NaN or
-        less than a fifth of the weight is left.
-    """
-    known = np.isfinite(z)
-    width = (0.0, sigma, sigma)
-    total = ndimage.gaussian_filter(
-        np.where(known, z, 0).astype(np.float32), width, mode="constant", truncate=4
-    )
-    weight = ndimage.gaussian_filter(known.astype(np.float32), width, mode="constant", truncate=4)
-    reach = int(4 * sigma + 0.5)
-    line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    noise = float((line**2).sum() / line.sum() ** 2)
-    mean = total / (np.maximum(weight, 0.2) * np.float32(noise))
-    return np.where(known & (weight > 0.2), mean, np.float32(np.nan))
 
 
 def _level(light: Floats, out: Marks) -> NDArray[np.float64]:

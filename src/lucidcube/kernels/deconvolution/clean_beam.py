@@ -24,22 +24,10 @@ Beam = Literal["fit"] | float
 def with_restored(result: Deconvolution, psf: NDArray[np.floating], restoring_beam: Beam) -> Deconvolution:
     """Return the result with the plane "restored" among its `extras`.
 
-    Parameters
-    ----------
-    result : Deconvolution
-        Components and residual, (y, x).
-    psf : array of float, (y, x)
-        Odd, centred, finite.
-    restoring_beam : "fit" or float
-        "fit" is the Gaussian that `fit_beam` finds; a number is the full width at half maximum, in pixels, of
-        a round Gaussian, and 0 leaves the components as they are.
-
-    Returns
-    -------
-    Deconvolution
-        The restored plane is NaN where the components are. Where there is no residual, because nothing was
-        observed, it is the smoothed components alone. The beam has unit sum, so flux per pixel remains flux
-        per pixel.
+    The `restoring_beam` is "fit" for the Gaussian that `fit_beam` finds in the PSF, or the full width at half
+    maximum, in pixels, of a round Gaussian; 0 leaves the components as they are. The beam has unit sum, so
+    flux per pixel remains flux per pixel. The restored plane is NaN where the components are. Where there is
+    no residual, because nothing was observed, it is the smoothed components alone.
     """
     outside = np.isnan(result.components)
     plane = np.where(outside, np.float32(0), result.components)

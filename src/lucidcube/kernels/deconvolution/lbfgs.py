@@ -65,10 +65,6 @@ def minimise(
     stop : callable
         `stop(n_iter, variables)` is called after each iteration, and ends them by returning True. It must
         not change the variables.
-
-    Returns
-    -------
-    Minimum
     """
     gradient = np.empty_like(start)
     cost = evaluate(start, gradient)

@@ -31,16 +31,9 @@ PERIOD = 8
 class Memory:
     """The pairs, the gradient and the values of the variables that move.
 
-    Parameters
-    ----------
-    variables, gradient : array of float32
-        The present values of all variables, none of them negative, and their gradient, one-dimensional. Both
-        arrays are used until the end: steps are written to the variables, and the gradient is read.
-
-    Attributes
-    ----------
-    count : int
-        Number of pairs that are used.
+    The present values of all variables, none of them negative, and their gradient are one-dimensional. Both
+    arrays are used until the end: steps are written to the variables, and the gradient is read. `count` is
+    the number of pairs that are used.
     """
 
     def __init__(self, variables: Vector, gradient: Vector) -> None:
