@@ -41,8 +41,9 @@ def through_a_stage(path: Path) -> fits.HDUList:
     mask = path.with_name("mask.fits")
     shape = fits.getdata(path).shape
     fits.PrimaryHDU(np.zeros(shape, np.uint8), fits.getheader(path)).writeto(mask, output_verify="silentfix")
-    main(["interpolate", str(path), str(mask), "--output", str(path.with_name("product.fits"))])
-    return fits.open(path.with_name("product.fits"))
+    product = str(path.with_name("product.fits"))
+    main(["interpolate", str(path), str(mask), "--method", "linear", "--output", product])
+    return fits.open(product)
 
 
 @pytest.mark.parametrize("kind", ["f4", "f8"])

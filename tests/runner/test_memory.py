@@ -102,6 +102,7 @@ def test_a_cube_larger_than_the_memory_limit_is_processed(tmp_path: Path) -> Non
     assert control.returncode != 0
     assert "MemoryError" in control.stderr, "the control process should run out of memory"
     config = {
+        "preset": "reference",
         "target": {
             "input": str(paths.target),
             "stages": [{"rebin": {"bin_step": "10 nm"}}, "artefacts", "mask", "interpolate"],
