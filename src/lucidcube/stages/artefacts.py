@@ -44,7 +44,7 @@ class Artefacts(Stage):
     """
 
     name: ClassVar[str] = "artefacts"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 31
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_artefactmap"
@@ -170,7 +170,12 @@ def _scores(
     for i in range(len(data)):
         if np.isfinite(psf[i]).any() and np.isfinite(data[i]).any():
             sharpness[i] = psf_consistency(
-                data[i], variance[i], usable_psf(psf[i]), cut=cut, exclude=found.marks[i]
+                data[i],
+                variance[i],
+                usable_psf(psf[i]),
+                cut=cut,
+                exclude=found.marks[i],
+                plausible=np.abs(deviation[i]) < cut,
             )
     made = combined_score(deviation, sharpness, found)
     missing = ~np.isfinite(data)

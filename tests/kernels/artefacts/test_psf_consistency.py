@@ -46,6 +46,23 @@ def test_excluded_pixels_have_no_weight_but_are_compared():
     np.testing.assert_allclose(other[~marks], alone[~marks], atol=0.05)
 
 
+def test_plausible_pixels_are_judged_by_an_estimate_with_them():
+    """The robust estimates take very bright points for artefacts; a hot pixel does not become one of them."""
+    plane, psf, _, _ = planet()
+    points = np.zeros_like(plane)
+    points[[10, 32, 40], [50, 26, 33]] = 6e4
+    plane = (plane + Convolver(psf, plane.shape).convolve(points)).astype(np.float32)
+    plane[20, 20] += 30 * SIGMA
+    strict = psf_consistency(plane, VARIANCE, psf)
+    lenient = psf_consistency(plane, VARIANCE, psf, plausible=np.ones(plane.shape, bool))
+    assert (np.abs(lenient) <= np.abs(strict)).all()
+    assert (np.abs(strict) > 5).sum() > 10
+    assert (np.abs(lenient) > 5).sum() <= 4
+    assert np.abs(lenient[20, 20]) > 10
+    none = psf_consistency(plane, VARIANCE, psf, plausible=np.zeros(plane.shape, bool))
+    np.testing.assert_array_equal(none, strict)
+
+
 def test_without_artefacts_the_result_is_noise():
     plane, psf, _, _ = planet()
     z = psf_consistency(plane, VARIANCE, psf)

@@ -61,8 +61,8 @@ def combined_score(z: NDArray[np.floating], sharpness: NDArray[np.floating], fou
     A suspect that is wider than two pixels must fail both tests: its score is the geometric mean of the two
     deviations, at most twice the smaller one. Other suspects are judged by the PSF test alone, because the
     surroundings predict them well, while a fit of the spectrum may have taken the artefact for the object.
-    All other pixels have the larger of the two deviations. The amplitude is the geometric mean of those of
-    the two tests, so that marks do not grow along pixels that fail only one of them.
+    All other pixels have the larger of the two deviations. The amplitude is the smaller of those of the two
+    tests, so that marks do not grow along pixels that fail only one of them, such as clouds.
 
     `z` and `sharpness` (planes, y, x) are the deviations from the spectral model, and from what the PSF
     allows, from a fit without the suspects that were `found`. NaN counts as zero, also in the result.
@@ -73,7 +73,7 @@ def combined_score(z: NDArray[np.floating], sharpness: NDArray[np.floating], fou
     both = np.minimum(2 * np.minimum(spectral, sharp), np.sqrt(spectral * sharp))
     one = np.maximum(sharp, np.where(found.marks, 0, spectral))
     score = np.where(_wide(found.marks), both, one).astype(np.float32)
-    return Score(score, np.sqrt(amplitude * np.nan_to_num(_amplitude(sharpness))))
+    return Score(score, np.minimum(amplitude, np.nan_to_num(_amplitude(sharpness))))
 
 
 def smoothed_significance(z: NDArray[np.floating], sigma: float = 1.0) -> Floats:

@@ -29,6 +29,8 @@ ROUNDS = Round(180, 2.0, math.inf), Round(60, 10.0, 2.4), Round(60, 2.0, 1.6)
 """The first round is so robust that no artefact pulls the estimate, which makes it converge slowly at sharp
 peaks. The second fits those, and spreads artefacts within its limit over their neighbours; the last reverses
 the latter."""
+LAST = Round(60, 10.0, 1.0)
+"""A further round, in which plausible pixels have their weight back."""
 
 
 def psf_consistency(
@@ -38,6 +40,7 @@ def psf_consistency(
     *,
     cut: float = 5.0,
     exclude: NDArray[np.bool_] | None = None,
+    plausible: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Return by how many standard deviations each pixel differs from anything blurred by the PSF.
 
@@ -52,20 +55,30 @@ def psf_consistency(
     a pixel for an artefact; pixels well beyond it lose their weight, see `ROUNDS`. Pixels where `exclude`
     (y, x) is true have no weight from the beginning, but are compared with the estimate all the same.
 
+    `plausible` (y, x) is true where a pixel agrees with its spectrum in other planes. Such pixels beyond the
+    cut take part in a last estimate, and the better of the two results counts: a cloud that the robust
+    estimates took for an artefact fits then, while a hot pixel does not.
+
     The result (y, x) float32 is (plane - model) / sqrt(variance + (0.005 model)^2), NaN without data.
     """
     spread = np.asarray(estimate_variance(plane) if variance is None else variance, np.float64)
     known = np.isfinite(plane) & np.isfinite(spread) & (spread > 0)
     sigma = np.sqrt(np.where(known, spread, np.nan))
-    excluded = np.zeros(plane.shape, bool) if exclude is None else exclude
+    none = np.zeros(plane.shape, bool)
+    exclude, plausible = (none if given is None else given for given in (exclude, plausible))
     solver, solution, z = MapSolver(psf, plane.shape), None, np.zeros(plane.shape)
-    for n_iter, robust, limit in ROUNDS:
+    for n_iter, robust, limit in (*ROUNDS, LAST):
+        beyond = np.abs(z) > limit * cut
+        cleared = plausible & beyond if limit == LAST.limit else none
+        if limit == LAST.limit and not cleared.any():
+            break
         solution = solver.solve(
             plane,
-            np.where(excluded | (np.abs(z) > limit * cut), np.nan, sigma),
+            np.where(exclude | (beyond & ~cleared), np.nan, sigma),
             robust=robust,
             n_iter=n_iter,
             start=solution,
         )
-        z = (plane - solution.model) / np.hypot(sigma, MODEL_ERROR * solution.model)
+        new = (plane - solution.model) / np.hypot(sigma, MODEL_ERROR * solution.model)
+        z = np.where(plausible & (np.abs(new) < np.abs(z)), new, z) if cleared.any() else new
     return z.astype(np.float32)
