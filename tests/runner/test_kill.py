@@ -49,11 +49,21 @@ for line in sys.stdin:
         except SystemExit as done:
             os._exit(done.code or 0)
         os._exit(0)
-    print(child, flush=True)
+    print("started", child, flush=True)
     _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+    print("ended", os.waitstatus_to_exitcode(status), flush=True)
 """
 """A program that imports everything once, and then runs each command line in a forked process."""
+
+
+def reply(fork_server: subprocess.Popen[str], word: str) -> int:
+    """Return the number after a word, past lines about the run of a test that was given up."""
+    assert fork_server.stdout is not None
+    for line in fork_server.stdout:
+        found, number = line.split()
+        if found == word:
+            return int(number)
+    raise AssertionError("the fork server ended")
 
 
 class Running:
@@ -64,8 +74,7 @@ class Running:
 
     def ends(self) -> int:
         """Return the exit code, or the signal that killed it as a negative number."""
-        assert self.fork_server.stdout is not None
-        return int(self.fork_server.stdout.readline())
+        return reply(self.fork_server, "ended")
 
 
 class ForkServer(NamedTuple):
@@ -75,11 +84,10 @@ class ForkServer(NamedTuple):
 
     def start(self, folder: Path, *arguments: str) -> Running:
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         order = {"folder": str(folder), "arguments": ["run", "run.yaml", *arguments]}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        return Running(self.process, int(self.process.stdout.readline()))
+        return Running(self.process, reply(self.process, "started"))
 
     def run(self, folder: Path, *arguments: str) -> int:
         return self.start(folder, *arguments).ends()
