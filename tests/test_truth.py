@@ -1,4 +1,4 @@
-"""Results of the preset `reference` for the simulated example compared with its truth.
+"""Results of the preset `reference` for a simulated scene compared with its truth.
 
 Every threshold leaves a margin to what was measured when it was written, which stands beside it.
 """
@@ -7,23 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from astropy.io import fits
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from scipy.stats import rankdata
 
-from locations import ROOT
 from lucidcube.config.load import from_plain
 from lucidcube.runner.pipeline import run
-from lucidcube.simulate import ArtefactKind, Scene
+from lucidcube.simulate import Scene, write_scene
+from truth_scores import (
+    Truth,
+    area_under_curve,
+    average_precision,
+    error_where,
+    rebinned_truth,
+    root_mean_square,
+)
 
 SCENE = Scene(shape=(32, 61, 61), seed=11)
-"""The scene of `example_data`."""
-EXAMPLE = ROOT / "example_data"
 TARGET = ("rebin", "artefacts", "mask", "interpolate")
 STAR = ("rebin", "normalise_psf", "fit_psf")
 METHODS = {"clean": "clean_modified", "richardson": "lucy_richardson", "map": "map"}
@@ -32,37 +36,8 @@ Array = NDArray[Any]
 Product = dict[str, Array]
 
 
-class Truth(NamedTuple):
-    """The truth in the channels of the rebinned cube."""
-
-    truth: Array
-    blurred: Array
-    psf: Array
-    artefact_flux: Array
-    noise: Array
-    """Standard deviation in a channel of the input."""
-    kinds: dict[str, Array]
-    """For each kind of artefact, the part of the channel's light that comes from spoilt channels."""
-
-
-@cache
 def truth() -> Truth:
-    """Return the truth rebinned with a triangle of 2 nm, by weights that are computed here."""
-    planes = [SCENE.plane(i) for i in range(SCENE.shape[0])]
-    wavelengths = SCENE.wavelengths
-    centres = wavelengths[0] + 1e-9 * np.arange(8)
-    weights = np.clip(1 - np.abs(wavelengths - centres[:, None]) / 2e-9, 0, None)
-    weights[:, SCENE.empty_plane] = 0
-    weights /= weights.sum(axis=1, keepdims=True)
-
-    def mixed(images: list[Array]) -> Array:
-        return np.einsum("ij,jyx->iyx", weights, np.nan_to_num(np.array(images, np.float64)))
-
-    return Truth(
-        *(mixed([getattr(p, name) for p in planes]) for name in ("truth", "blurred", "psf", "artefact_flux")),
-        np.sqrt(mixed([p.variance for p in planes])),
-        {k.name: mixed([p.artefact_kind == k for p in planes]) for k in ArtefactKind},
-    )
+    return rebinned_truth(SCENE)
 
 
 Job = Callable[..., Product]
@@ -72,13 +47,14 @@ Job = Callable[..., Product]
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """Runs the example through some stages; every stage that was done once is reused."""
     folder = tmp_path_factory.mktemp("truth")
+    files = write_scene(SCENE, folder)
 
     @cache
     def done(target: tuple[str, ...] = TARGET, star: tuple[str, ...] = STAR, method: str = "") -> Product:
         values = {
             "preset": "reference",
-            "target": {"input": f"{EXAMPLE}/target.fits", "stages": list(target)},
-            "star": {"input": f"{EXAMPLE}/star.fits", "stages": list(star)},
+            "target": {"input": str(files.target), "stages": list(target)},
+            "star": {"input": str(files.star), "stages": list(star)},
             "output": {
                 "path": f"{folder}/{'-'.join((*target, *star, method))}.fits",
                 "products": ["deconvolved", "residual", "psf", "filled", "mask", "badness", "log"],
@@ -93,39 +69,17 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return done
 
 
-def area_under_curve(score: Array, positive: Array) -> float:
-    """Return the probability that a positive scores higher than a negative."""
-    count = int(positive.sum())
-    ranks = rankdata(score)[positive].sum() - count * (count + 1) / 2
-    return float(ranks / (count * int((~positive).sum())))
-
-
-def average_precision(score: Array, positive: Array) -> float:
-    hits = positive[np.argsort(-score, kind="stable")]
-    return float((np.cumsum(hits) / np.arange(1, hits.size + 1))[hits].mean())
-
-
-def root_mean_square(values: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-
-
 def error_in_disc(image: Array) -> float:
     """Return the relative L2 distance to the truth in the disc, both smoothed by a Gaussian of one pixel."""
     known = truth().truth
     disc = (known > 0.3 * np.median(known[known > 0])) & np.isfinite(example_input())
-
-    def smoothed(cube: Array) -> Array:
-        return np.array([gaussian_filter(np.nan_to_num(p).astype(np.float64), 1) for p in cube])
-
-    a, b = smoothed(image), smoothed(known)
-    return float(np.sqrt(np.square(a - b)[disc].sum() / np.square(b)[disc].sum()))
+    return error_where(image, known, disc)
 
 
 @cache
 def example_input() -> Array:
     """Return one channel of the example; all channels with data have the same rim and holes of NaN."""
-    data = fits.getdata(EXAMPLE / "target.fits", "DATA")
-    return np.asarray(data[0], np.float32)
+    return SCENE.plane(0).observed
 
 
 def spoilt() -> Array:
@@ -254,9 +208,3 @@ def test_the_flux_is_kept(job: Job, method: str) -> None:
     log = job(method=method)["DECONVOLUTION LOG"]
     ratio = log["flux_out"] / log["flux_in"]
     assert (np.abs(ratio - 1) < 0.12).all(), ratio
-
-
-def test_the_example_is_the_simulated_scene() -> None:
-    np.testing.assert_array_equal(
-        fits.getdata(EXAMPLE / "target.fits", "DATA")[3], SCENE.plane(3).observed.astype(np.float32)
-    )
