@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from disc_scene import ODD_PLANES, rim
-from lucidcube.kernels.noise import NoiseModel, estimate_variance, fit_noise
+from lucidcube.kernels.noise import NoiseModel, correlated_pixels, estimate_variance, fit_noise
 
 SUBPIXELS = 5
 
@@ -157,3 +157,35 @@ def test_an_empty_plane_is_accepted(value: float) -> None:
 def test_the_noise_of_whole_numbers_is_not_zero() -> None:
     counts = np.random.default_rng(1).poisson(0.02, (40, 40)).astype(np.float32)
     assert fit_noise(counts).variance(np.array(0.02)) == pytest.approx(0.02, rel=0.5)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.5, 0.8, 1.2, 2.0])
+def test_the_noise_of_a_smoothed_plane_is_that_of_its_pixels(width):
+    """White noise that was smoothed is about half as large as it looks between neighbours, or less."""
+    seen = observe(size=201)
+    noise = np.random.default_rng(5).normal(0, 1, seen.plane.shape)
+    noise = ndimage.gaussian_filter(noise, width) if width else noise
+    noise *= 60 / noise.std()
+    truth = np.where(seen.disc, 5000, 0)
+    plane = ndimage.gaussian_filter(truth, 3.0) + noise
+    assert fit_noise(plane).constant == pytest.approx(3600, rel=0.25)
+    expected = 1.0 if width == 0 else 1 / np.sum(np.square(kernel(width)))
+    assert correlated_pixels(plane, np.full(plane.shape, 3600.0)) == pytest.approx(expected, rel=0.2)
+
+
+def kernel(width):
+    """Return the weights of a Gaussian filter."""
+    return ndimage.gaussian_filter(np.pad([[1.0]], 20), width)
+
+
+def test_structure_of_an_object_is_not_correlated_noise():
+    for seed in range(3):
+        seen = observe(seed, size=101, texture=0.1)
+        assert correlated_pixels(seen.plane, seen.variance) == 1
+
+
+def test_few_pixels_have_independent_noise():
+    for shape in ((1, 1), (3, 3), (8, 8), (30, 1)):
+        noise = np.random.default_rng(0).normal(size=shape)
+        assert correlated_pixels(noise, np.ones(shape)) == 1
+        assert correlated_pixels(np.full(shape, np.nan), np.ones(shape)) == 1

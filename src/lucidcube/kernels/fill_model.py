@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
 from lucidcube.kernels.deconvolution.common import MODELLED_NOISE
 from lucidcube.kernels.deconvolution.map_solver import MapSolver
-from lucidcube.kernels.noise import estimate_variance
+from lucidcube.kernels.noise import correlated_pixels, estimate_variance
 
 Planes = NDArray[np.floating]
 Marks = NDArray[np.bool_]
@@ -69,5 +69,7 @@ def fill_model(
     """
     data = np.where(usable, predicted, np.where(bad, np.nan, plane))
     noise = np.where(usable, MODELLED_NOISE * sigma, sigma)
-    solution = MapSolver(psf, plane.shape).solve(data, noise, robust=ROBUST, n_iter=n_iter)
+    correlated = correlated_pixels(plane, np.square(sigma), bad)
+    solver = MapSolver(psf, plane.shape)
+    solution = solver.solve(data, noise, robust=ROBUST, n_iter=n_iter, correlated=correlated)
     return np.where(bad, solution.model, plane).astype(np.float32)

@@ -25,6 +25,16 @@ SMOOTHING = 1.25
 """Standard deviation, in pixels, of the Gaussian that smooths the signal."""
 STRUCTURE = 1.5
 """Scatter by which the variance of a bin may exceed the line before it counts as structure."""
+APART = 3
+"""Pixels this far apart have independent noise, also after the usual resampling."""
+SIGNIFICANT = 16.0
+"""Smallest excess of the variance that counts as correlation, divided by the root of the number of pixels.
+Its standard deviation is about 4."""
+FLAT_SCALE, FLAT_SHARE = 4.0, 3
+"""The correlation is measured in one pixel out of `FLAT_SHARE`, where the plane, smoothed by a Gaussian with
+this standard deviation in pixels, is flattest."""
+WIDEST = 3.0
+"""Largest width, in pixels, of the Gaussian that describes correlated noise."""
 
 
 class NoiseModel(NamedTuple):
@@ -68,6 +78,36 @@ def estimate_variance(plane: Plane, exclude: Mask | None = None) -> NDArray[np.f
     return np.where(np.isfinite(values), variance, np.nan).astype(np.float32)
 
 
+def correlated_pixels(plane: Plane, variance: Plane, exclude: Mask | None = None) -> float:
+    """Return over how many pixels the noise is correlated, that is how many pixels say as much as one.
+
+    The noise is described as white noise that was smoothed by a Gaussian. Its width follows from the
+    variances of neighbours and of pixels at a distance, where the plane is flattest, see `fit_noise`.
+
+    Parameters
+    ----------
+    plane
+        (y, x) values; NaN where there are none.
+    variance
+        (y, x) variance of each pixel, relative to the others.
+    exclude
+        (y, x), true where a pixel is known to be an artefact and must not be used.
+
+    Returns
+    -------
+    float
+        1 if there is no significant correlation, else the sum of the correlations with all pixels.
+    """
+    usable = _usable(plane, exclude) & (np.nan_to_num(variance) > 0)
+    if not usable.any():
+        return 1.0
+    scale = np.float64(np.abs(plane[usable]).max() or 1.0)
+    values = np.where(usable, plane / scale, np.nan)
+    spread = _gaussian(np.where(usable, variance / scale**2, 0), usable)
+    width = _noise_width(_correlation(values, usable, spread))
+    return float(np.sum(_gaussian_correlation(np.arange(-20.0, 21), width)) ** 2)
+
+
 def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
     """Fit the variance of the noise of a plane as a linear function of the signal.
 
@@ -77,8 +117,10 @@ def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
     the surroundings of outliers. The line is fitted with little weight to bins above it, because structure as
     fine as a pixel can only add to the residuals.
 
-    The noise of the pixels is assumed to be independent. That of cubes that were resampled spatially is
-    correlated; the result is then smaller than the variance of a pixel.
+    The noise of a plane that was resampled or smoothed is correlated, which makes these residuals smaller
+    than the noise. Where the plane is flattest, the same filter is applied to pixels that are `APART` from
+    each other. If its residuals have a significantly larger variance there, the result is corrected, as for
+    white noise that was smoothed by a Gaussian.
 
     Parameters
     ----------
@@ -98,6 +140,9 @@ def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
         return NoiseModel(1.0, 0.0)
     values = np.where(usable, plane / scale, np.nan)
     model = _fit(values, usable)
+    factor = _correlation(values, usable, model.variance(_gaussian(values, usable)))
+    factor /= _filtered_variance(APART, _noise_width(factor))
+    model = NoiseModel(factor * model.constant, factor * model.slope)
     constant, slope = max(model.constant, FLOOR**2), max(model.slope, 0.0)
     return NoiseModel(max(constant * scale**2, float(np.finfo(np.float32).tiny)), slope * scale)
 
@@ -121,24 +166,66 @@ def _fit(values: Plane, usable: Mask) -> NoiseModel:
     return model
 
 
+def _correlation(values: Plane, usable: Mask, variance: Plane) -> float:
+    """Return the ratio of the variance of independent pixels to that of neighbours, 1 if they agree."""
+    near, far = _high_pass(values), _high_pass(values, APART)
+    flat = _flattest(values, usable, np.isfinite(near) & np.isfinite(far) & (variance > 0))
+    if flat.size < BIN_SIZE:
+        return 1.0
+    sigma = np.sqrt(variance.ravel()[flat])
+    apart, adjacent = (_variance(residual.ravel()[flat] / sigma) for residual in (far, near))
+    ratio = apart / adjacent if adjacent > 0 else 1.0
+    return ratio if ratio > 1 + SIGNIFICANT / np.sqrt(flat.size) else 1.0
+
+
+def _gaussian_correlation(distance: Plane, width: float) -> Plane:
+    """Return the correlation along one axis of white noise that was smoothed by a Gaussian."""
+    return np.exp(-np.square(distance) / (4 * max(width, 1e-3) ** 2))
+
+
+def _filtered_variance(step: int, width: float) -> float:
+    """Return the variance of the residuals of `_high_pass` for smoothed noise of variance 1."""
+    near, far = _gaussian_correlation(np.array([1.0, 2.0]) * step, width)
+    return float((6 - 8 * near + 2 * far) / 6) ** 2
+
+
+def _noise_width(ratio: float) -> float:
+    """Return the width of the Gaussian for which `_correlation` is this ratio; 0 for independent pixels."""
+    if ratio <= 1:
+        return 0.0
+    widths = np.linspace(0, WIDEST, 301)
+    ratios = [_filtered_variance(APART, w) / _filtered_variance(1, w) for w in widths]
+    return float(np.interp(ratio, np.maximum.accumulate(ratios), widths))
+
+
+def _flattest(values: Plane, usable: Mask, candidates: Mask) -> NDArray[np.intp]:
+    """Return the flat indices of the candidates where the smoothed plane has the smallest gradient."""
+    known = np.flatnonzero(candidates)
+    number = known.size // FLAT_SHARE
+    steep = _gradient(_gaussian(values, usable, FLAT_SCALE)).ravel()[known]
+    return known[np.argpartition(steep, number)[:number]] if number else known[:0]
+
+
 def _usable(plane: Plane, exclude: Mask | None) -> Mask:
     finite: Mask = np.isfinite(plane)
     return finite if exclude is None else finite & ~exclude.astype(bool)
 
 
-def _high_pass(values: Plane) -> Plane:
-    """Return the residuals (y, x), whose noise equals that of the values; NaN next to missing pixels."""
+def _high_pass(values: Plane, step: int = 1) -> Plane:
+    """Return the residuals (y, x) of pixels that are `step` apart, whose noise equals that of the values; NaN
+    next to missing pixels."""
     residual = np.full(values.shape, np.nan)
-    if min(values.shape) >= 3:
-        rows = values[:-2] - 2 * values[1:-1] + values[2:]
-        residual[1:-1, 1:-1] = (rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]) / 6
+    if min(values.shape) > 2 * step:
+        rows = values[: -2 * step] - 2 * values[step:-step] + values[2 * step :]
+        across = rows[:, : -2 * step] - 2 * rows[:, step:-step] + rows[:, 2 * step :]
+        residual[step:-step, step:-step] = across / 6
     return residual
 
 
-def _gaussian(values: Plane, usable: Mask) -> Plane:
+def _gaussian(values: Plane, usable: Mask, width: float = SMOOTHING) -> Plane:
     """Return the mean of the usable values, weighted by a Gaussian; zero where there are none."""
-    light = ndimage.gaussian_filter(np.where(usable, values, 0), SMOOTHING)
-    weight = ndimage.gaussian_filter(usable.astype(np.float64), SMOOTHING)
+    light = ndimage.gaussian_filter(np.where(usable, values, 0), width)
+    weight = ndimage.gaussian_filter(usable.astype(np.float64), width)
     return np.divide(light, weight, out=np.zeros_like(light), where=weight > 1e-3)
 
 

@@ -17,12 +17,13 @@ class Noise(Stage):
 
     In each plane, the variance is a linear function of the signal, as it is for photon noise and read noise.
     It is measured in the residuals of a filter that removes smooth structure; marked and filled pixels are
-    left out. The noise of neighbouring pixels is assumed to be independent: if the cube was resampled
-    spatially, the estimate is too small. The data are passed on unchanged, and so is a variance that the cube
-    already has. The estimate is NaN where the data are NaN or were filled.
+    left out. If the cube was resampled spatially, so that the noise of neighbouring pixels is correlated, the
+    estimate follows from pixels at a distance. The data are passed on unchanged, and so is a variance that
+    the cube already has. The estimate is NaN where the data are NaN or were filled.
     """
 
     name: ClassVar[str] = "noise"
+    version: ClassVar[int] = 2
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, MASK, FILLED)
     produces: ClassVar[tuple[str, ...]] = (VARIANCE,)
     copies: ClassVar[float] = 3
@@ -46,7 +47,7 @@ class Noise(Stage):
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         if self._estimates(cube):
             why = "replaces the one of the cube" if VARIANCE in cube else "the cube has none"
-            yield f"the variance is estimated from each plane ({why}); correlated noise is underestimated"
+            yield f"the variance is estimated from each plane ({why})"
 
     def _estimates(self, cube: xr.Dataset) -> bool:
         return VARIANCE not in cube or self.existing == "replace"

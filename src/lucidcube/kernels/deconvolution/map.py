@@ -18,7 +18,7 @@ from lucidcube.kernels.deconvolution.common import (
 )
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.map_solver import MapSolver
-from lucidcube.kernels.noise import estimate_variance
+from lucidcube.kernels.noise import correlated_pixels, estimate_variance
 
 
 def map_deconvolution(
@@ -40,8 +40,10 @@ def map_deconvolution(
 
     The first five arguments are as for `clean.clean_modified`, the others as for `MapSolver.solve`. Where the
     variance is not positive and finite, a pixel has no weight; if it is not given, it is estimated from the
-    plane. Pixels that were replaced or are holes have no weight. Pixels that were modelled count as data with
-    `MODELLED_NOISE` times the noise of the nearest pixel of known variance.
+    plane. Noise that is correlated between neighbouring pixels has less weight, see `correlated_pixels`,
+    because it would otherwise be taken for points. Pixels that were replaced or are holes have no weight.
+    Pixels that were modelled count as data with `MODELLED_NOISE` times the noise of the nearest pixel of
+    known variance.
 
     The residual is plane - model on all observed pixels. Light from beyond the edge of the frame belongs to
     the model, so the components alone, convolved, need not give the model near the edge. Components, points
@@ -59,6 +61,7 @@ def map_deconvolution(
         robust=robust,
         n_iter=n_iter,
         tolerance=tolerance,
+        correlated=correlated_pixels(plane, np.square(sigma), ~pixels.valid),
         chi2_target=chi2_target,
         observer=None if observer is None else _reporting(observer, plane, pixels, solver),
     )

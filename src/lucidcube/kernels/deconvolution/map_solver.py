@@ -73,6 +73,7 @@ class MapSolver:
         robust: float | None,
         n_iter: int,
         tolerance: float = TOLERANCE,
+        correlated: float = 1.0,
         start: Solution | None = None,
         chi2_target: float | None = None,
         observer: Callable[[int, Plane], None] | None = None,
@@ -91,6 +92,9 @@ class MapSolver:
         n_iter, tolerance
             The iteration stops after this number, or when the objective twice decreases by less than this
             fraction.
+        correlated : float
+            Number of pixels over which the noise is correlated, see `noise.correlated_pixels`. The data term
+            is divided by it.
         start : Solution, optional
             Where to start; the default is max(data, 0) without points.
         chi2_target : float, optional
@@ -105,7 +109,7 @@ class MapSolver:
         unit = float(np.median(sigma[weighted]))
         values = np.where(weighted, data, 0).astype(np.float64) / unit
         weight = np.zeros(self.shape)
-        np.divide(unit, sigma, out=weight, where=weighted)
+        np.divide(unit / math.sqrt(correlated), sigma, out=weight, where=weighted)
         signal = values * weight
         bright = BRIGHT if (signal > BRIGHT).sum() >= FEWEST else -math.inf
         counted = int((weighted & (signal > bright)).sum())
@@ -120,7 +124,7 @@ class MapSolver:
         def stop(number: int, parts: Plane) -> bool:
             if observer is not None:
                 observer(number, parts.sum(axis=0)[:, : self.grid[1]] * np.float32(unit))
-            return chi2_target is not None and objective.chi2 <= chi2_target * counted
+            return chi2_target is not None and objective.chi2 * correlated <= chi2_target * counted
 
         curvature = max(1.0, float(np.percentile(weight[weighted], 90)) ** 2) + 8 * mu / delta
         result = minimise(
