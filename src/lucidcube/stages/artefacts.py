@@ -34,6 +34,8 @@ LOOKS_LIKE_A_STAR = 0.05
 """Fraction of the field below which the SSA is not suited to an object."""
 FEW_PLANES = 10
 """With fewer planes than this, the spectral test is weak."""
+FEWEST_PLANES = 6
+"""With fewer planes than this, objects of an unusual colour would fail the spectral test."""
 SCORE = Output(attrs={UNITS: "", "long_name": "artefact score in standard deviations"})
 
 
@@ -44,7 +46,7 @@ class Artefacts(Stage):
     """
 
     name: ClassVar[str] = "artefacts"
-    version: ClassVar[int] = 31
+    version: ClassVar[int] = 32
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_artefactmap"
@@ -64,7 +66,8 @@ class SpectralPSF(Artefacts):
     suspects. Real structure cannot be sharper than the PSF, so that clouds and moons fit, while hot pixels,
     cosmic rays and the edges of stripes do not. Extended artefacts must fail both tests, other pixels one.
     `amplitude` is the score of extended artefacts, smoothed by a Gaussian of one pixel, along which marks can
-    grow. With fewer than 10 planes the first test is weak, and with fewer than three it is left out. Without
+    grow. With fewer than 10 planes the first test is weak, and with fewer than six, such as the bands
+    of a survey, it is left out. Without
     a variance, the noise is estimated.
     """
 
@@ -163,7 +166,8 @@ def _scores(
     """Return the score and the amplitude of the wanted planes of a window."""
     if variance is None:
         variance = np.stack([estimate_variance(plane) for plane in data])
-    deviation = spectral_outliers(data, variance).z if spectral else np.full(data.shape, np.nan, np.float32)
+    tested = spectral and len(data) >= FEWEST_PLANES
+    deviation = spectral_outliers(data, variance).z if tested else np.full(data.shape, np.nan, np.float32)
     data, psf, variance, deviation = data[wanted], psf[wanted], variance[wanted], deviation[wanted]
     found = suspects(deviation, cut=cut)
     sharpness = np.zeros(data.shape, np.float32)

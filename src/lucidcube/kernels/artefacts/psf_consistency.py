@@ -5,14 +5,21 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from lucidcube.kernels.deconvolution.common import Variance
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.map_solver import MapSolver
-from lucidcube.kernels.noise import estimate_variance
+from lucidcube.kernels.noise import MAD_TO_SIGMA, correlated_pixels, estimate_variance
 
 MODEL_ERROR = 0.005
 """Error of the PSF as a fraction of the model."""
+REACH = 5
+"""Side, in pixels, of the box in which the range of the model is taken: the core of a PSF."""
+TOLERATED = 1.3
+"""Ratio of the variance of the residuals to that of the noise below which there is no such error."""
+STEEP_SHARE, FEWEST = 0.05, 200
+"""The error of the PSF is measured in at most this fraction of the pixels, and at least this number."""
 
 
 class Round(NamedTuple):
@@ -59,13 +66,16 @@ def psf_consistency(
     cut take part in a last estimate, and the better of the two results counts: a cloud that the robust
     estimates took for an artefact fits then, while a hot pixel does not.
 
-    The result (y, x) float32 is (plane - model) / sqrt(variance + (0.005 model)^2), NaN without data.
+    The result (y, x) float32 is (plane - model) / sqrt(variance + (0.005 model)^2 + (c range)^2), NaN without
+    data. The range of the model is that in a box of 5 x 5 pixels. Its factor c is the error of the PSF, which
+    is measured in the plane, and is zero where the residuals at edges are not larger than the noise.
     """
     spread = np.asarray(estimate_variance(plane) if variance is None else variance, np.float64)
     known = np.isfinite(plane) & np.isfinite(spread) & (spread > 0)
     sigma = np.sqrt(np.where(known, spread, np.nan))
     none = np.zeros(plane.shape, bool)
     exclude, plausible = (none if given is None else given for given in (exclude, plausible))
+    correlated = correlated_pixels(plane, spread, exclude)
     solver, solution, z = MapSolver(psf, plane.shape), None, np.zeros(plane.shape)
     for n_iter, robust, limit in (*ROUNDS, LAST):
         beyond = np.abs(z) > limit * cut
@@ -77,8 +87,41 @@ def psf_consistency(
             np.where(exclude | (beyond & ~cleared), np.nan, sigma),
             robust=robust,
             n_iter=n_iter,
+            correlated=correlated,
             start=solution,
         )
-        new = (plane - solution.model) / np.hypot(sigma, MODEL_ERROR * solution.model)
+        left, steep = plane - solution.model, _range(solution.model)
+        error = np.hypot(sigma, MODEL_ERROR * solution.model)
+        new = left / np.hypot(error, _psf_error(left, error, steep, ~exclude & known) * steep)
         z = np.where(plausible & (np.abs(new) < np.abs(z)), new, z) if cleared.any() else new
     return z.astype(np.float32)
+
+
+def _range(model: Plane) -> NDArray[np.float32]:
+    """Return the range of a model around each pixel, which is large at edges and at points."""
+    return ndimage.maximum_filter(model, REACH) - ndimage.minimum_filter(model, REACH)
+
+
+def _psf_error(
+    left: NDArray[np.floating],
+    error: NDArray[np.float64],
+    steep: NDArray[np.floating],
+    usable: NDArray[np.bool_],
+) -> float:
+    """Return the error of the PSF as a fraction of the range of the model; 0 where the noise explains all.
+
+    A PSF that is not that of the plane, such as that of another night, leaves residuals at all edges alike,
+    while artefacts are few. They are compared with the noise in the pixels with the most prominent edges, in
+    sets of different sizes because there may be few of these.
+    """
+    prominence = (steep / error)[usable].astype(np.float64)
+    residual = np.abs((left / error)[usable]).astype(np.float64)
+    order = np.argsort(-prominence, kind="stable")[: max(FEWEST, int(STEEP_SHARE * prominence.size))]
+    largest, number = 0.0, FEWEST
+    while number <= order.size:
+        chosen = order[:number]
+        scatter = (MAD_TO_SIGMA * float(np.median(residual[chosen]))) ** 2
+        if scatter > TOLERATED:
+            largest = max(largest, (scatter - 1) / float(np.median(prominence[chosen] ** 2)))
+        number *= 4
+    return math.sqrt(largest)
