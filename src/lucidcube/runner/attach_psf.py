@@ -26,7 +26,12 @@ def attach_psf(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
 
 def _same_grid(target: xr.Dataset, star: xr.Dataset) -> None:
     a, b = target[WAVELENGTH].values, star[WAVELENGTH].values
-    unit = target[WAVELENGTH].attrs.get(UNITS, "")
+    unit, star_unit = (cube[WAVELENGTH].attrs.get(UNITS, "") for cube in (target, star))
+    if a.size == 1:
+        raise CubeError(
+            f"the PSF: the target has one plane and the star {b.size} ({_range(b, star_unit)}): give one "
+            "plane of the star, such as slice: '0:1'"
+        )
     if a.size != b.size:
         raise CubeError(
             f"the PSF: the target has {a.size} wavelengths ({_range(a, unit)}) and the star {b.size} "

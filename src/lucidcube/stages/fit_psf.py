@@ -1,7 +1,7 @@
 """Stage `fit_psf`: fit a noise-free model to the star."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from itertools import product
@@ -31,6 +31,7 @@ from lucidcube.kernels.psf.least_squares import solve_least_squares, solve_minim
 from lucidcube.kernels.psf.models import MODELS, ModelSpec, Parameter
 from lucidcube.kernels.psf.nested_sampling import solve_nested_sampling
 from lucidcube.kernels.psf.optical_psf import Optics
+from lucidcube.kernels.psf.star_position import saturated_pixels
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.lift.windows import over_windows, planes_read
 from lucidcube.stages.base import Parameters, Stage, parameter
@@ -58,13 +59,22 @@ class FitPSF(Stage):
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
     produces: ClassVar[tuple[str, ...]] = (DATA, *FIT_RESULTS)
     drops: ClassVar[tuple[str, ...]] = (VARIANCE,)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     copies: ClassVar[float] = 4.5
     scratch: ClassVar[float] = 22
     tag: ClassVar[str] = "_modelled"
 
     model: str = parameter(..., "", "model of the star")
     method: str = parameter(..., "", "algorithm that fits the model")
+
+    def warnings(self, cube: xr.Dataset) -> Iterator[str]:
+        plane = cube[DATA].isel({WAVELENGTH: cube.sizes[WAVELENGTH] // 2}).values
+        count = saturated_pixels(plane)
+        if count:
+            yield (
+                f"the star looks saturated, because its {count} brightest pixels have the same value: the "
+                "PSF is then too wide, and the result can be worse than the input; use another star"
+            )
 
     def file_tag(self) -> str:
         """Return the suffix, with the name of the model."""

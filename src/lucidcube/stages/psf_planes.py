@@ -42,4 +42,7 @@ def check_psf_planes(cube: xr.Dataset, stage: str) -> None:
             usable_psf(psf, f"{stage}, {where}: ")
             known = True
     if not known:
-        raise CubeError(f"{stage}: the PSF has no data at any wavelength: the star is NaN everywhere")
+        raise CubeError(
+            f"{stage}: there is no PSF at any wavelength, because the star has no data or cannot be fitted; "
+            "is it a star, and not saturated?"
+        )

@@ -11,6 +11,9 @@ from lucidcube.kernels.psf.background import median, robust_sigma
 
 DETECTED = 5.0
 """Standard deviations of the noise by which a star must exceed the sky."""
+PLATEAU, EQUAL = 5, 1e-4
+"""Number of connected pixels of the same value that no star has, unless it is saturated, and the largest
+difference of such values as a fraction of the star."""
 SIGMA_TO_FWHM = 2.0 * float(np.sqrt(2.0 * np.log(2.0)))
 _START_SIGMA, _MIN_SIGMA, _MAX_SIGMA = 1.5, 0.35, 40.0  # pixels; at the smallest it is a hot pixel
 _BOX = 4.0  # standard deviations
@@ -166,3 +169,17 @@ def robust_line(position: Doubles, values: Doubles) -> tuple[float, float]:
     run = position[second] - position[first]
     slope = float(np.median((values[second] - values[first]) / run)) if run.size else 0.0
     return float(np.median(values - slope * position)), slope
+
+
+def saturated_pixels(plane: Reals) -> int:
+    """Return the number of connected pixels (y, x) with the value of the brightest one; 0 if there are few.
+
+    Few are less than `PLATEAU`. Values count as equal if they differ by less than `EQUAL` of the star.
+    """
+    known = plane[np.isfinite(plane)].astype(np.float64)
+    if known.size == 0 or not known.max() > (level := float(np.median(known))):
+        return 0
+    top = np.nan_to_num(plane, nan=-np.inf) >= known.max() - EQUAL * (known.max() - level)
+    label, number = ndimage.label(top)
+    largest = int(np.bincount(label.ravel())[1:].max()) if number else 0
+    return largest if largest >= PLATEAU else 0
