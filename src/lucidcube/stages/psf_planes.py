@@ -43,6 +43,6 @@ def check_psf_planes(cube: xr.Dataset, stage: str) -> None:
             known = True
     if not known:
         raise CubeError(
-            f"{stage}: there is no PSF at any wavelength, because the star has no data or cannot be fitted; "
+            f"{stage}: the PSF is NaN at all wavelengths, because the star has no data or cannot be fitted; "
             "is it a star, and not saturated?"
         )
