@@ -55,12 +55,14 @@ def test_a_rotating_galaxy(tmp_path: Path) -> None:
     assert (made["MASK"][~files.hot] > 0).sum() < 20  # 0
 
 
-def test_the_recommended_chain_of_a_planet(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "factor"), [("muse-nfm", 4), ("reference", 1.6)])  # 5.2, 2.0
+def test_a_cube_of_a_planet(name: str, factor: float, tmp_path: Path) -> None:
     truth = np.repeat(planet(61), 12, axis=0) * np.linspace(1, 0.7, 12)[:, None, None]
     files = observe(truth, tmp_path, seed=3, sky=100, variance=True)
-    made = sharpened("muse-nfm", files, tmp_path, "target.rebin.preset=auto", "star.rebin.preset=auto")
-    assert error(made["DECONVOLVED"], files.truth) < error(files.observed, files.truth) / 3  # 4.0
-    assert (made["MASK"][files.hot] > 0).mean() > 0.95
+    made = sharpened(name, files, tmp_path, "target.rebin.preset=auto", "star.rebin.preset=auto")
+    assert error(made["DECONVOLVED"], files.truth) < error(files.observed, files.truth) / factor
+    assert (made["MASK"][files.hot] > 0).mean() > 0.8  # 1.0, 0.87
 
 
 def test_bands_of_a_survey(tmp_path: Path) -> None:
@@ -70,8 +72,8 @@ def test_bands_of_a_survey(tmp_path: Path) -> None:
         truth[:, y, x] += 2e4 * colour ** np.arange(-2, 3)
     files = observe(truth, tmp_path, seed=4, sky=100, variance=False)
     made = sharpened("image", files, tmp_path, "target.artefacts.spectral=true")
-    assert error(made["DECONVOLVED"], files.truth) < error(files.observed, files.truth) / 3
-    assert (made["MASK"][~files.hot] > 0).sum() < 10
+    assert error(made["DECONVOLVED"], files.truth) < error(files.observed, files.truth) / 5  # 7.0
+    assert (made["MASK"][~files.hot] > 0).sum() < 10  # 0
 
 
 def message(tmp_path: Path, target: np.ndarray, star: np.ndarray) -> str:
