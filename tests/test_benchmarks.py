@@ -39,7 +39,7 @@ SLOW = ("StartUp", "WholeRun")
 
 
 def test_there_are_benchmarks_in_every_module():
-    assert {suite.__module__.rpartition("_")[2] for suite in SUITES} == {"kernels", "lift", "io", "run"}
+    assert {suite.__module__.rpartition("_")[2] for suite in SUITES} == {"kernels", "lift", "io", "run", "recommended"}
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class Artefacts(Stage):
     """
 
     name: ClassVar[str] = "artefacts"
-    version: ClassVar[int] = 32
+    version: ClassVar[int] = 3
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_artefactmap"
