@@ -39,9 +39,16 @@ SLOW = ("StartUp", "WholeRun")
 
 
 def test_there_are_benchmarks_in_every_module():
-    assert {suite.__module__.rpartition("_")[2] for suite in SUITES} == {"kernels", "lift", "io", "run", "recommended"}
+    assert {suite.__module__.rpartition("_")[2] for suite in SUITES} == {
+        "kernels",
+        "lift",
+        "io",
+        "run",
+        "recommended",
+    }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "suite",
     [pytest.param(s, id=s.__name__, marks=[pytest.mark.slow] if s.__name__ in SLOW else []) for s in SUITES],
@@ -60,6 +67,7 @@ def test_every_benchmark_runs(suite):
             benchmark.teardown(*given)
 
 
+@pytest.mark.slow
 def test_comparisons_are_made_and_printed(monkeypatch, capsys, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT))
     compare = importlib.import_module("benchmarks.compare")
@@ -77,6 +85,7 @@ def test_comparisons_are_made_and_printed(monkeypatch, capsys, tmp_path):
     assert all(len(row) == 7 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_comparison_with_the_reference_program_runs_its_commands(monkeypatch, tmp_path):
     """The commands are those of our stages, which name their products like the reference program."""
     monkeypatch.syspath_prepend(str(ROOT))

@@ -39,6 +39,7 @@ def test_every_config_is_valid(path: Path) -> None:
     assert config.star is not None
 
 
+@pytest.mark.slow
 def test_an_image_without_a_variance(tmp_path: Path) -> None:
     files = observe(planet(), tmp_path, seed=1, sky=100, variance=False)
     made = sharpened("image", files, tmp_path)
@@ -47,6 +48,7 @@ def test_an_image_without_a_variance(tmp_path: Path) -> None:
     assert (made["MASK"][~files.hot] > 0).sum() < 10  # 0
 
 
+@pytest.mark.slow
 def test_a_rotating_galaxy(tmp_path: Path) -> None:
     files = observe(galaxy(), tmp_path, seed=2, sky=4, variance=True)
     made = sharpened("galaxy", files, tmp_path)
@@ -65,6 +67,7 @@ def test_a_cube_of_a_planet(name: str, factor: float, tmp_path: Path) -> None:
     assert (made["MASK"][files.hot] > 0).mean() > 0.8  # 1.0, 0.87
 
 
+@pytest.mark.slow
 def test_bands_of_a_survey(tmp_path: Path) -> None:
     """Objects of other colours than their neighbours are not artefacts."""
     truth = np.zeros((5, 81, 81))
@@ -97,6 +100,7 @@ def message(tmp_path: Path, target: np.ndarray, star: np.ndarray) -> str:
 STAR = 1e5 * moffat((31, 31), 3.5, (15, 15))[None]
 
 
+@pytest.mark.slow
 def test_a_target_of_one_plane_needs_one_plane_of_the_star(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 1, (3, 31, 31))
     text = message(tmp_path, STAR + noise[:1], np.repeat(STAR, 3, axis=0) + noise)
@@ -104,6 +108,7 @@ def test_a_target_of_one_plane_needs_one_plane_of_the_star(tmp_path: Path) -> No
     assert "slice" in text
 
 
+@pytest.mark.slow
 def test_a_star_that_is_no_star(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 1, (3, 31, 31))
     text = message(tmp_path, np.repeat(STAR, 3, axis=0), noise)

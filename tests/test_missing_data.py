@@ -66,6 +66,7 @@ def rim_and_holes() -> tuple[Mask, Mask]:
     return outside, holes & ~outside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("interpolate", "method"),
     [("linear", "clean"), ("linear", "lucy"), ("ssa", "lucy"), ("ssa_deviation", "clean")],
@@ -116,6 +117,7 @@ def test_holes_without_interpolation(tmp_path: Path, method: str) -> None:
         assert 0.8 < hole / truth < 1.4  # measured: 1.04 to 1.31; the truth is darker there than around
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [[], ["interpolate"]], ids=["nan", "interpolated"])
 @pytest.mark.parametrize("method", METHODS)
 def test_no_flux_is_added_around_a_round_field(tmp_path: Path, method: str, stages: list[str]) -> None:

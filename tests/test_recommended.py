@@ -23,6 +23,8 @@ from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 from truth_scores import average_precision, error_where, rebinned_truth, root_mean_square
 
+pytestmark = pytest.mark.slow
+
 PRODUCTS = [
     "deconvolved",
     "residual",
@@ -113,7 +115,9 @@ def test_marked_pixels_are_filled_near_the_noise(product: dict[str, Any]) -> Non
     def deviation(name: str) -> float:
         return root_mean_square((product[name] - truth.blurred)[marked] / noise)
 
-    assert deviation("MODEL") < 3.5, f"{deviation('MODEL'):.1f} (2.5), {deviation('REBINNED'):.1f} before (72)"
+    assert deviation("MODEL") < 3.5, (
+        f"{deviation('MODEL'):.1f} (2.5), {deviation('REBINNED'):.1f} before (72)"
+    )
 
 
 def test_the_psf_is_that_of_the_telescope(product: dict[str, Any]) -> None:
@@ -128,7 +132,6 @@ def test_two_inputs_give_the_same(product: dict[str, Any], tmp_path: Path) -> No
     np.testing.assert_array_equal(made["DECONVOLVED"], product["DECONVOLVED"])
 
 
-@pytest.mark.slow
 def test_without_a_variance_the_noise_is_estimated(tmp_path: Path) -> None:
     """The estimate costs little: the error is at most a quarter larger."""
     files = write_scene(SCENE, tmp_path)
@@ -141,7 +144,6 @@ def test_without_a_variance_the_noise_is_estimated(tmp_path: Path) -> None:
     assert error < 0.06, error
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "reference" / "scene").is_dir(), reason="the recorded scene is not here")
 def test_the_recorded_scene(tmp_path: Path) -> None:
     """An independent program scores the product of a scene that was not made by this project."""

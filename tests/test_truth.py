@@ -27,6 +27,8 @@ from truth_scores import (
     root_mean_square,
 )
 
+pytestmark = pytest.mark.slow
+
 SCENE = Scene(shape=(32, 61, 61), seed=11)
 TARGET = ("rebin", "artefacts", "mask", "interpolate")
 STAR = ("rebin", "normalise_psf", "fit_psf")

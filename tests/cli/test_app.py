@@ -109,6 +109,7 @@ def test_run(lucidcube: Command, folder: Path) -> None:
     assert again == (0, "out/sharp.fits\n", "")
 
 
+@pytest.mark.slow
 def test_run_with_overrides(lucidcube: Command, folder: Path) -> None:
     (folder / "more.yaml").write_text("output: {path: more.fits}")
     output = lucidcube("run", "run.yaml", "more.yaml", "--set", "deconvolve.n_iter=2", "--set", "target.mask.cut=[[0, 9]]", "--profile", "laptop", "--quiet")  # fmt: skip
@@ -279,6 +280,7 @@ def test_unreadable_files_are_errors(lucidcube: Command, folder: Path) -> None:
         assert_mistake(lucidcube("info", name), expected.removeprefix(r"target\.input: "))
 
 
+@pytest.mark.slow
 def test_different_wavelengths_of_the_tracks_are_an_error(lucidcube: Command, folder: Path) -> None:
     write(folder, star={"input": "star.fits", "stages": ["normalise_psf", "fit_psf"], "slice": "1:"})
     output = lucidcube("run", "run.yaml")
@@ -305,6 +307,7 @@ def psf(folder: Path, planes: np.ndarray) -> None:
     write(folder, target={"input": "target.fits", "stages": ["interpolate"]}, star=star)
 
 
+@pytest.mark.slow
 def test_invalid_psfs_are_errors(lucidcube: Command, folder: Path) -> None:
     good = fits.getdata("truth.fits", "PSF")
     psf(folder, good)
@@ -334,6 +337,7 @@ def test_bins_finer_than_the_input_are_an_error(lucidcube: Command, folder: Path
     )
 
 
+@pytest.mark.slow
 def test_an_existing_product_needs_overwrite(lucidcube: Command, folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "sharp.fits").write_text("valuable")
@@ -372,6 +376,7 @@ def test_a_read_only_folder_is_an_error(lucidcube: Command, folder: Path) -> Non
 # Failures during a run
 
 
+@pytest.mark.slow
 def test_a_failed_stage_ends_with_exit_code_1(
     lucidcube: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +403,7 @@ def test_a_failed_stage_ends_with_exit_code_1(
     assert lucidcube("run", "run.yaml", "--quiet").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [2, 11, 20])
 def test_an_interrupted_run_ends_with_exit_code_130(
     lucidcube: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, after: int

@@ -124,6 +124,7 @@ def test_the_extensions_that_each_command_writes(
         assert hdus[0].header["OBJECT"] == fits.getheader(folder / f"{name.split('_')[0]}.fits")["OBJECT"]
 
 
+@pytest.mark.slow
 def test_stages_that_use_the_psf_of_a_file(in_folder: Path, tmp_path: Path) -> None:
     """The mask, which is optional, stands between the data and the PSF."""
     scores, mask, filled, holes = (

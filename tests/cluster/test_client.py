@@ -137,6 +137,7 @@ def test_a_running_scheduler(client: Client) -> None:
     assert client.nthreads(), "the run shut down the scheduler"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_an_unreachable_scheduler_is_an_error() -> None:
     with (
@@ -159,6 +160,7 @@ def test_worker_processes_are_pinned_and_limited() -> None:
         assert made.result(made.submit("test", 0, environment)) == "1;1;4194304;8388608;False;False;0.95"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_scheduler_without_workers_is_an_error() -> None:
     with LocalCluster(n_workers=0, processes=False, dashboard_address=":0", scheduler_port=0) as cluster:

@@ -195,6 +195,7 @@ YAML_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @hypothesis.given(
     values=st.dictionaries(st.sampled_from([*Config.model_fields, "z"]), YAML_VALUES, max_size=6)
 )
@@ -253,6 +254,7 @@ def test_committed_configs_agree_with_the_schema(path: Path) -> None:
     assert valid(yaml.safe_load(path.read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_the_schema_knows_every_variant_and_its_parameters(name: str) -> None:
     for variant in REGISTRY[name].variants():

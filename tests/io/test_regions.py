@@ -332,6 +332,7 @@ def test_groups_are_small_and_picklable(write):
     assert pickle.loads(packed).at(1) == group.at(1)  # noqa: S301 (our own bytes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL, reason="the shared data are not here")
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
 def test_real_files_agree_with_the_package_region_by_region(path):
@@ -379,6 +380,7 @@ def drawn_or_refused(path: Path) -> None:
         assert region_mask(found, (5, 6)).shape == (5, 6)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.text(), st.lists(WORDS, max_size=40).map(" ".join), st.binary()))
 def test_any_text_gives_regions_or_a_message_for_the_user(tmp_path, text):
@@ -398,6 +400,7 @@ NUMBERS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     frame=st.sampled_from(["image", "physical", "fk5", "galactic"]),

@@ -111,6 +111,7 @@ def test_lies_within_the_delaunay_triangulations_of_all_good_pixels(name):
     np.testing.assert_array_equal(filled[~hole], plane[~hole])
 
 
+@pytest.mark.slow
 def test_equals_scipy_where_the_triangulation_is_unique():
     plane, hole = noise((48, 48)), scattered((48, 48), 0.3, 5)
     wide = framed(plane, hole)
@@ -132,6 +133,7 @@ def test_a_tilted_plane_is_recovered_exactly(fraction):
     np.testing.assert_allclose(fill_linear(np.where(hole, np.nan, plane), hole & False), plane, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.1, 0.4])
 def test_rotation_and_mirroring_commute_with_filling(fraction):
     plane, hole = noise((40, 40)), scattered((40, 40), fraction, 7)
@@ -202,6 +204,7 @@ def test_wrong_shapes_are_errors(plane, missing):
         fill_linear(np.zeros(plane, np.float32), np.zeros(missing, bool))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(hole=arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))), seed=st.integers(0, 99))
 def test_any_hole_is_filled_within_the_range_of_the_frame_and_the_good_pixels(hole, seed):
@@ -214,6 +217,7 @@ def test_any_hole_is_filled_within_the_range_of_the_frame_and_the_good_pixels(ho
     np.testing.assert_array_equal(filled[~hole], plane[~hole])
 
 
+@pytest.mark.slow
 def test_reproduces_the_recorded_reference():
     """Compare with two planes of the recorded products of the reference program.
 

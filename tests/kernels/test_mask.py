@@ -66,6 +66,7 @@ def test_a_huge_score_marks_the_whole_plane_except_missing_pixels():
     np.testing.assert_array_equal(bad_pixel_mask(badness, 3, max_dilation=None), ~np.isnan(badness))
 
 
+@pytest.mark.slow
 def test_strided_and_read_only_planes_are_accepted():
     whole = np.random.default_rng(1).exponential(2, (30, 40)).astype(np.float32)
     whole.flags.writeable = False

@@ -42,6 +42,7 @@ def test_agrees_with_scikit_image_to_a_bin(seed, classes):
     np.testing.assert_allclose(multi_otsu(values, classes), theirs, atol=1.01 * width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_no_other_cut_has_a_larger_between_class_variance(seed):
     values = three_populations(seed, 300).astype(np.float64)

@@ -88,6 +88,7 @@ def test_missing_channels_are_left_out() -> None:
     assert np.isnan(total[:, 1, 1]).all()
 
 
+@pytest.mark.slow
 def test_variance_is_the_scatter_of_many_noisy_cubes() -> None:
     rng = np.random.default_rng(3)
     axis = np.arange(33) * 0.25

@@ -274,6 +274,7 @@ def test_the_size_of_a_block(planes: int, side: int) -> None:
     assert block_sizes(cube()) == (PLANES,)
 
 
+@pytest.mark.slow
 def test_the_graph_of_a_block_is_small_and_its_tasks_are_named_after_the_stage() -> None:
     sizes = []
     for count in (100, 10_000):

@@ -76,6 +76,7 @@ def seen(monkeypatch):
     return recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage", [changed(CLEAN, threshold=-1), LUCY, MULTISCALE, MAP], ids=lambda stage: stage.method
 )
@@ -92,6 +93,7 @@ def test_frames_differ(tmp_path, monkeypatch, stage):
     assert not changed[120:430, 75:385].any()  # the input stays
 
 
+@pytest.mark.slow
 def test_frames_at_iterations_in_geometric_progression(tmp_path, monkeypatch):
     monkeypatch.setattr(plot, "FRAMES", 30)
     assert len(watch_plane(joined(), changed(LUCY, n_iter=3), folder=tmp_path)) == 4
@@ -103,6 +105,7 @@ def test_frames_at_iterations_in_geometric_progression(tmp_path, monkeypatch):
     np.testing.assert_allclose(late[1:] / late[:-1], 1000 ** (1 / 29), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_frames_of_an_earlier_plot_are_removed_and_other_files_kept(tmp_path):
     for name in ("frame-00009.png", "frame-9.png", "notes.txt"):
         (tmp_path / name).write_text("old")
@@ -111,6 +114,7 @@ def test_frames_of_an_earlier_plot_are_removed_and_other_files_kept(tmp_path):
     assert [p.name for p in paths] == ["frame-00001.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [CLEAN, LUCY, MULTISCALE, MAP], ids=lambda stage: stage.method)
 def test_plotting_does_not_change_the_result(tmp_path, seen, stage):
     cube = joined()
@@ -132,6 +136,7 @@ def test_plotting_does_not_change_the_result(tmp_path, seen, stage):
         np.testing.assert_array_equal(watched.extras[name], alone.extras[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     [
@@ -197,6 +202,7 @@ def test_middle_plane_with_data_is_the_default():
     assert chosen(cube) == 0
 
 
+@pytest.mark.slow
 def test_only_the_chosen_plane_is_computed(tmp_path):
     cube = joined()
 
@@ -246,6 +252,7 @@ def test_planes_without_data_and_unusable_psfs(tmp_path):
         watch_plane(joined(), CLEAN, folder=tmp_path / "file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "stage"),
     [
@@ -287,6 +294,7 @@ def test_unusual_planes(tmp_path, seen, kind, stage):
         watch_plane(cube, stage, wavelength=5e-7, folder=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="a display is recorded by its variable on Linux"
 )
@@ -299,6 +307,7 @@ def test_frames_are_written_without_a_display(tmp_path, monkeypatch):
     assert all((tmp_path / p).is_file() for p in paths)
 
 
+@pytest.mark.slow
 def test_frames_are_written_if_the_backend_has_no_windows(tmp_path, monkeypatch):
     from matplotlib import pyplot
 
@@ -354,6 +363,7 @@ def test_window_shows_the_result_until_it_is_closed(window, seen, monkeypatch):
     assert window.drawings == 1 + 6 + 1  # before the start, at each iteration, and the result
 
 
+@pytest.mark.slow
 def test_window_is_drawn_for_a_fifth_of_the_time(window, monkeypatch):
     clock = iter(np.arange(0, 1e6, 0.5))
     monkeypatch.setattr(plot.time, "perf_counter", lambda: next(clock))
@@ -385,6 +395,7 @@ def test_without_matplotlib_the_message_names_the_extra(monkeypatch, tmp_path):
         alone.watch_plane(joined(), CLEAN, folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_psf_with_a_missing_rim_is_shown_as_it_is_used(tmp_path):
     cube = joined().compute()
     psf = cube[PSF].values.copy()

@@ -76,6 +76,7 @@ def needed(block: int) -> float:
     return Linear.copies * block + Linear.scratch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "cores"), [(4, 1), (2, 1), (1, 3)])
 def test_blocks_shrink_until_they_fit_into_memory(
     cube: Path,

@@ -174,6 +174,7 @@ def test_products_and_their_hdus(finished: Finished) -> None:
         assert units == {"DECONVOLVED": flux, "RESIDUAL": flux, "STAT": f"({flux})**2", "MASK": ""}
 
 
+@pytest.mark.slow
 def test_components_and_residual_make_up_the_input(finished: Finished, files: Path, tmp_path: Path) -> None:
     filled = config(files, tmp_path / "filled.fits", deconvolve=None)
     run(filled)
@@ -233,6 +234,7 @@ def test_the_run_can_be_repeated_from_its_provenance(finished: Finished) -> None
         assert hdus[0].header["HIERARCH LUCIDCUBE TARGET SHA256"] == rows["target.sha256"][:32]
 
 
+@pytest.mark.slow
 def test_a_plane_without_data_stays_without_data(files: Path, tmp_path: Path) -> None:
     assert np.isnan(planes(files)[SCENE.empty_plane]).all()
     made = config(
@@ -254,6 +256,7 @@ def test_a_plane_without_data_stays_without_data(files: Path, tmp_path: Path) ->
         assert not hdus["MASK"].data[SCENE.empty_plane].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stages",
     [["normalise_psf", "fit_psf"], ["interpolate", {"normalise_psf": {"n_sigma": 1e9}}]],
@@ -286,6 +289,7 @@ LINE, LINE_WIDTH = 719.4e-9, 0.7e-9
 """An emission line between two channels."""
 
 
+@pytest.mark.slow
 def test_positions_of_the_moon_and_the_line_are_kept(tmp_path: Path) -> None:
     scene = Scene(shape=(12, 41, 41), seed=11, wavelength_step=0.5e-9)
     paths = write_scene(scene, tmp_path)
@@ -322,6 +326,7 @@ def test_positions_of_the_moon_and_the_line_are_kept(tmp_path: Path) -> None:
     assert (wavelength * excess).sum() / excess.sum() == pytest.approx(LINE, abs=0.5e-9)
 
 
+@pytest.mark.slow
 def test_the_header_is_kept_card_for_card(files: Path, tmp_path: Path) -> None:
     with fits.open(files / "target.fits") as hdus:
         header = hdus["DATA"].header
@@ -348,6 +353,7 @@ def test_the_header_is_kept_card_for_card(files: Path, tmp_path: Path) -> None:
     assert result["OBSERVAT"] == "Berlin"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bitpix"), [(">f8", -64), (">f4", -32), (">i4", -32)])
 def test_the_product_has_the_stored_type_of_the_input(
     files: Path, tmp_path: Path, dtype: str, bitpix: int
@@ -364,6 +370,7 @@ def test_the_product_has_the_stored_type_of_the_input(
         assert stored == {"DECONVOLVED": bitpix, "RESIDUAL": bitpix}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", [True, False], ids=["variance", "no-variance"])
 def test_small_fluxes_keep_their_units(files: Path, tmp_path: Path, variance: bool) -> None:
     unit = 2.0**-66  # an exact power of two, about 1e-20: then everything must scale exactly
@@ -413,6 +420,7 @@ def test_a_second_run_computes_nothing(again: Path, finished: Finished) -> None:
     assert (again / "out.fits").read_bytes() == finished.path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "recomputed"),
     [
@@ -442,6 +450,7 @@ def test_a_changed_parameter_recomputes_from_its_stage_on(
     assert {n for n in monitor.computed().values() if n} == {PLANES}
 
 
+@pytest.mark.slow
 def test_another_input_recomputes_its_track(again: Path, files: Path) -> None:
     with fits.open(files / "target.fits") as hdus:
         hdus["DATA"].data[1, 15, 15] += 1
@@ -453,6 +462,7 @@ def test_another_input_recomputes_its_track(again: Path, files: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_more_products_can_be_requested_later(files: Path, tmp_path: Path) -> None:
     def products(*names: str) -> Config:
         return config(
@@ -466,6 +476,7 @@ def test_more_products_can_be_requested_later(files: Path, tmp_path: Path) -> No
     same_numbers(tmp_path / "out.fits", Path(fresh.output.path))
 
 
+@pytest.mark.slow
 def test_a_deconvolution_can_be_added_later(files: Path, finished: Finished, tmp_path: Path) -> None:
     first = {"path": f"{tmp_path}/out.fits", "products": ["deconvolved"]}
     run(config(files, tmp_path, deconvolve=None, output=first))
@@ -488,6 +499,7 @@ def test_an_interrupted_run_is_resumed(
     assert Path("out.fits").read_bytes() == finished.path.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_on_threads_is_resumed(files: Path, finished: Finished, tmp_path: Path) -> None:
     config_ = config(files, tmp_path / "out.fits", profile="laptop")
     with pytest.raises(KeyboardInterrupt):
@@ -498,6 +510,7 @@ def test_an_interrupted_run_on_threads_is_resumed(files: Path, finished: Finishe
     same_numbers(tmp_path / "out.fits", finished.path)
 
 
+@pytest.mark.slow
 def test_a_damaged_block_is_computed_again(again: Path, finished: Finished) -> None:
     (folder,) = finished.config.work().glob("target-artefacts-*")
     chunk = folder / "cube.zarr" / "badness" / "c.3.0.0"
@@ -513,6 +526,7 @@ def test_a_damaged_block_is_computed_again(again: Path, finished: Finished) -> N
 # Profiles and blocks
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(100)
 @pytest.mark.parametrize("profile", ["laptop", pytest.param("processes", marks=pytest.mark.slow)])
 def test_every_profile_makes_the_same_product(
@@ -523,6 +537,7 @@ def test_every_profile_makes_the_same_product(
     same_numbers(Path(config_.output.path), finished.path)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(100)
 @pytest.mark.parametrize("kind", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_a_product_that_is_gathered_is_the_same(
@@ -546,6 +561,7 @@ def test_a_product_that_is_gathered_is_the_same(
         hdus.verify("exception")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("least", [1, 2])
 def test_blocks_of_any_size_make_the_same_product(
     files: Path, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int
@@ -557,6 +573,7 @@ def test_blocks_of_any_size_make_the_same_product(
     same_numbers(Path(config_.output.path), finished.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
 def test_compressed_checkpoints_make_the_same_product(
     files: Path, finished: Finished, tmp_path: Path, codec: str
@@ -567,6 +584,7 @@ def test_compressed_checkpoints_make_the_same_product(
     same_numbers(Path(made.output.path), finished.path)
 
 
+@pytest.mark.slow
 def test_a_run_with_the_transforms_of_scipy_agrees(files: Path, finished: Finished, tmp_path: Path) -> None:
     (tmp_path / "scipy.yaml").write_text("kind: threads\nfft: scipy\n")
     made = config(files, tmp_path / "out.fits", profile=str(tmp_path / "scipy.yaml"))
@@ -576,6 +594,7 @@ def test_a_run_with_the_transforms_of_scipy_agrees(files: Path, finished: Finish
         np.testing.assert_allclose(ours[0].data, theirs[0].data, atol=1e-3 * scale)
 
 
+@pytest.mark.slow
 def test_checkpoints_do_not_change_the_product(files: Path, finished: Finished, tmp_path: Path) -> None:
     config_ = config(files, tmp_path / "out.fits", checkpoints={"after": [], "dir": f"{tmp_path}/else"})
     monitor = Recorder()
@@ -619,6 +638,7 @@ def test_an_image_and_a_ready_made_psf(files: Path, tmp_path: Path) -> None:
         assert hdus[0].data.shape == image.shape, "the input is an image, but the product is a cube"
 
 
+@pytest.mark.slow
 def test_one_psf_image_serves_all_planes(files: Path, tmp_path: Path) -> None:
     psf = planes(files, "truth.fits", "PSF")[3]
     write_cube(tmp_path / "image.fits", psf)
@@ -637,6 +657,7 @@ def test_one_psf_image_serves_all_planes(files: Path, tmp_path: Path) -> None:
     assert len({plane.tobytes() for plane in results[0]["DECONVOLVED"]}) == SCENE.shape[0]
 
 
+@pytest.mark.slow
 def test_a_psf_of_another_size_than_the_plane(files: Path, tmp_path: Path) -> None:
     psf = planes(files, "truth.fits", "PSF")[:, 7:24, 7:24]
     write_cube(tmp_path / "psf.fits", psf / psf.sum(axis=(1, 2), keepdims=True))
@@ -690,6 +711,7 @@ def test_rebinning_an_image_changes_nothing(files: Path, tmp_path: Path) -> None
     np.testing.assert_array_equal(fits.getdata(made.output.path).squeeze(), image)
 
 
+@pytest.mark.slow
 def test_a_repeated_stage(files: Path, tmp_path: Path) -> None:
     twice = ["rebin", {"rebin": {"bin_step": "2 nm"}}, "artefacts", "mask", "interpolate", "interpolate"]
     star = ["rebin", {"rebin": {"bin_step": "2 nm"}}, "normalise_psf", "fit_psf"]
@@ -788,6 +810,7 @@ def test_paths_that_cannot_be_a_product(files: Path, tmp_path: Path, path: str) 
         check(config(files, tmp_path, output={"path": path}))
 
 
+@pytest.mark.slow
 def test_runs_that_compare_methods_share_checkpoints(files: Path, tmp_path: Path) -> None:
     clean, lucy = Recorder(), Recorder()
     run(config(files, tmp_path / "clean.fits"), clean)

@@ -86,6 +86,7 @@ def _count(position: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
     return np.array([len(position)])
 
 
+@pytest.mark.slow
 def test_the_graph_of_a_block_does_not_grow_with_the_cube() -> None:
     sizes = []
     with warnings.catch_warnings():

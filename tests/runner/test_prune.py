@@ -68,6 +68,7 @@ def contents(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_checkpoint_names_are_those_of_a_run(work: Path) -> None:
     names = checkpoints(load(["run.yaml"]))
     found = find(work, names)
@@ -80,6 +81,7 @@ def test_checkpoint_names_are_those_of_a_run(work: Path) -> None:
         assert 0 <= entry.age < 100
 
 
+@pytest.mark.slow
 def test_listing_changes_nothing(work: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(folder)
     assert pruned("run.yaml") == 0
@@ -190,6 +192,7 @@ def hold(work: Path, ready: Any, release: Any) -> None:
         release.wait(30)
 
 
+@pytest.mark.slow
 def test_nothing_is_removed_during_a_run(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = multiprocessing.get_context("fork")
     ready, release = context.Event(), context.Event()

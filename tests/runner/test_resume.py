@@ -176,6 +176,7 @@ def test_a_block_that_fails_once_is_retried(
     assert products == monitor.blocks - BLOCKS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["synchronous", "laptop"])
 def test_a_block_that_fails_twice_does_not_affect_others(
     reference_run: ReferenceRun, failing: Callable[..., Failing], monkeypatch: pytest.MonkeyPatch,
@@ -202,6 +203,7 @@ def test_a_block_that_fails_twice_does_not_affect_others(
     assert again.computed() == {"target: mask, interpolate": 1, "target: deconvolve": PLANES}
 
 
+@pytest.mark.slow
 def test_a_user_error_is_not_retried(reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
@@ -225,6 +227,7 @@ def test_the_message_of_many_failures_is_short() -> None:
 # Signals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "number"),
     [
@@ -288,6 +291,7 @@ def test_a_signal_between_segments_stops_immediately() -> None:
 # A full disk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [slow(3), 17, slow(BLOCKS - 1)])
 def test_a_full_disk_while_blocks_are_written(
     reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch, number: int
@@ -310,6 +314,7 @@ def test_a_full_disk_while_blocks_are_written(
     assert_resumes(reference_run)
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_the_product_is_written(
     reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +343,7 @@ def harm(path: Path, how: str) -> None:
         path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [slow("deleted"), slow("truncated"), "flipped"])
 def test_damage_anywhere_is_repaired(reference_run: ReferenceRun, how: str) -> None:
     copy_run(reference_run)
@@ -357,6 +363,7 @@ CONTENTS = (b"", b"{", b"[]", b"null", b'{"variables": ["data"]}')
 """Contents of a damaged document, one for each checkpoint."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint.json", f"{STORE}/zarr.json"])
 def test_any_document_of_a_checkpoint_may_be_damaged(reference_run: ReferenceRun, name: str) -> None:
     copy_run(reference_run)
@@ -367,6 +374,7 @@ def test_any_document_of_a_checkpoint_may_be_damaged(reference_run: ReferenceRun
     assert_resumes(reference_run, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [CONTENTS[0], *map(slow, CONTENTS[1:])])
 def test_the_document_of_the_inputs_may_be_damaged(reference_run: ReferenceRun, content: bytes) -> None:
     copy_run(reference_run)
@@ -376,6 +384,7 @@ def test_the_document_of_the_inputs_may_be_damaged(reference_run: ReferenceRun, 
     assert_resumes(reference_run, 0)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_disk_does_not_cost_a_checkpoint(
     reference_run: ReferenceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +396,7 @@ def test_an_error_of_the_disk_does_not_cost_a_checkpoint(
     assert_resumes(reference_run, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wavelength", "channel"])
 @pytest.mark.parametrize("how", [slow("deleted"), "truncated", slow("flipped")])
 def test_damaged_coordinates_are_repaired(reference_run: ReferenceRun, how: str, name: str) -> None:
@@ -398,6 +408,7 @@ def test_damaged_coordinates_are_repaired(reference_run: ReferenceRun, how: str,
         assert np.isfinite(Checkpoint(path).open()["wavelength"]).all()
 
 
+@pytest.mark.slow
 def test_temporary_files_of_a_killed_run_are_removed(reference_run: ReferenceRun) -> None:
     Path(".out.fits.0123456789ab.part").write_bytes(b"half")
     Path(".other.fits.0123456789ab.part").write_bytes(b"half")
@@ -408,6 +419,7 @@ def test_temporary_files_of_a_killed_run_are_removed(reference_run: ReferenceRun
 # Concurrent runs
 
 
+@pytest.mark.slow
 def test_a_product_that_another_run_writes_is_left_alone(reference_run: ReferenceRun) -> None:
     part = Path(".out.fits.0123456789ab.part")
     part.write_bytes(b"half")
@@ -418,6 +430,7 @@ def test_a_product_that_another_run_writes_is_left_alone(reference_run: Referenc
     assert not part.exists()
 
 
+@pytest.mark.slow
 def test_a_second_run_at_the_same_time_is_an_error(reference_run: ReferenceRun) -> None:
     work = Path("target.work")
     with locked(work):
@@ -430,6 +443,7 @@ def test_a_second_run_at_the_same_time_is_an_error(reference_run: ReferenceRun) 
     assert_resumes(reference_run, BLOCKS)
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_run_is_ignored(reference_run: ReferenceRun) -> None:
     Path("target.work").mkdir()
     for content in ('{"pid": 1, "host": "elsewhere", "since": "2020-01-01"}', "", "{", "[]"):
@@ -480,6 +494,7 @@ def test_only_one_thread_at_a_time_holds_the_lock() -> None:
 # Progress and summary
 
 
+@pytest.mark.slow
 def test_the_summary_counts_blocks_and_bytes(reference_run: ReferenceRun) -> None:
     monitor = Recorder()
     done = run(config(reference_run.files), monitor)

@@ -60,8 +60,11 @@ COSTLY = [["muse_ao", "minimize"], ["turbulence", "minimize"]]
 """Variants that take seconds; their models and methods are in others as well."""
 
 
-def variants() -> Iterator[Any]:
-    """Return every variant of every stage; nested sampling only if it is installed, for most models as a slow test."""
+def variants(*, all_quick: bool = True) -> Iterator[Any]:
+    """Return every variant of every stage; those that are costly, or not the default one, may be slow tests.
+
+    Nested sampling is included if it is installed.
+    """
     for name, cls in REGISTRY.items():
         for variant in cls.variants():
             words = {key: get_args(variant.model_fields[key].annotation)[0] for key in cls.choices}
@@ -70,13 +73,15 @@ def variants() -> Iterator[Any]:
                 continue
             quick = {key: value for key, value in QUICK.items() if key in variant.model_fields}
             costly = words.get("model") != "radial" if nested else [*words.values()] in COSTLY
-            marks = [pytest.mark.slow] if costly else []
+            usual = all_quick or variant is type(cls())
+            marks = [] if usual and not costly else [pytest.mark.slow]
             yield pytest.param(cls(**words, **quick), id="-".join([name, *words.values()]), marks=marks)
 
 
 NEIGHBOURS = {"effective", "spectral_psf", "model"}
 """Methods and models that use the neighbouring planes as well."""
 every_variant = pytest.mark.parametrize("stage", [*variants()])
+every_variant_on_files = pytest.mark.parametrize("stage", [*variants(all_quick=False)])
 
 
 def example() -> xr.Dataset:
@@ -357,7 +362,7 @@ def assert_holds(path: Path, made: xr.Dataset, variables: Any, *, main: str = DA
                     np.testing.assert_array_equal(columns[label].data[label], column, err_msg=label)
 
 
-@every_variant
+@every_variant_on_files
 def test_as_a_command(stage: Stage, files: Path, tmp_path: Path) -> None:
     inputs = [str(files / f"{variable}.fits") for variable in stage.files]
     options = {key: yaml.safe_dump(value) for key, value in stage.flat().items()}
@@ -370,7 +375,7 @@ def test_as_a_command(stage: Stage, files: Path, tmp_path: Path) -> None:
     assert_holds(path, made, variables)
 
 
-@every_variant
+@every_variant_on_files
 def test_inside_a_run(stage: Stage, files: Path, tmp_path: Path) -> None:
     item = {stage.name: stage.flat()}
     config: dict[str, Any] = {

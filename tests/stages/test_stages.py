@@ -337,6 +337,7 @@ def test_invalid_smoothing_is_an_error(smoothing: int) -> None:
         FitPSF(smoothing=smoothing)
 
 
+@pytest.mark.slow
 def test_an_even_star_from_fits_to_fits(tmp_path: Path) -> None:
     cube = star_cube()
     header = fits.Header({"CTYPE3": "WAVE", "CUNIT3": "m", "CRPIX3": 1.0, "CRVAL3": 7e-7, "CDELT3": 1e-9})

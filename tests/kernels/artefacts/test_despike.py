@@ -110,6 +110,7 @@ def axis(kind: str) -> np.ndarray:
     return wavelength if kind == "wavelength" else wavelength * (1 + 1e-2 * np.arange(CHANNELS) / CHANNELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wavelength", "frequency", "not uniform"])
 def test_rebinning_leaves_the_spikes_out_for_any_chunks(kind: str) -> None:
     data, variance = spectra()

@@ -60,6 +60,7 @@ def test_every_length_along_both_axes(length):
         np.testing.assert_allclose(got, expected, atol=4e-7 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(40, 36), (96, 540), (541, 33), (33, 64), (100, 97)])
 def test_forward_and_inverse_transforms_cancel(shape):
     plane = np.random.default_rng(0).normal(size=shape).astype(np.float32)

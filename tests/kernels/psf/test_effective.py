@@ -105,6 +105,7 @@ def test_errors_are_the_scatter_of_the_fits():
     assert (scatter > 0.3).all()
 
 
+@pytest.mark.slow
 def test_smoothing_reduces_the_noise():
     star, variance = observe(moffat((41, 41), (20.3, 19.6)), flux=2e4, planes=21)
     expected = truth((41, 41))
@@ -166,6 +167,7 @@ def test_a_neighbour_is_left_out():
     assert max(relative_l2(p, truth((61, 61))) for p in found.image) < 0.012
 
 
+@pytest.mark.slow
 def test_wavelengths_that_are_unknown_or_in_steps():
     star, variance = observe(moffat((41, 41), (20.3, 19.6)), planes=6)
     usual = fit(star, variance)

@@ -24,6 +24,7 @@ def assert_psf(image, shape):
     assert np.unravel_index(image.argmax(), shape) == (shape[0] // 2, shape[1] // 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["least_squares", "minimize"])
 @pytest.mark.parametrize("flux", [1e4, 1e6])
 @pytest.mark.parametrize("model", list(SHAPES))
@@ -44,6 +45,7 @@ def test_known_parameters_are_recovered_within_their_errors(model, flux, method)
     assert relative_l2(found.image, perfect / perfect.sum()) < (0.05 if flux < 1e5 else 0.005)
 
 
+@pytest.mark.slow
 def test_errors_are_the_scatter_of_the_fits():
     fits, errors, unweighted = [], [], []
     for seed in range(40):
@@ -168,6 +170,7 @@ def test_missing_pixels_and_cosmic_rays_have_no_weight(model):
     assert relative_l2(found.image, reference.image) < 3e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", list(MODELS))
 @pytest.mark.parametrize(
     "plane",

@@ -124,6 +124,7 @@ def brute_force(structure, n, step, optics):
     return np.fft.fftshift(np.fft.ifft2(transfer).real)
 
 
+@pytest.mark.slow
 def test_muse_ao_against_brute_force_in_two_dimensions():
     r0, outer_scale, alpha, beta, amplitude, background, cutoff = SHAPES["muse_ao"]
     r0 *= (WAVELENGTH / R0_WAVELENGTH) ** 1.2

@@ -155,6 +155,7 @@ def test_single_finite_pixel() -> None:
     assert np.count_nonzero(np.isnan(found)) == plane.size - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 6), (12, 1), (1, 1), (15, 40)])
 @pytest.mark.parametrize("region", ["class", "box"])
 def test_planes_smaller_than_the_window(shape: tuple[int, int], region: str) -> None:

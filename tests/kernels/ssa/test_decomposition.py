@@ -95,6 +95,7 @@ def test_transposed_plane_has_transposed_components() -> None:
     np.testing.assert_allclose(all_components(plane, 5), turned, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_same_bits_for_any_layout_and_number_of_threads() -> None:
     plane = noise((60, 70))
     plane.setflags(write=False)
