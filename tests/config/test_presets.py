@@ -64,17 +64,34 @@ def test_a_config_that_names_methods_keeps_them() -> None:
     stages = {"stages": [{"artefacts": {"method": "spectral_psf"}}, {"mask": {"cut": [[0, 4.0]]}}]}
     config = from_plain({"target": INPUTS["target"] | stages, "star": INPUTS["star"], "preset": "reference"})
     assert config.stages("target")[0].method == "spectral_psf"
+    assert config.stages("target")[1].max_dilation == 0
     assert config.stages("target")[1].cut == ((0, 4.0),)
 
 
 def test_stages_that_are_left_out_stay_so_if_there_are_others() -> None:
     """A star without stages is a PSF."""
-    config = from_plain(INPUTS | {"deconvolve": {}})
+    config = from_plain(
+        {"target": {"input": "a.fits", "stages": []}, "star": INPUTS["star"], "deconvolve": {}}
+    )
     assert names(config) == {"target": ["deconvolve"], "star": []}
     given = INPUTS | {"target": {"input": "a.fits", "stages": ["rebin"]}}
     assert names(from_plain(given)) == {"target": ["rebin"], "star": []}
     empty = {"target": {"input": "a.fits", "stages": []}, "star": {"input": "b.fits", "stages": []}}
     assert names(from_plain(empty | {"preset": "recommended"})) == {"target": ["deconvolve"], "star": []}
+
+
+def test_a_deconvolution_does_not_replace_the_chain() -> None:
+    """It means the same in the file and on the command line."""
+    config = from_plain(INPUTS | {"deconvolve": {"n_iter": 300}})
+    assert len(config.stages("target")) == 6
+    assert config.deconvolve.n_iter == 300
+
+
+def test_stages_of_a_star_need_no_psf() -> None:
+    star = {"input": "b.fits", "stages": ["interpolate", "normalise_psf", "fit_psf"]}
+    for preset in ({}, {"preset": "reference"}):
+        config = from_plain({"target": {"input": "a.fits", "stages": []}, "star": star} | preset)
+        assert config.stages("star")[0].method == "linear"
 
 
 def test_without_a_star_no_stage_needs_a_psf() -> None:

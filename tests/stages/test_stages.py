@@ -400,3 +400,47 @@ def test_crossed_clips_are_an_error() -> None:
 def test_channels_count_in_the_file() -> None:
     cube = flat_cube()
     assert cube[CHANNEL].values.tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
+def test_a_variance_that_is_known_nowhere_is_estimated(value: float) -> None:
+    """Data are not lost because an extension of variances is empty."""
+    y, x = np.mgrid[:31, :31] - 15
+    psf = np.exp(-(y**2 + x**2) / 4.0)[11:20, 11:20]
+    noise = np.random.default_rng(5).normal(0, 1, (3, 31, 31))
+    data = (200 * np.exp(-(y**2 + x**2) / 40) + noise).astype(np.float32)
+    cube = from_arrays(data, 7e-7 + 1e-9 * np.arange(3))
+    psfs = np.broadcast_to(psf / psf.sum(), (3, 9, 9)).astype(np.float32)
+    cube = cube.assign({PSF: ((WAVELENGTH, *PSF_PLANE), psfs)})
+    marks = np.zeros(data.shape, np.uint8)
+    marks[:, 15, 15] = 1
+    empty = cube.assign({VARIANCE: (DIMS, np.full_like(data, value))})
+    for name, stage in (("badness", Artefacts()), (DATA, Interpolate()), (DATA, Deconvolve(n_iter=20))):
+        marked = {"mask": (DIMS, marks)} if stage.name == "interpolate" else {}
+        known, unknown = stage(cube.assign(marked)), stage(empty.assign(marked))
+        np.testing.assert_array_equal(unknown[name], known[name])
+        assert np.isfinite(unknown[name]).all()
+
+
+def test_stages_say_that_the_noise_is_estimated() -> None:
+    for stage in (Artefacts(spectral=False), Deconvolve(), Deconvolve(method="lucy_richardson")):
+        assert any("no variance" in text for text in stage.warnings(flat_cube()))
+        given = flat_cube().assign({VARIANCE: (DIMS, np.ones((9, 20, 20), np.float32))})
+        assert not any("no variance" in text for text in stage.warnings(given))
+
+
+def test_a_cube_that_is_passed_on_and_a_wish_for_more_give_a_warning() -> None:
+    coarse = from_arrays(np.ones((4, 5, 5), np.float32), 1e-6 + 5e-9 * np.arange(4))
+    assert list(Rebin(preset="auto").warnings(coarse)) == []
+    (text,) = Rebin(preset="auto", despike=7.0).warnings(coarse)
+    assert "despike has no effect" in text
+
+
+def test_the_memory_of_a_large_psf_is_planned() -> None:
+    cube = flat_cube()
+    psf = np.zeros((9, 201, 201), np.float32)
+    psf[:, 100, 100] = 1
+    small, large = (cube.assign({PSF: ((WAVELENGTH, *PSF_PLANE), p)}) for p in (psf[:, 96:105, 96:105], psf))
+    for stage in (Artefacts(), Interpolate(), Deconvolve()):
+        lean, wide = (stage.working_bytes(c, c) for c in (small, large))
+        assert wide - lean > psf[:1].nbytes

@@ -50,12 +50,12 @@ WITHOUT_STAR = {name: REFERENCE[name] for name in ("artefacts", "interpolate")}
 def with_chains(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a raw config whose tracks have stages.
 
-    A track without the key `stages` gets those of the preset if the config names a preset, or if it has
-    neither stages nor a deconvolution at all. Otherwise it has none: a star without stages is a PSF.
+    A track without the key `stages` gets those of the preset if the config names a preset, or if neither
+    track has this key. Otherwise it has none: a star without stages, beside a target with stages, is a PSF.
     """
     filled = dict(values)
     tracks = {name: track for name in ("target", "star") if isinstance(track := filled.get(name), Mapping)}
-    bare = "deconvolve" not in filled and not any("stages" in track for track in tracks.values())
+    bare = not any("stages" in track for track in tracks.values())
     if not bare and filled.get("preset") is None:
         return filled
     chains = CHAINS.get(str(filled.get("preset") or "recommended"), {})
@@ -78,7 +78,8 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("target", "star"):
         track = filled.get(name)
         if isinstance(track, Mapping) and isinstance(track.get("stages"), (list, tuple)):
-            filled[name] = {**track, "stages": [*_items(track["stages"], suitable)]}
+            sets = {**WITHOUT_STAR, **suitable} if name == "star" else suitable
+            filled[name] = {**track, "stages": [*_items(track["stages"], sets)]}
     if isinstance(filled.get("deconvolve"), Mapping):
         filled["deconvolve"] = _completed("deconvolve", filled["deconvolve"], suitable)
     return filled
@@ -96,8 +97,8 @@ def _items(items: Sequence[Any], suitable: Mapping[str, Sequence[Mapping[str, An
             yield item
             continue
         completed = _completed(name, parameters or {}, suitable)
-        if name == "artefacts" and completed.get("method") == "ssa":
-            suitable = {**suitable, "mask": (MASK_FOR_SSA,)}
+        if name == "artefacts":
+            suitable = {**suitable, "mask": (MASK_FOR_SSA,) if completed.get("method") == "ssa" else ()}
         yield {name: completed}
 
 

@@ -123,8 +123,8 @@ class Track(Input):
 
     stages: tuple[StageItem, ...] = Field(
         (),
-        description="names, or 'name: {parameter: value}'; if left out, those of the preset, provided that "
-        "the config names a preset or has no stages and no deconvolution at all",
+        description="names, or 'name: {parameter: value}'; those of the preset if the config names a preset, "
+        "or names stages in neither track",
     )
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
 from lucidcube.kernels.deconvolution.common import MODELLED_NOISE
 from lucidcube.kernels.deconvolution.map_solver import MapSolver
-from lucidcube.kernels.noise import correlated_pixels, estimate_variance
+from lucidcube.kernels.noise import correlated_pixels, known_variance
 
 Planes = NDArray[np.floating]
 Marks = NDArray[np.bool_]
@@ -38,9 +38,8 @@ def predict(data: Planes, variance: Planes | None, marked: Marks, *, spectral: b
     `spectral_outliers`. It is not usable where the pixel is marked in at least half of the planes, which then
     say nothing about it, and nowhere if not `spectral`.
     """
-    if variance is None:
-        estimates = [estimate_variance(plane, bad) for plane, bad in zip(data, marked, strict=True)]
-        variance = np.stack(estimates)
+    given = [None] * len(data) if variance is None else variance
+    variance = np.stack([known_variance(p, v, bad) for p, v, bad in zip(data, given, marked, strict=True)])
     if not spectral:
         return Prediction(variance, np.full(data.shape, np.nan, np.float32), np.zeros_like(marked))
     model, _ = spectral_outliers(data, variance, marked)

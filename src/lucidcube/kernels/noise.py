@@ -108,6 +108,18 @@ def correlated_pixels(plane: Plane, variance: Plane, exclude: Mask | None = None
     return float(np.sum(_gaussian_correlation(np.arange(-20.0, 21), width)) ** 2)
 
 
+def known_variance(plane: Plane, variance: Plane | None, exclude: Mask | None = None) -> NDArray[np.floating]:
+    """Return the variance (y, x) of a plane; it is estimated if it is not given, or known nowhere.
+
+    It is known where it is finite and positive and the pixel is not excluded.
+    """
+    if variance is not None:
+        known = np.isfinite(variance) & (variance > 0)
+        if (known if exclude is None else known & ~exclude).any():
+            return variance
+    return estimate_variance(plane, exclude)
+
+
 def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
     """Fit the variance of the noise of a plane as a linear function of the signal.
 

@@ -23,11 +23,11 @@ from lucidcube.cube import (
 from lucidcube.kernels.artefacts.combined_score import combined_score, suspects
 from lucidcube.kernels.artefacts.psf_consistency import psf_consistency
 from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
-from lucidcube.kernels.noise import estimate_variance
+from lucidcube.kernels.noise import known_variance
 from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.lift.windows import over_windows
-from lucidcube.stages.base import Stage, parameter
+from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 LOOKS_LIKE_A_STAR = 0.05
@@ -36,6 +36,8 @@ FEW_PLANES = 10
 """With fewer planes than this, the spectral test is weak."""
 FEWEST_PLANES = 6
 """With fewer planes than this, objects of an unusual colour would fail the spectral test."""
+PLAUSIBLE = 0.6
+"""A pixel agrees with its spectrum if it deviates by less than this fraction of the cut."""
 SCORE = Output(attrs={UNITS: "", "long_name": "artefact score in standard deviations"})
 
 
@@ -103,6 +105,8 @@ class SpectralPSF(Artefacts):
         check_psf_planes(cube, self.name)
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
+        if VARIANCE not in cube:
+            yield NOISE_IS_ESTIMATED
         if self.spectral and (planes := cube.sizes[WAVELENGTH]) < FEW_PLANES:
             yield f"the cube has only {planes} planes: artefacts as smooth as the PSF are not found"
 
@@ -164,8 +168,8 @@ def _scores(
     spectral: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the score and the amplitude of the wanted planes of a window."""
-    if variance is None:
-        variance = np.stack([estimate_variance(plane) for plane in data])
+    given = [None] * len(data) if variance is None else variance
+    variance = np.stack([known_variance(p, v) for p, v in zip(data, given, strict=True)])
     tested = spectral and len(data) >= FEWEST_PLANES
     deviation = spectral_outliers(data, variance).z if tested else np.full(data.shape, np.nan, np.float32)
     data, psf, variance, deviation = data[wanted], psf[wanted], variance[wanted], deviation[wanted]
@@ -179,7 +183,7 @@ def _scores(
                 usable_psf(psf[i]),
                 cut=cut,
                 exclude=found.marks[i],
-                plausible=np.abs(deviation[i]) < cut,
+                plausible=np.abs(deviation[i]) < PLAUSIBLE * cut,
             )
     made = combined_score(deviation, sharpness, found)
     missing = ~np.isfinite(data)

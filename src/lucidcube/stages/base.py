@@ -12,11 +12,14 @@ import xarray as xr
 from astropy import units
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from lucidcube.cube import DATA, HISTORY, WAVELENGTH, X, Y, block_sizes, require
+from lucidcube.cube import DATA, HISTORY, PSF, PSF_PLANE, WAVELENGTH, X, Y, block_sizes, require
 from lucidcube.lift.windows import planes_read
 
 REGISTRY: dict[str, type[Stage]] = {}
 """The stages by name."""
+
+NOISE_IS_ESTIMATED = "the cube has no variance: the noise is estimated from each plane"
+"""Warning of stages that need a variance and have none."""
 
 _VARIANTS: dict[str, list[type[Stage]]] = {}
 
@@ -147,7 +150,13 @@ class Stage(Parameters, ABC):
         planes = max(block_sizes(after))
         if self.halo:
             planes = planes_read(planes, before.sizes[WAVELENGTH], self.halo)
-        return int((self.copies * planes + self.scratch) * before.sizes[Y] * before.sizes[X] * 4)
+        pixels = (self.copies * planes + self.scratch) * before.sizes[Y] * before.sizes[X]
+        if PSF in self.requires:  # which may be much larger than the planes
+            excess = (
+                before.sizes[PSF_PLANE[0]] * before.sizes[PSF_PLANE[1]] - before.sizes[Y] * before.sizes[X]
+            )
+            pixels += 2 * planes * max(excess, 0)
+        return int(4 * pixels)
 
     def check(self, cube: xr.Dataset) -> None:
         """Raise CubeError if the stage cannot give a meaningful result for this cube; do nothing by default.

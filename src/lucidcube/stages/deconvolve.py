@@ -1,7 +1,7 @@
 """Stage `deconvolve`: remove the blur."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -31,7 +31,7 @@ from lucidcube.kernels.deconvolution.multiscale_clean import clean_multiscale
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.noise import estimate_variance
 from lucidcube.lift.blocks import Output, over_planes
-from lucidcube.stages.base import Stage, parameter
+from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 INFINITY = float("inf")
@@ -108,6 +108,10 @@ class Deconvolve(Stage):
         """Check every plane of the PSF; see `Stage.check`."""
         check_psf_planes(cube, self.name)
 
+    def warnings(self, cube: xr.Dataset) -> Iterator[str]:
+        if VARIANCE not in cube and self.needs_variance:
+            yield NOISE_IS_ESTIMATED
+
 
 Chi2Target = Annotated[
     float | None,
@@ -162,6 +166,11 @@ class MapDeconvolution(Deconvolve):
         1e-7, "", "stop when the objective decreases by less than this fraction", ge=0
     )
     chi2_target: Chi2Target = None
+
+    @property
+    def needs_variance(self) -> bool:
+        """Whether the noise is estimated from planes without a variance."""
+        return True
 
     def scaled(self, scale: float) -> Self:
         """Return the same stage, whose parameters do not depend on the unit of the data."""

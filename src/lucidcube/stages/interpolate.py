@@ -182,7 +182,7 @@ def _modelled(
         filled[i][usable & (filled[i] == Filled.REPLACED)] = Filled.MODELLED
         if (filled[i] > 0).any() and np.isfinite(plane).any():
             if np.isfinite(psf[i]).any():
-                noise = np.sqrt(known.variance[i])
+                noise = np.sqrt(np.where(known.variance[i] > 0, known.variance[i], np.float32(np.nan)))
                 whole = fill_model(
                     plane, noise, usable_psf(psf[i]), bad[i], known.values[i], usable, n_iter=n_iter
                 )

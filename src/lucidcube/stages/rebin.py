@@ -1,5 +1,6 @@
 """Stage `rebin`: combine channels on a coarser spectral grid."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -117,6 +118,14 @@ class Rebin(Stage):
             },
             attrs=dict(cube.attrs),
         )
+
+    def warnings(self, cube: xr.Dataset) -> Iterator[str]:
+        wishes = self.model_dump(exclude={"preset"}, exclude_defaults=True)
+        if wishes and self._leaves(cube):
+            yield (
+                "preset auto passes this cube on, because it is not in wavelength or its channels are broad: "
+                f"{', '.join(wishes)} has no effect; give bin_step"
+            )
 
     def _leaves(self, cube: xr.Dataset) -> bool:
         """Return whether a cube is passed on unchanged because its channels are as broad as the bins."""

@@ -38,6 +38,8 @@ peaks. The second fits those, and spreads artefacts within its limit over their 
 the latter."""
 LAST = Round(60, 10.0, 1.0)
 """A further round, in which plausible pixels have their weight back."""
+CLEARED = 0.6
+"""A plausible pixel is cleared if it deviates by less than this fraction of the cut in the last round."""
 
 
 def psf_consistency(
@@ -93,7 +95,8 @@ def psf_consistency(
         left, steep = plane - solution.model, _range(solution.model)
         error = np.hypot(sigma, MODEL_ERROR * solution.model)
         new = left / np.hypot(error, _psf_error(left, error, steep, ~exclude & known) * steep)
-        z = np.where(plausible & (np.abs(new) < np.abs(z)), new, z) if cleared.any() else new
+        better = np.abs(new) < np.minimum(np.abs(z), CLEARED * cut)
+        z = np.where(plausible & better, new, z) if cleared.any() else new
     return z.astype(np.float32)
 
 

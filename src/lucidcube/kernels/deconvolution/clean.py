@@ -88,7 +88,7 @@ def clean_modified(
     Notes
     -----
     Filled and missing pixels and a margin around the frame may hold components, found from estimates of the
-    residual there (see `common.prepare_field`); they have no influence on thresholds and statistics. float32
+    residual there (see `field.prepare_field`); they have no influence on thresholds and statistics. float32
     throughout, statistics summed in float64. Sources: Högbom 1974, A&AS 15, 417; Steer, Dewdney & Ito 1984,
     A&A 137, 159.
     """

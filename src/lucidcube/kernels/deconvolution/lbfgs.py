@@ -35,7 +35,9 @@ class Minimum(NamedTuple):
     cost: float
     n_iter: int
     converged: bool
-    """Whether the cost no longer decreased. Otherwise all iterations were done, or `stop` returned True."""
+    """Whether the cost no longer decreased."""
+    stopped: bool = False
+    """Whether `stop` returned True."""
 
 
 def minimise(
@@ -81,7 +83,7 @@ def minimise(
         done += 1
         small = small + 1 if decrease <= tolerance * abs(cost) else 0
         if stop(done, start):
-            return Minimum(start, cost, done, False)
+            return Minimum(start, cost, done, False, stopped=True)
         if small == SMALL_DECREASES:
             return Minimum(start, cost, done, True)
     return Minimum(start, cost, done, False)

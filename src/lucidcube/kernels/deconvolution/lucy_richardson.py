@@ -62,7 +62,7 @@ def lucy_richardson(
     With missing or filled pixels or a margin, each pixel's ratio counts with its weight w, as in maximum
     likelihood: c = (w ratio) correlated with p, over w correlated with p. If `weighted`, w is 0 for pixels
     that are missing or filled, and light / variance for others (see `Field.weights_by_variance`); otherwise
-    it is the trust in the data or in their estimates (see `common.prepare_field`). The iteration starts from
+    it is the trust in the data or in their estimates (see `field.prepare_field`). The iteration starts from
     a flat image at the mean of the valid pixels; if there is a margin, their light is spread over all that
     the PSF can reach.
 

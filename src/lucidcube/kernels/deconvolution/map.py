@@ -18,7 +18,7 @@ from lucidcube.kernels.deconvolution.common import (
 )
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.map_solver import MapSolver
-from lucidcube.kernels.noise import correlated_pixels, estimate_variance
+from lucidcube.kernels.noise import correlated_pixels, known_variance
 
 
 def map_deconvolution(
@@ -89,7 +89,7 @@ def map_deconvolution(
 def _noise(plane: Plane, variance: Variance, pixels: Pixels) -> NDArray[np.float64]:
     """Return the standard deviation (y, x) with which pixels are weighted; NaN for no weight."""
     sigma = np.full(plane.shape, np.nan)
-    given = estimate_variance(plane, ~pixels.valid) if variance is None else variance
+    given = known_variance(plane, variance, ~pixels.valid)
     known = pixels.valid & (given > 0) & np.isfinite(given)
     sigma[known] = np.sqrt(given[known], dtype=np.float64)
     if pixels.modelled.any() and known.any():

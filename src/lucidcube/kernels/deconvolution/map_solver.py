@@ -131,17 +131,15 @@ class MapSolver:
             objective.evaluate, parts, n_iter=n_iter, tolerance=tolerance, first_step=1 / curvature, stop=stop
         )
         chi2 = NoiseStop(data, np.square(sigma), weighted, None).chi2
-        return self._solution(result, n_iter, unit, lambda model: chi2(np.where(weighted, data - model, 0)))
+        return self._solution(result, unit, lambda model: chi2(np.where(weighted, data - model, 0)))
 
-    def _solution(
-        self, result: Minimum, n_iter: int, unit: float, chi2: Callable[[Plane], float]
-    ) -> Solution:
+    def _solution(self, result: Minimum, unit: float, chi2: Callable[[Plane], float]) -> Solution:
         """Return the result in the units of the data; `chi2` is called with the model."""
         parts = result.variables * np.float32(unit)
         image = parts[0] + parts[1]
         model = self.convolver.convolve_padded(image)[self.frame].copy()
         reason = StopReason.CONVERGED if result.converged else StopReason.N_ITER
-        if not result.converged and result.n_iter < n_iter:
+        if result.stopped:
             reason = StopReason.CHI2_REACHED
         return Solution(
             image[self.frame].copy(),

@@ -84,7 +84,9 @@ def effective_psf(
     EffectivePSF
         The status is NO_DATA where no star is found.
 
-    Notes ----- The weights are inverse variances, where 0.4 % of the star are added to its noise. Pixels
+    Notes
+    -----
+    The weights are inverse variances, where 0.3 % of the star are added to its noise. Pixels
     outside of the core lose weight where they deviate, and all of it beyond 8 standard deviations. Far from
     the star, medians in rings take the place of the pixels. The background is the constant in a fit of a
     Moffat wing plus a constant to the rings, with one shape of the wing for all planes. The functions are
@@ -235,12 +237,7 @@ class _Window:
 
 
 def _scale(sigma: Doubles) -> float:
-    """Return the scale of the basis: 3 pixels times a power of the square root of two, near the width of the
-    star.
-
-    Neighbouring windows almost always get the same scale.
-    """
-
+    """Return the scale of the basis in pixels, which is proportional to the width of the star."""
     return SCALE * SIGMA_TO_FWHM * float(np.median(sigma))
 
 
@@ -269,7 +266,7 @@ def _near(plane: Reals, variance: Reals | None, chosen: Mask, floor: float) -> P
     known = (
         chosen & np.isfinite(variance) & (variance > 0.0) if variance is not None else np.zeros_like(chosen)
     )
-    chosen = known if known.any() else chosen
+    chosen = known if 2 * known.sum() >= chosen.sum() else chosen
     y, x = np.nonzero(chosen[stamp])
     values = plane[stamp][y, x].astype(np.float64)
     noise = None
