@@ -40,7 +40,7 @@ class Mask(Stage):
     requires: ClassVar[tuple[str, ...]] = (BADNESS,)
     optional: ClassVar[tuple[str, ...]] = (AMPLITUDE,)
     produces: ClassVar[tuple[str, ...]] = (MASK, "cut")
-    copies: ClassVar[float] = 4
+    copies: ClassVar[float] = 3.5
     scratch: ClassVar[float] = 6
     tag: ClassVar[str] = "_bpmask"
     files: ClassVar[tuple[str, ...]] = (BADNESS,)

@@ -318,7 +318,7 @@ def test_background_under_a_wing():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("noise", "limit"), [(1.0, 0.0035), (30.0, 0.02)])
+@pytest.mark.parametrize(("noise", "limit"), [(1.0, 0.0035), (30.0, 0.03)])
 def test_score_on_a_scene_made_for_the_prototype(noise, limit, tmp_path):
     if not (SHARED / "reference" / "make_scene.py").is_file():
         pytest.skip("no shared scenes next to the repository")
