@@ -162,7 +162,11 @@ def _tracks(stage: Stage, files: Sequence[str], reading: Mapping[str, Any]) -> l
     least = sum(1 for v in wanted if v in stage.requires)
     if not least <= len(files) <= len(wanted):
         need = ", ".join(f"{v} ({VARIABLES[v].meaning})" for v in wanted)
-        raise ConfigError(f"{stage.name} takes {least} to {len(wanted)} files: {need}; {len(files)} given")
+        count = f"{least} to {len(wanted)}" if least < len(wanted) else f"{least}"
+        fewer = any(sum(v in c.requires for v in c.files) < least for c in stage.variants())
+        other = "; other methods take fewer" if fewer else ""
+        noun = "file" if count == "1" else "files"
+        raise ConfigError(f"{stage.name} takes {count} {noun}: {need}; {len(files)} given{other}")
     given = {key: value for key, value in reading.items() if value is not None}
     return [input_of({"input": file, **(given if n == 0 else {})}) for n, file in enumerate(files)]
 
