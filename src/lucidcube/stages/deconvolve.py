@@ -40,15 +40,16 @@ INFINITY = float("inf")
 class Deconvolve(Stage):
     """Remove the blur of the point spread function, plane by plane.
 
-    The data are replaced by the components: the object as it would be without the blur. The residual is the
-    input minus the components convolved with the PSF, up to float32 rounding, with NaN components as zero.
-    Pixels that are NaN or were filled have no weight. The components are NaN outside the field, which is
-    where the input is NaN except for holes that the PSF bridges; light from there remains in the residual.
-    The residual is NaN where nothing was observed, including holes that were filled. The variance is passed
-    on unchanged: it is that of the input and of the residual, not of the components, whose noise is
-    correlated. Where there is none, methods that need it estimate it from each plane. NaN in a PSF, such as
-    the edge of a star that was shifted, is taken as zero. A plane without a PSF is not deconvolved: all of
-    its data are in the residual.
+    The data are replaced by the components: the object as it would be without the blur. The residual is
+    the input minus the components convolved with the PSF, up to float32 rounding, with NaN components as
+    zero. With `map` it is the input minus the model, which also holds light from beyond the frame. Pixels
+    that are NaN or were filled have no weight, and those that were predicted from other planes little.
+    The components are NaN outside the field, which is where the input is NaN except for holes that the
+    PSF bridges; light from there remains in the residual. The residual is NaN where nothing was observed,
+    including holes that were filled. The variance is passed on unchanged: it is that of the input and of
+    the residual, not of the components, whose noise is correlated. Where there is none, methods that need
+    it estimate it from each plane. NaN in a PSF, such as the edge of a star that was shifted, is taken as
+    zero. A plane without a PSF is not deconvolved: all of its data are in the residual.
     """
 
     name: ClassVar[str] = "deconvolve"
