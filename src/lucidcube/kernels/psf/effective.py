@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from lucidcube.kernels.noise import fit_noise
 from lucidcube.kernels.psf import Doubles, Floats, Mask, Reals
@@ -96,14 +97,16 @@ def effective_psf(
     """
     if any(n % 2 == 0 for n in shape):
         raise ValueError(f"the shape of the PSF must be odd, not {shape}")
-    window = _Window(star, variance, np.asarray(wavelength, dtype=np.float64), shape, smoothing)
-    for number in range(_PASSES if window.index.size else 0):
-        if number:
-            window.move()
-        window.improve()
-    return window.draw(
-        range(*wanted.indices(len(star))), star.shape[1:], shape, weighted=variance is not None
-    )
+    # The last bits of sums must not depend on the number of threads that BLAS may use.
+    with threadpool_limits(1, user_api="blas"):
+        window = _Window(star, variance, np.asarray(wavelength, dtype=np.float64), shape, smoothing)
+        for number in range(_PASSES if window.index.size else 0):
+            if number:
+                window.move()
+            window.improve()
+        return window.draw(
+            range(*wanted.indices(len(star))), star.shape[1:], shape, weighted=variance is not None
+        )
 
 
 class _Window:
