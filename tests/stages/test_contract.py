@@ -81,7 +81,35 @@ def variants(*, all_quick: bool = True) -> Iterator[Any]:
 NEIGHBOURS = {"effective", "spectral_psf", "model"}
 """Methods and models that use the neighbouring planes as well."""
 every_variant = pytest.mark.parametrize("stage", [*variants()])
-every_variant_on_files = pytest.mark.parametrize("stage", [*variants(all_quick=False)])
+OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("rebin", {}, {"preset": "auto", "despike": 5.0}),
+    ("noise", {}, {"existing": "replace"}),
+    ("artefacts", {"method": "spectral_psf"}, {"spectral": False, "suspect_above": 3.0}),
+    ("interpolate", {"method": "model"}, {"spectral": False, "n_iter": 3}),
+    ("fit_psf", {"model": "effective"}, {"smoothing": 0}),
+    ("deconvolve", {"method": "map"}, {"mu": 1.0, "point_penalty": 1.0, "delta": 3.0, "robust": None}),
+    ("deconvolve", {"method": "map"}, {"tolerance": 0.1, "chi2_target": 2.0}),
+    ("deconvolve", {"method": "clean_multiscale"}, {"scales": [0.0, 2.0], "gain": 0.3, "threshold": 0.2}),
+    ("deconvolve", {"method": "clean_multiscale"}, {"chi2_target": None, "restoring_beam": 0.0}),
+    ("deconvolve", {"method": "clean_modified"}, {"chi2_target": None, "restoring_beam": 3.0}),
+    (
+        "deconvolve",
+        {"method": "lucy_richardson"},
+        {"weighted": False, "accelerate": False, "chi2_target": None},
+    ),
+]
+"""Values of options other than the defaults, which go from FITS to FITS as the variants do."""
+with_options = [
+    pytest.param(REGISTRY[name].parse(words | values), id="-".join([name, *words.values(), *values]))
+    for name, words, values in OPTIONS
+]
+every_variant_on_files = pytest.mark.parametrize(
+    "stage",
+    [
+        *variants(all_quick=False),
+        *(pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in with_options),
+    ],
+)
 
 
 def example() -> xr.Dataset:
@@ -315,6 +343,16 @@ def test_history_is_kept(stage: Stage) -> None:
 def test_dimensions_in_another_order_are_an_error() -> None:
     with pytest.raises(CubeError, match="they must be"):
         require(example().transpose("y", "x", WAVELENGTH, *PSF_PLANE), [DATA], "test")
+
+
+# The example has neither cosmic rays, nor another variance, nor planes enough for the spectral test.
+WITHOUT_EFFECT = ("rebin", "noise", "artefacts")
+
+
+@pytest.mark.parametrize("stage", [p for p in with_options if not str(p.id).startswith(WITHOUT_EFFECT)])
+def test_options_change_the_result(stage: Stage) -> None:
+    usual = expected(type(stage)(**{key: getattr(stage, key) for key in stage.choices}))
+    assert any(not usual[name].equals(expected(stage)[name]) for name in stage.produces if name in usual)
 
 
 # From FITS to FITS

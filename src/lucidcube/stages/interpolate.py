@@ -1,6 +1,6 @@
 """Stage `interpolate`: fill masked and missing pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -22,7 +22,7 @@ from lucidcube.kernels.holes import Filled, outside_field
 from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.lift.windows import over_windows
-from lucidcube.stages.base import Stage, parameter
+from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 
@@ -114,6 +114,10 @@ class Model(Interpolate):
     def check(self, cube: xr.Dataset) -> None:
         """Check the PSF; see `Stage.check`."""
         check_psf_planes(cube, self.name)
+
+    def warnings(self, cube: xr.Dataset) -> Iterator[str]:
+        if VARIANCE not in cube:
+            yield NOISE_IS_ESTIMATED
 
 
 class Linear(Interpolate):
