@@ -24,7 +24,7 @@ from lucidcube.cube import (
     VARIANCE,
 )
 from lucidcube.kernels.deconvolution.clean import clean_modified
-from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason, fabs_and_rms
+from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.kernels.deconvolution.map import map_deconvolution
 from lucidcube.kernels.deconvolution.multiscale_clean import clean_multiscale
@@ -345,17 +345,7 @@ def _deconvolved(
 def _without_psf(plane: np.ndarray, filled: np.ndarray | None, extras: Sequence[str]) -> Deconvolution:
     """Return the result for a plane without a PSF: all of it is residual."""
     known = np.isfinite(plane) if filled is None else np.isfinite(plane) & (filled != Filled.HOLE)
-    fabs, rms = fabs_and_rms(plane[known])
-    empty = np.full_like(plane, np.nan)
-    return Deconvolution(
-        components=empty,
-        residual=np.where(known, plane, np.float32(np.nan)),
-        iterations=0,
-        stop_reason=StopReason.NO_PSF,
-        fabs=fabs,
-        rms=rms,
-        flux_in=float(np.nansum(plane, dtype=np.float64)),
-        flux_out=0.0,
-        chi2=float("nan"),
-        extras=dict.fromkeys(extras, empty),
+    residual, empty = np.where(known, plane, np.float32(np.nan)), np.full_like(plane, np.nan)
+    return Deconvolution.of(
+        plane, empty, residual, known, 0, StopReason.NO_PSF, extras=dict.fromkeys(extras, empty)
     )
