@@ -17,7 +17,7 @@ from lucidcube.kernels.psf.models import MODELS
 from lucidcube.kernels.psf.normalise import normalise_psf
 from lucidcube.kernels.ssa.artefact_score import badness
 from lucidcube.simulate import Scene
-from lucidcube.stages.deconvolve import CleanModified, LucyRichardson
+from lucidcube.stages.deconvolution_methods import CleanModified, LucyRichardson
 from lucidcube.stages.normalise_psf import NormalisePSF
 
 WAVELENGTH = 720e-9

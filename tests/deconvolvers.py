@@ -7,7 +7,8 @@ import numpy as np
 from lucidcube.kernels.deconvolution import clean
 from lucidcube.kernels.deconvolution import lucy_richardson as richardson
 from lucidcube.kernels.deconvolution.common import Deconvolution
-from lucidcube.stages.deconvolve import CleanModified, Deconvolve, LucyRichardson
+from lucidcube.stages.deconvolution_methods import CleanModified, LucyRichardson
+from lucidcube.stages.deconvolve import Deconvolve
 
 CLEAN, LUCY = (
     {name: field.default for name, field in model.model_fields.items() if name != "method"}

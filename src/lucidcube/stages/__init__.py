@@ -1,5 +1,6 @@
 """The stages, which are registered when this package is imported."""
 
+import lucidcube.stages.deconvolution_methods  # noqa: F401
 from lucidcube.stages.artefacts import Artefacts
 from lucidcube.stages.deconvolve import Deconvolve
 from lucidcube.stages.fit_psf import FitPSF

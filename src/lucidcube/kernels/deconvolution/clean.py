@@ -74,7 +74,7 @@ def clean_modified(
     observer : callable, optional
         Gets an `IterationState` after each iteration.
     **options
-        The fields of `stages.deconvolve.CleanModified`, which explains them.
+        The fields of `stages.deconvolution_methods.CleanModified`, which explains them.
 
     Returns
     -------

@@ -55,7 +55,7 @@ def lucy_richardson(
     plane, psf, variance, filled, observer
         As for `clean.clean_modified`.
     **options
-        The fields of `stages.deconvolve.LucyRichardson`, which explains them.
+        The fields of `stages.deconvolution_methods.LucyRichardson`, which explains them.
 
     Notes
     -----

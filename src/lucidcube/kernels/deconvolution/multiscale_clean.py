@@ -55,7 +55,7 @@ def clean_multiscale(
     plane, psf, variance, filled, observer
         As for `clean.clean_modified`. The variance gives the weights, too: see `Field.weights_by_variance`.
     **options
-        The fields of `stages.deconvolve.CleanMultiscale`, which explains them.
+        The fields of `stages.deconvolution_methods.CleanMultiscale`, which explains them.
 
     Returns
     -------
