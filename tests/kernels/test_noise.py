@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from disc_scene import ODD_PLANES, rim
-from lucidcube.kernels.noise import NoiseModel, correlated_pixels, estimate_variance, fit_noise
+from lucidcube.kernels.noise import NoiseModel, correlated_pixels, estimate_variance, fit_noise, noise_width
 
 SUBPIXELS = 5
 
@@ -171,6 +171,7 @@ def test_the_noise_of_a_smoothed_plane_is_that_of_its_pixels(width):
     assert fit_noise(plane).constant == pytest.approx(3600, rel=0.25)
     expected = 1.0 if width == 0 else 1 / np.sum(np.square(kernel(width)))
     assert correlated_pixels(plane, np.full(plane.shape, 3600.0)) == pytest.approx(expected, rel=0.2)
+    assert noise_width(plane, np.full(plane.shape, 3600.0)) == pytest.approx(width, rel=0.12)
 
 
 def kernel(width):
@@ -182,6 +183,7 @@ def test_structure_of_an_object_is_not_correlated_noise():
     for seed in range(3):
         seen = observe(seed, size=101, texture=0.1)
         assert correlated_pixels(seen.plane, seen.variance) == 1
+        assert noise_width(seen.plane, seen.variance) == 0
 
 
 def test_few_pixels_have_independent_noise():

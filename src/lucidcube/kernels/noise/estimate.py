@@ -6,35 +6,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Plane = NDArray[np.floating]
-Mask = NDArray[np.bool_]
+from lucidcube.kernels.noise.correlation import APART, distant_ratio, filtered_variance, width_of
+from lucidcube.kernels.noise.filters import (
+    BIN_SIZE,
+    Mask,
+    Plane,
+    gaussian_mean,
+    gradient,
+    high_pass,
+    robust_variance,
+    usable_pixels,
+)
 
-MAD_TO_SIGMA = 1.4826
-"""Ratio of the standard deviation to the median absolute deviation of a normal distribution."""
 OUTLIER = 5.0
 """Residuals beyond this number of standard deviations are artefacts or point sources."""
-TRUNCATED = 0.9112
-"""Variance of a normal distribution that is cut off at 2.5 standard deviations."""
-BIN_SIZE, MAX_BINS = 128, 24
-"""Minimum number of residuals in a bin of the signal, and maximum number of bins."""
+MAX_BINS = 24
+"""Maximum number of bins of the signal, each of at least `BIN_SIZE` residuals."""
 FEWEST = 16
 """With fewer residuals than this, the scatter of the values themselves is used."""
 FLOOR = 1e-6
 """Smallest standard deviation as a fraction of the largest value: about ten times the rounding of float32."""
-SMOOTHING = 1.25
-"""Standard deviation, in pixels, of the Gaussian that smooths the signal."""
 STRUCTURE = 1.5
 """Scatter by which the variance of a bin may exceed the line before it counts as structure."""
-APART = 3
-"""Pixels this far apart have independent noise, also after the usual resampling."""
-SIGNIFICANT = 16.0
-"""Smallest excess of the variance that counts as correlation, divided by the root of the number of pixels.
-Its standard deviation is about 4."""
-FLAT_SCALE, FLAT_SHARE = 4.0, 3
-"""The correlation is measured in one pixel out of `FLAT_SHARE`, where the plane, smoothed by a Gaussian with
-this standard deviation in pixels, is flattest."""
-WIDEST = 3.0
-"""Largest width, in pixels, of the Gaussian that describes correlated noise."""
 
 
 class NoiseModel(NamedTuple):
@@ -69,43 +62,13 @@ def estimate_variance(plane: Plane, exclude: Mask | None = None) -> NDArray[np.f
     """
     values = plane.astype(np.float64)
     model = fit_noise(values, exclude)
-    usable = _usable(values, exclude)
+    usable = usable_pixels(values, exclude)
     mean = _local_mean(values, usable)
     excess = np.maximum(_local_mean((values - mean) ** 2, usable) - model.variance(mean), 0)
     share = np.divide(excess, excess + model.variance(mean))
     signal = mean + np.where(usable, share * (values - mean), 0)
     variance = np.maximum(model.variance(signal), np.finfo(np.float32).tiny)
     return np.where(np.isfinite(values), variance, np.nan).astype(np.float32)
-
-
-def correlated_pixels(plane: Plane, variance: Plane, exclude: Mask | None = None) -> float:
-    """Return over how many pixels the noise is correlated, that is how many pixels say as much as one.
-
-    The noise is described as white noise that was smoothed by a Gaussian. Its width follows from the
-    variances of neighbours and of pixels at a distance, where the plane is flattest, see `fit_noise`.
-
-    Parameters
-    ----------
-    plane
-        (y, x) values; NaN where there are none.
-    variance
-        (y, x) variance of each pixel, relative to the others.
-    exclude
-        (y, x), true where a pixel is known to be an artefact and must not be used.
-
-    Returns
-    -------
-    float
-        1 if there is no significant correlation, else the sum of the correlations with all pixels.
-    """
-    usable = _usable(plane, exclude) & (np.nan_to_num(variance) > 0)
-    if not usable.any():
-        return 1.0
-    scale = np.float64(np.abs(plane[usable]).max() or 1.0)
-    values = np.where(usable, plane / scale, np.nan)
-    spread = _gaussian(np.where(usable, variance / scale**2, 0), usable)
-    width = _noise_width(_correlation(values, usable, spread))
-    return float(np.sum(_gaussian_correlation(np.arange(-20.0, 21), width)) ** 2)
 
 
 def known_variance(plane: Plane, variance: Plane | None, exclude: Mask | None = None) -> NDArray[np.floating]:
@@ -144,7 +107,7 @@ def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
     NoiseModel
         Both numbers are not negative; the constant is greater than zero.
     """
-    usable = _usable(plane, exclude)
+    usable = usable_pixels(plane, exclude)
     if not usable.any():
         return NoiseModel(1.0, 0.0)
     scale = float(np.abs(plane[usable]).max())
@@ -152,8 +115,8 @@ def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
         return NoiseModel(1.0, 0.0)
     values = np.where(usable, plane / scale, np.nan)
     model = _fit(values, usable)
-    factor = _correlation(values, usable, model.variance(_gaussian(values, usable)))
-    factor /= _filtered_variance(APART, _noise_width(factor))
+    factor = distant_ratio(values, usable, model.variance(gaussian_mean(values, usable)))
+    factor /= filtered_variance(APART, width_of(factor))
     model = NoiseModel(factor * model.constant, factor * model.slope)
     constant, slope = max(model.constant, FLOOR**2), max(model.slope, 0.0)
     return NoiseModel(max(constant * scale**2, float(np.finfo(np.float32).tiny)), slope * scale)
@@ -161,101 +124,23 @@ def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
 
 def _fit(values: Plane, usable: Mask) -> NoiseModel:
     """Fit the noise of values whose largest modulus is 1."""
-    residual = _high_pass(values)
+    residual = high_pass(values)
     good = np.isfinite(residual)
     if np.count_nonzero(good) < FEWEST:
-        return NoiseModel(_variance(values[usable] - np.median(values[usable])), 0.0)
+        return NoiseModel(robust_variance(values[usable] - np.median(values[usable])), 0.0)
     # A median removes hot pixels before they are known, but its result depends on the noise of the residuals.
-    smooth = _gaussian(ndimage.median_filter(np.where(usable, values, _gaussian(values, usable)), 3), usable)
-    model = _line(smooth[good], residual[good], _gradient(smooth)[good])
+    smooth = gaussian_mean(
+        ndimage.median_filter(np.where(usable, values, gaussian_mean(values, usable)), 3), usable
+    )
+    model = _line(smooth[good], residual[good], gradient(smooth)[good])
     for _ in range(2):
         far = good & (np.abs(np.nan_to_num(residual)) > OUTLIER * np.sqrt(model.variance(smooth)))
         kept = good & ~ndimage.binary_dilation(far, np.ones((3, 3), bool))
         if np.count_nonzero(residual[kept]) < max(FEWEST, int(np.count_nonzero(residual[good])) // 2):
             break  # these are no outliers, but the noise of few counts
-        smooth = _gaussian(values, usable & ~far)
-        model = _line(smooth[kept], residual[kept], _gradient(smooth)[kept])
+        smooth = gaussian_mean(values, usable & ~far)
+        model = _line(smooth[kept], residual[kept], gradient(smooth)[kept])
     return model
-
-
-def _correlation(values: Plane, usable: Mask, variance: Plane) -> float:
-    """Return the ratio of the variance of independent pixels to that of neighbours, 1 if they agree."""
-    near, far = _high_pass(values), _high_pass(values, APART)
-    flat = _flattest(values, usable, np.isfinite(near) & np.isfinite(far) & (variance > 0))
-    if flat.size < BIN_SIZE:
-        return 1.0
-    sigma = np.sqrt(variance.ravel()[flat])
-    apart, adjacent = (_variance(residual.ravel()[flat] / sigma) for residual in (far, near))
-    ratio = apart / adjacent if adjacent > 0 else 1.0
-    return ratio if ratio > 1 + SIGNIFICANT / np.sqrt(flat.size) else 1.0
-
-
-def _gaussian_correlation(distance: Plane, width: float) -> Plane:
-    """Return the correlation along one axis of white noise that was smoothed by a Gaussian."""
-    return np.exp(-np.square(distance) / (4 * max(width, 1e-3) ** 2))
-
-
-def _filtered_variance(step: int, width: float) -> float:
-    """Return the variance of the residuals of `_high_pass` for smoothed noise of variance 1."""
-    near, far = _gaussian_correlation(np.array([1.0, 2.0]) * step, width)
-    return float((6 - 8 * near + 2 * far) / 6) ** 2
-
-
-def _noise_width(ratio: float) -> float:
-    """Return the width of the Gaussian for which `_correlation` is this ratio; 0 for independent pixels."""
-    if ratio <= 1:
-        return 0.0
-    widths = np.linspace(0, WIDEST, 301)
-    ratios = [_filtered_variance(APART, w) / _filtered_variance(1, w) for w in widths]
-    return float(np.interp(ratio, np.maximum.accumulate(ratios), widths))
-
-
-def _flattest(values: Plane, usable: Mask, candidates: Mask) -> NDArray[np.intp]:
-    """Return the flat indices of the candidates where the smoothed plane has the smallest gradient."""
-    known = np.flatnonzero(candidates)
-    number = known.size // FLAT_SHARE
-    steep = _gradient(_gaussian(values, usable, FLAT_SCALE)).ravel()[known]
-    return known[np.argpartition(steep, number)[:number]] if number else known[:0]
-
-
-def _usable(plane: Plane, exclude: Mask | None) -> Mask:
-    finite: Mask = np.isfinite(plane)
-    return finite if exclude is None else finite & ~exclude.astype(bool)
-
-
-def _high_pass(values: Plane, step: int = 1) -> Plane:
-    """Return the residuals (y, x) of pixels that are `step` apart, whose noise equals that of the values; NaN
-    next to missing pixels."""
-    residual = np.full(values.shape, np.nan)
-    if min(values.shape) > 2 * step:
-        rows = values[: -2 * step] - 2 * values[step:-step] + values[2 * step :]
-        across = rows[:, : -2 * step] - 2 * rows[:, step:-step] + rows[:, 2 * step :]
-        residual[step:-step, step:-step] = across / 6
-    return residual
-
-
-def _gaussian(values: Plane, usable: Mask, width: float = SMOOTHING) -> Plane:
-    """Return the mean of the usable values, weighted by a Gaussian; zero where there are none."""
-    light = ndimage.gaussian_filter(np.where(usable, values, 0), width)
-    weight = ndimage.gaussian_filter(usable.astype(np.float64), width)
-    return np.divide(light, weight, out=np.zeros_like(light), where=weight > 1e-3)
-
-
-def _gradient(smooth: Plane) -> Plane:
-    """Return the modulus of the gradient."""
-    return np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1))
-
-
-def _variance(residual: Plane) -> float:
-    """Return the variance of residuals with a mean of zero, robust unless more than half of them are zero.
-
-    The median absolute deviation tells which residuals are within 2.5 standard deviations; their mean square
-    has a much smaller scatter.
-    """
-    sigma = MAD_TO_SIGMA * float(np.median(np.abs(residual)))
-    if sigma == 0:
-        return float(np.mean(residual**2))
-    return float(np.mean(residual[np.abs(residual) < 2.5 * sigma] ** 2)) / TRUNCATED
 
 
 def _line(signal: Plane, residual: Plane, steep: Plane) -> NoiseModel:
@@ -264,7 +149,7 @@ def _line(signal: Plane, residual: Plane, steep: Plane) -> NoiseModel:
     bins = np.array_split(order, max(1, min(MAX_BINS, order.size // BIN_SIZE)))
     flat = [b[np.argsort(steep[b], kind="stable")[: max(FEWEST // 2, b.size // 2)]] for b in bins]
     level = np.array([max(float(np.median(signal[b])), 0.0) for b in flat])
-    variance = np.array([_variance(residual[b]) for b in flat])
+    variance = np.array([robust_variance(residual[b]) for b in flat])
     return _robust_line(level, variance, np.array([float(b.size) for b in flat]))
 
 
