@@ -34,6 +34,8 @@ RESIDUAL = "residual"
 RESTORED = "restored"
 POINTS = "points"
 MODEL = "model"
+ERROR = "error"
+BIAS = "bias"
 PSF = "psf"
 
 # Attributes of the Dataset
@@ -45,6 +47,8 @@ SCALE_EXPONENT = "scale_exponent"
 HISTORY = "history"
 
 UNITS = "units"
+SMOOTHING = "smoothing"
+"""Attribute of errors: standard deviation, in pixels, of the Gaussian under which the data have them."""
 
 
 class Variable(NamedTuple):
@@ -76,6 +80,8 @@ VARIABLES: Mapping[str, Variable] = {
     RESTORED: Variable(DIMS, 1, "components under a clean beam plus the residual"),
     POINTS: Variable(DIMS, 1, "point sources: the part of the components that is not smooth"),
     MODEL: Variable(DIMS, 1, "object convolved with the PSF, with light from beyond the frame"),
+    ERROR: Variable(DIMS, 1, "standard error of the components at the stated resolution"),
+    BIAS: Variable(DIMS, 1, "expected deviation of the components from the object at that resolution"),
     PSF: Variable((WAVELENGTH, *PSF_PLANE), 0, "point spread function, centred, with unit sum"),
     "cut": Variable((WAVELENGTH,), 0, "artefact score from which a pixel of the plane is an artefact"),
     "outlier": Variable(DIMS, 0, "1 where a pixel of the star was rejected as an outlier"),

@@ -23,8 +23,10 @@ from lucidcube.config.load import from_plain
 from lucidcube.cube import (
     AMPLITUDE,
     BADNESS,
+    BIAS,
     DATA,
     DIMS,
+    ERROR,
     FILLED,
     MASK,
     PARAMETER,
@@ -78,6 +80,8 @@ def variants(*, all_quick: bool = True) -> Iterator[Any]:
             yield pytest.param(cls(**words, **quick), id="-".join([name, *words.values()]), marks=marks)
 
 
+ON_REQUEST = {VARIANCE, ERROR, BIAS}
+"""Variables that only some inputs or parameters make."""
 NEIGHBOURS = {"effective", "spectral_psf", "model"}
 """Methods and models that use the neighbouring planes as well."""
 every_variant = pytest.mark.parametrize("stage", [*variants()])
@@ -89,6 +93,10 @@ OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("fit_psf", {"model": "effective"}, {"smoothing": 0}),
     ("deconvolve", {"method": "map"}, {"mu": 1.0, "point_penalty": 1.0, "delta": 3.0, "robust": None}),
     ("deconvolve", {"method": "map"}, {"tolerance": 0.1, "chi2_target": 2.0}),
+    *(
+        ("deconvolve", {"method": method}, {"errors": {"draws": 2, "smoothing": 1.5}})
+        for method in ("map", "lucy_richardson", "clean_modified", "clean_multiscale")
+    ),
     ("deconvolve", {"method": "clean_multiscale"}, {"scales": [0.0, 2.0], "gain": 0.3, "threshold": 0.2}),
     ("deconvolve", {"method": "clean_multiscale"}, {"chi2_target": None, "restoring_beam": 0.0}),
     ("deconvolve", {"method": "clean_modified"}, {"chi2_target": None, "restoring_beam": 3.0}),
@@ -248,7 +256,7 @@ def test_exactly_the_declared_variables_change(stage: Stage) -> None:
         else:
             assert not changed or (new_grid and name not in after), f"{name} changed undeclared"
     assert {*after.data_vars} - {*before.data_vars} <= {*stage.produces}
-    assert {n for n in stage.produces if n != VARIANCE} <= {*after.data_vars}
+    assert {n for n in stage.produces if n not in ON_REQUEST} <= {*after.data_vars}
 
 
 def test_a_variance_is_kept_unless_it_is_to_be_replaced() -> None:
@@ -352,7 +360,8 @@ WITHOUT_EFFECT = ("rebin", "noise", "artefacts")
 @pytest.mark.parametrize("stage", [p for p in with_options if not str(p.id).startswith(WITHOUT_EFFECT)])
 def test_options_change_the_result(stage: Stage) -> None:
     usual = expected(type(stage)(**{key: getattr(stage, key) for key in stage.choices}))
-    assert any(not usual[name].equals(expected(stage)[name]) for name in stage.produces if name in usual)
+    made = expected(stage)
+    assert any(name not in usual or not usual[name].equals(made[name]) for name in made.data_vars)
 
 
 # From FITS to FITS
@@ -421,7 +430,7 @@ def test_inside_a_run(stage: Stage, files: Path, tmp_path: Path) -> None:
         "output": {"path": str(tmp_path / "out.fits"), "products": ["deconvolved", "residual", "log", "fit"]},
         "profile": "synchronous",
     }
-    config["output"]["products"] += ["restored", "points", "model"]
+    config["output"]["products"] += ["restored", "points", "model", "error", "bias"]
     config["output"]["products"] += ["psf", "filled", "mask", "badness", "variance"]
     if stage.name == "deconvolve":
         config |= {"star": {"input": f"{files}/psf.fits"}, **item}

@@ -25,6 +25,8 @@ Product = Literal[
     "restored",
     "points",
     "model",
+    "error",
+    "bias",
     "residual",
     "psf",
     "log",

@@ -42,6 +42,8 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "restored": (words.RESTORED,),
     "points": (words.POINTS,),
     "model": (words.MODEL,),
+    "error": (words.ERROR,),
+    "bias": (words.BIAS,),
     "residual": (words.RESIDUAL,),
     "psf": (),
     "log": words.DECONVOLUTION_LOG,
@@ -221,6 +223,9 @@ def _plan(image: Image) -> ImagePlan:
     header = psf_header(cube, (sides[0], sides[1])) if image.is_psf else cube_header(cube)
     if "ERRDATA" in header:
         header["ERRDATA"] = VARIANCE_NAME
+    smoothing = cube[variable].attrs.get(words.SMOOTHING)
+    if smoothing is not None:
+        header["SMOOTHED"] = (float(smoothing), "[pixel] sigma of the Gaussian of its resolution")
     unit = str(cube[variable].attrs.get(words.UNITS, ""))
     if unit:
         header["BUNIT"] = unit

@@ -1,18 +1,22 @@
 """The methods of the stage `deconvolve`, with their parameters."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from lucidcube.cube import DATA, DECONVOLUTION_LOG, MODEL, POINTS, RESIDUAL, RESTORED
 from lucidcube.kernels.deconvolution.clean import clean_modified
+from lucidcube.kernels.deconvolution.common import Deconvolution
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.kernels.deconvolution.map import map_deconvolution
 from lucidcube.kernels.deconvolution.multiscale_clean import clean_multiscale
 from lucidcube.stages.base import parameter
-from lucidcube.stages.deconvolve import Deconvolve
+from lucidcube.stages.deconvolve import WITH_ERRORS, Deconvolve
 
 INFINITY = float("inf")
+REPEAT_ITERATIONS = 60
+"""Number of iterations for data that are similar to those of a result, from which they start."""
 
 Chi2Target = Annotated[
     float | None,
@@ -46,7 +50,7 @@ class MapDeconvolution(Deconvolve):
 
     kernel = staticmethod(map_deconvolution)
     extras = (POINTS, MODEL)
-    produces = (DATA, RESIDUAL, *extras, *DECONVOLUTION_LOG)
+    produces = (DATA, RESIDUAL, *extras, *WITH_ERRORS, *DECONVOLUTION_LOG)
     copies = 10.8
     scratch = 50
     method: Literal["map"] = "map"
@@ -73,6 +77,13 @@ class MapDeconvolution(Deconvolve):
         """Whether the noise is estimated from planes without a variance."""
         return True
 
+    def repeat(self, found: Deconvolution, psf: np.ndarray, data: np.ndarray, **given: Any) -> np.ndarray:
+        """Return the components of data that are similar to those of a result, from which it starts."""
+        if self.chi2_target is not None:  # which the result has reached already
+            return super().repeat(found, psf, data, **given)
+        fewer = self.model_copy(update={"n_iter": min(self.n_iter, REPEAT_ITERATIONS)})
+        return fewer.deconvolve_plane(data, psf, start=found.start, **given).components
+
     def scaled(self, scale: float) -> Self:
         """Return the same stage, whose parameters do not depend on the unit of the data."""
         return self
@@ -83,7 +94,7 @@ class CleanModified(Deconvolve):
 
     kernel = staticmethod(clean_modified)
     extras = (RESTORED,)
-    produces = (DATA, RESIDUAL, *extras, *DECONVOLUTION_LOG)
+    produces = (DATA, RESIDUAL, *extras, *WITH_ERRORS, *DECONVOLUTION_LOG)
     copies = 9.6
     scratch = 29
     method: Literal["clean_modified"]
@@ -144,7 +155,7 @@ class CleanMultiscale(Deconvolve):
 
     kernel = staticmethod(clean_multiscale)
     extras = (RESTORED,)
-    produces = (DATA, RESIDUAL, *extras, *DECONVOLUTION_LOG)
+    produces = (DATA, RESIDUAL, *extras, *WITH_ERRORS, *DECONVOLUTION_LOG)
     copies = 9
     scratch = 43
     method: Literal["clean_multiscale"]

@@ -3,30 +3,57 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
+from pydantic import BeforeValidator
 
 from lucidcube.cube import (
+    BIAS,
+    CHANNEL,
     DATA,
     DECONVOLUTION_LOG,
+    ERROR,
     FILLED,
     PSF,
     RESIDUAL,
     SCALE_EXPONENT,
+    SMOOTHING,
     UNITS,
     VARIABLES,
     VARIANCE,
 )
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
+from lucidcube.kernels.deconvolution.errors import errors_by_repeats
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.noise import estimate_variance
 from lucidcube.lift.blocks import Output, over_planes
-from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
+from lucidcube.stages.base import NOISE_IS_ESTIMATED, Parameters, Stage, parameter
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}
+
+
+WITH_ERRORS = (ERROR, BIAS)
+"""Variables of planes that are made if errors are wanted."""
+
+
+class Errors(Parameters):
+    """How to measure the errors of the components."""
+
+    draws: int = parameter(8, "", "number of times that simulated data are deconvolved", ge=2)
+    smoothing: float | None = parameter(
+        None,
+        "pixel",
+        "standard deviation of the Gaussian under which the components have these errors; null is 1",
+        gt=0,
+    )
+
+
+def _errors(value: Any) -> Any:
+    """Return the parameters of the errors, given them, or true for the defaults, or false for none."""
+    return ({} if value else None) if isinstance(value, bool) else value
 
 
 class Deconvolve(Stage):
@@ -42,13 +69,17 @@ class Deconvolve(Stage):
     the residual, not of the components, whose noise is correlated. Where there is none, methods that need
     it estimate it from each plane. NaN in a PSF, such as the edge of a star that was shifted, is taken as
     zero. A plane without a PSF is not deconvolved: all of its data are in the residual.
+
+    With `errors`, the model of each plane plus noise is deconvolved several times. The scatter and the bias
+    of the results give the error of the components after smoothing by a Gaussian, whose width is in the
+    header. It is NaN where nothing was observed.
     """
 
     name: ClassVar[str] = "deconvolve"
     version: ClassVar[int] = 5
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
-    produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *DECONVOLUTION_LOG)
+    produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *WITH_ERRORS, *DECONVOLUTION_LOG)
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_deconv"
     files: ClassVar[tuple[str, ...]] = (DATA, PSF)
@@ -58,6 +89,16 @@ class Deconvolve(Stage):
     method: str = parameter(..., "", "algorithm of the deconvolution")
     n_iter: int
     chi2_target: float | None
+    errors: Annotated[
+        Errors | None, BeforeValidator(_errors, json_schema_input_type=Errors | bool | None)
+    ] = parameter(
+        None,
+        "",
+        "measure the errors of the components by deconvolving simulated data: draws is their number (each "
+        "costs 0.4 times as much as the result with map, and as much as it with the others), smoothing the "
+        "standard deviation, in pixels, of the Gaussian of the resolution that the errors are for (null is "
+        "1); true is {draws: 8, smoothing: null}, null measures none",
+    )
 
     kernel: ClassVar[Callable[..., Deconvolution]]
     """Function that deconvolves a plane; it takes the parameters of the variant by name."""
@@ -70,21 +111,62 @@ class Deconvolve(Stage):
         if given.get("variance") is None and self.needs_variance:
             filled = given.get("filled")
             given["variance"] = estimate_variance(plane, None if filled is None else filled != Filled.NO)
-        return type(self).kernel(plane, psf, **given, **self.model_dump(exclude={"method"}))
+        return type(self).kernel(plane, psf, **given, **self.model_dump(exclude={"method", "errors"}))
 
     @property
     def needs_variance(self) -> bool:
         """Whether the variance must be known, and so is estimated from planes without one."""
         return self.chi2_target is not None
 
+    @property
+    def measured_errors(self) -> Sequence[str]:
+        """Names of the variables that say how accurate the components are."""
+        return () if self.errors is None else WITH_ERRORS
+
+    def smoothing_of(self, cube: xr.Dataset) -> float:
+        """Return the standard deviation, in pixels, of the Gaussian of the resolution that errors are for."""
+        given = None if self.errors is None else self.errors.smoothing
+        return 1.0 if given is None else given
+
+    def repeat(self, found: Deconvolution, psf: np.ndarray, data: np.ndarray, **given: Any) -> np.ndarray:
+        """Return the components of data that are similar to those of a result."""
+        return self.deconvolve_plane(data, psf, **given).components
+
+    def errors_of(
+        self,
+        found: Deconvolution,
+        plane: np.ndarray,
+        psf: np.ndarray,
+        *,
+        smoothing: float,
+        seed: int,
+        **given: Any,
+    ) -> dict[str, np.ndarray]:
+        """Return the variables `measured_errors` of a result; for `given` see `deconvolve_plane`."""
+        if self.errors is None:
+            return {}
+        made = errors_by_repeats(
+            found,
+            plane,
+            psf,
+            **given,
+            modes=None,
+            repeat=partial(self.repeat, found, psf, **given),
+            draws=self.errors.draws,
+            smoothing=smoothing,
+            seed=seed,
+        )
+        return dict(zip(WITH_ERRORS, made, strict=True))
+
     @abstractmethod
     def scaled(self, scale: float) -> Self:
         """Return the same stage for data that were multiplied by `scale`."""
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
-        attrs = dict(cube[DATA].attrs)
+        attrs, smoothing = dict(cube[DATA].attrs), self.smoothing_of(cube)
         outputs = {
             **{name: Output(attrs=attrs) for name in (DATA, RESIDUAL, *self.extras)},
+            **{name: Output(attrs=attrs | {SMOOTHING: smoothing}) for name in self.measured_errors},
             "iterations": Output(dims=(), dtype="int32", blank=0),
             "stop_reason": Output(dims=(), dtype="uint8", blank=int(StopReason.ALL_NAN), attrs=STOP_REASONS),
         }
@@ -93,8 +175,10 @@ class Deconvolve(Stage):
             # Numbers of fluxes of 1e-20 are written in float64 to keep all of their digits.
             outputs[name] = Output(dims=(), dtype="float64", attrs={UNITS: unit})
         scale = 2.0 ** int(cube.attrs.get(SCALE_EXPONENT, 0))
-        kernel = partial(_deconvolved, stage=self.scaled(scale))
-        made = over_planes(cube, self.name, kernel, [DATA, PSF], outputs, optional=[VARIANCE, FILLED])
+        kernel = partial(_deconvolved, stage=self.scaled(scale), smoothing=smoothing)
+        made = over_planes(
+            cube, self.name, kernel, [DATA, PSF, CHANNEL], outputs, optional=[VARIANCE, FILLED]
+        )
         return cube.assign(made)
 
     def check(self, cube: xr.Dataset) -> None:
@@ -102,24 +186,32 @@ class Deconvolve(Stage):
         check_psf_planes(cube, self.name)
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
-        if VARIANCE not in cube and self.needs_variance:
+        if VARIANCE not in cube and (self.needs_variance or self.errors is not None):
             yield NOISE_IS_ESTIMATED
 
 
 def _deconvolved(
     plane: np.ndarray,
     psf: np.ndarray,
+    channel: int,
     variance: np.ndarray | None,
     filled: np.ndarray | None,
     *,
     stage: Deconvolve,
+    smoothing: float,
 ) -> tuple[Any, ...]:
+    given: dict[str, Any] = {"variance": variance, "filled": filled}
     if np.isfinite(psf).any():
-        found = stage.deconvolve_plane(plane, usable_psf(psf), variance=variance, filled=filled)
+        psf = usable_psf(psf)
+        found = stage.deconvolve_plane(plane, psf, **given)
+        errors = stage.errors_of(found, plane, psf, smoothing=smoothing, seed=int(channel), **given)
     else:
         found = _without_psf(plane, filled, stage.extras)
+        errors = {name: np.full_like(plane, np.nan) for name in stage.measured_errors}
+    planes = {**found.extras, **errors}
     numbers = (getattr(found, name) for name in DECONVOLUTION_LOG)
-    return (found.components, found.residual, *(found.extras[name] for name in stage.extras), *numbers)
+    names = *stage.extras, *stage.measured_errors
+    return (found.components, found.residual, *(planes[name] for name in names), *numbers)
 
 
 def _without_psf(plane: np.ndarray, filled: np.ndarray | None, extras: Sequence[str]) -> Deconvolution:

@@ -74,6 +74,11 @@ class Deconvolution(NamedTuple):
     variance is unknown."""
     extras: Mapping[str, Plane] = {}
     """Further planes (y, x) that only some methods make, by the name of the variable."""
+    model: Plane | None = None
+    """What the method expects of the data: finite everywhere, with the light from beyond the frame. None if
+    the plane was not deconvolved."""
+    start: Any = None
+    """What the kernel takes as `start`, to deconvolve similar data in fewer iterations; None if it cannot."""
 
     @classmethod
     def of(

@@ -106,7 +106,8 @@ class Field:
 
         The variance (y, x) is for chi2; pixels do not count where it is not positive.
         """
-        left = self.plane - self.convolver.convolve_padded(components)[self.frame]
+        model = self.convolver.convolve_padded(components)[self.frame].copy()
+        left = self.plane - model
         chi2_bright = NoiseStop(self.plane, variance, self.pixels.valid, None).chi2(left)
         inside = components[self.frame].copy()
         inside[self.pixels.outside] = 0
@@ -128,6 +129,7 @@ class Field:
             stop_reason,
             chi2=float(np.mean(chi2)) if known.any() else np.nan,
             chi2_bright=chi2_bright,
+            model=model,
         )
 
 

@@ -17,7 +17,7 @@ from lucidcube.kernels.deconvolution.common import (
     of_nearest,
 )
 from lucidcube.kernels.deconvolution.continuation import Plane
-from lucidcube.kernels.deconvolution.map_solver import MapSolver
+from lucidcube.kernels.deconvolution.map_solver import MapSolver, Solution
 from lucidcube.kernels.noise import correlated_pixels, known_variance
 
 
@@ -28,6 +28,7 @@ def map_deconvolution(
     variance: Variance = None,
     filled: NDArray[np.generic] | None = None,
     observer: Observer | None = None,
+    start: Solution | None = None,
     n_iter: int,
     mu: float,
     point_penalty: float,
@@ -38,20 +39,23 @@ def map_deconvolution(
 ) -> Deconvolution:
     """Deconvolve a plane by the edge-preserving MAP estimate, see `edge_preserving` for the objective.
 
-    The first five arguments are as for `clean.clean_modified`, the others as for `MapSolver.solve`. Where the
-    variance is not positive and finite, a pixel has no weight; if it is not given, it is estimated from the
-    plane. Noise that is correlated between neighbouring pixels has less weight, see `correlated_pixels`,
-    because it would otherwise be taken for points. Pixels that were replaced or are holes have no weight.
-    Pixels that were modelled count as data with `MODELLED_NOISE` times the noise of the nearest pixel of
-    known variance.
+    The first five arguments are as for `clean.clean_modified`, the others as for `MapSolver.solve`, but for
+    `start`, the `Deconvolution.start` of similar data with the same PSF. Where the variance is not positive
+    and finite, a pixel has no weight; if it is not given, it is estimated from the plane. Noise that is
+    correlated between neighbouring pixels has less weight, see `correlated_pixels`, because it would
+    otherwise be taken for points. Pixels that were replaced or are holes have no weight. Pixels that were
+    modelled count as data with `MODELLED_NOISE` times the noise of the nearest pixel of known variance.
 
     The residual is plane - model on all observed pixels. Light from beyond the edge of the frame belongs to
     the model, so the components alone, convolved, need not give the model near the edge. Components, points
     and model are NaN outside the field. `extras` are "points" and "model".
     """
     pixels = Pixels.of(plane, psf, filled)
-    sigma = _noise(plane, variance, pixels)
+    sigma = noise_by_pixel(plane, variance, pixels)
     solver = MapSolver(psf, plane.shape)
+    correlated = (
+        correlated_pixels(plane, np.square(sigma), ~pixels.valid) if start is None else start.correlated
+    )
     solution = solver.solve(
         plane,
         sigma,
@@ -61,7 +65,8 @@ def map_deconvolution(
         robust=robust,
         n_iter=n_iter,
         tolerance=tolerance,
-        correlated=correlated_pixels(plane, np.square(sigma), ~pixels.valid),
+        correlated=correlated,
+        start=start,
         chi2_target=chi2_target,
         observer=None if observer is None else _reporting(observer, plane, pixels, solver),
     )
@@ -83,10 +88,12 @@ def map_deconvolution(
         chi2=chi2,
         chi2_bright=solution.chi2,
         extras={"points": points, "model": model},
+        model=solution.model,
+        start=solution,
     )
 
 
-def _noise(plane: Plane, variance: Variance, pixels: Pixels) -> NDArray[np.float64]:
+def noise_by_pixel(plane: Plane, variance: Variance, pixels: Pixels) -> NDArray[np.float64]:
     """Return the standard deviation (y, x) with which pixels are weighted; NaN for no weight."""
     sigma = np.full(plane.shape, np.nan)
     given = known_variance(plane, variance, ~pixels.valid)

@@ -37,6 +37,8 @@ class Solution(NamedTuple):
     """Chi squared of the bright pixels with weight, see `stopping.NoiseStop`; NaN if there are none."""
     parts: Plane
     """b and p on the grid (2, y + 2 margin, x + 2 margin), for a warm start."""
+    correlated: float = 1.0
+    """Number of pixels over which the noise was taken to be correlated."""
 
 
 class MapSolver:
@@ -131,7 +133,8 @@ class MapSolver:
             objective.evaluate, parts, n_iter=n_iter, tolerance=tolerance, first_step=1 / curvature, stop=stop
         )
         chi2 = NoiseStop(data, np.square(sigma), weighted, None).chi2
-        return self._solution(result, unit, lambda model: chi2(np.where(weighted, data - model, 0)))
+        found = self._solution(result, unit, lambda model: chi2(np.where(weighted, data - model, 0)))
+        return found._replace(correlated=correlated)
 
     def _solution(self, result: Minimum, unit: float, chi2: Callable[[Plane], float]) -> Solution:
         """Return the result in the units of the data; `chi2` is called with the model."""
