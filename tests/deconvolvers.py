@@ -11,7 +11,7 @@ from lucidcube.stages.deconvolution_methods import CleanModified, LucyRichardson
 from lucidcube.stages.deconvolve import Deconvolve
 
 CLEAN, LUCY = (
-    {name: field.default for name, field in model.model_fields.items() if name != "method"}
+    {name: field.default for name, field in model.model_fields.items() if name not in model.stage_only}
     for model in (CleanModified, LucyRichardson)
 )
 CLEAN |= {"noise_std": 0.1, "chi2_target": None}

@@ -46,9 +46,12 @@ BITPIX = "bitpix"
 SCALE_EXPONENT = "scale_exponent"
 HISTORY = "history"
 
+# Attributes of variables
 UNITS = "units"
 SMOOTHING = "smoothing"
 """Attribute of errors: standard deviation, in pixels, of the Gaussian under which the data have them."""
+RESOLUTION = "resolution"
+"""Full width at half maximum, in pixels, of the Gaussian PSF with which a variable shows the object."""
 
 
 class Variable(NamedTuple):

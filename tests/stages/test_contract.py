@@ -97,6 +97,10 @@ OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("deconvolve", {"method": method}, {"errors": {"draws": 2, "smoothing": 1.5}})
         for method in ("map", "lucy_richardson", "clean_modified", "clean_multiscale")
     ),
+    ("deconvolve", {"method": "map"}, {"resolution": 3.0}),
+    ("deconvolve", {"method": "clean_modified"}, {"resolution": 3.0}),
+    ("deconvolve", {"method": "lucy_richardson"}, {"resolution": 3.0}),
+    ("deconvolve", {"method": "clean_multiscale"}, {"resolution": 3.0}),
     ("deconvolve", {"method": "clean_multiscale"}, {"scales": [0.0, 2.0], "gain": 0.3, "threshold": 0.2}),
     ("deconvolve", {"method": "clean_multiscale"}, {"chi2_target": None, "restoring_beam": 0.0}),
     ("deconvolve", {"method": "clean_modified"}, {"chi2_target": None, "restoring_beam": 3.0}),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from astropy import units
 from astropy.io import fits
 
 from lucidcube.errors import CubeError
@@ -50,6 +51,23 @@ def celestial_wcs(header: fits.Header) -> "WCS":
         found = " and ".join(repr(text(cards, f"CTYPE{n}")) for n in (1, 2))
         raise CubeError(f"the header holds no sky coordinates (CTYPE {found}): use image coordinates")
     return wcs
+
+
+def pixel_sides(header: fits.Header) -> tuple[float, float]:
+    """Return the sides (y, x) of the pixels in arcseconds, at the reference pixel of the sky coordinates.
+
+    A header without sky coordinates raises CubeError.
+    """
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
+    wcs = celestial_wcs(header)
+    if not header or not wcs.has_celestial:
+        raise CubeError("the header holds no sky coordinates")
+    x, y = (
+        float(units.Quantity(side, unit).to_value(units.arcsec))
+        for side, unit in zip(proj_plane_pixel_scales(wcs), wcs.wcs.cunit, strict=True)
+    )
+    return y, x
 
 
 def _celestial_cards(header: fits.Header) -> fits.Header:

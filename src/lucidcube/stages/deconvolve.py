@@ -16,8 +16,10 @@ from lucidcube.cube import (
     DECONVOLUTION_LOG,
     ERROR,
     FILLED,
+    POINTS,
     PSF,
     RESIDUAL,
+    RESOLUTION,
     SCALE_EXPONENT,
     SMOOTHING,
     UNITS,
@@ -26,11 +28,13 @@ from lucidcube.cube import (
 )
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.errors import errors_by_repeats
+from lucidcube.kernels.deconvolution.resolution import FWHM, at_resolution
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.noise import estimate_variance
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, Parameters, Stage, parameter
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
+from lucidcube.stages.resolution import Resolution, sigma_in_pixels
 
 STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}
 
@@ -46,7 +50,8 @@ class Errors(Parameters):
     smoothing: float | None = parameter(
         None,
         "pixel",
-        "standard deviation of the Gaussian under which the components have these errors; null is 1",
+        "standard deviation of the Gaussian under which the components have these errors; null is that of "
+        "the resolution, or 1 without one",
         gt=0,
     )
 
@@ -87,6 +92,12 @@ class Deconvolve(Stage):
     """Variables of planes that only some variants make, in the order of `produces`."""
 
     method: str = parameter(..., "", "algorithm of the deconvolution")
+    resolution: Resolution = parameter(
+        None,
+        "pixel",
+        "full width at half maximum of the Gaussian PSF with which the product shows the object at all "
+        "wavelengths, in pixels or as an angle such as 0.1arcsec; null shows it without blur",
+    )
     n_iter: int
     chi2_target: float | None
     errors: Annotated[
@@ -97,9 +108,11 @@ class Deconvolve(Stage):
         "measure the errors of the components by deconvolving simulated data: draws is their number (each "
         "costs 0.4 times as much as the result with map, and as much as it with the others), smoothing the "
         "standard deviation, in pixels, of the Gaussian of the resolution that the errors are for (null is "
-        "1); true is {draws: 8, smoothing: null}, null measures none",
+        "that of the field resolution, or 1); true is {draws: 8, smoothing: null}, null measures none",
     )
 
+    stage_only: ClassVar[set[str]] = {"method", "resolution", "errors"}
+    """Fields that the kernels do not take."""
     kernel: ClassVar[Callable[..., Deconvolution]]
     """Function that deconvolves a plane; it takes the parameters of the variant by name."""
 
@@ -111,7 +124,11 @@ class Deconvolve(Stage):
         if given.get("variance") is None and self.needs_variance:
             filled = given.get("filled")
             given["variance"] = estimate_variance(plane, None if filled is None else filled != Filled.NO)
-        return type(self).kernel(plane, psf, **given, **self.model_dump(exclude={"method", "errors"}))
+        return type(self).kernel(plane, psf, **given, **self.model_dump(exclude=self.stage_only))
+
+    def sigma_pixels(self, cube: xr.Dataset) -> float | None:
+        """Return the standard deviation in pixels of the Gaussian of the `resolution`; None without one."""
+        return sigma_in_pixels(self.resolution, cube, self.name)
 
     @property
     def needs_variance(self) -> bool:
@@ -126,7 +143,7 @@ class Deconvolve(Stage):
     def smoothing_of(self, cube: xr.Dataset) -> float:
         """Return the standard deviation, in pixels, of the Gaussian of the resolution that errors are for."""
         given = None if self.errors is None else self.errors.smoothing
-        return 1.0 if given is None else given
+        return given or self.sigma_pixels(cube) or 1.0
 
     def repeat(self, found: Deconvolution, psf: np.ndarray, data: np.ndarray, **given: Any) -> np.ndarray:
         """Return the components of data that are similar to those of a result."""
@@ -174,8 +191,12 @@ class Deconvolve(Stage):
             unit = attrs.get(UNITS, "") if VARIABLES[name].flux_power else ""
             # Numbers of fluxes of 1e-20 are written in float64 to keep all of their digits.
             outputs[name] = Output(dims=(), dtype="float64", attrs={UNITS: unit})
+        sigma = self.sigma_pixels(cube)
+        if sigma is not None:
+            for name in {DATA, POINTS} & outputs.keys():
+                outputs[name] = outputs[name]._replace(attrs=attrs | {RESOLUTION: sigma * FWHM})
         scale = 2.0 ** int(cube.attrs.get(SCALE_EXPONENT, 0))
-        kernel = partial(_deconvolved, stage=self.scaled(scale), smoothing=smoothing)
+        kernel = partial(_deconvolved, stage=self.scaled(scale), smoothing=smoothing, sigma=sigma)
         made = over_planes(
             cube, self.name, kernel, [DATA, PSF, CHANNEL], outputs, optional=[VARIANCE, FILLED]
         )
@@ -199,6 +220,7 @@ def _deconvolved(
     *,
     stage: Deconvolve,
     smoothing: float,
+    sigma: float | None,
 ) -> tuple[Any, ...]:
     given: dict[str, Any] = {"variance": variance, "filled": filled}
     if np.isfinite(psf).any():
@@ -208,6 +230,8 @@ def _deconvolved(
     else:
         found = _without_psf(plane, filled, stage.extras)
         errors = {name: np.full_like(plane, np.nan) for name in stage.measured_errors}
+    if sigma is not None:
+        found = at_resolution(found, sigma)
     planes = {**found.extras, **errors}
     numbers = (getattr(found, name) for name in DECONVOLUTION_LOG)
     names = *stage.extras, *stage.measured_errors

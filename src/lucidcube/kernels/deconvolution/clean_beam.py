@@ -9,14 +9,13 @@ from scipy import ndimage
 
 from lucidcube.kernels.deconvolution.common import Deconvolution
 from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.deconvolution.resolution import FWHM
 from lucidcube.kernels.fourier.convolver import Convolver
 
 CORE = 0.35
 """Fraction of the maximum above which pixels of a PSF are its core, to which the beam is fitted."""
 REACH = 4.0
 """Half the width of the beam's array in standard deviations."""
-FWHM = 2 * math.sqrt(2 * math.log(2))
-"""Full width at half maximum of a Gaussian over its standard deviation."""
 
 Beam = Literal["fit"] | float
 

@@ -72,6 +72,9 @@ class Deconvolution(NamedTuple):
     """The number that is compared with `chi2_target`: the mean of min(residual^2 / variance, 25) over bright
     pixels (see `stopping.NoiseStop`), where the residual lacks the light from outside the field; NaN if the
     variance is unknown."""
+    whole: Plane | None = None
+    """The components on a grid that extends beyond the frame, by as much on opposite sides, where the method
+    finds light there; finite everywhere."""
     extras: Mapping[str, Plane] = {}
     """Further planes (y, x) that only some methods make, by the name of the variable."""
     model: Plane | None = None

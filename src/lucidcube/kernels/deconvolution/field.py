@@ -102,13 +102,14 @@ class Field:
     def result(
         self, components: Plane, iterations: int, stop_reason: StopReason, variance: Variance
     ) -> Deconvolution:
-        """Return the result for components (field y, padded_width), which are overwritten.
+        """Return the result for components (field y, padded_width), of which those outside become zero.
 
         The variance (y, x) is for chi2; pixels do not count where it is not positive.
         """
         model = self.convolver.convolve_padded(components)[self.frame].copy()
         left = self.plane - model
         chi2_bright = NoiseStop(self.plane, variance, self.pixels.valid, None).chi2(left)
+        whole = components[:, : self.convolver.shape[1]].copy()
         inside = components[self.frame].copy()
         inside[self.pixels.outside] = 0
         components[:] = 0
@@ -130,6 +131,7 @@ class Field:
             chi2=float(np.mean(chi2)) if known.any() else np.nan,
             chi2_bright=chi2_bright,
             model=model,
+            whole=whole,
         )
 
 

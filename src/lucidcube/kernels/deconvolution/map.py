@@ -87,6 +87,7 @@ def map_deconvolution(
         solution.reason,
         chi2=chi2,
         chi2_bright=solution.chi2,
+        whole=solution.parts.sum(axis=0),
         extras={"points": points, "model": model},
         model=solution.model,
         start=solution,
