@@ -23,7 +23,9 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 def sharpened(name: str, files: Files, folder: Path, *more: str) -> dict[str, np.ndarray]:
     """Run a config on the files of a scene and return the planes of its product by name."""
-    sets = [f"target.input={files.target}", f"star.input={files.star}", f"output.path={folder / 'out.fits'}"]
+    sets = [f"target.input={files.target}", f"output.path={folder / 'out.fits'}"]
+    if name != "no-star":
+        sets.append(f"star.input={files.star}")
     work = [f"checkpoints.dir={folder / 'work'}", "profile=synchronous"]
     run(load(ROOT / "configs" / f"{name}.yaml", [*sets, *work, *more]))
     with fits.open(folder / "out.fits") as hdus:
@@ -65,6 +67,14 @@ def test_a_cube_of_a_planet(name: str, factor: float, tmp_path: Path) -> None:
     made = sharpened(name, files, tmp_path, "target.rebin.preset=auto", "star.rebin.preset=auto")
     assert error(made["DECONVOLVED"], files.truth) < error(files.observed, files.truth) / factor
     assert (made["MASK"][files.hot] > 0).mean() > 0.8  # 1.0, 0.87
+
+
+@pytest.mark.slow
+def test_a_planet_without_a_star(tmp_path: Path) -> None:
+    truth = np.repeat(planet(61), 12, axis=0) * np.linspace(1, 0.7, 12)[:, None, None]
+    files = observe(truth, tmp_path, seed=3, sky=100, variance=True)
+    made = sharpened("no-star", files, tmp_path, "star.psf.fwhm=3.4")
+    assert error(made["DECONVOLVED"], files.truth) < error(files.observed, files.truth) / 4
 
 
 @pytest.mark.slow

@@ -10,11 +10,21 @@ if TYPE_CHECKING:
     from lucidcube.config.load import load as load_config
     from lucidcube.io.reader import open_cube
     from lucidcube.runner.pipeline import run
-    from lucidcube.stages import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, Noise, NormalisePSF, Rebin
+    from lucidcube.stages import (
+        Artefacts,
+        Deconvolve,
+        FitPSF,
+        Interpolate,
+        Mask,
+        ModelPSF,
+        Noise,
+        NormalisePSF,
+        Rebin,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
-    "Artefacts", "Deconvolve", "FitPSF", "Interpolate", "Mask", "Noise", "NormalisePSF", "Rebin",
+    "Artefacts", "Deconvolve", "FitPSF", "Interpolate", "Mask", "ModelPSF", "Noise", "NormalisePSF", "Rebin",
     "load_config", "open_cube", "run",
 ]  # fmt: skip
 

@@ -52,6 +52,8 @@ SMOOTHING = "smoothing"
 """Attribute of errors: standard deviation, in pixels, of the Gaussian under which the data have them."""
 RESOLUTION = "resolution"
 """Full width at half maximum, in pixels, of the Gaussian PSF with which a variable shows the object."""
+TRACK = "track"
+"""Attribute of `psf`: the track that made it, if that is the star's."""
 
 
 class Variable(NamedTuple):

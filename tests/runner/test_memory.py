@@ -29,6 +29,7 @@ WORK = [
     ("normalise_psf", {}),
     ("fit_psf", {}),
     ("fit_psf", {"model": "radial"}),
+    ("model_psf", {"fwhm": 30.0, "beta": 1.1}),
     ("deconvolve", {"n_iter": 12}),
     ("deconvolve", {"n_iter": 2, "method": "clean_modified"}),
     ("deconvolve", {"n_iter": 2, "method": "clean_multiscale"}),

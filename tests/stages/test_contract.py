@@ -58,6 +58,11 @@ QUICK |= {key: {"free": False} for key in ("alpha", "beta", "amplitude", "backgr
 """Parameters for fast computation; the quality of the results does not matter here."""
 
 
+QUICK_OF = {
+    "model_psf": {"fwhm": 3.0, "r0": 0.2, "alpha": 0.1, "beta": 2.0, "amplitude": 2.0, "pixel_scale": 0.025}
+}
+"""Parameters that a stage needs; for these keys they replace those of all stages."""
+
 COSTLY = [["muse_ao", "minimize"], ["turbulence", "minimize"]]
 """Variants that take seconds; their models and methods are in others as well."""
 
@@ -73,7 +78,8 @@ def variants(*, all_quick: bool = True) -> Iterator[Any]:
             nested = words.get("method") == "ultranest"
             if nested and find_spec("ultranest") is None:
                 continue
-            quick = {key: value for key, value in QUICK.items() if key in variant.model_fields}
+            usual_values = {**QUICK, "background": 0.0, **QUICK_OF[name]} if name in QUICK_OF else QUICK
+            quick = {key: value for key, value in usual_values.items() if key in variant.model_fields}
             costly = words.get("model") != "radial" if nested else [*words.values()] in COSTLY
             usual = all_quick or variant is type(cls())
             marks = [] if usual and not costly else [pytest.mark.slow]
@@ -91,6 +97,9 @@ OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("artefacts", {"method": "spectral_psf"}, {"spectral": False, "suspect_above": 3.0}),
     ("interpolate", {"method": "model"}, {"spectral": False, "n_iter": 3}),
     ("fit_psf", {"model": "effective"}, {"smoothing": 0}),
+    ("model_psf", {"model": "moffat"}, {"fwhm": {"700nm": 2.0, "701nm": 4.0}, "beta": 3.0}),
+    ("model_psf", {"model": "gaussian"}, {"fwhm": "0.1arcsec", "pixel_scale": 0.05}),
+    ("model_psf", {"model": "muse_ao"}, {"r0": 0.15, "amplitude": 3.0, "pixel_scale": 0.05}),
     ("deconvolve", {"method": "map"}, {"mu": 1.0, "point_penalty": 1.0, "delta": 3.0, "robust": None}),
     ("deconvolve", {"method": "map"}, {"tolerance": 0.1, "chi2_target": 2.0}),
     *(
@@ -363,7 +372,8 @@ WITHOUT_EFFECT = ("rebin", "noise", "artefacts")
 
 @pytest.mark.parametrize("stage", [p for p in with_options if not str(p.id).startswith(WITHOUT_EFFECT)])
 def test_options_change_the_result(stage: Stage) -> None:
-    usual = expected(type(stage)(**{key: getattr(stage, key) for key in stage.choices}))
+    needed = {k: v for k, v in QUICK_OF.get(stage.name, {}).items() if k in type(stage).model_fields}
+    usual = expected(type(stage)(**{key: getattr(stage, key) for key in stage.choices}, **needed))
     made = expected(stage)
     assert any(name not in usual or not usual[name].equals(made[name]) for name in made.data_vars)
 
@@ -401,7 +411,7 @@ def assert_holds(path: Path, made: xr.Dataset, variables: Any, *, main: str = DA
             if name not in made:
                 continue
             values = made[name].values
-            if made[name].dims == DIMS:
+            if made[name].ndim == 3:
                 label = "STAT" if name == VARIANCE else name.upper()
                 np.testing.assert_array_equal(hdus[label].data, values, err_msg=name)
             elif PARAMETER not in made[name].dims:
@@ -436,6 +446,11 @@ def test_inside_a_run(stage: Stage, files: Path, tmp_path: Path) -> None:
     }
     config["output"]["products"] += ["restored", "points", "model", "error", "bias"]
     config["output"]["products"] += ["psf", "filled", "mask", "badness", "variance"]
+    if stage.name == "model_psf":
+        config |= {"star": {"psf": stage.flat()}, "deconvolve": {"n_iter": 1}}
+        made = from_files(stage, files, ())
+        assert_holds(run(from_plain(config)).path, made.assign({DATA: made[PSF]}), [PSF], main="PSF")
+        return
     if stage.name == "deconvolve":
         config |= {"star": {"input": f"{files}/psf.fits"}, **item}
         made = from_files(stage, files, (PSF,))

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lucidcube.config.schema import DECONVOLVE, Checkpoints, Config, Input, Output
+from lucidcube.config.schema import DECONVOLVE, Checkpoints, Config, Input, ModelledStar, Output
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
 TEMPLATE_TRACKS = {
@@ -79,6 +79,10 @@ def template() -> str:
     for track, (path, stages) in TEMPLATE_TRACKS.items():
         lines += [f"{track}:", f"  input: {path}"]
         lines += [f"  # {n}: {f.description}" for n, f in Input.model_fields.items() if n != "input"]
+        if track == "star":
+            lines += chain(
+                *(_wrapped(f"{n}: {f.description}", "  # ") for n, f in ModelledStar.model_fields.items())
+            )
         lines.append("  stages:")
         for name in stages:
             lines += [f"    # {_first_sentence(REGISTRY[name])}", f"    - {name}:"]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lucidcube.config.presets import with_chains, with_defaults
-from lucidcube.config.schema import DECONVOLVE, TRACKS, Config, Track
+from lucidcube.config.schema import DECONVOLVE, MODEL_PSF, TRACKS, Config, ModelledStar, Track
 from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
@@ -98,7 +98,12 @@ def _merge(below: Any, above: Any) -> Any:
 def _is_of_stage(text: str) -> bool:
     """Return whether ``key=value`` is a parameter of a stage."""
     track, *rest = text.partition("=")[0].strip().split(".")
-    return track == DECONVOLVE or (track in TRACKS and len(rest) == 2)
+    return track == DECONVOLVE or _is_of_item(track, rest)
+
+
+def _is_of_item(track: str, rest: Sequence[str]) -> bool:
+    """Return whether a key is a parameter of a stage of a track, and not of the formula of a PSF."""
+    return track in TRACKS and len(rest) == 2 and [track, rest[0]] != ["star", "psf"]
 
 
 def _override(values: dict[str, Any], text: str) -> None:
@@ -112,7 +117,7 @@ def _override(values: dict[str, Any], text: str) -> None:
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError("the value is not YAML") from None
     place: Any = values
-    if parts[0] in TRACKS and len(parts) == 3:
+    if _is_of_item(parts[0], parts[1:]):
         place = _parameters(values, parts[0], parts[1])
         parts = parts[2:]
     for part in parts[:-1]:
@@ -158,6 +163,10 @@ def _config_problem(error: ErrorDetails, values: Mapping[str, Any]) -> str:
     key, *rest = error["loc"] or ("",)
     if key == DECONVOLVE:
         return _stage_problem(error, DECONVOLVE, DECONVOLVE, rest)
+    if key == "star" and rest and rest[0] == "psf" and error["type"] != "missing":
+        return _stage_problem(error, MODEL_PSF, "star.psf", rest[1:])
+    if key == "star" and rest and "psf" in values[key]:
+        return _problem(error, ModelledStar, rest, "star")
     if key in TRACKS and len(rest) > 1 and rest[0] == "stages":
         name = _name(values[str(key)]["stages"][rest[1]])
         return _stage_problem(error, name, f"{key}.{name}", rest[2:])

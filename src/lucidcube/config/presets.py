@@ -55,6 +55,8 @@ def with_chains(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     filled = dict(values)
     tracks = {name: track for name in ("target", "star") if isinstance(track := filled.get(name), Mapping)}
+    if "psf" in tracks.get("star", ()):
+        del tracks["star"]  # a formula has no stages
     bare = not any("stages" in track for track in tracks.values())
     if not bare and filled.get("preset") is None:
         return filled

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, crea
 import lucidcube.stages  # noqa: F401  registers the stages
 from lucidcube.cluster import Profile, load_profile
 from lucidcube.config.presets import Preset
+from lucidcube.cube import PSF
 from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.stages.base import REGISTRY, Parameters, Stage
@@ -18,7 +19,10 @@ TRACKS = ("target", "star")
 DECONVOLVE = "deconvolve"
 """The stage that joins the tracks; it is a section of its own in a config, not an item of a track."""
 
-IN_TRACKS = {name: cls for name, cls in REGISTRY.items() if name != DECONVOLVE}
+MODEL_PSF = "model_psf"
+"""The stage that makes a PSF without a star; in a config it is the key `psf` of the star."""
+
+IN_TRACKS = {name: cls for name, cls in REGISTRY.items() if name not in (DECONVOLVE, MODEL_PSF)}
 
 Product = Literal[
     "deconvolved",
@@ -60,6 +64,8 @@ def _stage_of_item(item: Any) -> Stage:
     ((name, values),) = item.items()
     if name == DECONVOLVE:
         raise ValueError(f"{name} joins the tracks: give it at the top level, as '{name}: {{}}'")
+    if name == MODEL_PSF:
+        raise ValueError(f"{name} takes the place of the star: give its parameters as 'star: {{psf: ...}}'")
     return REGISTRY[known_stage(name)].parse({} if values is None else values)
 
 
@@ -73,6 +79,10 @@ StageItem = Annotated[
 _last = REGISTRY[DECONVOLVE]
 LastStage = Annotated[Stage, PlainValidator(_last.parse, json_schema_input_type=_last.union())]
 """The deconvolution."""
+
+_model = REGISTRY[MODEL_PSF]
+PSFStage = Annotated[Stage, PlainValidator(_model.parse, json_schema_input_type=_model.union())]
+"""The formula of a PSF."""
 
 
 def _loadable(profile: str) -> str:
@@ -130,6 +140,29 @@ class Track(Input):
     )
 
 
+class ModelledStar(Parameters):
+    """A PSF that is made from a formula, in place of a star."""
+
+    psf: PSFStage = Field(
+        description="formula of the PSF in place of an input: {model: moffat, fwhm: 0.08arcsec}, or gaussian "
+        "or muse_ao, with the parameters of the stage model_psf"
+    )
+
+
+def _star(values: Any) -> Any:
+    """Return what takes the part of the star, as its keys say."""
+    if isinstance(values, (Track, ModelledStar)):
+        return values
+    model = isinstance(values, Mapping) and "psf" in values
+    if model and "input" in values:
+        raise ValueError("has both input and psf: give either a file or a formula")
+    return (ModelledStar if model else Track).model_validate(values)
+
+
+Star = Annotated[Track | ModelledStar, PlainValidator(_star, json_schema_input_type=Track | ModelledStar)]
+"""What the PSF is made from."""
+
+
 class Output(Parameters):
     """The product of a run."""
 
@@ -155,7 +188,8 @@ class Checkpoints(Parameters):
         None, description="folder; '<target>.work' beside the product if not given"
     )
     after: tuple[Annotated[str, AfterValidator(known_stage)], ...] = Field(
-        ("rebin", "artefacts", "interpolate", "fit_psf", "deconvolve"), description="names of stages"
+        ("rebin", "model_psf", "artefacts", "interpolate", "fit_psf", "deconvolve"),
+        description="names of stages",
     )
     codec: Codec = Field("none", description="compression; none is fastest on a local disk")
 
@@ -164,7 +198,7 @@ class Config(Parameters):
     """A whole run."""
 
     target: Track = Field(description="the object to sharpen")
-    star: Track | None = Field(None, description="a star, or a PSF that needs no stages")
+    star: Star | None = Field(None, description="a star, a PSF that needs no stages, or the formula of one")
     deconvolve: LastStage | None = Field(None, description="parameters of the deconvolution")
     preset: Preset | None = Field(
         None,
@@ -181,7 +215,7 @@ class Config(Parameters):
     @classmethod
     def _needs_a_psf(cls, stage: Stage | None, info: ValidationInfo) -> Stage | None:
         if stage is not None and "star" in info.data and info.data["star"] is None:
-            raise ValueError("needs a PSF: give a star, which is a cube of a star or a PSF without stages")
+            raise ValueError("needs a PSF: give a star: a cube of a star, a PSF without stages, or a formula")
         return stage
 
     @cached_property
@@ -190,13 +224,23 @@ class Config(Parameters):
         return load_profile(self.profile)
 
     def tracks(self) -> dict[str, Track]:
-        """Return the tracks of this config by name."""
-        return {name: track for name in TRACKS if (track := getattr(self, name)) is not None}
+        """Return the tracks of this config that have an input, by name."""
+        return {name: track for name in TRACKS if isinstance(track := getattr(self, name), Track)}
 
     def stages(self, name: str) -> tuple[Stage, ...]:
-        """Return the stages of a track; those of the target end with the deconvolution."""
+        """Return the stages of a track.
+
+        Those of the target end with the deconvolution. A PSF without a star is made before the first of them
+        that requires one.
+        """
         stages: tuple[Stage, ...] = getattr(self, name).stages
-        return (*stages, self.deconvolve) if name == "target" and self.deconvolve is not None else stages
+        if name != "target":
+            return stages
+        if self.deconvolve is not None:
+            stages = (*stages, self.deconvolve)
+        first = next((n for n, stage in enumerate(stages) if PSF in stage.requires), len(stages))
+        made = (self.star.psf,) if isinstance(self.star, ModelledStar) and first < len(stages) else ()
+        return (*stages[:first], *made, *stages[first:])
 
     def work(self) -> Path:
         """Return the folder of the checkpoints."""
@@ -212,6 +256,8 @@ class Config(Parameters):
         for name, track in self.tracks().items():
             kept = track.model_dump(mode="json", exclude={"stages"}, exclude_none=True)
             values[name] = kept | {"stages": [{s.name: s.flat()} for s in track.stages]}
+        if isinstance(self.star, ModelledStar):
+            values["star"] = {"psf": self.star.psf.flat()}
         if self.deconvolve is not None:
             values[DECONVOLVE] = self.deconvolve.flat()
         return values

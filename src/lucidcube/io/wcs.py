@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy import units
 from astropy.io import fits
+from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
 from lucidcube.io.axes import find_axes
@@ -53,20 +53,25 @@ def celestial_wcs(header: fits.Header) -> "WCS":
     return wcs
 
 
+def sky_matrix(header: fits.Header) -> NDArray[np.float64]:
+    """Return the derivatives (2, 2) of the sky coordinates by those of the pixels, at the reference pixel.
+
+    The rows are the offsets to the east and to the north in arcseconds, the columns are x and y. Distortions
+    are left out. A header without sky coordinates raises CubeError.
+    """
+    wcs = celestial_wcs(header) if header else None
+    if wcs is None or not wcs.has_celestial:
+        raise CubeError("the header holds no sky coordinates")
+    rows = np.asarray(wcs.pixel_scale_matrix, np.float64) * 3600.0
+    return rows if wcs.wcs.lng == 0 else rows[::-1]
+
+
 def pixel_sides(header: fits.Header) -> tuple[float, float]:
     """Return the sides (y, x) of the pixels in arcseconds, at the reference pixel of the sky coordinates.
 
     A header without sky coordinates raises CubeError.
     """
-    from astropy.wcs.utils import proj_plane_pixel_scales
-
-    wcs = celestial_wcs(header)
-    if not header or not wcs.has_celestial:
-        raise CubeError("the header holds no sky coordinates")
-    x, y = (
-        float(units.Quantity(side, unit).to_value(units.arcsec))
-        for side, unit in zip(proj_plane_pixel_scales(wcs), wcs.wcs.cunit, strict=True)
-    )
+    x, y = np.hypot(*sky_matrix(header)).tolist()
     return y, x
 
 

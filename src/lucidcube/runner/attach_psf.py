@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, UNITS, WAVELENGTH
+from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, TRACK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
 
 SAME_GRID = 0.01
@@ -21,7 +21,8 @@ def attach_psf(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
         psf = xr.Variable(DIMS, psf.data).isel({WAVELENGTH: np.zeros(target.sizes[WAVELENGTH], int)})
     else:
         _same_grid(target, star)
-    return target.assign({PSF: xr.Variable((WAVELENGTH, *PSF_PLANE), psf.data, encoding=psf.encoding)})
+    attrs = {TRACK: "star"}
+    return target.assign({PSF: xr.Variable((WAVELENGTH, *PSF_PLANE), psf.data, attrs, psf.encoding)})
 
 
 def _same_grid(target: xr.Dataset, star: xr.Dataset) -> None:

@@ -248,7 +248,7 @@ def _plan_segments(config: Config, sources: Mapping[str, xr.Dataset]) -> list[St
 
     def visit(segment: Segment) -> xr.Dataset:
         steps.extend(plan_segment(segment))
-        if config.star is not None and not config.star.stages:
+        if isinstance(config.star, Track) and not config.star.stages:
             for stage, cube in zip(segment.stages, segment.cubes, strict=False):
                 if PSF in stage.requires:
                     stage.check(cube)  # a PSF from a file can be checked now

@@ -93,12 +93,15 @@ def run_product(
     """Return the product of a run, from the target and the star after their last stages.
 
     `products` are names in `PRODUCT_VARIABLES`; those whose variables do not exist are left out. The data of
-    the star are the PSF. `config` and `inputs` are plain data from which the run can be repeated.
+    the star are the PSF, unless stages of the target made another. `config` and `inputs` are plain data from
+    which the run can be repeated.
     """
     images: list[Image] = []
     tables: list[fits.BinTableHDU] = []
     for product in products:
-        if product == "psf" and star is not None:
+        if product == "psf" and words.PSF in cube and words.TRACK not in cube[words.PSF].attrs:
+            images.append(Image(cube, words.PSF, "PSF", is_psf=True))
+        elif product == "psf" and star is not None:
             images.append(Image(star, words.DATA, "PSF", is_psf=True))
         images += [
             Image(cube, v, _label(cube, v))
@@ -122,7 +125,7 @@ def stage_product(
     beside = [v for v in (words.VARIANCE, words.FILLED) if v in cube and words.DATA in made]
     names = [v for v in dict.fromkeys([*made, *beside]) if words.VARIABLES[v].dims == words.DIMS]
     images = [Image(cube, v, _label(cube, v)) for v in names]
-    if words.PSF in stage.requires and words.DECONVOLUTION_LOG[0] in made:
+    if words.PSF in made or (words.PSF in stage.requires and words.DECONVOLUTION_LOG[0] in made):
         images.append(Image(cube, words.PSF, "PSF", is_psf=True))
     tables = [*_tables(cube[made], TABLES), provenance_table(config, inputs)]
     return Product(images, [*tables, *_grid(cube)], {"target": cube}, inputs, config)

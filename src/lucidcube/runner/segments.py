@@ -40,7 +40,14 @@ class Segment:
     def variables(self) -> tuple[str, ...]:
         """Variables to keep in a checkpoint: those that the segment adds or changes."""
         same = {*_unchanged(self.cubes[0], self.cube), PSF}
+        if self._makes_psf():
+            same.remove(PSF)
         return tuple(str(v) for v in self.cube.data_vars if v not in same)
+
+    def _makes_psf(self) -> bool:
+        """Return whether a stage of this segment makes or changes the PSF, which is the star's otherwise."""
+        around = zip(self.stages, self.cubes, self.cubes[1:], strict=False)
+        return any(PSF in s.produces and PSF not in {*_unchanged(a, b)} for s, a, b in around)
 
     @property
     def name(self) -> str:

@@ -6,8 +6,19 @@ from lucidcube.stages.deconvolve import Deconvolve
 from lucidcube.stages.fit_psf import FitPSF
 from lucidcube.stages.interpolate import Interpolate
 from lucidcube.stages.mask import Mask
+from lucidcube.stages.model_psf import ModelPSF
 from lucidcube.stages.noise import Noise
 from lucidcube.stages.normalise_psf import NormalisePSF
 from lucidcube.stages.rebin import Rebin
 
-__all__ = ["Artefacts", "Deconvolve", "FitPSF", "Interpolate", "Mask", "Noise", "NormalisePSF", "Rebin"]
+__all__ = [
+    "Artefacts",
+    "Deconvolve",
+    "FitPSF",
+    "Interpolate",
+    "Mask",
+    "ModelPSF",
+    "Noise",
+    "NormalisePSF",
+    "Rebin",
+]

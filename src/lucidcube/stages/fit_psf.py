@@ -102,7 +102,7 @@ class EffectiveLeastSquares(FitPSF):
         odd = {Y: cube.sizes[Y] - 1 + cube.sizes[Y] % 2, X: cube.sizes[X] - 1 + cube.sizes[X] % 2}
         names = {"names": ["x", "y", "flux", "background"], "units": ["pixel", "pixel", flux, flux]}
         made = over_windows(
-            cube.assign_coords({"metres": (WAVELENGTH, _metres(cube))}),
+            cube.assign_coords({"metres": (WAVELENGTH, metres_of(cube))}),
             self.name,
             partial(_fit_window, shape=(odd[Y], odd[X]), smoothing=float(self.smoothing)),
             [DATA, "metres"],
@@ -125,18 +125,23 @@ class EffectiveLeastSquares(FitPSF):
         return int((4.0 * planes + 24.0) * pixels + 4 * block + planes * 64 * min(pixels, 13_000)) * 4
 
 
-class _EachPlane(Parameters):
-    """Parameters that all models share that are fitted to each plane on its own."""
+class Telescope(Parameters):
+    """Parameters of the telescope, on which some models depend."""
 
-    name: ClassVar[str] = FitPSF.name
-
-    model: str = parameter(..., "", "model of the star")
     telescope_diameter: float = parameter(
         8.0, "m", "diameter of the primary mirror, for turbulence and muse_ao", gt=0
     )
     central_obscuration: float = parameter(
         0.14, "", "diameter of the central obscuration as a fraction of that of the mirror", ge=0, lt=1
     )
+
+
+class _EachPlane(Telescope):
+    """Parameters that all models share that are fitted to each plane on its own."""
+
+    name: ClassVar[str] = FitPSF.name
+
+    model: str = parameter(..., "", "model of the star")
     pixel_scale: float = parameter(
         0.025, "arcsec", "side of a pixel on the sky, for turbulence and muse_ao", gt=0
     )
@@ -154,7 +159,7 @@ class _EachPlane(Parameters):
                 f"{sides[0]} x {sides[1]} pixels (y x): put normalise_psf before it"
             )
         spec = MODELS[self.model]
-        metres = _metres(cube)
+        metres = metres_of(cube)
         if self.model in PHYSICAL and not np.isfinite(metres).all():
             raise CubeError(
                 f"fit_psf: the model {self.model} needs the wavelength of every plane: give "
@@ -199,7 +204,7 @@ def _outputs(names: dict[str, list[str]]) -> dict[str, Output]:
     }
 
 
-def _metres(cube: xr.Dataset) -> np.ndarray:
+def metres_of(cube: xr.Dataset) -> np.ndarray:
     """Return the wavelength of each plane; NaN on a velocity axis."""
     axis, unit = cube[WAVELENGTH].values, cube[WAVELENGTH].attrs.get(UNITS, "m")
     if unit == "Hz":
