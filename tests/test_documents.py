@@ -46,7 +46,7 @@ def test_named_files_exist(page: Path) -> None:
 def test_decision_records_have_one_form_and_are_short(record: Path) -> None:
     text = record.read_text()
     number = int(record.name[:4])
-    assert number == RECORDS.index(record) + 1
+    assert [r.name[:4] for r in RECORDS].count(record.name[:4]) == 1
     assert text.startswith(f"# {number}. ")
     assert re.search(r"^- Status: (proposed|accepted|replaced by \d+)$", text, re.M)
     assert re.search(r"^- Date: \d{4}-\d\d-\d\d", text, re.M)

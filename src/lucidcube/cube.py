@@ -112,6 +112,9 @@ VARIABLES: Mapping[str, Variable] = {
     "chi2_bright": Variable(
         (WAVELENGTH,), 0, "chi2 of pixels above three sigma, at most 25 each: compared with chi2_target"
     ),
+    "residual_structure": Variable(
+        (WAVELENGTH,), 0, "rms of the smoothed residual of the object relative to that of smoothed noise"
+    ),
 }
 """Every variable that a stage may read or write, by name."""
 
@@ -121,7 +124,17 @@ STAR_NUMBERS = ("offset_y", "offset_x", "background_level", "total")
 FIT_RESULTS = ("fit_value", "fit_error", "reduced_chi2", "fit_status")
 """Numbers per plane that the fit of a PSF model gives."""
 
-DECONVOLUTION_LOG = ("iterations", "stop_reason", "fabs", "rms", "flux_in", "flux_out", "chi2", "chi2_bright")
+DECONVOLUTION_LOG = (
+    "iterations",
+    "stop_reason",
+    "fabs",
+    "rms",
+    "flux_in",
+    "flux_out",
+    "chi2",
+    "chi2_bright",
+    "residual_structure",
+)
 """Numbers per plane that a deconvolution gives."""
 
 

@@ -213,7 +213,7 @@ def test_the_log_has_a_row_for_each_plane(finished: Finished) -> None:
         np.testing.assert_allclose(fitted["wavelength"], log["wavelength"])
         assert [c.lower() for c in log.columns.names] == [
             "wavelength", "iterations", "stop_reason", "stop_reason_text",
-            "fabs", "rms", "flux_in", "flux_out", "chi2", "chi2_bright",
+            "fabs", "rms", "flux_in", "flux_out", "chi2", "chi2_bright", "residual_structure",
         ]  # fmt: skip
         np.testing.assert_array_equal(log["iterations"], 40)
         assert set(log["stop_reason_text"]) == {"all iterations done"}

@@ -89,8 +89,10 @@ class Progress(Monitor):
             self.message(f"{self.label}: {self.count} of {self.total} blocks, {_rate(rate)}, {left} left")
 
     def finished(self, done: Summary) -> None:
-        """Print the summary."""
+        """Print the summary, and the warnings again, which are easily missed among the progress."""
         self.message(summary(done))
+        for text in done.warnings:
+            self.message(f"warning: {text}")
 
 
 def summary(done: Summary) -> str:

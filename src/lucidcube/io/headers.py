@@ -1,6 +1,6 @@
 """Make the headers of products from those of the input, with only the changes that the stages require."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lucidcube.cube import HEADER, HISTORY, PRIMARY_HEADER, WAVELENGTH
 from lucidcube.io.spectral_cards import spectral_cards
 
 VERSION_CARD = "LUCIDCUBE VERSION"
+WARNING_CARD = "LCWARN"
 _STRUCTURAL = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "EXTNAME", "XTENSION")
 
 
@@ -55,9 +56,14 @@ def with_primary(header: fits.Header, cube: xr.Dataset) -> fits.Header:
 
 
 def provenance_cards(
-    cubes: Mapping[str, xr.Dataset | None], inputs: Mapping[str, Mapping[str, Any]]
+    cubes: Mapping[str, xr.Dataset | None],
+    inputs: Mapping[str, Mapping[str, Any]],
+    warnings: Sequence[str] = (),
 ) -> Iterator[tuple[str, Any, str]]:
-    """Yield HIERARCH cards: version, names and checksums of the inputs, and the stages of each track."""
+    """Yield HIERARCH cards: version, names and checksums of the inputs, and the stages of each track.
+
+    Warnings are in the cards LCWARN1, LCWARN2, ..., whose text may be long, unlike that of HIERARCH cards.
+    """
     yield f"HIERARCH {VERSION_CARD}", __version__, "program that made this"
     for track, identity in inputs.items():
         yield f"HIERARCH LUCIDCUBE {track.upper()} FILE", str(identity["file"]), ""
@@ -67,6 +73,10 @@ def provenance_cards(
         stages = [h["stage"] for h in cube.attrs.get(HISTORY, [])] if cube is not None else []
         if stages:
             yield f"HIERARCH LUCIDCUBE {track.upper()} STAGES", " ".join(stages), ""
+    if warnings:
+        yield "LONGSTRN", "OGIP 1.0", "long strings are continued in CONTINUE cards"
+    for number, text in enumerate(warnings, 1):
+        yield f"{WARNING_CARD}{number}", text.encode("ascii", "replace").decode(), ""
 
 
 def is_product(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """Define the interface that receives the progress of a run, and the summary of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -10,7 +10,8 @@ class Summary:
     """What a run did: the path of its product, the wall time, and how many blocks were computed or reused.
 
     `nbytes` were written to checkpoints and `product_bytes` to the product. `memory` and `worker_memory` are
-    the peak resident memory in bytes of this process, and the largest of the worker processes.
+    the peak resident memory in bytes of this process, and the largest of the worker processes. `warnings` say
+    why the result may not be trusted.
     """
 
     path: Path
@@ -22,6 +23,7 @@ class Summary:
     product_bytes: int = 0
     memory: int = 0
     worker_memory: int = 0
+    warnings: list[str] = field(default_factory=list)
 
 
 class Monitor:

@@ -15,7 +15,7 @@ from astropy.io import fits
 from lucidcube.cluster import Profile, layout, load_profile, start_workers
 from lucidcube.config.load import input_of, stage_of
 from lucidcube.config.schema import Track
-from lucidcube.cube import AMPLITUDE, DATA, FILLED, PSF, VARIABLES, VARIANCE
+from lucidcube.cube import AMPLITUDE, DATA, DIMS, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
 from lucidcube.lift.blocks import limit_block_bytes
@@ -23,7 +23,7 @@ from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.compute import BlockComputer, check_engine
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.monitor import Monitor, Summary
-from lucidcube.runner.pipeline import Inspect, in_blocks, inspect_inputs, open_track
+from lucidcube.runner.pipeline import Inspect, in_blocks, open_track
 from lucidcube.runner.plan import Step, fit_memory, plan_stage
 from lucidcube.runner.products import stage_product, write
 from lucidcube.runner.signals import Stop
@@ -101,8 +101,14 @@ def run_stage(
     where = load_profile(profile)
     check_engine(where.fft)
     cube = _fitted(stage, cube, where)
-    inspect_inputs(stage, cube, stage.name, monitor)
-    product = stage_product(stage, stage(cube), recipe, inputs)
+    stage.check(cube)
+    made = stage(cube)
+    numbers = [v for v in stage.produces if v in made and VARIABLES[v].dims != DIMS]
+    made = made.assign(made[numbers].compute())
+    warnings = [*stage.warnings(cube), *stage.findings(made)]
+    for text in warnings:
+        monitor.message(f"{stage.name}: {text}")
+    product = stage_product(stage, made, recipe, inputs, warnings)
     if inspect is not None:
         inspect(cube, stage)
     with start_workers(where) as workers:

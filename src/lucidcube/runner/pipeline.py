@@ -6,7 +6,7 @@ that exist in a checkpoint are not computed again.
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,11 +135,28 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
             for stage, cube in zip(segment.stages, segment.cubes, strict=False):
                 if stage is config.deconvolve:
                     inspect(cube, stage)
-        return _compute_segment(segment, config, computer, monitor)
+        for stage, cube in zip(segment.stages, segment.cubes, strict=False):
+            warn(f"{segment.track}, {stage.name}", stage.warnings(cube))
+        made = _compute_segment(segment, config, computer)
+        for stage in segment.stages:
+            warn(f"{segment.track}, {stage.name}", stage.findings(made))
+        return made
+
+    def warn(label: str, texts: Iterable[str]) -> None:
+        for text in texts:
+            monitor.message(f"{label}: {text}")
+            computer.summary.warnings.append(f"{label}: {text}")
 
     cubes, errors = walk(config, plan.sources, _keys(inputs), visit)
     _raise_first(errors, monitor)
-    product = run_product(cubes["target"], cubes.get("star"), config.output.products, config.plain(), inputs)
+    product = run_product(
+        cubes["target"],
+        cubes.get("star"),
+        config.output.products,
+        config.plain(),
+        inputs,
+        computer.summary.warnings,
+    )
     path = computer.summary.path
     remove_stale_parts(path)
     gather = plan.profile.product == "gather"
@@ -147,9 +164,7 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
     write(path, product, overwrite=overwrite, compute=computer.compute, gather=gather)
 
 
-def _compute_segment(
-    segment: Segment, config: Config, computer: BlockComputer, monitor: Monitor
-) -> xr.Dataset:
+def _compute_segment(segment: Segment, config: Config, computer: BlockComputer) -> xr.Dataset:
     """Compute the missing blocks of a segment; return the segment's cube, read from its checkpoint."""
     if not segment.variables:
         return segment.cube
@@ -163,22 +178,12 @@ def _compute_segment(
     missing = checkpoint.missing()
     if missing:
         for stage, cube in zip(segment.stages, segment.cubes, strict=False):
-            inspect_inputs(stage, cube, f"{segment.track}, {stage.name}", monitor)
+            stage.check(cube)
     work, describe = checkpoint.write(segment.cube, segment.variables), describe_blocks(segment.cube)
     for _, nbytes in computer.compute(segment.label, work, missing, describe):
         computer.summary.nbytes += int(nbytes)
     kept = checkpoint.open()
     return segment.cube.assign({name: kept[name].variable for name in segment.variables})
-
-
-def inspect_inputs(stage: Stage, cube: xr.Dataset, label: str, monitor: Monitor) -> None:
-    """Let a stage look at its input before blocks are computed, and pass its warnings to the user.
-
-    CubeError is raised if the stage cannot use the input.
-    """
-    stage.check(cube)
-    for text in stage.warnings(cube):
-        monitor.message(f"{label}: {text}")
 
 
 def _raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:

@@ -73,7 +73,7 @@ class Image(NamedTuple):
 class Product:
     """A FITS file to be written: the images, of which the first becomes the primary HDU, then the tables.
 
-    The provenance is the final cube of each track, the identity of each input, and the config.
+    The provenance is the final cube of each track, the identity of each input, the config, and the warnings.
     """
 
     images: Sequence[Image]
@@ -81,6 +81,7 @@ class Product:
     cubes: Mapping[str, xr.Dataset | None]
     inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 def run_product(
@@ -89,12 +90,13 @@ def run_product(
     products: Sequence[str],
     config: Mapping[str, Any],
     inputs: Mapping[str, Mapping[str, Any]],
+    warnings: Sequence[str] = (),
 ) -> Product:
     """Return the product of a run, from the target and the star after their last stages.
 
     `products` are names in `PRODUCT_VARIABLES`; those whose variables do not exist are left out. The data of
     the star are the PSF, unless stages of the target made another. `config` and `inputs` are plain data from
-    which the run can be repeated.
+    which the run can be repeated. `warnings` say why the result may not be trusted.
     """
     images: list[Image] = []
     tables: list[fits.BinTableHDU] = []
@@ -112,11 +114,15 @@ def run_product(
         tables += _tables(source, PRODUCT_TABLES.get(product, ())) if source is not None else []
     if "provenance" in products:
         tables.append(provenance_table(config, inputs))
-    return Product(images, [*tables, *_grid(cube)], {"target": cube, "star": star}, inputs, config)
+    return Product(images, [*tables, *_grid(cube)], {"target": cube, "star": star}, inputs, config, warnings)
 
 
 def stage_product(
-    stage: Stage, cube: xr.Dataset, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]]
+    stage: Stage,
+    cube: xr.Dataset,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Mapping[str, Any]],
+    warnings: Sequence[str] = (),
 ) -> Product:
     """Return the product of a single stage: its output variables, the variance and the filled pixels."""
     made = [v for v in stage.produces if v in cube]
@@ -128,7 +134,7 @@ def stage_product(
     if words.PSF in made or (words.PSF in stage.requires and words.DECONVOLUTION_LOG[0] in made):
         images.append(Image(cube, words.PSF, "PSF", is_psf=True))
     tables = [*_tables(cube[made], TABLES), provenance_table(config, inputs)]
-    return Product(images, [*tables, *_grid(cube)], {"target": cube}, inputs, config)
+    return Product(images, [*tables, *_grid(cube)], {"target": cube}, inputs, config, warnings)
 
 
 def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU]:
@@ -148,7 +154,7 @@ def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, ga
     """
     plans = [_plan(image) for image in product.images]
     first = with_primary(plans[0].header, product.images[0].cube)
-    first.update(provenance_cards(product.cubes, product.inputs))
+    first.update(provenance_cards(product.cubes, product.inputs, product.warnings))
     plans[0] = replace(plans[0], header=first)
     layout = reserve(path, [*plans, *product.tables], overwrite=overwrite)
     try:

@@ -108,7 +108,7 @@ class SpectralPSF(Artefacts):
         if VARIANCE not in cube:
             yield NOISE_IS_ESTIMATED
         if self.spectral and (planes := cube.sizes[WAVELENGTH]) < FEW_PLANES:
-            yield f"the cube has only {planes} planes: artefacts as smooth as the PSF are not found"
+            yield f"the cube has few planes ({planes}): artefacts as smooth as the PSF are not found"
 
 
 class SSA(Artefacts):

@@ -168,6 +168,13 @@ class Stage(Parameters, ABC):
         """Yield warnings about applying the stage to this cube; the default yields none."""
         return iter(())
 
+    def findings(self, cube: xr.Dataset) -> Iterator[str]:
+        """Yield warnings about the result, which has been computed; the default yields none.
+
+        Numbers per plane may be read as a whole, and a few planes of the other variables.
+        """
+        return iter(())
+
     def file_tag(self) -> str:
         """Return the suffix that is added to the name of a file with these parameters."""
         return self.tag

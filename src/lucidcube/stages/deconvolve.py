@@ -27,12 +27,14 @@ from lucidcube.cube import (
     VARIANCE,
 )
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
+from lucidcube.kernels.deconvolution.diagnostics import residual_structure
 from lucidcube.kernels.deconvolution.errors import errors_by_repeats
 from lucidcube.kernels.deconvolution.resolution import FWHM, at_resolution
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.noise import estimate_variance
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, Parameters, Stage, parameter
+from lucidcube.stages.deconvolution_warnings import input_warnings, result_warnings
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 from lucidcube.stages.resolution import Resolution, sigma_in_pixels
 
@@ -209,6 +211,10 @@ class Deconvolve(Stage):
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         if VARIANCE not in cube and (self.needs_variance or self.errors is not None):
             yield NOISE_IS_ESTIMATED
+        yield from input_warnings(cube)
+
+    def findings(self, cube: xr.Dataset) -> Iterator[str]:
+        return result_warnings(cube)
 
 
 def _deconvolved(
@@ -232,6 +238,8 @@ def _deconvolved(
         errors = {name: np.full_like(plane, np.nan) for name in stage.measured_errors}
     if sigma is not None:
         found = at_resolution(found, sigma)
+    structure = residual_structure(plane, found.residual, variance, filled)
+    found = found._replace(residual_structure=structure)
     planes = {**found.extras, **errors}
     numbers = (getattr(found, name) for name in DECONVOLUTION_LOG)
     names = *stage.extras, *stage.measured_errors

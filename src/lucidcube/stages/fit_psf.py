@@ -32,6 +32,7 @@ from lucidcube.kernels.psf.models import MODELS, ModelSpec, Parameter
 from lucidcube.kernels.psf.nested_sampling import solve_nested_sampling
 from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.kernels.psf.star_position import saturated_pixels
+from lucidcube.kernels.psf.star_shape import star_shape
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.lift.windows import over_windows, planes_read
 from lucidcube.stages.base import Parameters, Stage, parameter
@@ -69,11 +70,21 @@ class FitPSF(Stage):
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         plane = cube[DATA].isel({WAVELENGTH: cube.sizes[WAVELENGTH] // 2}).values
-        count = saturated_pixels(plane)
-        if count:
+        shape = star_shape(plane)
+        if count := saturated_pixels(plane):
             yield (
                 f"the star looks saturated, because its {count} brightest pixels have the same value: the "
                 "PSF is then too wide, and the result can be worse than the input; use another star"
+            )
+        elif shape.extended:
+            yield (
+                "the star looks like a disc, and not like a point: the PSF is then too wide, and the result "
+                "can be worse than the input; is it a star, or are the target and the star swapped?"
+            )
+        elif shape.double:
+            yield (
+                f"the star looks double, with a second one of {shape.companion:.0%} of its brightness: the "
+                "PSF contains some of its light; use another star, or cut it out with slice"
             )
 
     def file_tag(self) -> str:

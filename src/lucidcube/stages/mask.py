@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,11 +12,18 @@ import numpy as np
 import xarray as xr
 from astropy.io import fits
 
-from lucidcube.cube import AMPLITUDE, BADNESS, CHANNEL, HEADER, MASK, UNITS, WAVELENGTH
+from lucidcube.cube import AMPLITUDE, BADNESS, CHANNEL, DATA, HEADER, MASK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
+from lucidcube.kernels.artefacts.mask_summary import MaskSummary, mask_summary
 from lucidcube.kernels.mask import Mark, bad_pixel_mask, cut_by_channel, grow
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import Stage, parameter
+
+SAMPLE = 8
+"""Number of planes that are looked at."""
+BRIGHT, LARGE, MANY = 0.3, 0.05, 0.15
+"""Fractions that are worth a warning: of the brightest pixels that are marked, of the pixels of a plane in
+one group of marks, and of all marked pixels."""
 
 if TYPE_CHECKING:
     from lucidcube.io.regions import RegionGroup
@@ -81,6 +88,26 @@ class Mask(Stage):
         outputs = {MASK: Output(dtype="uint8", blank=0, attrs={UNITS: ""})}
         inputs = [BADNESS, "cut", CHANNEL]
         return cube.assign(over_planes(cube, self.name, kernel, inputs, outputs, optional=[AMPLITUDE]))
+
+    def findings(self, cube: xr.Dataset) -> Iterator[str]:
+        if DATA not in cube:
+            return
+        planes = cube.sizes[WAVELENGTH]
+        sample = np.unique(np.linspace(0, planes - 1, SAMPLE).round().astype(int))
+        shown = [cube[[DATA, MASK]].isel({WAVELENGTH: i}) for i in sample]
+        found = np.median([mask_summary(s[DATA].values, s[MASK].values) for s in shown], axis=0)
+        usual = MaskSummary(*found.tolist())
+        if usual.brightest_marked > BRIGHT:
+            yield (
+                f"groups of marks cover {usual.brightest_marked:.0%} of the brightest parts of the object in "
+                "half of the planes: if they are a core, a limb or a moon, and not artefacts, raise the cut"
+            )
+        if usual.largest_group > LARGE or usual.marked > MANY:
+            yield (
+                f"{usual.marked:.0%} of the pixels are marked in half of the planes, "
+                f"{usual.largest_group:.0%} in one group: the data say nothing about the object there; "
+                "raise the cut if they are not artefacts"
+            )
 
     def region_groups(self, cube: xr.Dataset) -> tuple[RegionGroup, ...]:
         """Return the regions of all files, as numbers in pixels of the cube.

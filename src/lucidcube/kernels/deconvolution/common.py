@@ -75,6 +75,8 @@ class Deconvolution(NamedTuple):
     whole: Plane | None = None
     """The components on a grid that extends beyond the frame, by as much on opposite sides, where the method
     finds light there; finite everywhere."""
+    residual_structure: float = np.nan
+    """See `diagnostics.residual_structure`; NaN if it was not measured."""
     extras: Mapping[str, Plane] = {}
     """Further planes (y, x) that only some methods make, by the name of the variable."""
     model: Plane | None = None
