@@ -73,7 +73,10 @@ def test_parameters_of_a_formula_can_be_set(tmp_path: Path) -> None:
             "star.psf.beta: unknown key here; it belongs to model: moffat",
         ),
         ({"psf": {}, "stages": ["rebin"]}, "star.stages: unknown key"),
-        ({"psf": {}, "input": "a.fits"}, "star: has both input and psf: give either a file or a formula"),
+        (
+            {"psf": {}, "input": "a.fits"},
+            "star: has both psf and input: give one of a file, a formula or a place",
+        ),
         ({"psf": 3}, "star.psf: must be a mapping"),
         (3, "star: must be a mapping"),
         ({}, "star.input: must be given"),
@@ -91,7 +94,8 @@ def test_the_formula_is_no_stage_of_a_track() -> None:
 
 
 def test_template_and_schema_have_the_keys() -> None:
-    assert "# psf: formula of the PSF" in template()
+    for key in ("psf", "from", "x", "y", "radius"):
+        assert f"\n  # {key}: " in template()
     assert "ModelledStar" in schema()["$defs"]
     jsonschema = pytest.importorskip("jsonschema")
     for psf in (MOFFAT, {"fwhm": 3}, {"model": "muse_ao", "r0": 0.1, "amplitude": {"1um": 3}}):

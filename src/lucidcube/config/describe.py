@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lucidcube.config.schema import DECONVOLVE, Checkpoints, Config, Input, ModelledStar, Output
+from lucidcube.config.schema import DECONVOLVE, Checkpoints, Config, Input, ModelledStar, Output, Place
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
 TEMPLATE_TRACKS = {
@@ -80,9 +80,8 @@ def template() -> str:
         lines += [f"{track}:", f"  input: {path}"]
         lines += [f"  # {n}: {f.description}" for n, f in Input.model_fields.items() if n != "input"]
         if track == "star":
-            lines += chain(
-                *(_wrapped(f"{n}: {f.description}", "  # ") for n, f in ModelledStar.model_fields.items())
-            )
+            others = {**ModelledStar.model_fields, **Place.model_fields}.items()
+            lines += chain(*(_wrapped(f"{f.alias or n}: {f.description}", "  # ") for n, f in others))
         lines.append("  stages:")
         for name in stages:
             lines += [f"    # {_first_sentence(REGISTRY[name])}", f"    - {name}:"]

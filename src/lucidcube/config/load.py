@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lucidcube.config.presets import with_chains, with_defaults
-from lucidcube.config.schema import DECONVOLVE, MODEL_PSF, TRACKS, Config, ModelledStar, Track
+from lucidcube.config.schema import DECONVOLVE, MODEL_PSF, STAR_KINDS, TRACKS, Config, Track
 from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
@@ -165,11 +165,12 @@ def _config_problem(error: ErrorDetails, values: Mapping[str, Any]) -> str:
         return _stage_problem(error, DECONVOLVE, DECONVOLVE, rest)
     if key == "star" and rest and rest[0] == "psf" and error["type"] != "missing":
         return _stage_problem(error, MODEL_PSF, "star.psf", rest[1:])
-    if key == "star" and rest and "psf" in values[key]:
-        return _problem(error, ModelledStar, rest, "star")
     if key in TRACKS and len(rest) > 1 and rest[0] == "stages":
         name = _name(values[str(key)]["stages"][rest[1]])
         return _stage_problem(error, name, f"{key}.{name}", rest[2:])
+    if key == "star" and rest and isinstance(values[key], Mapping):
+        kind = next((k for word, k in STAR_KINDS.items() if word in values[key]), Track)
+        return _problem(error, kind, rest, "star")
     return _problem(error, Config, error["loc"])
 
 

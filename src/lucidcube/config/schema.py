@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, Self, Union, get_args
 
-from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, create_model, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 import lucidcube.stages  # noqa: F401  registers the stages
 from lucidcube.cluster import Profile, load_profile
@@ -14,6 +24,7 @@ from lucidcube.cube import PSF
 from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.stages.base import REGISTRY, Parameters, Stage
+from lucidcube.stages.curves import Length
 
 TRACKS = ("target", "star")
 DECONVOLVE = "deconvolve"
@@ -130,14 +141,73 @@ class Input(Parameters):
         return value
 
 
+Stages = Annotated[
+    tuple[StageItem, ...],
+    Field(
+        description="names, or 'name: {parameter: value}'; those of the preset if the config names a preset, "
+        "or names stages in neither track"
+    ),
+]
+"""The stages of a track, in order."""
+
+
 class Track(Input):
     """An input and the stages that are applied to it, in order."""
 
-    stages: tuple[StageItem, ...] = Field(
-        (),
-        description="names, or 'name: {parameter: value}'; those of the preset if the config names a preset, "
-        "or names stages in neither track",
+    stages: Stages = ()
+
+
+def _coordinate(value: Any) -> float | str:
+    """Return a number of pixels, or the text of an angle."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    from astropy.coordinates import Angle  # imported here because it takes long
+    from astropy.units import UnitsError
+
+    try:
+        Angle(value)
+    except (TypeError, ValueError, UnitsError) as error:
+        message = f"{value!r} is neither a number of pixels nor an angle such as '5h34m32s' or '-12.5deg'"
+        raise ValueError(message) from error
+    return str(value)
+
+
+Coordinate = Annotated[float | str, BeforeValidator(_coordinate, json_schema_input_type=float | str)]
+"""A position on an axis in pixels, or the text of an angle on the sky."""
+
+
+class Place(Parameters):
+    """A star in the field of the target."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    source: Literal["target"] = Field(
+        alias="from",
+        description="the word target, for a star in the field of the target, instead of an input",
     )
+    x: Coordinate = Field(description="with from: position of the star in pixels from 0, or right ascension")
+    y: Coordinate = Field(description="with from: position of the star in pixels from 0, or declination")
+    radius: Length = Field(
+        description="with from: half of the side of the square around the star, in pixels or as an angle"
+    )
+
+    @model_validator(mode="after")
+    def _both_alike(self) -> Self:
+        if isinstance(self.x, str) != isinstance(self.y, str):
+            raise ValueError("x and y must both be pixels, or both angles")
+        return self
+
+
+class StarInTarget(Place):
+    """A star that is cut out of the target, and the stages that are applied to it."""
+
+    stages: Stages = ()
+
+
+class PartOfTarget(Track):
+    """The input of the target around a star."""
+
+    place: Place
 
 
 class ModelledStar(Parameters):
@@ -149,17 +219,22 @@ class ModelledStar(Parameters):
     )
 
 
+STAR_KINDS: Mapping[str, type[Parameters]] = {"psf": ModelledStar, "from": StarInTarget, "input": Track}
+"""What takes the part of the star, by the key that chooses it."""
+
+
 def _star(values: Any) -> Any:
     """Return what takes the part of the star, as its keys say."""
-    if isinstance(values, (Track, ModelledStar)):
+    if isinstance(values, tuple(STAR_KINDS.values())):
         return values
-    model = isinstance(values, Mapping) and "psf" in values
-    if model and "input" in values:
-        raise ValueError("has both input and psf: give either a file or a formula")
-    return (ModelledStar if model else Track).model_validate(values)
+    chosen = [key for key in STAR_KINDS if isinstance(values, Mapping) and key in values]
+    if len(chosen) > 1:
+        raise ValueError(f"has both {' and '.join(chosen)}: give one of a file, a formula or a place")
+    return STAR_KINDS[chosen[0] if chosen else "input"].model_validate(values)
 
 
-Star = Annotated[Track | ModelledStar, PlainValidator(_star, json_schema_input_type=Track | ModelledStar)]
+_Star = Track | StarInTarget | ModelledStar
+Star = Annotated[_Star, PlainValidator(_star, json_schema_input_type=_Star)]
 """What the PSF is made from."""
 
 
@@ -225,7 +300,14 @@ class Config(Parameters):
 
     def tracks(self) -> dict[str, Track]:
         """Return the tracks of this config that have an input, by name."""
-        return {name: track for name in TRACKS if isinstance(track := getattr(self, name), Track)}
+        tracks = {"target": self.target}
+        if isinstance(self.star, Track):
+            tracks["star"] = self.star
+        elif isinstance(self.star, StarInTarget):
+            place = Place(**self.star.model_dump(exclude={"stages"}))
+            stages = {"stages": self.star.stages, "place": place}
+            tracks["star"] = PartOfTarget(**self.target.model_dump(exclude={"stages"}), **stages)
+        return tracks
 
     def stages(self, name: str) -> tuple[Stage, ...]:
         """Return the stages of a track.
@@ -253,11 +335,12 @@ class Config(Parameters):
     def plain(self) -> dict[str, Any]:
         """Return plain data from which `from_plain` makes the same config."""
         values = self.model_dump(mode="json", exclude={*TRACKS, DECONVOLVE})
-        for name, track in self.tracks().items():
-            kept = track.model_dump(mode="json", exclude={"stages"}, exclude_none=True)
-            values[name] = kept | {"stages": [{s.name: s.flat()} for s in track.stages]}
-        if isinstance(self.star, ModelledStar):
-            values["star"] = {"psf": self.star.psf.flat()}
+        for name, track in (("target", self.target), ("star", self.star)):
+            if isinstance(track, (Track, StarInTarget)):
+                kept = track.model_dump(mode="json", exclude={"stages"}, exclude_none=True, by_alias=True)
+                values[name] = kept | {"stages": [{s.name: s.flat()} for s in track.stages]}
+            elif track is not None:
+                values[name] = {"psf": track.psf.flat()}
         if self.deconvolve is not None:
             values[DECONVOLVE] = self.deconvolve.flat()
         return values

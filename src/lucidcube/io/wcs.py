@@ -75,6 +75,31 @@ def pixel_sides(header: fits.Header) -> tuple[float, float]:
     return y, x
 
 
+def pixel_of(header: fits.Header, longitude: str, latitude: str) -> tuple[float, float]:
+    """Return the position (x, y) of a point of the sky in pixels, counted from 0.
+
+    The coordinates are angles with units, as ``5h34m`` or ``83.6deg``, in the frame ICRS. A header without
+    sky coordinates, and a point that is not on the projection, raise CubeError.
+    """
+    from astropy.coordinates import SkyCoord
+
+    x, y = celestial_wcs(header).world_to_pixel(SkyCoord(longitude, latitude))
+    if not np.isfinite([x, y]).all():
+        raise CubeError(f"{longitude}, {latitude} is not on the projection of the header")
+    return float(x), float(y)
+
+
+def part_header(header: fits.Header, rows: range, columns: range) -> fits.Header:
+    """Return the header of some rows and columns; the same one if its axes cannot be told apart."""
+    shape = shape_of(header)
+    try:
+        axes = find_axes(header, shape)
+    except CubeError:
+        return header
+    result = slice_cards(header, len(shape) - axes.y, rows)
+    return slice_cards(result, len(shape) - axes.x, columns)
+
+
 def _celestial_cards(header: fits.Header) -> fits.Header:
     """Return a header of two axes, x and y, with their cards only."""
     shape = shape_of(header)

@@ -15,7 +15,7 @@ import xarray as xr
 
 from lucidcube.cluster import layout, start_workers
 from lucidcube.cluster.profile import Layout, Profile
-from lucidcube.config.schema import Config, Track
+from lucidcube.config.schema import Config, PartOfTarget, Track
 from lucidcube.cube import PSF, WAVELENGTH, X, Y, describe_blocks
 from lucidcube.errors import BlocksFailed, ConfigError, Failure, UserError
 from lucidcube.io.reader import open_cube
@@ -32,6 +32,7 @@ from lucidcube.runner.plan import Step, fit_memory, plan_segment
 from lucidcube.runner.products import run_product, write
 from lucidcube.runner.segments import Segment, walk
 from lucidcube.runner.signals import Stop
+from lucidcube.runner.star_in_target import star_in_target
 from lucidcube.runner.validate import may_replace, order_problems, output_problems
 from lucidcube.stages.base import Stage
 
@@ -66,7 +67,8 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
         try:
             sources[name] = open_track(track, monitor or Monitor(), scratch=config.work() / "scratch")
         except UserError as error:
-            problems += [f"{name}.input: {p}" for p in error.problems]
+            where = name if isinstance(track, PartOfTarget) else f"{name}.input"
+            problems += [f"{where}: {p}" for p in error.problems]
     if problems:
         raise ConfigError(*problems)
     try:
@@ -220,7 +222,7 @@ def open_track(
     track: Track, monitor: Monitor, *, scratch: Path | None = None, specifier: Specifier | None = None
 ) -> xr.Dataset:
     """Open the input of a track, or another array of the same file in the same way; see `open_cube`."""
-    return open_cube(
+    cube = open_cube(
         specifier or track.specifier(),
         wave_start=track.wave_start,
         wave_step=track.wave_step,
@@ -228,6 +230,7 @@ def open_track(
         scratch=scratch,
         message=monitor.message,
     )
+    return star_in_target(cube, track.place) if isinstance(track, PartOfTarget) else cube
 
 
 def _inputs(config: Config) -> dict[str, dict[str, Any]]:

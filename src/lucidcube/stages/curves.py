@@ -85,6 +85,8 @@ def _curve(item: Callable[[Any], float | str]) -> Callable[[Any], Any]:
     return validate
 
 
+Length = Annotated[float | str, BeforeValidator(_length, json_schema_input_type=float | str)]
+"""A length in pixels, or the text of an angle."""
 _Text = dict[str, float | str]
 Curve = Annotated[
     float | tuple[tuple[float, float], ...] | None,
@@ -126,17 +128,17 @@ def at_wavelengths(
     and that of a plane is not known (NaN), CubeError is raised with `where` at the start of its message.
     """
     if not isinstance(curve, tuple):
-        return np.full(metres.shape, _plain(curve, pixel))
+        return np.full(metres.shape, in_pixels(curve, pixel))
     if not np.isfinite(metres).all():
         raise CubeError(
             f"{where} is given at several wavelengths, but those of the planes are not known: give one "
             "value, or wave_start, wave_step and wave_unit with the input"
         )
-    return np.interp(metres, [w for w, _ in curve], [_plain(value, pixel) for _, value in curve])
+    return np.interp(metres, [w for w, _ in curve], [in_pixels(value, pixel) for _, value in curve])
 
 
-def _plain(value: float | str, pixel: float | None) -> float:
-    """Return a number, or an angle in pixels."""
+def in_pixels(value: float | str, pixel: float | None) -> float:
+    """Return a number as it is, and an angle in pixels, whose side in arcseconds is `pixel`."""
     if not isinstance(value, str):
         return value
     return float(units.Quantity(value).to_value(units.arcsec)) / (math.nan if pixel is None else pixel)
