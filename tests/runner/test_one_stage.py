@@ -17,7 +17,7 @@ from lucidcube.errors import BlocksFailed, ConfigError, CubeError
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.one_stage import run_stage
 from lucidcube.runner.plan import BASELINE
-from lucidcube.stages import Interpolate
+from lucidcube.stages import Deconvolve, Interpolate
 from lucidcube.stages.interpolate import Linear
 
 PLANES, SIDE = 64, 20
@@ -184,6 +184,29 @@ def test_a_cube_that_looks_like_a_star_is_a_warning_of_the_ssa(tmp_path: Path) -
     run_stage("artefacts", [str(tmp_path / "star.fits")], {"method": "ssa"}, monitor=monitor)
     (said,) = (m for m in monitor.messages if m.startswith("artefacts"))
     assert "like a star" in said
+
+
+def test_planes_with_numbers_are_computed_once_and_leave_nothing_behind(
+    cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, calls = Deconvolve.deconvolve_plane, []
+
+    def counting(stage: Deconvolve, *planes: Any, **given: Any) -> Any:
+        calls.append(stage)
+        return usual(stage, *planes, **given)
+
+    monkeypatch.setattr(Deconvolve, "deconvolve_plane", counting)
+    psf = np.zeros((5, 5), np.float32)
+    psf[2, 2] = 1
+    fits.writeto(tmp_path / "psf.fits", psf)
+    files = [str(cube), str(tmp_path / "psf.fits")]
+    path = run_stage(
+        "deconvolve", files, {"n_iter": "3"}, output=f"{tmp_path}/out.fits", profile="synchronous"
+    )
+    assert len(calls) == PLANES
+    assert {p.name for p in tmp_path.iterdir()} == {"psf.fits", "out.fits"}
+    with fits.open(path) as hdus:
+        assert (hdus["DECONVOLUTION LOG"].data["iterations"] == 3).all()
 
 
 # Failures

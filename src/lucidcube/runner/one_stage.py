@@ -2,10 +2,12 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from string import Formatter
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import xarray as xr
@@ -20,12 +22,14 @@ from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
 from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.attach_psf import attach_psf
+from lucidcube.runner.checkpoint import fingerprint
 from lucidcube.runner.compute import BlockComputer, check_engine
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.monitor import Monitor, Summary
-from lucidcube.runner.pipeline import Inspect, in_blocks, open_track
+from lucidcube.runner.pipeline import Inspect, compute_segment, in_blocks, open_track
 from lucidcube.runner.plan import Step, fit_memory, plan_stage
 from lucidcube.runner.products import stage_product, write
+from lucidcube.runner.segments import Segment
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.validate import may_replace, path_problems
 from lucidcube.stages.base import Stage
@@ -101,21 +105,36 @@ def run_stage(
     where = load_profile(profile)
     check_engine(where.fft)
     cube = _fitted(stage, cube, where)
-    stage.check(cube)
-    made = stage(cube)
-    numbers = [v for v in stage.produces if v in made and VARIABLES[v].dims != DIMS]
-    made = made.assign(made[numbers].compute())
-    warnings = [*stage.warnings(cube), *stage.findings(made)]
+    segment = Segment("target", (stage,), (cube, stage(cube)), fingerprint(recipe, inputs))
+    numbers = [v for v in stage.produces if v in segment.cube and VARIABLES[v].dims != DIMS]
+    warnings = [*stage.warnings(cube)]
     for text in warnings:
         monitor.message(f"{stage.name}: {text}")
-    product = stage_product(stage, made, recipe, inputs, warnings)
-    if inspect is not None:
-        inspect(cube, stage)
-    with start_workers(where) as workers:
+    with start_workers(where) as workers, _scratch(path) as scratch:
         computer = BlockComputer(workers, monitor, Stop(), Summary(path), where.fft)
+        if any(segment.cube[v].chunks for v in numbers):
+            # The tables are needed before the images are written, and must not be computed on their own.
+            made = compute_segment(segment, scratch, "none", computer)
+        else:
+            stage.check(cube)
+            made = segment.cube
+        if inspect is not None:
+            inspect(cube, stage)
+        for text in stage.findings(made):
+            monitor.message(f"{stage.name}: {text}")
+            warnings.append(text)
+        product = stage_product(stage, made, recipe, inputs, warnings)
         gather, allowed = where.product == "gather", may_replace(path, overwrite)
         write(path, product, overwrite=allowed, compute=computer.compute, gather=gather)
     return path
+
+
+@contextmanager
+def _scratch(product: Path) -> Iterator[Path]:
+    """Make a folder beside a product, on the same file system as every worker writes to, and remove it."""
+    beside = next(folder for folder in product.absolute().parents if folder.exists())
+    with TemporaryDirectory(prefix=f".{product.name[:200]}.", suffix=".part", dir=beside) as folder:
+        yield Path(folder)
 
 
 def _roles(stage: Stage, files: int) -> list[str]:

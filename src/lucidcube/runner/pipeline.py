@@ -15,7 +15,7 @@ import xarray as xr
 
 from lucidcube.cluster import layout, start_workers
 from lucidcube.cluster.profile import Layout, Profile
-from lucidcube.config.schema import Config, PartOfTarget, Track
+from lucidcube.config.schema import Codec, Config, PartOfTarget, Track
 from lucidcube.cube import PSF, WAVELENGTH, X, Y, describe_blocks
 from lucidcube.errors import BlocksFailed, ConfigError, Failure, UserError
 from lucidcube.io.reader import open_cube
@@ -139,7 +139,7 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
                     inspect(cube, stage)
         for stage, cube in zip(segment.stages, segment.cubes, strict=False):
             warn(f"{segment.track}, {stage.name}", stage.warnings(cube))
-        made = _compute_segment(segment, config, computer)
+        made = compute_segment(segment, config.work(), config.checkpoints.codec, computer)
         for stage in segment.stages:
             warn(f"{segment.track}, {stage.name}", stage.findings(made))
         return made
@@ -166,23 +166,22 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
     write(path, product, overwrite=overwrite, compute=computer.compute, gather=gather)
 
 
-def _compute_segment(segment: Segment, config: Config, computer: BlockComputer) -> xr.Dataset:
-    """Compute the missing blocks of a segment; return the segment's cube, read from its checkpoint."""
+def compute_segment(segment: Segment, work: Path, codec: Codec, computer: BlockComputer) -> xr.Dataset:
+    """Compute the missing blocks of a segment; return the segment's cube, read from its checkpoint.
+
+    The checkpoint is in the folder `work`, and compressed by `codec` if it is new.
+    """
     if not segment.variables:
         return segment.cube
     checkpoint = Checkpoint.prepare(
-        config.work() / segment.name,
-        segment.cube,
-        segment.variables,
-        segment.ingredients,
-        config.checkpoints.codec,
+        work / segment.name, segment.cube, segment.variables, segment.ingredients, codec
     )
     missing = checkpoint.missing()
     if missing:
         for stage, cube in zip(segment.stages, segment.cubes, strict=False):
             stage.check(cube)
-    work, describe = checkpoint.write(segment.cube, segment.variables), describe_blocks(segment.cube)
-    for _, nbytes in computer.compute(segment.label, work, missing, describe):
+    tasks, describe = checkpoint.write(segment.cube, segment.variables), describe_blocks(segment.cube)
+    for _, nbytes in computer.compute(segment.label, tasks, missing, describe):
         computer.summary.nbytes += int(nbytes)
     kept = checkpoint.open()
     return segment.cube.assign({name: kept[name].variable for name in segment.variables})
