@@ -10,9 +10,11 @@ from astropy.io import fits
 from lucidcube import __version__
 from lucidcube.cube import HEADER, HISTORY, PRIMARY_HEADER, WAVELENGTH
 from lucidcube.io.spectral_cards import spectral_cards
+from lucidcube.io.wcs import square_pixel
 
 VERSION_CARD = "LUCIDCUBE VERSION"
 WARNING_CARD = "LCWARN"
+RESOLUTION_CARD = "LUCIDCUBE RESOLUTION"
 _STRUCTURAL = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "EXTNAME", "XTENSION")
 
 
@@ -42,6 +44,24 @@ def psf_header(star: xr.Dataset, sides: tuple[int, int]) -> fits.Header:
     for old, new in {**cards, f"CD{axis}_{axis}": "CDELT3"}.items():
         if axis and old in whole:
             header[new] = (whole[old], whole.comments[old])
+    return header
+
+
+def with_resolution(header: fits.Header, fwhm: float) -> fits.Header:
+    """Return a header with the resolution of its image: that of a round Gaussian with this width in pixels.
+
+    BMAJ, BMIN and BPA are as in images of radio telescopes; without the size of a pixel on the sky there are
+    none.
+    """
+    header = header.copy()
+    for keyword in ("BMAJ", "BMIN", "BPA"):
+        header.remove(keyword, ignore_missing=True)
+    header[f"HIERARCH {RESOLUTION_CARD}"] = (fwhm, "[pixel] FWHM of the Gaussian PSF")
+    side = square_pixel(header)
+    if side is not None:
+        header["BMAJ"] = (fwhm * side / 3600, "[deg] FWHM of the Gaussian PSF")
+        header["BMIN"] = (fwhm * side / 3600, "[deg] FWHM of the Gaussian PSF")
+        header["BPA"] = (0.0, "[deg] the Gaussian is round")
     return header
 
 

@@ -1,5 +1,6 @@
 """Read the sky coordinates of a header, and update its WCS cards for slicing and reordering of axes."""
 
+import math
 import re
 import string
 import warnings
@@ -25,6 +26,8 @@ _CELESTIAL = re.compile(
     r"|RADESYS|RADECSYS|EQUINOX|EPOCH|LONPOLE|LATPOLE|DATE-OBS|MJD-OBS|DATE-AVG|MJD-AVG"
     r"|DSUN_OBS|HGLN_OBS|HGLT_OBS|CRLN_OBS|CRLT_OBS|RSUN_REF|[AB]P?_(ORDER|\d_\d)"
 )
+SQUARE = 1.01
+"""Ratio of the sides of a pixel up to which it counts as square."""
 _DEGREES = {"degree": "deg", "degrees": "deg", "degs": "deg", "arcseconds": "arcsec", "arcsecs": "arcsec"}
 
 
@@ -98,6 +101,15 @@ def part_header(header: fits.Header, rows: range, columns: range) -> fits.Header
         return header
     result = slice_cards(header, len(shape) - axes.y, rows)
     return slice_cards(result, len(shape) - axes.x, columns)
+
+
+def square_pixel(header: fits.Header) -> float | None:
+    """Return the side of a pixel in arcseconds; None without sky coordinates, or if pixels are not square."""
+    try:
+        sides = pixel_sides(header)
+    except CubeError:
+        return None
+    return math.sqrt(sides[0] * sides[1]) if max(sides) <= SQUARE * min(sides) else None
 
 
 def _celestial_cards(header: fits.Header) -> fits.Header:

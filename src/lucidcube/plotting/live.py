@@ -63,7 +63,7 @@ def watch_plane(
     figure = _window() if folder is None else None
     picture = Picture(figure or _page(), plane, stage)
     view = _Frames(picture, folder or FOLDER, stage.n_iter) if figure is None else _Window(picture)
-    result = stage.deconvolve_plane(
+    result = stage.on_pixels_of(cube).deconvolve_plane(
         plane.data, plane.psf, variance=plane.variance, filled=plane.filled, observer=view
     )
     picture.finish(result)

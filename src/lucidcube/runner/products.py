@@ -13,7 +13,14 @@ from astropy.io import fits
 from lucidcube import cube as words
 from lucidcube.io.hdu_bytes import ImagePlan, stored_dtype
 from lucidcube.io.header_cards import shape_of
-from lucidcube.io.headers import cube_header, provenance_cards, psf_header, spectral_axis, with_primary
+from lucidcube.io.headers import (
+    cube_header,
+    provenance_cards,
+    psf_header,
+    spectral_axis,
+    with_primary,
+    with_resolution,
+)
 from lucidcube.io.spectral_cards import wavelength_table
 from lucidcube.io.tables import plane_table, provenance_table
 from lucidcube.io.writer import Layout, abandon, finish, reserve, write_planes
@@ -235,6 +242,9 @@ def _plan(image: Image) -> ImagePlan:
     smoothing = cube[variable].attrs.get(words.SMOOTHING)
     if smoothing is not None:
         header["SMOOTHED"] = (float(smoothing), "[pixel] sigma of the Gaussian of its resolution")
+    resolution = cube[variable].attrs.get(words.RESOLUTION)
+    if resolution is not None:
+        header = with_resolution(header, float(resolution))
     unit = str(cube[variable].attrs.get(words.UNITS, ""))
     if unit:
         header["BUNIT"] = unit

@@ -36,7 +36,7 @@ from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, Parameters, Stage, parameter
 from lucidcube.stages.deconvolution_warnings import input_warnings, result_warnings
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
-from lucidcube.stages.resolution import Resolution, sigma_in_pixels
+from lucidcube.stages.resolution import Resolution, fwhm_in_pixels, sigma_in_pixels
 
 STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}
 
@@ -100,6 +100,12 @@ class Deconvolve(Stage):
         "full width at half maximum of the Gaussian PSF with which the product shows the object at all "
         "wavelengths, in pixels or as an angle such as 0.1arcsec; null shows it without blur",
     )
+    add_residual: bool = parameter(
+        True,
+        "",
+        "add the residual at the resolution, which removes the bias of the method and adds noise; without a "
+        "resolution this has no effect",
+    )
     n_iter: int
     chi2_target: float | None
     errors: Annotated[
@@ -113,7 +119,7 @@ class Deconvolve(Stage):
         "that of the field resolution, or 1); true is {draws: 8, smoothing: null}, null measures none",
     )
 
-    stage_only: ClassVar[set[str]] = {"method", "resolution", "errors"}
+    stage_only: ClassVar[set[str]] = {"method", "resolution", "add_residual", "errors"}
     """Fields that the kernels do not take."""
     kernel: ClassVar[Callable[..., Deconvolution]]
     """Function that deconvolves a plane; it takes the parameters of the variant by name."""
@@ -121,12 +127,24 @@ class Deconvolve(Stage):
     def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
         """Deconvolve a plane; `given` are the other arguments of the kernel.
 
-        The variance is estimated if it is not given and `needs_variance`.
+        The variance is estimated if it is not given and `needs_variance`. A resolution must be in pixels, see
+        `on_pixels_of`.
         """
         if given.get("variance") is None and self.needs_variance:
             filled = given.get("filled")
             given["variance"] = estimate_variance(plane, None if filled is None else filled != Filled.NO)
-        return type(self).kernel(plane, psf, **given, **self.model_dump(exclude=self.stage_only))
+        found = type(self).kernel(plane, psf, **given, **self.model_dump(exclude=self.stage_only))
+        if self.resolution is None:
+            return found
+        known = {key: given.get(key) for key in ("variance", "filled")}
+        sigma = float(self.resolution) / FWHM
+        return at_resolution(found, plane, psf, sigma, **known, add_residual=self.add_residual)
+
+    def on_pixels_of(self, cube: xr.Dataset) -> Self:
+        """Return the same stage with the resolution in pixels of a cube; CubeError is raised if unknown."""
+        if self.resolution is None:
+            return self
+        return self.model_copy(update={"resolution": fwhm_in_pixels(self.resolution, cube, self.name)})
 
     def sigma_pixels(self, cube: xr.Dataset) -> float | None:
         """Return the standard deviation in pixels of the Gaussian of the `resolution`; None without one."""
@@ -172,7 +190,7 @@ class Deconvolve(Stage):
             modes=None,
             repeat=partial(self.repeat, found, psf, **given),
             draws=self.errors.draws,
-            smoothing=smoothing,
+            smoothing=0.0 if self.resolution else smoothing,  # the components have it already
             seed=seed,
         )
         return dict(zip(WITH_ERRORS, made, strict=True))
@@ -195,10 +213,11 @@ class Deconvolve(Stage):
             outputs[name] = Output(dims=(), dtype="float64", attrs={UNITS: unit})
         sigma = self.sigma_pixels(cube)
         if sigma is not None:
-            for name in {DATA, POINTS} & outputs.keys():
-                outputs[name] = outputs[name]._replace(attrs=attrs | {RESOLUTION: sigma * FWHM})
+            for name in {DATA, POINTS, *self.measured_errors} & outputs.keys():
+                shown = {**outputs[name].attrs, RESOLUTION: sigma * FWHM}
+                outputs[name] = outputs[name]._replace(attrs=shown)
         scale = 2.0 ** int(cube.attrs.get(SCALE_EXPONENT, 0))
-        kernel = partial(_deconvolved, stage=self.scaled(scale), smoothing=smoothing, sigma=sigma)
+        kernel = partial(_deconvolved, stage=self.on_pixels_of(cube).scaled(scale), smoothing=smoothing)
         made = over_planes(
             cube, self.name, kernel, [DATA, PSF, CHANNEL], outputs, optional=[VARIANCE, FILLED]
         )
@@ -226,7 +245,6 @@ def _deconvolved(
     *,
     stage: Deconvolve,
     smoothing: float,
-    sigma: float | None,
 ) -> tuple[Any, ...]:
     given: dict[str, Any] = {"variance": variance, "filled": filled}
     if np.isfinite(psf).any():
@@ -236,8 +254,6 @@ def _deconvolved(
     else:
         found = _without_psf(plane, filled, stage.extras)
         errors = {name: np.full_like(plane, np.nan) for name in stage.measured_errors}
-    if sigma is not None:
-        found = at_resolution(found, sigma)
     structure = residual_structure(plane, found.residual, variance, filled)
     found = found._replace(residual_structure=structure)
     planes = {**found.extras, **errors}

@@ -15,8 +15,6 @@ from lucidcube.kernels.deconvolution.resolution import FWHM
 FINEST = 2.0
 """Smallest full width at half maximum, in pixels, of a Gaussian that pixels can sample (Nyquist)."""
 UNUSABLE = "is neither a positive angle, such as '0.1arcsec', nor a number of pixels"
-LARGEST_ASPECT = 1.01
-"""Ratio of the sides of a pixel up to which it counts as square."""
 
 
 def _width(value: float | str | None) -> float | str | None:
@@ -53,7 +51,10 @@ def fwhm_in_pixels(resolution: float | str, cube: xr.Dataset, stage: str) -> flo
     """
     if not isinstance(resolution, str):
         return resolution
-    scale = _pixel_side(cube)
+    # Imported here because it needs all of astropy.coordinates.
+    from lucidcube.io.wcs import square_pixel
+
+    scale = square_pixel(fits.Header.fromstring(cube.attrs.get(HEADER, ""), sep="\n"))
     if scale is None:
         raise CubeError(
             f"{stage}: resolution {resolution} is an angle, but the cube has no sky coordinates with square "
@@ -71,14 +72,3 @@ def fwhm_in_pixels(resolution: float | str, cube: xr.Dataset, stage: str) -> flo
 def sigma_in_pixels(resolution: float | str | None, cube: xr.Dataset, stage: str) -> float | None:
     """Return the standard deviation of the Gaussian in pixels of a cube, or None without a resolution."""
     return None if resolution is None else fwhm_in_pixels(resolution, cube, stage) / FWHM
-
-
-def _pixel_side(cube: xr.Dataset) -> float | None:
-    """Return the side of a pixel in arcseconds; None without sky coordinates, or if pixels are not square."""
-    from lucidcube.io.wcs import pixel_sides  # imported here because it needs all of astropy.coordinates
-
-    try:
-        sides = pixel_sides(fits.Header.fromstring(cube.attrs.get(HEADER, ""), sep="\n"))
-    except CubeError:
-        return None
-    return math.sqrt(sides[0] * sides[1]) if max(sides) <= LARGEST_ASPECT * min(sides) else None
