@@ -165,7 +165,10 @@ class Stage(Parameters, ABC):
         """
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
-        """Yield warnings about applying the stage to this cube; the default yields none."""
+        """Yield warnings about applying the stage to this cube; the default yields none.
+
+        A few planes may be computed. If they show that the result would mean nothing, CubeError is raised.
+        """
         return iter(())
 
     def findings(self, cube: xr.Dataset) -> Iterator[str]:

@@ -36,7 +36,7 @@ from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, Parameters, Stage, parameter
 from lucidcube.stages.deconvolution_warnings import input_warnings, result_warnings
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
-from lucidcube.stages.resolution import Resolution, fwhm_in_pixels, sigma_in_pixels
+from lucidcube.stages.resolution import Resolution, fwhm_in_pixels, sigma_in_pixels, support_warnings
 
 STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}
 
@@ -230,6 +230,9 @@ class Deconvolve(Stage):
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         if VARIANCE not in cube and (self.needs_variance or self.errors is not None):
             yield NOISE_IS_ESTIMATED
+        if self.resolution is not None:
+            fwhm = fwhm_in_pixels(self.resolution, cube, self.name)
+            yield from support_warnings(fwhm, cube, self.name)
         yield from input_warnings(cube)
 
     def findings(self, cube: xr.Dataset) -> Iterator[str]:
