@@ -1,7 +1,7 @@
 """The exceptions: mistakes of the user, and failures of stages."""
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 
@@ -66,10 +66,26 @@ class BlocksFailed(Exception):
         return "\n".join(lines)
 
 
+def closest(name: str, known: Iterable[str], *, files: bool = False) -> str | None:
+    """Return the known name that is so similar that it was probably meant, or None.
+
+    Case does not matter. Names of `files` must be similar without what follows the first dot.
+    """
+
+    def likeness(one: str, other: str) -> float:
+        return SequenceMatcher(None, one.lower(), other.lower()).ratio()
+
+    def stem(file: str) -> str:
+        return file.partition(".")[0] or file if files else file
+
+    near = [other for other in known if likeness(stem(name), stem(other)) > 0.65]
+    return max(near, key=lambda other: likeness(name, other), default=None)
+
+
 def did_you_mean(name: str, known: Iterable[str], *, others: bool = True) -> str:
     """Return the end of a message about an unknown name: the closest known one, else all `others`."""
     known = list(known)
-    near = get_close_matches(name, known, 1, 0.5)
-    if near:
-        return f"; did you mean {near[0]!r}?"
+    near = closest(name, known)
+    if near is not None:
+        return f"; did you mean {near!r}?"
     return f"; there are: {', '.join(known)}" if others and known else ""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from locations import ROOT
 from lucidcube.config.describe import schema, settings_help, stage_text, stages_markdown, template
 from lucidcube.config.load import from_plain, load
-from lucidcube.config.schema import Config
+from lucidcube.config.schema import Config, Track
 from lucidcube.errors import ConfigError
 from lucidcube.stages.base import REGISTRY, by_word
 
@@ -111,7 +111,8 @@ def test_a_repeated_stage_is_addressed_by_number(tmp_path: Path) -> None:
         ),
         ("bin_step: 2 nm", "bin_step: 2 kg", "star.rebin.bin_step: '2 kg' is neither a wavelength"),
         ("bin_step: 2 nm", "bin_step: -2e-9", "star.rebin.bin_step: input should be greater than 0"),
-        ("[[0, 2.5], [10, 3.5]]", "3", "target.mask.cut"),
+        ("[[0, 2.5], [10, 3.5]]", "three", "target.mask.cut"),
+        ("[[0, 2.5], [10, 3.5]]", "[3]", "target.mask.cut"),
         ("input: star.fits", "", "star.input: must be given"),
         ("path: out.fits", "pth: out.fits", "output.pth: unknown key; did you mean 'path'?"),
         ("input: star.fits", "input: star.fits[", "star.input"),
@@ -123,6 +124,50 @@ def test_an_error_names_the_key(tmp_path: Path, old: str, new: str, expected: st
     found = problems(tmp_path, GOOD.replace(old, new))
     assert any(p.startswith(expected) for p in found), found
     assert all("\n" not in p for p in found)
+
+
+def test_a_number_is_the_cut_of_all_channels(tmp_path: Path) -> None:
+    config = load([written(tmp_path, GOOD.replace("[[0, 2.5], [10, 3.5]]", "3"))])
+    assert config.target.stages[2].flat()["cut"] == [[0, 3]]
+    config = load([written(tmp_path, GOOD)], ["target.mask.cut=4.5"])
+    assert config.target.stages[2].flat()["cut"] == [[0, 4.5]]
+
+
+def test_a_text_is_the_input_of_a_track(tmp_path: Path) -> None:
+    short = load([written(tmp_path, "target: obs.fits{DATA}\nstar: star.fits")])
+    long = load([written(tmp_path, "target: {input: 'obs.fits{DATA}'}\nstar: {input: star.fits}")])
+    assert short == long
+    assert len(short.target.stages) == 5
+    more = written(tmp_path, "target: {wave_unit: nm}", "more.yaml")
+    merged = load([written(tmp_path, "target: obs.fits\nstar: star.fits"), more], ["star=other.fits"])
+    assert (merged.target.input, merged.target.wave_unit) == ("obs.fits", "nm")
+    assert isinstance(merged.star, Track)
+    assert merged.star.input == "other.fits"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("target: a.fits\ntarget: b.fits", "line 2: the key 'target' was given already in line 1"),
+        ("target: a.fits\ndeconvolve:\n  n_iter: 3\n  gain: 1\n  n_iter: 3", "line 5: the key 'n_iter' was given already in line 3"),
+        ("target: {input: a.fits, 'input': b.fits}", "line 1: the key 'input' was given already in line 1"),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_given_twice_is_an_error(tmp_path: Path, text: str, expected: str) -> None:
+    (found,) = problems(tmp_path, text)
+    assert found == expected
+
+
+def test_keys_of_merged_mappings_may_be_replaced(tmp_path: Path) -> None:
+    text = "target: &t {input: a.fits, wave_unit: nm}\nstar: {<<: *t, input: b.fits}"
+    config = load([written(tmp_path, text)])
+    assert isinstance(config.star, Track)
+    assert (config.star.input, config.star.wave_unit) == ("b.fits", "nm")
+
+
+@pytest.mark.parametrize("key", ["loop_gain", "sigma", "wavelength", "fft"])
+def test_no_far_fetched_advice(tmp_path: Path, key: str) -> None:
+    assert "did you mean" not in problems(tmp_path, GOOD.replace("n_iter: 20", f"{key}: 1"))[0]
 
 
 def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:

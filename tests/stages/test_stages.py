@@ -1,6 +1,7 @@
 """Stages apart from their kernels: units, regions, variants, the scale of the data."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,18 @@ def test_a_frequency_axis_is_rebinned_in_frequency() -> None:
 def test_bins_finer_than_the_axis_are_an_error() -> None:
     with pytest.raises(CubeError, match=r"bin_step 1e-10 m is smaller than the step of the input, 2.5e-10 m"):
         Rebin(bin_step="0.1 nm")(flat_cube())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"bin_step": 2}, "bin_step = 2 m .* 2 nm[?]"),
+        ({"bin_width": "0.5"}, "bin_width = 0.5 m .* 0.5 nm[?]"),
+    ],
+)
+def test_a_width_without_a_unit_is_not_taken_for_metres(parameters: dict[str, Any], expected: str) -> None:
+    with pytest.raises(CubeError, match=expected):
+        Rebin(**parameters)(flat_cube())
 
 
 def test_a_non_monotonic_axis_is_an_error() -> None:

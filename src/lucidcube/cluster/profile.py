@@ -4,12 +4,10 @@ import os
 import re
 import signal
 import threading
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-import yaml
 from dask.utils import parse_bytes, parse_timedelta
 from pydantic import (
     BaseModel,
@@ -22,7 +20,8 @@ from pydantic import (
 )
 
 from lucidcube.cluster.resources import PROCESS_MEMORY, USABLE, available_resources
-from lucidcube.errors import ConfigError
+from lucidcube.errors import ConfigError, closest
+from lucidcube.io.yaml_text import parse_yaml
 
 QueueKind = Literal["slurm", "pbs", "lsf", "sge", "htcondor"]
 Kind = Literal["threads", "processes", "synchronous", "address", QueueKind, "slurm_runner", "class"]
@@ -178,19 +177,17 @@ def load_profile(name: str) -> Profile:
         return Profile(kind="address", address=name)
     path = Path(name).expanduser()
     if not path.is_file():
-        near = get_close_matches(name, PROFILES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(PROFILES)}"
+        near = closest(name, PROFILES)
+        hint = f"did you mean {near!r}?" if near else f"built in: {', '.join(PROFILES)}"
         raise ConfigError(f"profile: {name!r} is neither a built-in profile nor a file; {hint}")
     try:
-        return Profile.model_validate(yaml.safe_load(path.read_text()) or {})
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        return Profile.model_validate(parse_yaml(path.read_text()) or {})
     except ValidationError as error:
         raise ConfigError(*(_problem(path, e) for e in error.errors())) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:  # such as the date 2024-13-45
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _problem(path: Path, error: Any) -> str:

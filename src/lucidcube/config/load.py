@@ -2,17 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from lucidcube.config.presets import with_chains, with_defaults
-from lucidcube.config.schema import DECONVOLVE, MODEL_PSF, STAR_KINDS, TRACKS, Config, Track
-from lucidcube.errors import ConfigError, did_you_mean
+from lucidcube.config.presets import TRACKS, with_chains, with_defaults, with_inputs
+from lucidcube.config.schema import DECONVOLVE, MODEL_PSF, STAR_KINDS, Config, Track
+from lucidcube.errors import ConfigError, closest, did_you_mean
+from lucidcube.io.yaml_text import parse_yaml
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
 
@@ -44,7 +43,7 @@ def from_plain(values: Any, label: str = "config", problems: Sequence[str] = ())
     """Validate a config given as plain data; see `load`."""
     problems = list(problems)
     if isinstance(values, Mapping):
-        values = with_defaults(values)
+        values = with_defaults(with_inputs(values))
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -75,18 +74,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.expanduser().read_text()
     except FileNotFoundError as error:
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        near = closest(path.name, (p.name for p in path.parent.glob("*.y*ml")), files=True)
+        hint = f"; did you mean {path.parent / near}?" if near else ""
         raise ConfigError(f"{path}: there is no such config file{hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from error
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        values = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys, such as target, star and output")
-    return values
+    return with_inputs(values)
 
 
 def _merge(below: Any, above: Any) -> Any:
@@ -113,9 +112,9 @@ def _override(values: dict[str, Any], text: str) -> None:
     if not equals or not all(parts):
         raise ConfigError("write it as key=value, e.g. --set deconvolve.n_iter=300")
     try:
-        new = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError("the value is not YAML") from None
+        new = parse_yaml(value)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("not YAML", "the value is not YAML")) from None
     place: Any = values
     if _is_of_item(parts[0], parts[1:]):
         place = _parameters(values, parts[0], parts[1])
@@ -127,6 +126,7 @@ def _override(values: dict[str, Any], text: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"{part} has no keys of its own")
     place[parts[-1]] = new
+    values.update(with_inputs(values))
 
 
 def _parameters(values: dict[str, Any], track: str, stage: str) -> dict[str, Any]:

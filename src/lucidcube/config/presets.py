@@ -11,6 +11,8 @@ from lucidcube.stages.base import REGISTRY
 
 Preset = Literal["recommended", "reference"]
 
+TRACKS = ("target", "star")
+
 CHAINS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "recommended": {
         "target": ({"rebin": {"preset": "auto"}}, "noise", "artefacts", "mask", "interpolate"),
@@ -47,6 +49,12 @@ WITHOUT_STAR = {name: REFERENCE[name] for name in ("artefacts", "interpolate")}
 """Methods that need no PSF."""
 
 
+def with_inputs(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw config in which ``star: star.fits`` is written as ``star: {input: star.fits}``."""
+    texts = {name: {"input": values[name]} for name in TRACKS if isinstance(values.get(name), str)}
+    return {**values, **texts}
+
+
 def with_chains(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a raw config whose tracks have stages.
 
@@ -54,7 +62,7 @@ def with_chains(values: Mapping[str, Any]) -> dict[str, Any]:
     track has this key. Otherwise it has none: a star without stages, beside a target with stages, is a PSF.
     """
     filled = dict(values)
-    tracks = {name: track for name in ("target", "star") if isinstance(track := filled.get(name), Mapping)}
+    tracks = {name: track for name in TRACKS if isinstance(track := filled.get(name), Mapping)}
     if "psf" in tracks.get("star", ()):
         del tracks["star"]  # a formula has no stages
     bare = not any("stages" in track for track in tracks.values())
@@ -77,7 +85,7 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         suitable = REFERENCE
     elif filled.get("star") is None:
         suitable = WITHOUT_STAR
-    for name in ("target", "star"):
+    for name in TRACKS:
         track = filled.get(name)
         if isinstance(track, Mapping) and isinstance(track.get("stages"), (list, tuple)):
             sets = {**WITHOUT_STAR, **suitable} if name == "star" else suitable

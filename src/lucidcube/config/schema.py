@@ -19,14 +19,13 @@ from pydantic import (
 
 import lucidcube.stages  # noqa: F401  registers the stages
 from lucidcube.cluster import Profile, load_profile
-from lucidcube.config.presets import Preset
+from lucidcube.config.presets import TRACKS, Preset
 from lucidcube.cube import PSF
 from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.stages.base import REGISTRY, Parameters, Stage
 from lucidcube.stages.curves import Length
 
-TRACKS = ("target", "star")
 DECONVOLVE = "deconvolve"
 """The stage that joins the tracks; it is a section of its own in a config, not an item of a track."""
 
@@ -234,8 +233,11 @@ def _star(values: Any) -> Any:
 
 
 _Star = Track | StarInTarget | ModelledStar
-Star = Annotated[_Star, PlainValidator(_star, json_schema_input_type=_Star)]
-"""What the PSF is made from."""
+Star = Annotated[_Star, PlainValidator(_star, json_schema_input_type=_Star | str)]
+"""What the PSF is made from; a text is its input, see `lucidcube.config.presets.with_inputs`."""
+
+Target = Annotated[Track, BeforeValidator(lambda values: values, json_schema_input_type=Track | str)]
+"""The target; a text is its input."""
 
 
 class Output(Parameters):
@@ -272,7 +274,7 @@ class Checkpoints(Parameters):
 class Config(Parameters):
     """A whole run."""
 
-    target: Track = Field(description="the object to sharpen")
+    target: Target = Field(description="the object to sharpen")
     star: Star | None = Field(None, description="a star, a PSF that needs no stages, or the formula of one")
     deconvolve: LastStage | None = Field(None, description="parameters of the deconvolution")
     preset: Preset | None = Field(

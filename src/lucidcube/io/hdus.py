@@ -1,6 +1,5 @@
 """List the HDUs of a FITS file, and choose the arrays of the data and of their variance."""
 
-import difflib
 import logging
 import math
 import warnings
@@ -11,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from astropy.io import fits
 
-from lucidcube.errors import CubeError
+from lucidcube.errors import CubeError, closest
 from lucidcube.io.header_cards import MALFORMED, number, shape_of, text
 from lucidcube.io.plane_reader import Encoding, Meaning
 
@@ -121,8 +120,8 @@ def choose(hdus: Sequence[Hdu], ext: str | int | None, name: str) -> Hdu:
         label, _, version = ext.upper().partition(",")
         found = [h for h in hdus if h.name == label.strip() and version.strip() in ("", str(h.version))]
     if not found:
-        near = difflib.get_close_matches(str(ext).upper(), [hdu.name for hdu in hdus], 1)
-        hint = f"; did you mean {name}{{{near[0]}}}?" if near else ""
+        near = closest(str(ext), (hdu.name for hdu in hdus))
+        hint = f"; did you mean {name}{{{near}}}?" if near else ""
         raise CubeError(f"{name} has no extension {ext}: it has {there}{hint}")
     if found[0].kind == "other" or not found[0].shape:
         advice = f"; type for example {name}{{{images[0].name or images[0].number}}}" if images else ""

@@ -1,6 +1,5 @@
 """Open FITS files as lazy cubes."""
 
-import difflib
 import hashlib
 import logging
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import xarray as xr
 from astropy.io import fits
 
 from lucidcube import cube as words
-from lucidcube.errors import ConfigError, CubeError
+from lucidcube.errors import ConfigError, CubeError, closest
 from lucidcube.io.hdus import choose, list_hdus, variance_of, wavelength_column
 from lucidcube.io.header_cards import text
 from lucidcube.io.locate import is_rather_variance, locate, scale_exponent
@@ -157,8 +156,8 @@ def _check_readable(path: Path, name: str) -> None:
         if not folder.is_dir():
             raise CubeError(f"no folder {folder}") from None
         names = [other.name for other in folder.iterdir()]
-        near = difflib.get_close_matches(path.name, names, 1)
-        where = f"did you mean {Path(name).parent / near[0]}?" if near else f"{folder} has {len(names)} files"
+        near = closest(path.name, names, files=True)
+        where = f"did you mean {Path(name).parent / near}?" if near else f"{folder} has {len(names)} files"
         raise CubeError(f"there is no file {name}; {where}") from None
     except OSError as error:
         raise CubeError(f"{name} cannot be read: {error.strerror or error}") from None

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import xarray as xr
-import yaml
 from astropy.io import fits
 
 from lucidcube.cluster import Profile, layout, load_profile, start_workers
@@ -20,6 +19,7 @@ from lucidcube.config.schema import Track
 from lucidcube.cube import AMPLITUDE, DATA, DIMS, FILLED, PSF, VARIABLES, VARIANCE
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
+from lucidcube.io.yaml_text import parse_yaml
 from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.checkpoint import fingerprint
@@ -231,6 +231,6 @@ def _with_beside(cube: xr.Dataset, variable: str, track: Track, monitor: Monitor
 
 def _value(key: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--{key.replace('_', '-')} {text}: the value is not YAML") from error
+        return parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"--{key.replace('_', '-')} {text}: the value is {error}") from None

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import xarray as xr
 from astropy.io import fits
+from pydantic import BeforeValidator
 
 from lucidcube.cube import AMPLITUDE, BADNESS, CHANNEL, DATA, HEADER, MASK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
@@ -27,6 +28,16 @@ one group of marks, and of all marked pixels."""
 
 if TYPE_CHECKING:
     from lucidcube.io.regions import RegionGroup
+
+
+def _cuts(value: Any) -> Any:
+    """Return the list of one (channel, score) for a number, and anything else as it is."""
+    return ((0, value),) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Pairs = tuple[tuple[float, float], ...]
+Cuts = Annotated[Pairs, BeforeValidator(_cuts, json_schema_input_type=Pairs | float)]
+"""A list of (channel, score); a number is the score of all channels."""
 
 
 class Mask(Stage):
@@ -52,11 +63,11 @@ class Mask(Stage):
     tag: ClassVar[str] = "_bpmask"
     files: ClassVar[tuple[str, ...]] = (BADNESS,)
 
-    cut: tuple[tuple[float, float], ...] = parameter(
+    cut: Cuts = parameter(
         ((0, 5.0),),
         "standard deviations",
         "list of (channel, score): a pixel with this score or a higher one is an artefact; the cut is linear "
-        "between the channels and constant outside",
+        "between the channels and constant outside; a number is the cut of all channels",
         min_length=1,
     )
     max_dilation: int | None = parameter(

@@ -144,6 +144,13 @@ class Rebin(Stage):
         steps = np.diff(axis)
         if (steps > 0).any() and (steps <= 0).any():
             raise CubeError("rebin: the wavelengths of the cube neither increase nor decrease monotonically")
+        if unit == "m" and max(step, self.bins()[1]) > np.max(axis):
+            name, value = ("bin_step", step) if step > np.max(axis) else ("bin_width", self.bins()[1])
+            raise CubeError(
+                f"rebin: {name} = {value:.6g} m is longer than the longest wavelength of the cube, "
+                f"{np.max(axis):.6g} m: numbers without a unit are in metres; {value:.6g} nm? type "
+                f"{name}: {value:.6g} nm"
+            )
         if step < abs(np.median(steps)) * (1 - kernel.EDGE):
             raise CubeError(
                 f"rebin: bin_step {step:.6g} {unit} is smaller than the step of the input, "

@@ -1,0 +1,30 @@
+"""Parse YAML, and refuse mappings in which a key is given twice."""
+
+from typing import Any
+
+import yaml
+
+from lucidcube.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """The loader of `yaml.safe_load`, which would silently use the last one of equal keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        lines: dict[tuple[str, str], tuple[int, int]] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode):
+                place = key.start_mark.line + 1, key.start_mark.column
+                first = lines.setdefault((key.tag, key.value), place)
+                if first != place:
+                    before = f"was given already in line {first[0]}"
+                    raise ConfigError(f"line {place[0]}: the key {key.value!r} {before}")
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the plain data in a text of YAML; raise ConfigError, with one line, if that is impossible."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  a subclass of SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the date 2024-13-45
+        raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from None
