@@ -20,12 +20,13 @@ if TYPE_CHECKING:
         Noise,
         NormalisePSF,
         Rebin,
+        ResamplePSF,
     )
 
 __version__ = "0.1.0"
 __all__ = [
     "Artefacts", "Deconvolve", "FitPSF", "Interpolate", "Mask", "ModelPSF", "Noise", "NormalisePSF", "Rebin",
-    "load_config", "open_cube", "run",
+    "ResamplePSF", "load_config", "open_cube", "run",
 ]  # fmt: skip
 
 _FUNCTIONS = {

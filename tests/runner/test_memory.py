@@ -30,6 +30,7 @@ WORK = [
     ("fit_psf", {}),
     ("fit_psf", {"model": "radial"}),
     ("model_psf", {"fwhm": 30.0, "beta": 1.1}),
+    ("resample_psf", {"scale": 0.8}),
     ("deconvolve", {"n_iter": 12}),
     ("deconvolve", {"n_iter": 2, "method": "clean_modified"}),
     ("deconvolve", {"n_iter": 2, "method": "clean_multiscale"}),

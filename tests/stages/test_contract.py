@@ -97,6 +97,7 @@ OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("artefacts", {"method": "spectral_psf"}, {"spectral": False, "suspect_above": 3.0}),
     ("interpolate", {"method": "model"}, {"spectral": False, "n_iter": 3}),
     ("fit_psf", {"model": "effective"}, {"smoothing": 0}),
+    ("resample_psf", {}, {"scale": 2.0, "rotation": 30.0, "mirror": True, "side": 11}),
     ("model_psf", {"model": "moffat"}, {"fwhm": {"700nm": 2.0, "701nm": 4.0}, "beta": 3.0}),
     ("model_psf", {"model": "gaussian"}, {"fwhm": "0.1arcsec", "pixel_scale": 0.05}),
     ("model_psf", {"model": "muse_ao"}, {"r0": 0.15, "amplitude": 3.0, "pixel_scale": 0.05}),
@@ -454,7 +455,7 @@ def test_inside_a_run(stage: Stage, files: Path, tmp_path: Path) -> None:
     if stage.name == "deconvolve":
         config |= {"star": {"input": f"{files}/psf.fits"}, **item}
         made = from_files(stage, files, (PSF,))
-    elif stage.name in ("normalise_psf", "fit_psf"):
+    elif stage.name in ("normalise_psf", "fit_psf", "resample_psf"):
         config["star"] = {"input": f"{files}/data.fits", "stages": [item]}
         made = from_files(stage, files, ())
     elif BADNESS in stage.requires:
@@ -469,7 +470,7 @@ def test_inside_a_run(stage: Stage, files: Path, tmp_path: Path) -> None:
         config["target"]["stages"] = [item]
         made = from_files(stage, files, ())
     path = run(from_plain(config)).path
-    if stage.name in ("normalise_psf", "fit_psf"):
+    if stage.name in ("normalise_psf", "fit_psf", "resample_psf"):
         tables = [v for v in stage.produces if VARIABLES[v].dims != DIMS]
         assert_holds(path, made, tables, main="PSF")
     else:

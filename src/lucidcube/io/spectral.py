@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ SI_OF_TYPE = {
     **dict.fromkeys(("VELO", "VRAD", "VOPT"), "m/s"),
 }
 TYPE_OF_SI = {"m": "WAVE", "Hz": "FREQ", "m/s": "VELO"}
+_LISTED = re.compile(r"WAVELN\d{2}|WVLN\d{4}")
 _UNSUPPORTED = {"ENER", "WAVN", "ZOPT", "BETA", "FELO"}
 _UNTYPED = {"", "LINEAR", "PIXEL"}
 AIPS_FRAMES = ("LSR", "HEL", "OBS", "GEO")
@@ -93,9 +95,17 @@ def spectral_unit(spelling: str) -> Unit | None:
 def is_spectral(header: fits.Header, n: int) -> bool:
     """Return whether FITS axis `n` is spectral by its CTYPE or, if that is not specific, by its CUNIT."""
     kind = _kind(header, n)
+    if kind in _UNTYPED and len(listed_wavelengths(header)) == number(header, f"NAXIS{n}", 0.0) > 1:
+        return n == number(header, "NAXIS", 0.0)
     if kind in _UNTYPED:
         return spectral_unit(text(header, f"CUNIT{n}")) is not None
     return kind in SI_OF_TYPE or kind in _UNSUPPORTED
+
+
+def listed_wavelengths(header: fits.Header) -> Positions:
+    """Return wavelengths in metres that are listed one by one, as in PSF cubes of WebbPSF and STPSF."""
+    names = [keyword for keyword in header if _LISTED.fullmatch(keyword)]
+    return np.array([number(header, keyword, math.nan) for keyword in sorted(names)])
 
 
 def spectral_step(header: fits.Header, n: int) -> float:
@@ -119,6 +129,9 @@ def spectral_grid(header: fits.Header, n: int, length: int, lookup: Lookup | Non
     a ``-TAB`` axis. An unknown unit or algorithm, and positions that neither rise nor fall, raise CubeError.
     """
     kind, code = _kind(header, n), _algorithm(header, n)
+    listed = listed_wavelengths(header)
+    if kind in _UNTYPED and listed.size == length > 1:
+        return SpectralGrid(listed, "m", "WAVE", "m")
     crval, step = number(header, f"CRVAL{n}", 0.0), spectral_step(header, n)
     offset = np.arange(1, length + 1) - number(header, f"CRPIX{n}", 0.0)
     if code == "TAB":

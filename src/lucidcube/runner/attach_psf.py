@@ -6,6 +6,9 @@ import xarray as xr
 from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, TRACK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
 
+NOTE = "note"
+"""Attribute of `psf` with a sentence for the user."""
+INTERPOLATED = "the planes of the star are interpolated in wavelength to those of the target"
 SAME_GRID = 0.01
 """Largest difference between the wavelengths of the tracks, as a fraction of a channel."""
 
@@ -14,18 +17,19 @@ def attach_psf(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
     """Add the planes of the star's cube to the target's cube as its PSF.
 
     The result has the variable `psf` (wavelength, psf_y, psf_x). A star with a single plane is used for all
-    planes; CubeError is raised if the wavelengths differ otherwise.
+    planes. Planes at other wavelengths are interpolated linearly between neighbours, if they cover the range
+    of the target; otherwise CubeError is raised.
     """
-    psf = star[DATA].variable
+    psf, attrs = star[DATA].variable, {TRACK: "star"}
     if psf.shape[0] == 1:
         psf = xr.Variable(DIMS, psf.data).isel({WAVELENGTH: np.zeros(target.sizes[WAVELENGTH], int)})
-    else:
-        _same_grid(target, star)
-    attrs = {TRACK: "star"}
+    elif not _same_grid(target, star):
+        psf, attrs = _interpolated(target, star), {NOTE: INTERPOLATED}
     return target.assign({PSF: xr.Variable((WAVELENGTH, *PSF_PLANE), psf.data, attrs, psf.encoding)})
 
 
-def _same_grid(target: xr.Dataset, star: xr.Dataset) -> None:
+def _same_grid(target: xr.Dataset, star: xr.Dataset) -> bool:
+    """Return whether both have the same wavelengths; raise CubeError if the star does not cover them."""
     a, b = target[WAVELENGTH].values, star[WAVELENGTH].values
     unit, star_unit = (cube[WAVELENGTH].attrs.get(UNITS, "") for cube in (target, star))
     if a.size == 1:
@@ -33,19 +37,31 @@ def _same_grid(target: xr.Dataset, star: xr.Dataset) -> None:
             f"the PSF: the target has one plane and the star {b.size} ({_range(b, star_unit)}): give one "
             "plane of the star, such as slice: '0:1'"
         )
-    if a.size != b.size:
-        raise CubeError(
-            f"the PSF: the target has {a.size} wavelengths ({_range(a, unit)}) and the star {b.size} "
-            f"({_range(b, unit)}): {_overlap(a, b, unit)}"
-        )
-    known = np.isfinite(a) & np.isfinite(b)
-    step = abs(np.median(np.diff(a))) if a.size > 1 else abs(a[0])
-    apart = np.abs(a - b)[known]
-    if apart.size and apart.max() > SAME_GRID * step:
-        raise CubeError(
-            f"the PSF: the wavelengths of the target ({_range(a, unit)}) and of the star "
-            f"({_range(b, unit)}) differ by up to {apart.max():.3g} {unit}: {_overlap(a, b, unit)}"
-        )
+    known = bool(np.isfinite(a).all() and np.isfinite(b).all()) and unit == star_unit
+    if a.size == b.size:
+        step = abs(np.median(np.diff(a)))
+        apart = np.abs(a - b)[np.isfinite(a) & np.isfinite(b)]
+        if unit == star_unit and (apart <= SAME_GRID * step).all():
+            return True
+    margin = SAME_GRID * abs(np.median(np.diff(b)))
+    if known and b.min() - margin <= a.min() and a.max() <= b.max() + margin:
+        return False
+    raise CubeError(
+        f"the PSF: the target has {a.size} wavelengths ({_range(a, unit)}) and the star {b.size} "
+        f"({_range(b, star_unit)}), which do not cover them: {_overlap(a, b, unit)}"
+    )
+
+
+def _interpolated(target: xr.Dataset, star: xr.Dataset) -> xr.Variable:
+    """Return the planes of the star at the wavelengths of the target, linear between its own."""
+    a, b = target[WAVELENGTH].values, star[WAVELENGTH].values
+    position = np.interp(a, np.sort(b), np.argsort(b).astype(float))
+    low = np.minimum(position.astype(int), b.size - 2)
+    weight = (position - low).astype(np.float32)
+    planes = star[DATA].variable
+    low_planes, high_planes = (planes.isel({WAVELENGTH: low + step}).data for step in (0, 1))
+    share = weight[:, None, None]
+    return xr.Variable(DIMS, low_planes * (1 - share) + high_planes * share)
 
 
 def _range(axis: np.ndarray, unit: str) -> str:

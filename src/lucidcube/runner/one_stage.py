@@ -25,6 +25,7 @@ from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.checkpoint import fingerprint
 from lucidcube.runner.compute import BlockComputer, check_engine
 from lucidcube.runner.input_checksum import input_identity
+from lucidcube.runner.match_psf import match_psf
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.pipeline import Inspect, compute_segment, in_blocks, open_track
 from lucidcube.runner.plan import Step, fit_memory, plan_stage
@@ -207,6 +208,12 @@ def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Datas
     for variable, track in zip(_variables(stage, len(tracks))[1:], tracks[1:], strict=True):
         other = open_track(track, monitor)
         if variable == PSF:
+            match = match_psf(other, cube, observed=False)
+            if match.text:
+                monitor.message(f"{track.input}: {match.text}")
+            if match.stage is not None:
+                match.stage.check(other)
+                other = match.stage(other)
             cube = attach_psf(cube, other)
             continue
         if other[DATA].shape != cube[stage.files[0]].shape:

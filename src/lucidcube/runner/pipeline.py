@@ -22,15 +22,17 @@ from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import Specifier
 from lucidcube.lift.blocks import limit_block_bytes, planes_per_block
 from lucidcube.lift.lazy_arrays import rechunk_sources
+from lucidcube.runner.attach_psf import NOTE
 from lucidcube.runner.checkpoint import Checkpoint, fingerprint
 from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.lock import locked
+from lucidcube.runner.match_psf import match_psf
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.part_files import remove_stale_parts
 from lucidcube.runner.plan import Step, fit_memory, plan_segment
 from lucidcube.runner.products import run_product, write
-from lucidcube.runner.segments import Segment, walk
+from lucidcube.runner.segments import Segment, stages_of, walk
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.star_in_target import star_in_target
 from lucidcube.runner.validate import may_replace, order_problems, output_problems
@@ -69,6 +71,14 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
         except UserError as error:
             where = name if isinstance(track, PartOfTarget) else f"{name}.input"
             problems += [f"{where}: {p}" for p in error.problems]
+    if {"target", "star"} <= {*sources}:
+        try:
+            observed = bool(config.stages("star"))
+            text = match_psf(sources["star"], sources["target"], observed=observed).text
+            if text and monitor is not None:
+                monitor.message(f"star: {text}")
+        except UserError as error:
+            problems += [f"star.input: {p}" for p in error.problems]
     if problems:
         raise ConfigError(*problems)
     try:
@@ -132,7 +142,12 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
     config = plan.config
     inputs = _inputs(config)
 
+    said: set[str] = set()
+
     def visit(segment: Segment) -> xr.Dataset:
+        for note in {cube[PSF].attrs.get(NOTE, "") for cube in segment.cubes if PSF in cube} - {"", *said}:
+            monitor.message(f"{segment.track}: {note}")
+            said.add(note)
         if inspect is not None:
             for stage, cube in zip(segment.stages, segment.cubes, strict=False):
                 if stage is config.deconvolve:
@@ -252,12 +267,13 @@ def _all_in_blocks(sources: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
 def _plan_segments(config: Config, sources: Mapping[str, xr.Dataset]) -> list[Step]:
     """Build everything lazily and plan it."""
     steps: list[Step] = []
+    resampled = "star" in sources and bool(stages_of(config, "star", sources))
 
     def visit(segment: Segment) -> xr.Dataset:
         steps.extend(plan_segment(segment))
         if isinstance(config.star, Track) and not config.star.stages:
             for stage, cube in zip(segment.stages, segment.cubes, strict=False):
-                if PSF in stage.requires:
+                if segment.track == "star" or (PSF in stage.requires and not resampled):
                     stage.check(cube)  # a PSF from a file can be checked now
         return segment.cube
 

@@ -12,6 +12,7 @@ from lucidcube.cube import PSF
 from lucidcube.errors import BlocksFailed, UserError
 from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.checkpoint import fingerprint
+from lucidcube.runner.match_psf import match_psf
 from lucidcube.stages.base import Stage
 
 
@@ -90,6 +91,15 @@ def build_segment(
     return Segment(track, tuple(stages), (*cubes, cube), key)
 
 
+def stages_of(config: Config, name: str, sources: Mapping[str, xr.Dataset]) -> tuple[Stage, ...]:
+    """Return the stages of a track; the star's may end with one that matches its pixels."""
+    stages = config.stages(name)
+    if name != "star" or any(stage.name == "resample_psf" for stage in stages):
+        return stages
+    match = match_psf(sources[name], sources["target"], observed=bool(stages))
+    return stages if match.stage is None else (*stages, match.stage)
+
+
 def walk(
     config: Config,
     sources: Mapping[str, xr.Dataset],
@@ -106,7 +116,7 @@ def walk(
     errors: dict[str, Exception] = {}
     for name in reversed(config.tracks()):
         try:
-            for stages in cut(config.stages(name), config.checkpoints.after):
+            for stages in cut(stages_of(config, name, sources), config.checkpoints.after):
                 if "star" in errors and any(PSF in stage.requires for stage in stages):
                     break
                 star = (cubes["star"], reached["star"]) if name == "target" and "star" in cubes else None

@@ -10,6 +10,7 @@ from lucidcube.stages.model_psf import ModelPSF
 from lucidcube.stages.noise import Noise
 from lucidcube.stages.normalise_psf import NormalisePSF
 from lucidcube.stages.rebin import Rebin
+from lucidcube.stages.resample_psf import ResamplePSF
 
 __all__ = [
     "Artefacts",
@@ -21,4 +22,5 @@ __all__ = [
     "Noise",
     "NormalisePSF",
     "Rebin",
+    "ResamplePSF",
 ]

@@ -1,5 +1,7 @@
 """Check the planes of a PSF, for the stages that need one."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import xarray as xr
 
@@ -19,7 +21,7 @@ def usable_psf(psf: np.ndarray, where: str = "") -> np.ndarray:
     try:
         check_psf(psf)
     except ValueError as error:
-        raise CubeError(f"{where}{error} (put fit_psf into the star's stages)") from error
+        raise CubeError(f"{where}{error} (put normalise_psf or fit_psf into the star's stages)") from error
     return psf
 
 
@@ -32,11 +34,8 @@ def check_psf_planes(cube: xr.Dataset, stage: str) -> None:
         If a plane is not a PSF, or if there is none at all. The message names the stage and the plane.
     """
     unit, known = str(cube[WAVELENGTH].attrs.get(UNITS, "")), False
-    # Read plane by plane from the source, because dask would take longer than the check itself.
-    planes = source_of(cube[PSF].variable) or cube[PSF].variable
-    for index in range(cube.sizes[WAVELENGTH]):
+    for index, psf in enumerate(_planes(cube[PSF].variable)):
         here = slice(index, index + 1)
-        psf = np.asarray(planes[here])[0]
         if np.isfinite(psf).any():
             where = describe_planes(cube[CHANNEL].values[here], cube[WAVELENGTH].values[here], unit)
             usable_psf(psf, f"{stage}, {where}: ")
@@ -46,3 +45,16 @@ def check_psf_planes(cube: xr.Dataset, stage: str) -> None:
             f"{stage}: the PSF is NaN at all wavelengths, because the star has no data or cannot be fitted; "
             "is it a star, and not saturated?"
         )
+
+
+def _planes(variable: xr.Variable) -> Iterator[np.ndarray]:
+    """Yield the planes one by one: read from the source, for which dask would take longer, or by blocks."""
+    source = source_of(variable)
+    if source is not None:
+        for index in range(variable.shape[0]):
+            yield np.asarray(source[index : index + 1])[0]
+        return
+    first = 0
+    for size in variable.chunks[0] if variable.chunks else (variable.shape[0],):
+        yield from np.asarray(variable[first : first + size])
+        first += size
