@@ -55,7 +55,7 @@ class MapDeconvolution(Deconvolve):
     scratch = 50
     method: Literal["map"] = "map"
 
-    n_iter: Iterations = 150
+    n_iter: Iterations = 200
     mu: float = parameter(0.1, "", "weight of the smoothness", ge=0)
     point_penalty: float = parameter(0.05, "", "weight of the sum of the points", ge=0)
     delta: float = parameter(

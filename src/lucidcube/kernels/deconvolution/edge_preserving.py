@@ -8,6 +8,9 @@ where H convolves with the PSF, w is the reciprocal of the standard deviation, a
 the pseudo-Huber function k^2 (sqrt(1 + (r/k)^2) - 1), which is linear for large residuals. The penalty of the
 gradient preserves edges (Mugnier, Fusco & Conan 2004, JOSA A 21, 1841); the sum of an extended and a
 point-like part is that of Giovannelli & Coulais (2005, A&A 439, 401). J is convex.
+
+The variables of the iteration are b and p / `POINT_SCALE`, because J curves more strongly along b, which the
+penalty makes smooth, than along p, where gradient steps in p itself would be too short.
 """
 
 from dataclasses import dataclass
@@ -18,6 +21,9 @@ from numba import njit
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.stopping import LARGEST
 from lucidcube.kernels.fourier.convolver import Convolver
+
+POINT_SCALE = 1.5
+"""Unit of the points; 150 iterations come twice as close to the minimum as with 1, on fields with stars."""
 
 
 @dataclass
@@ -39,8 +45,8 @@ class Objective:
     """Sum of min(r^2, `LARGEST`) over the bright pixels, at the last evaluation."""
 
     def evaluate(self, parts: Plane, gradient: Plane) -> float:
-        """Return J of the parts b and p (2, grid y, padded_width), and write its gradient."""
-        residual = self.convolver.convolve_padded(parts[0] + parts[1])
+        """Return J of b and p / `POINT_SCALE` (2, grid y, padded_width), and write its gradient."""
+        residual = self.convolver.convolve_padded(parts[0] + np.float32(POINT_SCALE) * parts[1])
         scale = 0.0 if self.robust is None else 1 / self.robust
         cost, self.chi2 = _data_term(residual, self.data, self.weight, scale, self.bright)
         back = self.convolver.correlate_padded(residual)
@@ -84,6 +90,7 @@ def _priors(
     """
     height = back.shape[0]
     strength, step, rate = np.float32(mu), np.float32(delta), np.float32(penalty)
+    unit = np.float32(POINT_SCALE)
     smoothness, points = np.zeros(width), np.zeros(width)
     above, down = np.zeros(width, np.float32), np.zeros(width, np.float32)
     right = np.zeros(width + 1, np.float32)  # that of column x at x + 1
@@ -101,8 +108,8 @@ def _priors(
         for x in range(width):
             divergence = down[x] + right[x + 1] - above[x] - right[x]
             gradient[0, y, x] = back[y, x] - strength * divergence
-            gradient[1, y, x] = back[y, x] + rate
-            points[x] += parts[1, y, x]
+            gradient[1, y, x] = unit * (back[y, x] + rate)
+            points[x] += unit * parts[1, y, x]
             above[x] = down[x]
         gradient[0, y, width:] = 0
         gradient[1, y, width:] = 0

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lucidcube.kernels.deconvolution.common import StopReason
 from lucidcube.kernels.deconvolution.continuation import Plane
-from lucidcube.kernels.deconvolution.edge_preserving import Objective
+from lucidcube.kernels.deconvolution.edge_preserving import POINT_SCALE, Objective
 from lucidcube.kernels.deconvolution.lbfgs import Minimum, minimise
 from lucidcube.kernels.deconvolution.stopping import BRIGHT, FEWEST, NoiseStop
 from lucidcube.kernels.fourier.convolver import Convolver
@@ -122,10 +122,12 @@ class MapSolver:
             parts[0] = np.maximum(objective.data, 0)
         else:
             parts[:, :, : self.grid[1]] = start.parts / np.float32(unit)
+            parts[1] /= np.float32(POINT_SCALE)
 
         def stop(number: int, parts: Plane) -> bool:
             if observer is not None:
-                observer(number, parts.sum(axis=0)[:, : self.grid[1]] * np.float32(unit))
+                image = parts[0] + np.float32(POINT_SCALE) * parts[1]
+                observer(number, image[:, : self.grid[1]] * np.float32(unit))
             return chi2_target is not None and objective.chi2 * correlated <= chi2_target * counted
 
         curvature = max(1.0, float(np.percentile(weight[weighted], 90)) ** 2) + 8 * mu / delta
@@ -139,6 +141,7 @@ class MapSolver:
     def _solution(self, result: Minimum, unit: float, chi2: Callable[[Plane], float]) -> Solution:
         """Return the result in the units of the data; `chi2` is called with the model."""
         parts = result.variables * np.float32(unit)
+        parts[1] *= np.float32(POINT_SCALE)
         image = parts[0] + parts[1]
         model = self.convolver.convolve_padded(image)[self.frame].copy()
         reason = StopReason.CONVERGED if result.converged else StopReason.N_ITER
