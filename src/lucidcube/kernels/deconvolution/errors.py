@@ -1,6 +1,7 @@
 """Errors of a deconvolved plane, from repeats of the deconvolution with simulated data."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +12,23 @@ from lucidcube.kernels.deconvolution.common import Deconvolution, Pixels, Varian
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.map import noise_by_pixel
 from lucidcube.kernels.fourier.convolver import Convolver
+from lucidcube.kernels.noise import correlated_pixels
 
+PILOTS = 2
+"""Number of repeats that tell which pixels are significant."""
+SIGNIFICANT = 4.0
+"""Standard deviations above which the components of a pixel count as part of the object."""
+FAINT_SMOOTHING = 4.0
+"""Width, in pixels, of the Gaussian that smooths the components of the other pixels."""
 VARIANCE_SMOOTHING, BIAS_SMOOTHING = 1.0, 2.0
 """Widths, in pixels, of the Gaussians over which the variance and the squared bias are averaged."""
-BIAS_FACTOR = 2.0
-"""Square of the deviation of the object from the result, in units of that of the result from the repeats."""
+LEAST_GAIN = 0.4
+"""Smallest part of a deviation that a repeat is believed to reproduce."""
+FEWEST = 30
+"""Number of significant pixels below which the gain is not measured."""
 
+Doubles = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Repeat = Callable[[Plane], Plane]
 """Function that deconvolves data (y, x) as the plane was, and returns the components."""
 
@@ -25,9 +37,9 @@ class Errors(NamedTuple):
     """Errors (y, x) of the components, smoothed to the stated resolution; NaN where nothing was measured."""
 
     error: Plane
-    """Standard deviation of the components about the object."""
+    """Root mean square deviation of the components from the object."""
     bias: Plane
-    """Mean of the repeats minus the components."""
+    """Expected deviation of the components from the object."""
 
 
 def errors_by_repeats(
@@ -45,62 +57,170 @@ def errors_by_repeats(
 ) -> Errors:
     """Return the errors of a deconvolved plane by a parametric bootstrap (Efron & Tibshirani 1993, ch. 6).
 
-    The result of the deconvolution takes the place of the object: its model of the data plus noise is
-    deconvolved again, several times.
+    A reference takes the place of the object. Data are simulated from it, with noise, and deconvolved as the
+    plane was. The variance of these repeats and their bias, the mean deviation from the reference, are those
+    of the result, if the reference is like the object. Two properties of deconvolution make it unlike:
+
+    - Where there is nothing but noise, positive components are above an object that is zero. There (below
+      `SIGNIFICANT` standard deviations) the reference is the local mean of the components, less the bias that
+      pilot repeats find in it.
+    - Where the components are significant, they are the reference. They lack what the deconvolution did not
+      recover, and contain noise. The gain g is the part of a deviation of the object that the result
+      follows: the response to a repeat that becomes the object, with the same noise. To first order the
+      squared bias is that of the object times g^2, plus (1 - g)^2 times the variance.
+
+    Both are averaged over neighbouring pixels, because a few repeats do not tell them for each pixel.
+
+    Parameters
+    ----------
+    found
+        The result for the plane, NaN outside the field.
+    plane, psf, variance, filled
+        As for the deconvolution. Noise of neighbouring pixels may be correlated, see
+        `noise.correlated_pixels`.
+    modes
+        (mode, y, x) principal components of the uncertainty of the PSF, each for one standard deviation and
+        of the shape of the PSF; or None. Data are simulated with a random PSF, and deconvolved with `psf`.
+    repeat
+        Deconvolves simulated data.
+    draws
+        Number of repeats, in addition to two pilots and one for the gain.
+    smoothing
+        Standard deviation of the Gaussian of the resolution that the errors are for, in pixels.
+    seed
+        Of the random numbers.
+
+    Returns
+    -------
+    Errors
+        In the units of the plane; NaN outside the field and where a pixel was missing or filled.
     """
     pixels = Pixels.of(plane, psf, filled)
     measured = pixels.valid & ~pixels.outside
     if found.model is None or not measured.any():
         return Errors(*(np.full_like(plane, np.nan) for _ in range(2)))
-    reference = _smoothed(found.components, smoothing)
-    total, squares = np.zeros((2, *plane.shape))
-    noise = _noise_everywhere(plane, variance, pixels)
-    for data in _simulated(found, noise, pixels.present, modes, draws, seed):
-        deviation = _smoothed(repeat(data), smoothing) - reference
-        total += deviation
-        squares += deviation**2
-    bias = total / draws
-    scatter = (squares - draws * bias**2) / (draws - 1)
-    pooled = _pooled(scatter, VARIANCE_SMOOTHING) + BIAS_FACTOR * _pooled(bias**2, BIAS_SMOOTHING)
-    known = np.where(measured, np.float32(1), np.float32(np.nan))
-    return Errors((np.sqrt(pooled) * known).astype(np.float32), (bias * known).astype(np.float32))
+    simulation = _Simulation(found, plane, psf, variance, pixels, modes, seed)
+    components = simulation.components
+    pilots = [_finite(repeat(simulation.data(components))) for _ in range(PILOTS)]
+    moments = _Moments(plane.shape)
+    for pilot in pilots:
+        moments.add(_smoothed(pilot - components, smoothing))
+    noise = np.sqrt(_pooled(moments.variance, BIAS_SMOOTHING))
+    significant = _smoothed(components, smoothing) > SIGNIFICANT * noise
+    moments.restrict(significant)
+    excess = components - sum(pilots) / PILOTS
+    reference = _reference(components, excess, significant, ~pixels.outside)
+    gain = 1.0
+    for number in range(draws):
+        draw = simulation.draw()
+        result = _finite(repeat(simulation.data(reference, draw)))
+        moments.add(_smoothed(result - reference, smoothing))
+        if number == 0 and np.count_nonzero(significant & measured) >= FEWEST:
+            again = _finite(repeat(simulation.data(result, draw)))
+            change = _smoothed(result - reference, smoothing)[significant]
+            response = _smoothed(again - result, smoothing)[significant]
+            gain = float(np.clip(change @ response / (change @ change), LEAST_GAIN, 1))
+    scatter, bias = moments.variance, moments.mean
+    squared = bias**2 - scatter / moments.number
+    unrecovered = np.maximum(squared - (1 - gain) ** 2 * scatter, 0) / gain**2
+    squared = _pooled(np.where(significant, unrecovered, squared), BIAS_SMOOTHING)
+    total = _pooled(scatter, VARIANCE_SMOOTHING) + np.maximum(squared, 0)
+    bias /= np.where(significant, gain, 1)
+    return Errors(*(np.where(measured, a, np.nan).astype(np.float32) for a in (np.sqrt(total), bias)))
 
 
-def _simulated(
-    found: Deconvolution,
-    noise: NDArray[np.floating],
-    present: NDArray[np.bool_],
-    modes: NDArray[np.floating] | None,
-    draws: int,
-    seed: int,
-) -> Iterator[Plane]:
-    """Yield data as they would be if the components were the object; NaN where the plane is."""
-    rng = np.random.default_rng(seed)
-    assert found.model is not None
-    components = np.nan_to_num(found.components)
-    for _ in range(draws):
-        data = found.model + noise * rng.standard_normal(noise.shape)
-        if modes is not None:
-            change = np.tensordot(rng.standard_normal(len(modes)), modes, 1)
-            data += Convolver(change, noise.shape).convolve(components)
-        yield np.where(present, data, np.nan).astype(np.float32)
+class _Simulation:
+    """Simulates data of a plane (y, x) for objects that are similar to its components."""
+
+    def __init__(
+        self,
+        found: Deconvolution,
+        plane: Plane,
+        psf: NDArray[np.floating],
+        variance: Variance,
+        pixels: Pixels,
+        modes: NDArray[np.floating] | None,
+        seed: int,
+    ) -> None:
+        self.components = _finite(found.components)
+        self._model, self._present, self._modes = _finite(found.model), pixels.present, modes
+        self._convolver = Convolver(psf, plane.shape)
+        self._rng = np.random.default_rng(seed)
+        sigma = noise_by_pixel(plane, variance, pixels)
+        correlated = correlated_pixels(plane, np.square(sigma), ~pixels.valid)
+        self._width = math.sqrt(correlated / (4 * math.pi)) if correlated > 1 else 0.0
+        known = np.isfinite(sigma)
+        if known.any() and not known.all():
+            sigma[~known] = of_nearest(sigma, known, ~known)
+        self._sigma = np.nan_to_num(sigma)
+
+    def draw(self) -> Plane:
+        """Return the deviation of random data from the model of the components: noise, and another PSF."""
+        white = self._rng.standard_normal(self._sigma.shape)
+        if self._width:
+            white = ndimage.gaussian_filter(white, self._width, mode="wrap")
+            white /= white.std()
+        deviation = self._sigma * white
+        if self._modes is not None:
+            change = np.tensordot(self._rng.standard_normal(len(self._modes)), self._modes, 1)
+            deviation += Convolver(change, deviation.shape).convolve(self.components)
+        return deviation.astype(np.float32)
+
+    def data(self, reference: Doubles, draw: Plane | None = None) -> Plane:
+        """Return random data (y, x) of an object, NaN where the plane is."""
+        light = self._convolver.convolve(reference - self.components)
+        data = self._model + light + (self.draw() if draw is None else draw)
+        return np.where(self._present, data, np.float32(np.nan)).astype(np.float32)
 
 
-def _noise_everywhere(plane: Plane, variance: Variance, pixels: Pixels) -> NDArray[np.float64]:
-    """Return the standard deviation (y, x) of the noise, where it is unknown that of the nearest pixel."""
-    sigma = noise_by_pixel(plane, variance, pixels)
-    known = np.isfinite(sigma)
-    if known.any() and not known.all():
-        sigma[~known] = of_nearest(sigma, known, ~known)
-    return np.nan_to_num(sigma)
+class _Moments:
+    """Number, mean and variance (y, x) of planes."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.number, self._sum, self._squares = np.zeros((3, *shape))
+
+    def add(self, plane: Doubles) -> None:
+        self.number += 1
+        self._sum += plane
+        self._squares += plane**2
+
+    def restrict(self, where: Mask) -> None:
+        """Forget the planes elsewhere."""
+        for array in (self.number, self._sum, self._squares):
+            array[~where] = 0
+
+    @property
+    def mean(self) -> Doubles:
+        return self._sum / self.number
+
+    @property
+    def variance(self) -> Doubles:
+        return np.maximum(self._squares - self.number * self.mean**2, 0) / (self.number - 1)
 
 
-def _smoothed(plane: Plane, width: float) -> NDArray[np.float64]:
-    """Return a plane at the stated resolution; NaN is zero, and so is everything beyond the frame."""
-    values = np.nan_to_num(plane, nan=0.0).astype(np.float64)
-    return np.asarray(ndimage.gaussian_filter(values, width, mode="constant") if width else values)
+def _reference(components: Doubles, excess: Doubles, significant: Mask, inside: Mask) -> Doubles:
+    """Return the object that data are simulated from.
+
+    Where components are not significant it is their local mean. This is corrected by twice the `excess` of
+    the components over the pilots, because the mean of positive components rises with the object by half.
+    """
+    faint = (inside & ~significant).astype(np.float64)
+    share = np.maximum(_pooled(faint, FAINT_SMOOTHING), 1e-6)
+    mean = _pooled(faint * (components + 2 * excess), FAINT_SMOOTHING) / share
+    least = min(0.0, float(components.min()))
+    return np.where(significant, components, np.where(inside, np.maximum(mean, least), 0))
 
 
-def _pooled(squares: NDArray[np.float64], width: float) -> NDArray[np.float64]:
-    """Return squares averaged over their neighbours."""
-    return np.asarray(ndimage.gaussian_filter(np.maximum(squares, 0), width, mode="nearest"))
+def _finite(plane: NDArray[np.floating] | None) -> Doubles:
+    """Return a plane in double precision, with zero for NaN."""
+    return np.nan_to_num(np.asarray(plane, np.float64))
+
+
+def _smoothed(plane: Doubles, width: float) -> Doubles:
+    """Return a plane at the stated resolution; it is zero beyond the frame."""
+    return np.asarray(ndimage.gaussian_filter(plane, width, mode="constant"))
+
+
+def _pooled(plane: Doubles, width: float) -> Doubles:
+    """Return a plane averaged over neighbouring pixels."""
+    return np.asarray(ndimage.gaussian_filter(plane, width, mode="nearest"))
