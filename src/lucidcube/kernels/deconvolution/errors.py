@@ -18,8 +18,10 @@ PILOTS = 2
 """Number of repeats that tell which pixels are significant."""
 SIGNIFICANT = 4.0
 """Standard deviations above which the components of a pixel count as part of the object."""
-FAINT_SMOOTHING = 4.0
-"""Width, in pixels, of the Gaussian that smooths the components of the other pixels."""
+BROAD_SMOOTHING = 4.0
+"""Width, in pixels, of the Gaussian for what varies slowly: components of the other pixels, mean errors."""
+BROAD_WEIGHT = 0.5
+"""Weight of the mean squared error of the surroundings of a pixel, in repeats."""
 VARIANCE_SMOOTHING, BIAS_SMOOTHING = 1.0, 2.0
 """Widths, in pixels, of the Gaussians over which the variance and the squared bias are averaged."""
 LEAST_GAIN = 0.4
@@ -69,7 +71,8 @@ def errors_by_repeats(
       follows: the response to a repeat that becomes the object, with the same noise. To first order the
       squared bias is that of the object times g^2, plus (1 - g)^2 times the variance.
 
-    Both are averaged over neighbouring pixels, because a few repeats do not tell them for each pixel.
+    Both are averaged over neighbouring pixels, because a few repeats do not tell them for each pixel; and the
+    squared error is a mean with that of the surroundings, which has the weight of `BROAD_WEIGHT` repeats.
 
     Parameters
     ----------
@@ -123,8 +126,11 @@ def errors_by_repeats(
     scatter, bias = moments.variance, moments.mean
     squared = bias**2 - scatter / moments.number
     unrecovered = np.maximum(squared - (1 - gain) ** 2 * scatter, 0) / gain**2
-    squared = _pooled(np.where(significant, unrecovered, squared), BIAS_SMOOTHING)
-    total = _pooled(scatter, VARIANCE_SMOOTHING) + np.maximum(squared, 0)
+    squared = np.where(significant, unrecovered, squared)
+    near = _pooled(scatter, VARIANCE_SMOOTHING) + np.maximum(_pooled(squared, BIAS_SMOOTHING), 0)
+    parts = (_mean_within(scatter + squared, measured & part) for part in (significant, ~significant))
+    broad = np.maximum(np.where(significant, *parts), 0)
+    total = (draws * near + BROAD_WEIGHT * broad) / (draws + BROAD_WEIGHT)
     bias /= np.where(significant, gain, 1)
     return Errors(*(np.where(measured, a, np.nan).astype(np.float32) for a in (np.sqrt(total), bias)))
 
@@ -204,11 +210,15 @@ def _reference(components: Doubles, excess: Doubles, significant: Mask, inside: 
     Where components are not significant it is their local mean. This is corrected by twice the `excess` of
     the components over the pilots, because the mean of positive components rises with the object by half.
     """
-    faint = (inside & ~significant).astype(np.float64)
-    share = np.maximum(_pooled(faint, FAINT_SMOOTHING), 1e-6)
-    mean = _pooled(faint * (components + 2 * excess), FAINT_SMOOTHING) / share
+    mean = _mean_within(components + 2 * excess, inside & ~significant)
     least = min(0.0, float(components.min()))
     return np.where(significant, components, np.where(inside, np.maximum(mean, least), 0))
+
+
+def _mean_within(plane: Doubles, part: Mask) -> Doubles:
+    """Return the mean of the surroundings of each pixel that belong to a part of the plane."""
+    weight = part.astype(np.float64)
+    return _pooled(weight * plane, BROAD_SMOOTHING) / np.maximum(_pooled(weight, BROAD_SMOOTHING), 1e-6)
 
 
 def _finite(plane: NDArray[np.floating] | None) -> Doubles:
