@@ -48,7 +48,7 @@ class Artefacts(Stage):
     """
 
     name: ClassVar[str] = "artefacts"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_artefactmap"

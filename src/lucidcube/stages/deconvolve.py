@@ -25,6 +25,9 @@ from lucidcube.cube import (
     UNITS,
     VARIABLES,
     VARIANCE,
+    X,
+    Y,
+    block_sizes,
 )
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.diagnostics import residual_structure
@@ -43,6 +46,8 @@ STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}
 
 WITH_ERRORS = (ERROR, BIAS)
 """Variables of planes that are made if errors are wanted."""
+ERROR_SCRATCH = 58
+"""Float32 planes in memory, in addition to those of the deconvolution, while the errors are measured."""
 
 
 class Errors(Parameters):
@@ -83,7 +88,7 @@ class Deconvolve(Stage):
     """
 
     name: ClassVar[str] = "deconvolve"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *WITH_ERRORS, *DECONVOLUTION_LOG)
@@ -175,6 +180,7 @@ class Deconvolve(Stage):
         plane: np.ndarray,
         psf: np.ndarray,
         *,
+        modes: np.ndarray | None,
         smoothing: float,
         seed: int,
         **given: Any,
@@ -187,7 +193,7 @@ class Deconvolve(Stage):
             plane,
             psf,
             **given,
-            modes=None,
+            modes=modes,
             repeat=partial(self.repeat, found, psf, **given),
             draws=self.errors.draws,
             smoothing=0.0 if self.resolution else smoothing,  # the components have it already
@@ -223,6 +229,11 @@ class Deconvolve(Stage):
         )
         return cube.assign(made)
 
+    def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
+        """Return the bytes of memory for one block, with those of the simulated data; see `Stage`."""
+        planes = 0 if self.errors is None else 2 * max(block_sizes(after)) + ERROR_SCRATCH
+        return super().working_bytes(before, after) + 4 * planes * before.sizes[Y] * before.sizes[X]
+
     def check(self, cube: xr.Dataset) -> None:
         """Check every plane of the PSF; see `Stage.check`."""
         check_psf_planes(cube, self.name)
@@ -253,7 +264,8 @@ def _deconvolved(
     if np.isfinite(psf).any():
         psf = usable_psf(psf)
         found = stage.deconvolve_plane(plane, psf, **given)
-        errors = stage.errors_of(found, plane, psf, smoothing=smoothing, seed=int(channel), **given)
+        options: dict[str, Any] = {"modes": None, "smoothing": smoothing, "seed": int(channel)}
+        errors = stage.errors_of(found, plane, psf, **options, **given)
     else:
         found = _without_psf(plane, filled, stage.extras)
         errors = {name: np.full_like(plane, np.nan) for name in stage.measured_errors}

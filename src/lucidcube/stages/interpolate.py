@@ -38,7 +38,7 @@ class Interpolate(Stage):
     """
 
     name: ClassVar[str] = "interpolate"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     optional: ClassVar[tuple[str, ...]] = (MASK, VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, FILLED, VARIANCE)
     copies: ClassVar[float] = 7.5

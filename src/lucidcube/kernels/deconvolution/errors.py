@@ -1,6 +1,5 @@
 """Errors of a deconvolved plane, from repeats of the deconvolution with simulated data."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from lucidcube.kernels.deconvolution.common import Deconvolution, Pixels, Varian
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.map import noise_by_pixel
 from lucidcube.kernels.fourier.convolver import Convolver
-from lucidcube.kernels.noise import correlated_pixels
+from lucidcube.kernels.noise import noise_width
 
 PILOTS = 2
 """Number of repeats that tell which pixels are significant."""
@@ -80,7 +79,7 @@ def errors_by_repeats(
         The result for the plane, NaN outside the field.
     plane, psf, variance, filled
         As for the deconvolution. Noise of neighbouring pixels may be correlated, see
-        `noise.correlated_pixels`.
+        `noise.noise_width`.
     modes
         (mode, y, x) principal components of the uncertainty of the PSF, each for one standard deviation and
         of the shape of the PSF; or None. Data are simulated with a random PSF, and deconvolved with `psf`.
@@ -153,8 +152,7 @@ class _Simulation:
         self._convolver = Convolver(psf, plane.shape)
         self._rng = np.random.default_rng(seed)
         sigma = noise_by_pixel(plane, variance, pixels)
-        correlated = correlated_pixels(plane, np.square(sigma), ~pixels.valid)
-        self._width = math.sqrt(correlated / (4 * math.pi)) if correlated > 1 else 0.0
+        self._width = noise_width(plane, np.square(sigma), ~pixels.valid)
         known = np.isfinite(sigma)
         if known.any() and not known.all():
             sigma[~known] = of_nearest(sigma, known, ~known)

@@ -1,0 +1,195 @@
+"""Errors of deconvolved planes: analytic estimators, pulls against the truth, and unusual data."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from disc_scene import ODD_PLANES, SIGMA, holes, moffat, planet
+from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
+from lucidcube.kernels.deconvolution.errors import errors_by_repeats
+from lucidcube.kernels.fourier.convolver import Convolver
+from lucidcube.kernels.holes import Filled
+from lucidcube.stages.deconvolve import Deconvolve
+
+METHODS = ["map", "lucy_richardson", "clean_modified", "clean_multiscale"]
+VARIANCE = np.full((64, 64), SIGMA**2, np.float32)
+POINT = np.ones((1, 1), np.float32)
+"""A PSF that leaves a plane as it is."""
+
+
+def measured(
+    plane, psf, *, method="map", draws=4, smoothing=1.0, seed=0, variance=VARIANCE, filled=None, **more
+):
+    """Return the result of a method, and its error and bias."""
+    modes = more.pop("modes", None)
+    stage = Deconvolve(method=method, errors={"draws": draws}, **more)
+    given = {"variance": variance, "filled": filled}
+    found = stage.deconvolve_plane(plane, psf, **given)
+    made = stage.errors_of(found, plane, psf, modes=modes, smoothing=smoothing, seed=seed, **given)
+    return found, made["error"], made["bias"]
+
+
+def pulls(found, error, truth, where, smoothing=1.0):
+    """Return the deviations from the truth in units of the error, where it is known."""
+    smooth, expected = (
+        ndimage.gaussian_filter(np.nan_to_num(a).astype(float), smoothing, mode="constant")
+        for a in (found.components, truth)
+    )
+    return ((smooth - expected) / error)[where & np.isfinite(error)]
+
+
+def of_estimator(estimator, *, truth=500.0, shape=(60, 60), draws=8, **more):
+    """Return the errors of an estimator of a constant object, observed without blur."""
+    noise = np.random.default_rng(1).normal(0, SIGMA, shape)
+    plane = (truth + noise).astype(np.float32)
+    components = estimator(plane)
+    model = components.astype(np.float32)
+    found = Deconvolution.of(
+        plane, components, plane - model, np.ones(shape, bool), 1, StopReason.N_ITER, model=model
+    )
+    given = {"variance": np.full(shape, SIGMA**2, np.float32), "filled": None, "modes": None} | more
+    return errors_by_repeats(
+        found, plane, POINT, repeat=estimator, draws=draws, smoothing=1.0, seed=2, **given
+    )
+
+
+INNER = (slice(12, -12), slice(12, -12))
+WHITE = 1 / (2 * np.sqrt(np.pi))
+"""Standard deviation of white noise after smoothing by a Gaussian with a standard deviation of one."""
+
+
+def test_an_unbiased_estimator_has_the_error_of_its_noise() -> None:
+    error, bias = of_estimator(lambda data: data)
+    assert error[INNER].mean() == pytest.approx(SIGMA * WHITE, rel=0.1)
+    assert abs(bias[INNER].mean()) < 0.2 * SIGMA
+
+
+def test_the_bias_is_that_of_the_object_and_not_of_the_result() -> None:
+    """An estimator that loses a fifth of the light is off by a fifth of the object."""
+    error, bias = of_estimator(lambda data: np.float32(0.8) * data)
+    assert bias[INNER].mean() == pytest.approx(-100, rel=0.03)
+    assert error[INNER].mean() == pytest.approx(100, rel=0.03)
+
+
+def test_positive_noise_about_nothing_has_its_own_error() -> None:
+    """The reference is close to the object, which is zero, where components are positive noise."""
+    error, bias = of_estimator(lambda data: np.maximum(data, 0), truth=0.0)
+    spread = SIGMA * np.sqrt((1 - 1 / np.pi) / 2) * WHITE
+    offset = SIGMA / np.sqrt(2 * np.pi)
+    assert error[INNER].mean() == pytest.approx(np.hypot(spread, offset), rel=0.15)
+    assert bias[INNER].mean() == pytest.approx(offset, rel=0.15)
+
+
+def test_correlated_noise_has_a_larger_error() -> None:
+    smooth = ndimage.gaussian_filter(np.random.default_rng(3).normal(0, 1, (60, 60)), 1.0)
+    plane = (500 + SIGMA * smooth / smooth.std()).astype(np.float32)
+    model = plane.copy()
+    found = Deconvolution.of(
+        plane, plane, plane - model, np.ones(plane.shape, bool), 1, StopReason.N_ITER, model=model
+    )
+    given = {"variance": VARIANCE[:60, :60], "filled": None, "modes": None}
+    error, _ = errors_by_repeats(
+        found, plane, POINT, repeat=lambda data: data, draws=8, smoothing=1.0, seed=2, **given
+    )
+    expected = ndimage.gaussian_filter(SIGMA * smooth / smooth.std(), 1.0).std()
+    assert expected > 2 * SIGMA * WHITE
+    assert error[INNER].mean() == pytest.approx(expected, rel=0.25)
+
+
+@pytest.mark.parametrize(("method", "low", "high"), [
+    ("map", 0.7, 1.25), ("lucy_richardson", 0.6, 1.3), ("clean_multiscale", 0.6, 1.3),
+])  # fmt: skip
+def test_deviations_from_the_truth_are_as_large_as_the_error(method, low, high) -> None:
+    plane, psf, truth, disc = planet()
+    found, error, _ = measured(plane, psf, method=method, draws=8)
+    inner = ndimage.binary_erosion(disc, iterations=4)
+    limb = ndimage.binary_dilation(disc, iterations=2) & ~inner
+    for where in (inner, limb):
+        pull = pulls(found, error, truth, where)
+        assert low < pull.std() < high
+        assert (np.abs(pull) < 2).mean() > 0.88
+
+
+@pytest.mark.parametrize("smoothing", [0.8, 2.0])
+@pytest.mark.parametrize("draws", [2, 8])
+def test_the_error_is_honest_at_other_resolutions_and_with_few_repeats(draws, smoothing) -> None:
+    plane, psf, truth, disc = planet()
+    found, error, _ = measured(plane, psf, draws=draws, smoothing=smoothing)
+    pull = pulls(found, error, truth, ndimage.binary_dilation(disc, iterations=2), smoothing)
+    assert 0.65 < pull.std() < 1.3
+    assert (np.abs(pull) < 2).mean() > 0.88
+
+
+def test_the_error_of_the_psf_is_in_the_error_of_a_star() -> None:
+    psf = moffat()
+    truth = np.zeros((64, 64), np.float32)
+    truth[30, 33] = 1e5
+    plane = Convolver(psf, truth.shape).convolve(truth)
+    plane += np.random.default_rng(0).normal(0, SIGMA, plane.shape).astype(np.float32)
+    mode = 0.02 * (moffat(core=2.4) - psf)[None] / np.abs(moffat(core=2.4) - psf).sum()
+    _, without, _ = measured(plane, psf)
+    _, error, _ = measured(plane, psf, modes=mode)
+    assert error[30, 33] > 1.5 * without[30, 33]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_errors_do_not_change_the_result_and_are_reproducible(method) -> None:
+    plane, psf, _, _ = planet(size=32, radius=9.0)
+    options = {"method": method, "draws": 2, "variance": VARIANCE[:32, :32], "n_iter": 5}
+    found, error, bias = measured(plane, psf, **options)
+    alone = Deconvolve(method=method, n_iter=5).deconvolve_plane(plane, psf, variance=VARIANCE[:32, :32])
+    np.testing.assert_array_equal(found.components, alone.components)
+    assert error.dtype == bias.dtype == np.float32
+    assert (error > 0).all()
+    np.testing.assert_array_equal(error, measured(plane, psf, **options)[1])
+    assert not np.array_equal(error, measured(plane, psf, seed=1, **options)[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_error_is_in_the_units_of_the_data(method) -> None:
+    plane, psf, _, _ = planet(size=32, radius=9.0)
+    options = {"method": method, "draws": 2, "n_iter": 5}
+    unit = np.float32(2.0**-60)
+    _, error, _ = measured(plane, psf, variance=VARIANCE[:32, :32], **options)
+    _, scaled, _ = measured(plane * unit, psf, variance=VARIANCE[:32, :32] * unit**2, **options)
+    np.testing.assert_allclose(scaled / unit, error, rtol=2e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_known_where_nothing_was_measured(method) -> None:
+    plane, psf, _, _ = planet()
+    cut = holes(plane)
+    cut[:, :6] = np.nan
+    filled = np.zeros(plane.shape, np.uint8)
+    filled[20, 20:23], filled[28, 30], filled[10:12, 30] = Filled.REPLACED, Filled.MODELLED, Filled.HOLE
+    variance = VARIANCE.copy()
+    variance[filled > 0], variance[33, 20] = np.nan, np.nan
+    given = cut.copy(), variance.copy(), filled.copy()
+    for array in given:
+        array.flags.writeable = False
+    _, error, bias = measured(
+        given[0], psf, method=method, draws=2, n_iter=5, variance=given[1], filled=given[2]
+    )
+    unknown = np.isnan(cut) | (filled > 0)
+    for made in (error, bias):
+        np.testing.assert_array_equal(np.isnan(made), unknown)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("variance", [True, False])
+@pytest.mark.parametrize("name", ODD_PLANES)
+def test_unusual_planes(name, variance, method) -> None:
+    plane = ODD_PLANES[name]
+    given = np.full_like(plane, 1e-4 * np.nanmax(np.abs(plane)) ** 2 or 1) if variance else None
+    _, error, bias = measured(plane, moffat(9), method=method, draws=2, n_iter=3, variance=given)
+    known = np.isfinite(plane)
+    assert np.isfinite(error[known]).all()
+    assert np.isfinite(bias[known]).all()
+    assert np.isnan(error[~known]).all()
+
+
+def test_a_plane_without_data() -> None:
+    plane = np.full((9, 12), np.nan, np.float32)
+    _, error, bias = measured(plane, moffat(9), draws=2, variance=None)
+    assert np.isnan(error).all()
+    assert np.isnan(bias).all()
