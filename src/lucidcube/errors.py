@@ -89,3 +89,8 @@ def did_you_mean(name: str, known: Iterable[str], *, others: bool = True) -> str
     if near is not None:
         return f"; did you mean {near!r}?"
     return f"; there are: {', '.join(known)}" if others and known else ""
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters, such as those that move the cursor, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -10,8 +10,9 @@ from typing import Annotated, Any, NoReturn
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from lucidcube import __version__
+from lucidcube.cli import file_commands
 from lucidcube.cli.closed_pipe import Console, ends_quietly
-from lucidcube.errors import BlocksFailed, StageError, UserError, did_you_mean
+from lucidcube.errors import BlocksFailed, StageError, UserError, did_you_mean, printable
 from lucidcube.runner.signals import signals
 
 STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
@@ -33,7 +34,6 @@ Sets = Annotated[list[str] | None, Parameter("--set", consume_multiple=False, ne
 Configs = Annotated[Path, Parameter(help="YAML files, merged from left to right")]
 _PROFILE = "where to run: a built-in profile, the address of a scheduler, or a YAML file"
 Profile = Annotated[str | None, Parameter(help=_PROFILE)]
-Text = str | None
 Flag = Annotated[bool, Parameter(negative=())]
 All = Annotated[bool, Parameter("--all", negative=())]
 Json = Annotated[bool, Parameter("--json", help="Print the plan as JSON.", negative=())]
@@ -47,6 +47,9 @@ for _file in sorted((Path(__file__).parents[1] / "stages").glob("[!_]*.py")):
     if _title == f"Stage `{_file.stem}`":
         _command = f"lucidcube.cli.stage_commands:{_file.stem}"
         app.command(_command, name=_file.stem, help=_text.rstrip("."), group=_stages)
+
+for _each in file_commands.COMMANDS:
+    app.command(_each)
 
 
 @app.command
@@ -160,31 +163,6 @@ def stages(name: str | None = None, *, markdown: Flag = False) -> None:
 
 
 @app.command
-def info(cube: str, *, ext: Text = None, slice: Text = None, wave: Text = None, axes: Text = None) -> None:
-    """Describe the cube in a FITS file: axes, wavelengths, units, variance, missing pixels.
-
-    Parameters
-    ----------
-    cube
-        PATH{EXT}[SLICE](AXES); all but PATH are optional.
-    ext
-        Name or number of the HDU.
-    slice
-        Part to read, in NumPy order: 100:200,:,3:-3
-    wave
-        Range of wavelengths to read: 0.55:0.60um
-    axes
-        NumPy numbers of the axes: spectral=0,celestial=1,2
-    """
-    from lucidcube.cli.console import cube_text
-    from lucidcube.io.reader import open_cube
-    from lucidcube.io.specifier import parse_specifier
-
-    specifier = parse_specifier(cube).with_options(ext=ext, slice=slice, wave=wave, axes=axes)
-    print(cube_text(open_cube(specifier)))
-
-
-@app.command
 def simulate(folder: Path, *, size: str = "5MB", seed: int = 0, truth: Flag = False) -> None:
     """Write a simulated target and star, plane by plane, so that they may be larger than memory.
 
@@ -286,5 +264,5 @@ def _main(arguments: list[str]) -> None:
 
 def _exit(code: int, *lines: str) -> NoReturn:
     for line in lines:
-        print(f"lucidcube: {line}", file=sys.stderr)
+        print(f"lucidcube: {printable(line)}", file=sys.stderr)
     sys.exit(code)

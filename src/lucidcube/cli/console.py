@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import rich.console
-import xarray as xr
 from dask.utils import format_bytes, format_time
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -15,7 +13,7 @@ from rich.table import Table
 
 from lucidcube.cli.closed_pipe import Console
 from lucidcube.cluster.jobqueue import job_script
-from lucidcube.cube import DATA, SOURCE, UNITS, VARIANCE, WAVELENGTH, X, Y, block_sizes
+from lucidcube.cube import DATA
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.pipeline import Plan
 from lucidcube.runner.plan import peak_memory
@@ -188,28 +186,3 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory(plan.steps, layout.threads or 1),
         "job_script": job_script(plan.profile),
     }
-
-
-def cube_text(cube: xr.Dataset) -> str:
-    """Describe a cube in a few lines; one plane is read."""
-    axis, unit = cube[WAVELENGTH].values, cube[WAVELENGTH].attrs.get(UNITS, "")
-    planes = cube.sizes[WAVELENGTH]
-    middle = cube[DATA].isel({WAVELENGTH: planes // 2}).values
-    known = np.isfinite(middle)
-    wavelength = "unknown: give wave_start and wave_step"
-    if np.isfinite(axis).all():
-        step = f", step {np.median(np.diff(axis)):.6g}" if planes > 1 else ""
-        kind = cube[WAVELENGTH].attrs.get("ctype", "")
-        wavelength = f"{axis[0]:.6g} to {axis[-1]:.6g} {unit}{step} {kind}".rstrip()
-    value = "all NaN"
-    if known.any():
-        value = f"{np.median(middle[known]):.6g} median, {middle[known].max():.6g} largest"
-    facts = {
-        "source": cube.attrs.get(SOURCE, ""),
-        "planes": f"{planes} of {cube.sizes[Y]} x {cube.sizes[X]} (y x)",
-        "wavelength": wavelength,
-        "data": f"{cube[DATA].attrs.get(UNITS) or 'no unit'}, {max(block_sizes(cube))} planes per block",
-        "variance": "yes" if VARIANCE in cube else "none",
-        f"plane {planes // 2}": f"{value}; {1 - known.mean():.1%} missing",
-    }
-    return "\n".join(f"{name:12}{fact}" for name, fact in facts.items())

@@ -22,10 +22,22 @@ _VARIANCE_NAMES: dict[str, Meaning] = {
     "VARIANCE": "variance",
     "VAR": "variance",
     "ERR": "error",
+    "ERRS": "error",
     "ERROR": "error",
+    "NOISE": "error",
+    "SIGMA": "error",
+    "STDDEV": "error",
+    "UNCERT": "error",
     "IVAR": "weight",
 }
-_HDUCLAS3: dict[str, Meaning] = {"MSE": "variance", "RMSE": "error", "INVMSE": "weight"}
+_CARDS: dict[str, dict[str, Meaning]] = {
+    "HDUCLAS3": {"MSE": "variance", "RMSE": "error", "INVMSE": "weight"},  # of ESO
+    "UTYPE": {  # of astropy.nddata
+        "VARIANCEUNCERTAINTY": "variance",
+        "STDDEVUNCERTAINTY": "error",
+        "INVERSEVARIANCE": "weight",
+    },
+}
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
@@ -112,7 +124,7 @@ def choose(hdus: Sequence[Hdu], ext: str | int | None, name: str) -> Hdu:
     if ext is None:
         named = [hdu for wanted in DEFAULT_NAMES for hdu in images if hdu.name == wanted]
         if not named and not images:
-            raise CubeError(f"{name} holds no image: it has {there}")
+            raise CubeError(f"{name} holds no image: it has {there or 'no HDU'}")
         return (named or images)[0]
     if isinstance(ext, int):
         found = [hdu for hdu in hdus if hdu.number == ext]
@@ -129,23 +141,45 @@ def choose(hdus: Sequence[Hdu], ext: str | int | None, name: str) -> Hdu:
     return found[0]
 
 
-def variance_of(hdus: Sequence[Hdu], data: Hdu) -> tuple[Hdu, Meaning] | None:
+class Companion(NamedTuple):
+    """The HDU from which the variance is read, the meaning of its numbers, and the reason for the choice."""
+
+    hdu: Hdu
+    meaning: Meaning
+    why: str
+
+
+def variance_of(hdus: Sequence[Hdu], data: Hdu) -> Companion | None:
     """Return the HDU with the variance: the one that the ERRDATA card of the data names, else by its name.
 
-    The name is used for the default array of a file only; otherwise the errors may be those of another array.
+    The meaning of its numbers is given by its card HDUCLAS3 or UTYPE, else by its name. The name is used for
+    the default array of a file only; otherwise the errors may be those of another array.
     """
     fitting = [h for h in hdus if h.kind != "other" and h.shape == data.shape and h.number != data.number]
     named = text(data.header, "ERRDATA").upper()
     for hdu in fitting:
-        meaning = _HDUCLAS3.get(text(hdu.header, "HDUCLAS3").upper(), _VARIANCE_NAMES.get(hdu.name))
+        meaning, why = meaning_of(hdu)
         if named and hdu.name == named and meaning is not None:
-            return hdu, meaning
+            return Companion(hdu, meaning, f"named by the card ERRDATA of the data; {why}")
     if choose(hdus, None, "") != data:
         return None
+    family = data.name.rpartition(".")[0]  # KMOS: IFU.1.DATA and IFU.1.NOISE
     for hdu in fitting:
-        if hdu.name in _VARIANCE_NAMES and hdu.version == data.version:
-            return hdu, _VARIANCE_NAMES[hdu.name]
+        meaning, why = meaning_of(hdu)
+        alike = hdu.version == data.version and hdu.name.rpartition(".")[0] == family
+        if meaning is not None and alike and hdu.name.rpartition(".")[2] in _VARIANCE_NAMES:
+            return Companion(hdu, meaning, f"{why}; same shape as the data")
     return None
+
+
+def meaning_of(hdu: Hdu) -> tuple[Meaning | None, str]:
+    """Return what the numbers of an HDU say about the errors of another one, and why; None for nothing."""
+    for keyword, meanings in _CARDS.items():
+        value = text(hdu.header, keyword)
+        if value.upper() in meanings:
+            return meanings[value.upper()], f"{keyword} = {value}"
+    name = hdu.name.rpartition(".")[2]
+    return _VARIANCE_NAMES.get(name), f"its name is {hdu.name}" if name in _VARIANCE_NAMES else ""
 
 
 def wavelength_column(path: Path, hdus: Sequence[Hdu], name: str, version: int, column: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ from astropy.io import fits
 
 from lucidcube import cube as words
 from lucidcube.errors import ConfigError, CubeError, closest
-from lucidcube.io.hdus import choose, list_hdus, variance_of, wavelength_column
+from lucidcube.io.hdus import Companion, Hdu, choose, list_hdus, variance_of, wavelength_column
 from lucidcube.io.header_cards import text
 from lucidcube.io.locate import is_rather_variance, locate, scale_exponent
-from lucidcube.io.plane_reader import PlaneReader
-from lucidcube.io.selection import product_header, select
+from lucidcube.io.plane_reader import Meaning, PlaneReader
+from lucidcube.io.selection import Selection, product_header, select
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.io.staging import ScratchFolder
 from lucidcube.io.wcs import part_header
@@ -43,6 +43,82 @@ def file_identity(path: str | Path) -> FileIdentity:
             return FileIdentity(file.tell(), digest)
     except OSError as error:
         raise CubeError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+class OpenFile(NamedTuple):
+    """A file that was found and listed: what was asked for, where its bytes are, and its HDUs."""
+
+    wanted: Specifier
+    path: Path
+    hdus: Sequence[Hdu]
+    folder: ScratchFolder
+
+
+class Found(NamedTuple):
+    """The array that is the cube, its selected part, and the HDU of its variance if there is one."""
+
+    file: OpenFile
+    data: Hdu
+    selection: Selection
+    variance: Companion | None
+
+    @property
+    def reader(self) -> PlaneReader:
+        """Reader of the data."""
+        return self._locate(self.data, "data")
+
+    def variance_reader(self, message: Callable[[str], None]) -> PlaneReader:
+        """Return the reader of the variance; the message says what is done to other measures of errors."""
+        assert self.variance is not None
+        other, meaning, _ = self.variance
+        reader = self._locate(other, meaning)
+        label = f"{self.file.wanted.path}{{{other.name}}}"
+        if is_rather_variance(self.reader, reader):
+            message(f"{label} can only hold variances, not standard deviations: read as such")
+            return replace(reader, meaning="variance")
+        if meaning in CONVERSIONS:
+            message(f"{label} holds {ERRORS[meaning]}: {CONVERSIONS[meaning]}")
+        return reader
+
+    def _locate(self, hdu: Hdu, meaning: Meaning) -> PlaneReader:
+        file, chosen = self.file, self.selection
+        return locate(file.path, hdu, meaning, chosen.axes, chosen.kept, file.folder, file.wanted.path)
+
+
+ERRORS: Mapping[Meaning, str] = {
+    "variance": "variances",
+    "error": "standard deviations",
+    "weight": "inverse variances",
+}
+"""What the numbers of an HDU with errors can be."""
+
+CONVERSIONS: Mapping[Meaning, str] = {"error": "squared when read", "weight": "inverted when read"}
+"""What is done to errors that are not variances."""
+
+
+def list_file(
+    specifier: str | Specifier,
+    *,
+    scratch: str | Path | None = None,
+    message: Callable[[str], None] = _log.info,
+) -> OpenFile:
+    """Read the headers of a file; see `open_cube` for the parameters and the errors."""
+    wanted = parse_specifier(specifier) if isinstance(specifier, str) else specifier
+    path, name = wanted.file, wanted.path
+    _check_readable(path, name)
+    folder = ScratchFolder(scratch, message)
+    path = folder.decompressed(path, name)
+    return OpenFile(wanted, path, list_hdus(path, name), folder)
+
+
+def find(file: OpenFile, given: tuple[float | None, float | None, str | None] = (None, None, None)) -> Found:
+    """Choose the array of the data, its axes and its variance.
+
+    `given` holds wave_start, wave_step and wave_unit; see `open_cube` for the errors.
+    """
+    hdu = choose(file.hdus, file.wanted.ext, file.wanted.path)
+    lookup = partial(wavelength_column, file.path, file.hdus)
+    return Found(file, hdu, select(file.wanted, hdu, given, lookup), variance_of(file.hdus, hdu))
 
 
 def open_cube(
@@ -89,30 +165,25 @@ def open_cube(
     UserError
         If the specifier is invalid, the file or array is missing or damaged, or its axes are ambiguous.
     """
-    wanted = parse_specifier(specifier) if isinstance(specifier, str) else specifier
+    given = (wave_start, wave_step, wave_unit)
     if block is not None and block < 1:
         raise ConfigError(f"block is {block}; it must be at least one plane")
-    path, name = wanted.file, wanted.path
-    _check_readable(path, name)
-    folder = ScratchFolder(scratch, message)
-    path = folder.decompressed(path, name)
-    hdus = list_hdus(path, name)
-    hdu = choose(hdus, wanted.ext, name)
-    lookup = partial(wavelength_column, path, hdus)
-    chosen = select(wanted, hdu, (wave_start, wave_step, wave_unit), lookup)
-    bunit = text(hdu.header, "BUNIT")
+    return open_found(find(list_file(specifier, scratch=scratch, message=message), given), block, message)
+
+
+def open_found(
+    found: Found, block: int | None = None, message: Callable[[str], None] = _log.info
+) -> xr.Dataset:
+    """Return the lazy cube of an array that was found; see `open_cube`."""
+    bunit = text(found.data.header, "BUNIT")
     units = {words.DATA: bunit}
-    readers = {words.DATA: locate(path, hdu, "data", chosen.axes, chosen.kept, folder, name)}
-    companion = variance_of(hdus, hdu)
-    if companion is not None:
-        other, meaning = companion
-        given = text(other.header, "BUNIT") if meaning == "variance" else ""
-        units[words.VARIANCE] = given or (f"({bunit})**2" if bunit else "")
-        reader = locate(path, other, meaning, chosen.axes, chosen.kept, folder, name)
-        if is_rather_variance(readers[words.DATA], reader):
-            reader = replace(reader, meaning="variance")
-            message(f"{name}{{{other.name}}} can only hold variances, not standard deviations: read as such")
-        readers[words.VARIANCE] = reader
+    readers = {words.DATA: found.reader}
+    if found.variance is not None:
+        other, meaning, _ = found.variance
+        readers[words.VARIANCE] = found.variance_reader(message)
+        stated = text(other.header, "BUNIT") if meaning == "variance" else ""
+        units[words.VARIANCE] = stated or (f"({bunit})**2" if bunit else "")
+    chosen, hdu, hdus = found.selection, found.data, found.file.hdus
     exponent = scale_exponent(readers.values())
     header, axis = product_header(chosen)
     grid = chosen.grid
