@@ -212,7 +212,13 @@ def test_reading_options(in_folder: Path, tmp_path: Path) -> None:
             "must be the same",
         ),
         (
-            ["deconvolve", "target.fits", "star_rebin_normalised_modelled_effective.fits[:5]", "-o", "x.fits"],
+            [
+                "deconvolve",
+                "target.fits",
+                "star_rebin_normalised_modelled_effective.fits[:5]",
+                "-o",
+                "x.fits",
+            ],
             "wavelengths",
         ),
         (["deconvolve", "target_rebin.fits", "star_rebin.fits", "-o", "x.fits"], "PSF must"),

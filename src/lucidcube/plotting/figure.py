@@ -93,16 +93,16 @@ class Picture:
 
     def _make_images(self, axes: list[Any]) -> None:
         present = self._plane.data[~self._missing]
-        bottom, top = min(0.0, _percentile(present, 0.5)), _percentile(present, 99.8)
+        bottom, top = min(0.0, percentile(present, 0.5)), percentile(present, 99.8)
         top = top if top > bottom else bottom + 1
         unit, empty = self._plane.units, np.full(self._missing.shape, np.nan, np.float32)
         self._flux_top = top
         for ax, title, values in ((axes[0], "input", self._plane.data), (axes[1], "components", empty)):
             norm = AsinhNorm(linear_width=0.1 * (top - bottom), vmin=bottom, vmax=top)
-            image = self._image(ax, title, values, unit, cmap=_colours("inferno"), norm=norm)
-            _set_flux_ticks(image)
+            image = self._image(ax, title, values, unit, cmap=colours("inferno"), norm=norm)
+            set_flux_ticks(image)
         self._components = image
-        looks: dict[str, Any] = {"cmap": _colours("RdBu_r"), "vmin": -1, "vmax": 1}
+        looks: dict[str, Any] = {"cmap": colours("RdBu_r"), "vmin": -1, "vmax": 1}
         self._residual = self._image(axes[2], "residual", empty, unit, **looks)
         steps = ListedColormap(["#F4F4F4", PALE, RED]).with_extremes(bad=GREY)
         looks = {"cmap": steps, "norm": BoundaryNorm([0, 1, 2, 3], 3)}
@@ -152,12 +152,12 @@ class Picture:
         residual = np.where(self._missing, np.nan, state.residual)
         self._residual.set_data(residual)
         valid = np.abs(residual[self._valid])
-        reach = _percentile(valid, 99.5) or 1.0
+        reach = percentile(valid, 99.5) or 1.0
         self._residual.set_clim(-reach, reach)
         self._components.set_data(state.components)
         known = state.components[np.isfinite(state.components)]
-        self._components.norm.vmax = max(self._flux_top, _percentile(known, 99.8))
-        _set_flux_ticks(self._components)
+        self._components.norm.vmax = max(self._flux_top, percentile(known, 99.8))
+        set_flux_ticks(self._components)
         steps = np.where(state.selected, 2.0, np.where(self._touched, 1.0, 0.0))
         self._selected.set_data(np.where(self._missing, np.nan, steps + 0.5))
         self._selected.axes.set_title(f"selected pixels: {np.count_nonzero(state.selected)}", **TITLE)
@@ -197,7 +197,7 @@ def _label_curves(ax: Any, title: str, x: str, y: str) -> None:
     ax.legend(**LEGEND)
 
 
-def _set_flux_ticks(image: Any) -> None:
+def set_flux_ticks(image: Any) -> None:
     """Set ticks at zero and at round numbers that are not too close to each other on the stretched scale."""
     low, top = image.norm.linear_width / 10, image.norm.vmax
     if not low < top:
@@ -211,7 +211,8 @@ def _set_flux_ticks(image: Any) -> None:
     image.colorbar.ax.minorticks_off()
 
 
-def _colours(name: str) -> Any:
+def colours(name: str) -> Any:
+    """Return a colour map with grey for missing data."""
     return matplotlib.colormaps[name].with_extremes(bad=GREY)
 
 
@@ -219,5 +220,6 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _percentile(values: NDArray[Any], percent: float) -> float:
+def percentile(values: NDArray[Any], percent: float) -> float:
+    """Return a percentile; 0 if there are no values."""
     return float(np.percentile(values, percent)) if values.size else 0.0

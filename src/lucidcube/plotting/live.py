@@ -3,22 +3,20 @@
 It needs matplotlib, which is optional; this module is imported only if a plot is requested.
 """
 
-import math
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy import units
 
-from lucidcube.cube import CHANNEL, DATA, FILLED, PSF, UNITS, VARIANCE, WAVELENGTH, require
+from lucidcube.cube import DATA, FILLED, PSF, UNITS, VARIANCE, WAVELENGTH, require
 from lucidcube.errors import CubeError, UserError
 from lucidcube.kernels.deconvolution.common import IterationState
 from lucidcube.lift.blocks import nan_for_inf
+from lucidcube.plotting.channels import describe_plane, nearest_plane, unit_text
 from lucidcube.plotting.figure import AVAILABLE, Picture, ShownPlane
 from lucidcube.stages.deconvolve import Deconvolve
 from lucidcube.stages.psf_planes import usable_psf
@@ -31,7 +29,6 @@ DRAWING_SHARE = 0.2
 """Fraction of the time that may be spent on drawing in a window."""
 
 SIZE, DPI = (13.6, 8.8), 100
-SHOWN_UNITS = {"m": "um", "Hz": "GHz", "m/s": "km/s"}
 
 
 def watch_plane(
@@ -72,9 +69,9 @@ def watch_plane(
 
 def _load(cube: xr.Dataset, stage: Deconvolve, wavelength: float | str | None) -> ShownPlane:
     require(cube, stage.requires, "the live plot")
-    index = _middle(cube) if wavelength is None else _nearest(cube[WAVELENGTH], wavelength)
+    index = _middle(cube) if wavelength is None else nearest_plane(cube[WAVELENGTH], wavelength)
     chosen = cube.isel({WAVELENGTH: slice(index, index + 1)})
-    where = _where(chosen)
+    where = describe_plane(chosen)
     names = [name for name in (DATA, PSF, VARIANCE, FILLED) if name in cube.variables]
     loaded = chosen[names].isel({WAVELENGTH: 0}).compute()
     arrays = {name: nan_for_inf(loaded[name].values) for name in names}
@@ -82,18 +79,9 @@ def _load(cube: xr.Dataset, stage: Deconvolve, wavelength: float | str | None) -
         raise CubeError(f"{where} has no data to plot; choose another wavelength")
     if np.isnan(arrays[PSF]).all():
         raise CubeError(f"{where} has no PSF; choose another wavelength")
-    unit = _pretty_unit(str(cube[DATA].attrs.get(UNITS, "")))
+    unit = unit_text(str(cube[DATA].attrs.get(UNITS, "")))
     psf = usable_psf(arrays[PSF], f"{where}: ")
     return ShownPlane(arrays[DATA], psf, arrays.get(VARIANCE), arrays.get(FILLED), where, unit)
-
-
-def _where(chosen: xr.Dataset) -> str:
-    """Describe a plane, as ``plane 5 at 0.72 µm``; an image may have no wavelength."""
-    plane, wavelength = f"plane {chosen[CHANNEL].item()}", chosen[WAVELENGTH].item()
-    if math.isnan(wavelength):
-        return plane
-    shown = _with_unit(wavelength, chosen[WAVELENGTH].attrs.get(UNITS, "m"))
-    return f"{plane} at {shown.replace('um', 'µm')}"
 
 
 def _middle(cube: xr.Dataset) -> int:
@@ -103,49 +91,6 @@ def _middle(cube: xr.Dataset) -> int:
         if np.isfinite(cube[DATA].isel({WAVELENGTH: index}).to_numpy()).any():
             return index
     raise CubeError("no plane of the cube has data to plot")
-
-
-def _nearest(axis: xr.DataArray, wanted: float | str) -> int:
-    """Return the index of the plane nearest to a wavelength, at most half a channel outside the cube."""
-    unit = str(axis.attrs.get(UNITS, "m"))
-    value = _in_unit(wanted, unit) if isinstance(wanted, str) else float(wanted)
-    positions = axis.to_numpy()
-    if np.isnan(positions).any():
-        raise UserError(f"wavelength {wanted} cannot be found: the planes have no wavelengths")
-    low, high = float(positions.min()), float(positions.max())
-    slack = (high - low) / max(1, 2 * (positions.size - 1)) + 1e-6 * abs(high)
-    if not low - slack <= value <= high + slack:
-        asked = wanted if isinstance(wanted, str) else f"{wanted:g} {unit}"
-        limits = f"{_with_unit(low, unit)} to {_with_unit(high, unit)}"
-        raise UserError(f"wavelength {asked} is outside the cube's range, {limits}")
-    return int(np.argmin(np.abs(positions - value)))
-
-
-def _in_unit(text: str, unit: str) -> float:
-    try:
-        quantity = units.Quantity(text)
-        if quantity.unit == units.dimensionless_unscaled:
-            return float(quantity.value)
-        return float(quantity.to_value(unit, equivalencies=units.spectral()))
-    except (TypeError, ValueError) as error:
-        example = _with_unit(7.2e-7 if unit == "m" else 1e5, unit).replace(" ", "")
-        raise UserError(
-            f"{text!r} is not a position on the spectral axis of this cube; type, for example, {example!r}"
-        ) from error
-
-
-def _with_unit(value: float, unit: str) -> str:
-    """Format a wavelength as ``0.72 um``."""
-    shown = SHOWN_UNITS.get(unit, unit)
-    return f"{(value * units.Unit(unit)).to_value(shown):.6g} {shown}"
-
-
-def _pretty_unit(text: str) -> str:
-    """Format a unit such as ``10**(-20)*erg/s/cm**2`` for labels; an unknown unit is returned unchanged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", units.UnitsWarning)
-        unit = units.Unit(text, parse_strict="silent")
-    return str(unit.to_string("unicode")).removeprefix("1×")
 
 
 class _Frames:
