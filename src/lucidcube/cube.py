@@ -18,6 +18,8 @@ WAVELENGTH, Y, X = "wavelength", "y", "x"
 PLANE = (Y, X)
 DIMS = (WAVELENGTH, Y, X)
 PSF_PLANE = ("psf_y", "psf_x")
+MODE = "mode"
+"""Dimension of the principal components of the uncertainty of a PSF."""
 PARAMETER = "parameter"
 """Dimension of the fitted parameters of a PSF model."""
 
@@ -37,6 +39,7 @@ MODEL = "model"
 ERROR = "error"
 BIAS = "bias"
 PSF = "psf"
+PSF_MODES = "psf_modes"
 
 # Attributes of the Dataset
 SOURCE = "source"
@@ -88,6 +91,11 @@ VARIABLES: Mapping[str, Variable] = {
     ERROR: Variable(DIMS, 1, "standard error of the components at the stated resolution"),
     BIAS: Variable(DIMS, 1, "expected deviation of the components from the object at that resolution"),
     PSF: Variable((WAVELENGTH, *PSF_PLANE), 0, "point spread function, centred, with unit sum"),
+    PSF_MODES: Variable(
+        (WAVELENGTH, MODE, *PSF_PLANE),
+        0,
+        "principal components of the error of the PSF, of one sigma and sum zero",
+    ),
     "cut": Variable((WAVELENGTH,), 0, "artefact score from which a pixel of the plane is an artefact"),
     "outlier": Variable(DIMS, 0, "1 where a pixel of the star was rejected as an outlier"),
     "background": Variable(DIMS, 0, "1 where the background of the star was measured"),

@@ -31,6 +31,7 @@ from lucidcube.cube import (
     MASK,
     PARAMETER,
     PSF,
+    PSF_MODES,
     PSF_PLANE,
     VARIABLES,
     VARIANCE,
@@ -86,7 +87,7 @@ def variants(*, all_quick: bool = True) -> Iterator[Any]:
             yield pytest.param(cls(**words, **quick), id="-".join([name, *words.values()]), marks=marks)
 
 
-ON_REQUEST = {VARIANCE, ERROR, BIAS}
+ON_REQUEST = {VARIANCE, ERROR, BIAS, PSF_MODES}
 """Variables that only some inputs or parameters make."""
 NEIGHBOURS = {"effective", "spectral_psf", "model"}
 """Methods and models that use the neighbouring planes as well."""
@@ -97,6 +98,7 @@ OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("artefacts", {"method": "spectral_psf"}, {"spectral": False, "suspect_above": 3.0}),
     ("interpolate", {"method": "model"}, {"spectral": False, "n_iter": 3}),
     ("fit_psf", {"model": "effective"}, {"smoothing": 0}),
+    ("fit_psf", {"model": "effective"}, {"modes": 2}),
     ("resample_psf", {}, {"scale": 2.0, "rotation": 30.0, "mirror": True, "side": 11}),
     ("model_psf", {"model": "moffat"}, {"fwhm": {"700nm": 2.0, "701nm": 4.0}, "beta": 3.0}),
     ("model_psf", {"model": "gaussian"}, {"fwhm": "0.1arcsec", "pixel_scale": 0.05}),
@@ -412,7 +414,7 @@ def assert_holds(path: Path, made: xr.Dataset, variables: Any, *, main: str = DA
             if name not in made:
                 continue
             values = made[name].values
-            if made[name].ndim == 3:
+            if made[name].ndim >= 3:
                 label = "STAT" if name == VARIANCE else name.upper()
                 np.testing.assert_array_equal(hdus[label].data, values, err_msg=name)
             elif PARAMETER not in made[name].dims:

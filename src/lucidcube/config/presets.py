@@ -45,6 +45,9 @@ REFERENCE: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 """Parameters of the reference program, by stage; the first set is used if the config chooses none."""
 
+WITH_MODES = {"model": "effective", "method": "least_squares", "modes": 4}
+"""Parameters of fit_psf where errors are wanted, which then contain that of the PSF."""
+
 WITHOUT_STAR = {name: REFERENCE[name] for name in ("artefacts", "interpolate")}
 """Methods that need no PSF."""
 
@@ -89,10 +92,18 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         track = filled.get(name)
         if isinstance(track, Mapping) and isinstance(track.get("stages"), (list, tuple)):
             sets = {**WITHOUT_STAR, **suitable} if name == "star" else suitable
+            if _wants_errors(filled.get("deconvolve")):
+                sets = {**sets, "fit_psf": (*sets.get("fit_psf", ()), WITH_MODES)}
             filled[name] = {**track, "stages": [*_items(track["stages"], sets)]}
     if isinstance(filled.get("deconvolve"), Mapping):
         filled["deconvolve"] = _completed("deconvolve", filled["deconvolve"], suitable)
     return filled
+
+
+def _wants_errors(deconvolve: Any) -> bool:
+    """Return whether the parameters of the deconvolution ask for errors."""
+    errors = deconvolve.get("errors") if isinstance(deconvolve, Mapping) else None
+    return errors is not None and errors is not False
 
 
 def _items(items: Sequence[Any], suitable: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Any]:

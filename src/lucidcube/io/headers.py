@@ -33,15 +33,19 @@ def cube_header(cube: xr.Dataset) -> fits.Header:
     return spectral_cards(header, cube[WAVELENGTH].values, axis=axis) if axis else header
 
 
-def psf_header(star: xr.Dataset, sides: tuple[int, int]) -> fits.Header:
-    """Make a header for a PSF of `sides` (y, x) pixels: wavelengths of the star, pixels from the centre."""
+def psf_header(star: xr.Dataset, shape: tuple[int, ...]) -> fits.Header:
+    """Make a header for a PSF of this shape (..., y, x): wavelengths of the star, pixels from the centre.
+
+    The wavelengths are along the first axis; the second of four is for the modes of the PSF.
+    """
     header, whole, axis = fits.Header(), cube_header(star), spectral_axis(star)
-    for number, length in ((1, sides[1]), (2, sides[0])):
+    for number, length in ((1, shape[-1]), (2, shape[-2])):
         header[f"CTYPE{number}"], header[f"CUNIT{number}"] = "LINEAR", "pixel"
         header[f"CRVAL{number}"], header[f"CRPIX{number}"] = 0.0, (length + 1) / 2
         header[f"CDELT{number}"] = 1.0
-    cards = {f"{key}{axis}": f"{key}3" for key in ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CDELT")}
-    for old, new in {**cards, f"CD{axis}_{axis}": "CDELT3"}.items():
+    last = len(shape)
+    cards = {f"{key}{axis}": f"{key}{last}" for key in ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CDELT")}
+    for old, new in {**cards, f"CD{axis}_{axis}": f"CDELT{last}"}.items():
         if axis and old in whole:
             header[new] = (whole[old], whole.comments[old])
     return header

@@ -1,9 +1,11 @@
 """Attach the planes of the star's track to the target as its PSF."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
-from lucidcube.cube import DATA, DIMS, PSF, PSF_PLANE, TRACK, UNITS, WAVELENGTH
+from lucidcube.cube import DATA, DIMS, PSF, PSF_MODES, PSF_PLANE, TRACK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
 
 NOTE = "note"
@@ -16,16 +18,23 @@ SAME_GRID = 0.01
 def attach_psf(target: xr.Dataset, star: xr.Dataset) -> xr.Dataset:
     """Add the planes of the star's cube to the target's cube as its PSF.
 
-    The result has the variable `psf` (wavelength, psf_y, psf_x). A star with a single plane is used for all
-    planes. Planes at other wavelengths are interpolated linearly between neighbours, if they cover the range
-    of the target; otherwise CubeError is raised.
+    The result has the variable `psf` (wavelength, psf_y, psf_x), and `psf_modes` if the star has them. A star
+    with a single plane is used for all planes. Planes at other wavelengths are interpolated linearly between
+    neighbours, if they cover the range of the target; otherwise CubeError is raised. Modes are not
+    interpolated, because their signs are arbitrary, but those of the nearest plane.
     """
     psf, attrs = star[DATA].variable, {TRACK: "star"}
+    nearest: Any = slice(None)
     if psf.shape[0] == 1:
-        psf = xr.Variable(DIMS, psf.data).isel({WAVELENGTH: np.zeros(target.sizes[WAVELENGTH], int)})
+        nearest = np.zeros(target.sizes[WAVELENGTH], int)
+        psf = xr.Variable(DIMS, psf.data).isel({WAVELENGTH: nearest})
     elif not _same_grid(target, star):
         psf, attrs = _interpolated(target, star), {NOTE: INTERPOLATED}
-    return target.assign({PSF: xr.Variable((WAVELENGTH, *PSF_PLANE), psf.data, attrs, psf.encoding)})
+        nearest = np.abs(np.subtract.outer(*(c[WAVELENGTH].values for c in (target, star)))).argmin(axis=1)
+    made = {PSF: xr.Variable((WAVELENGTH, *PSF_PLANE), psf.data, attrs, psf.encoding)}
+    if PSF_MODES in star and star[PSF_MODES].shape[2:] == psf.shape[1:]:
+        made[PSF_MODES] = star[PSF_MODES].variable.isel({WAVELENGTH: nearest})
+    return target.assign(made)
 
 
 def _same_grid(target: xr.Dataset, star: xr.Dataset) -> bool:

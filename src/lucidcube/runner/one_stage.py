@@ -16,7 +16,19 @@ from astropy.io import fits
 from lucidcube.cluster import Profile, layout, load_profile, start_workers
 from lucidcube.config.load import input_of, stage_of
 from lucidcube.config.schema import Track
-from lucidcube.cube import AMPLITUDE, DATA, DIMS, FILLED, PSF, VARIABLES, VARIANCE
+from lucidcube.cube import (
+    AMPLITUDE,
+    DATA,
+    DIMS,
+    FILLED,
+    MODE,
+    PSF,
+    PSF_MODES,
+    PSF_PLANE,
+    VARIABLES,
+    VARIANCE,
+    WAVELENGTH,
+)
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
 from lucidcube.io.yaml_text import parse_yaml
@@ -214,7 +226,7 @@ def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Datas
             if match.stage is not None:
                 match.stage.check(other)
                 other = match.stage(other)
-            cube = attach_psf(cube, other)
+            cube = attach_psf(cube, _with_modes(other, track, monitor))
             continue
         if other[DATA].shape != cube[stage.files[0]].shape:
             raise CubeError(
@@ -234,6 +246,19 @@ def _with_beside(cube: xr.Dataset, variable: str, track: Track, monitor: Monitor
             return cube
     beside = open_track(track, monitor, specifier=replace(specifier, ext=variable.upper()))
     return cube.assign({variable: beside[DATA].astype(BESIDE[variable]).variable})
+
+
+def _with_modes(star: xr.Dataset, track: Track, monitor: Monitor) -> xr.Dataset:
+    """Add the modes that the stage `fit_psf` wrote to the file of a PSF, if it did."""
+    name = PSF_MODES.upper()
+    with fits.open(track.specifier().file) as hdus:
+        shape = hdus[name].shape if name in hdus else (0, 0)
+    if shape[0] != star.sizes[WAVELENGTH] or shape[-2:] != star[DATA].shape[1:]:
+        return star
+    specifiers = [track.specifier().with_options(ext=name, slice=f":,{k}") for k in range(shape[1])]
+    parts = xr.concat([open_track(track, monitor, specifier=s)[DATA] for s in specifiers], MODE)
+    modes = parts.transpose(WAVELENGTH, MODE, *DIMS[1:]).data
+    return star.assign({PSF_MODES: ((WAVELENGTH, MODE, *PSF_PLANE), modes)})
 
 
 def _value(key: str, text: str) -> Any:

@@ -112,6 +112,8 @@ def run_product(
             images.append(Image(cube, words.PSF, "PSF", is_psf=True))
         elif product == "psf" and star is not None:
             images.append(Image(star, words.DATA, "PSF", is_psf=True))
+            if words.PSF_MODES in star:
+                images.append(Image(star, words.PSF_MODES, words.PSF_MODES.upper(), is_psf=True))
         images += [
             Image(cube, v, _label(cube, v))
             for v in PRODUCT_VARIABLES[product]
@@ -140,6 +142,8 @@ def stage_product(
     images = [Image(cube, v, _label(cube, v)) for v in names]
     if words.PSF in made or (words.PSF in stage.requires and words.DECONVOLUTION_LOG[0] in made):
         images.append(Image(cube, words.PSF, "PSF", is_psf=True))
+    if words.PSF_MODES in made:
+        images.append(Image(cube, words.PSF_MODES, words.PSF_MODES.upper(), is_psf=True))
     tables = [*_tables(cube[made], TABLES), provenance_table(config, inputs)]
     return Product(images, [*tables, *_grid(cube)], {"target": cube}, inputs, config, warnings)
 
@@ -196,7 +200,13 @@ class _Write:
     def __call__(self, position: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
         sums = np.empty(1, object)
         sums[0] = tuple(
-            write_planes(self.layout, hdu, int(position[0]), array)
+            # The modes of a PSF are several planes for each wavelength.
+            write_planes(
+                self.layout,
+                hdu,
+                int(position[0]) * math.prod(array.shape[1:-2]),
+                array.reshape(-1, *array.shape[-2:]),
+            )
             for hdu, array in zip(self.hdus, arrays, strict=True)
         )
         return sums
@@ -235,8 +245,7 @@ def _in_blocks(cube: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
 
 def _plan(image: Image) -> ImagePlan:
     cube, variable = image.cube, image.variable
-    sides = cube[variable].shape[-2:]
-    header = psf_header(cube, (sides[0], sides[1])) if image.is_psf else cube_header(cube)
+    header = psf_header(cube, cube[variable].shape) if image.is_psf else cube_header(cube)
     if "ERRDATA" in header:
         header["ERRDATA"] = VARIANCE_NAME
     smoothing = cube[variable].attrs.get(words.SMOOTHING)

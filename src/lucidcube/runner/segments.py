@@ -8,7 +8,7 @@ import dask.array as da
 import xarray as xr
 
 from lucidcube.config.schema import Config
-from lucidcube.cube import PSF
+from lucidcube.cube import PSF, PSF_MODES
 from lucidcube.errors import BlocksFailed, UserError
 from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.checkpoint import fingerprint
@@ -43,6 +43,8 @@ class Segment:
         same = {*_unchanged(self.cubes[0], self.cube), PSF}
         if self._makes_psf():
             same.remove(PSF)
+        if not any(PSF_MODES in s.produces for s in self.stages):
+            same.add(PSF_MODES)
         return tuple(str(v) for v in self.cube.data_vars if v not in same)
 
     def _makes_psf(self) -> bool:

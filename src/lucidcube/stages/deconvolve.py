@@ -1,5 +1,6 @@
 """Stage `deconvolve`: remove the blur."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from lucidcube.cube import (
     FILLED,
     POINTS,
     PSF,
+    PSF_MODES,
     RESIDUAL,
     RESOLUTION,
     SCALE_EXPONENT,
@@ -90,7 +92,7 @@ class Deconvolve(Stage):
     name: ClassVar[str] = "deconvolve"
     version: ClassVar[int] = 6
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
-    optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED)
+    optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED, PSF_MODES)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *WITH_ERRORS, *DECONVOLUTION_LOG)
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_deconv"
@@ -224,15 +226,18 @@ class Deconvolve(Stage):
                 outputs[name] = outputs[name]._replace(attrs=shown)
         scale = 2.0 ** int(cube.attrs.get(SCALE_EXPONENT, 0))
         kernel = partial(_deconvolved, stage=self.on_pixels_of(cube).scaled(scale), smoothing=smoothing)
-        made = over_planes(
-            cube, self.name, kernel, [DATA, PSF, CHANNEL], outputs, optional=[VARIANCE, FILLED]
-        )
+        optional = [VARIANCE, FILLED] if self.errors is None else [VARIANCE, FILLED, PSF_MODES]
+        made = over_planes(cube, self.name, kernel, [DATA, PSF, CHANNEL], outputs, optional=optional)
         return cube.assign(made)
 
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
         """Return the bytes of memory for one block, with those of the simulated data; see `Stage`."""
-        planes = 0 if self.errors is None else 2 * max(block_sizes(after)) + ERROR_SCRATCH
-        return super().working_bytes(before, after) + 4 * planes * before.sizes[Y] * before.sizes[X]
+        if self.errors is None:
+            return super().working_bytes(before, after)
+        block = max(block_sizes(after))
+        pixels = (2 * block + ERROR_SCRATCH) * before.sizes[Y] * before.sizes[X]
+        modes = math.prod(before[PSF_MODES].shape[1:]) if PSF_MODES in before else 0
+        return super().working_bytes(before, after) + 4 * (pixels + 2 * (block + 1) * modes)
 
     def check(self, cube: xr.Dataset) -> None:
         """Check every plane of the PSF; see `Stage.check`."""
@@ -256,6 +261,7 @@ def _deconvolved(
     channel: int,
     variance: np.ndarray | None,
     filled: np.ndarray | None,
+    modes: np.ndarray | None = None,
     *,
     stage: Deconvolve,
     smoothing: float,
@@ -264,7 +270,7 @@ def _deconvolved(
     if np.isfinite(psf).any():
         psf = usable_psf(psf)
         found = stage.deconvolve_plane(plane, psf, **given)
-        options: dict[str, Any] = {"modes": None, "smoothing": smoothing, "seed": int(channel)}
+        options: dict[str, Any] = {"modes": modes, "smoothing": smoothing, "seed": int(channel)}
         errors = stage.errors_of(found, plane, psf, **options, **given)
     else:
         found = _without_psf(plane, filled, stage.extras)

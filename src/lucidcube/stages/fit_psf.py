@@ -15,7 +15,10 @@ from lucidcube.cube import (
     CHANNEL,
     DATA,
     FIT_RESULTS,
+    MODE,
     PARAMETER,
+    PSF_MODES,
+    PSF_PLANE,
     UNITS,
     VARIANCE,
     WAVELENGTH,
@@ -107,33 +110,48 @@ class EffectiveLeastSquares(FitPSF):
         ge=0,
         le=15,
     )
+    modes: int = parameter(
+        0,
+        "",
+        "number of principal components of the error of the PSF that are made, for the errors of the "
+        "deconvolution; a config that asks for those gets 4",
+        ge=0,
+        le=20,
+    )
+    produces = (DATA, PSF_MODES, *FIT_RESULTS)
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         flux = str(cube[DATA].attrs.get(UNITS, ""))
         odd = {Y: cube.sizes[Y] - 1 + cube.sizes[Y] % 2, X: cube.sizes[X] - 1 + cube.sizes[X] % 2}
+        new = odd | (dict(zip(PSF_PLANE, odd.values(), strict=True)) if self.modes else {})
         names = {"names": ["x", "y", "flux", "background"], "units": ["pixel", "pixel", flux, flux]}
         made = over_windows(
             cube.assign_coords({"metres": (WAVELENGTH, metres_of(cube))}),
             self.name,
-            partial(_fit_window, shape=(odd[Y], odd[X]), smoothing=float(self.smoothing)),
+            partial(_fit_window, shape=(odd[Y], odd[X]), smoothing=float(self.smoothing), modes=self.modes),
             [DATA, "metres"],
-            _outputs(names),
+            _outputs(names) | self._modes(),
             optional=[VARIANCE],
-            sizes={**odd, PARAMETER: len(names["names"])},
+            sizes={**new, MODE: self.modes, PARAMETER: len(names["names"])},
             halo=self.smoothing,
             whole_groups=True,
         )
         trimmed = [
-            n for n, v in cube.data_vars.items() for d in odd if d in v.dims and odd[d] != cube.sizes[d]
+            n for n, v in cube.data_vars.items() for d in new if d in v.dims and new[d] != cube.sizes[d]
         ]
         return cube.drop_vars(trimmed).assign(made)
+
+    def _modes(self) -> dict[str, Output]:
+        """Return the description of the modes, if there are any."""
+        return {PSF_MODES: Output(dims=(MODE, *PSF_PLANE), attrs={UNITS: ""})} if self.modes else {}
 
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
         """Return the bytes of memory for one block: the planes of its windows and their fits."""
         planes = planes_read(max(block_sizes(after)), before.sizes[WAVELENGTH], self.smoothing)
         pixels = before.sizes[Y] * before.sizes[X]
         block = max(block_sizes(after)) * pixels
-        return int((4.0 * planes + 24.0) * pixels + 4 * block + planes * 64 * min(pixels, 13_000)) * 4
+        fits = planes * (64 * min(pixels, 13_000) + 20_000)
+        return int((4.0 * planes + 24.0) * pixels + (4 + 2 * self.modes) * block + fits) * 4
 
 
 class Telescope(Parameters):
@@ -293,7 +311,8 @@ class UltraNest(Parameters):
 def _fit_window(
     star: np.ndarray, metres: np.ndarray, variance: np.ndarray | None, *, wanted: slice, **settings: Any
 ) -> tuple[Any, ...]:
-    return effective_psf(star, variance, metres, wanted=wanted, **settings)
+    made = effective_psf(star, variance, metres, wanted=wanted, **settings)
+    return made if settings["modes"] else made[:-1]
 
 
 def _fit_radial(

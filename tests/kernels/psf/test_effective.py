@@ -48,6 +48,7 @@ def fit(star, variance=None, wavelength=None, wanted=None, shape=None, smoothing
         wanted=slice(0, n) if wanted is None else wanted,
         shape=shape or tuple(side - 1 + side % 2 for side in star.shape[1:]),
         smoothing=smoothing,
+        modes=0,
     )
 
 

@@ -101,7 +101,7 @@ def errors_by_repeats(
     measured = pixels.valid & ~pixels.outside
     if found.model is None or not measured.any():
         return Errors(*(np.full_like(plane, np.nan) for _ in range(2)))
-    simulation = _Simulation(found, plane, psf, variance, pixels, modes, seed)
+    simulation = _Simulation(found, plane, psf, variance, pixels, modes, number=PILOTS + draws, seed=seed)
     components = simulation.components
     pilots = [_finite(repeat(simulation.data(components))) for _ in range(PILOTS)]
     moments = _Moments(plane.shape)
@@ -145,12 +145,17 @@ class _Simulation:
         variance: Variance,
         pixels: Pixels,
         modes: NDArray[np.floating] | None,
+        *,
+        number: int,
         seed: int,
     ) -> None:
         self.components = _finite(found.components)
-        self._model, self._present, self._modes = _finite(found.model), pixels.present, modes
+        self._model, self._present = _finite(found.model), pixels.present
+        self._modes, self._amplitudes = _finite(modes), None
         self._convolver = Convolver(psf, plane.shape)
         self._rng = np.random.default_rng(seed)
+        if modes is not None:
+            self._amplitudes = iter(_unit_variance(self._rng.standard_normal((number, len(modes)))))
         sigma = noise_by_pixel(plane, variance, pixels)
         self._width = noise_width(plane, np.square(sigma), ~pixels.valid)
         known = np.isfinite(sigma)
@@ -165,8 +170,8 @@ class _Simulation:
             white = ndimage.gaussian_filter(white, self._width, mode="wrap")
             white /= white.std()
         deviation = self._sigma * white
-        if self._modes is not None:
-            change = np.tensordot(self._rng.standard_normal(len(self._modes)), self._modes, 1)
+        if self._amplitudes is not None:
+            change = np.tensordot(next(self._amplitudes), self._modes, 1)
             deviation += Convolver(change, deviation.shape).convolve(self.components)
         return deviation.astype(np.float32)
 
@@ -217,6 +222,12 @@ def _mean_within(plane: Doubles, part: Mask) -> Doubles:
     """Return the mean of the surroundings of each pixel that belong to a part of the plane."""
     weight = part.astype(np.float64)
     return _pooled(weight * plane, BROAD_SMOOTHING) / np.maximum(_pooled(weight, BROAD_SMOOTHING), 1e-6)
+
+
+def _unit_variance(amplitudes: Doubles) -> Doubles:
+    """Return random amplitudes (draw, mode) with a mean of zero and a variance of one over few draws."""
+    deviations = amplitudes - amplitudes.mean(axis=0)
+    return np.asarray(deviations / deviations.std(axis=0, ddof=1))
 
 
 def _finite(plane: NDArray[np.floating] | None) -> Doubles:

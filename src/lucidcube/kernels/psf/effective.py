@@ -10,6 +10,7 @@ from lucidcube.kernels.noise import fit_noise
 from lucidcube.kernels.psf import Doubles, Floats, Mask, Reals
 from lucidcube.kernels.psf.effective_fit import CORE, MODEL_ERROR, Pixels, Ring, fit_plane
 from lucidcube.kernels.psf.fit import FitStatus
+from lucidcube.kernels.psf.modes import principal_modes
 from lucidcube.kernels.psf.polar_basis import ANGULAR_REACH, PolarBasis
 from lucidcube.kernels.psf.smoothing import local_polynomials, spectral_positions
 from lucidcube.kernels.psf.star_position import SIGMA_TO_FWHM, find_stars
@@ -46,6 +47,9 @@ class EffectivePSF(NamedTuple):
     """(plane,) chi squared per degree of freedom; NaN without a variance."""
     status: NDArray[np.uint8]
     """(plane,) `FitStatus`."""
+    modes: Floats
+    """(plane, mode, y, x): principal components of the error of the image, each for one standard deviation
+    and of sum zero, the strongest first; NaN where the image is."""
 
 
 def effective_psf(
@@ -56,6 +60,7 @@ def effective_psf(
     wanted: slice,
     shape: tuple[int, int],
     smoothing: float,
+    modes: int,
 ) -> EffectivePSF:
     """Fit smooth functions to a star in a window of planes, and return the PSF of the wanted ones.
 
@@ -79,6 +84,8 @@ def effective_psf(
         Sides (y, x) of the PSF in pixels, both odd, otherwise ValueError is raised.
     smoothing
         Number of planes on either side over which P is smoothed along wavelength, 0 to fit each plane alone.
+    modes
+        Number of principal components of the error of the PSF.
 
     Returns
     -------
@@ -105,7 +112,7 @@ def effective_psf(
                 window.move()
             window.improve()
         return window.draw(
-            range(*wanted.indices(len(star))), star.shape[1:], shape, weighted=variance is not None
+            range(*wanted.indices(len(star))), star.shape[1:], shape, modes, weighted=variance is not None
         )
 
 
@@ -200,7 +207,7 @@ class _Window:
         self.centre = self.centring @ (self.centre + steps)
 
     def draw(
-        self, planes: range, frame: tuple[int, ...], shape: tuple[int, int], *, weighted: bool
+        self, planes: range, frame: tuple[int, ...], shape: tuple[int, int], modes: int, *, weighted: bool
     ) -> EffectivePSF:
         """Return the PSF of some planes of the window."""
         n = len(planes)
@@ -210,6 +217,7 @@ class _Window:
             errors=np.full((n, 4), np.nan),
             reduced_chi2=np.full(n, np.nan),
             status=np.full(n, FitStatus.NO_DATA, dtype=np.uint8),
+            modes=np.full((n, modes, *shape), np.nan, dtype=np.float32),
         )
         if not self.index.size:
             return made
@@ -232,6 +240,12 @@ class _Window:
             made.values[row] = x, y, self.flux[i] * total, self.background[i]
             light = np.hypot(flux_error[i] * total, self.background_error[i] * image.size)
             made.errors[row] = moved[i, 1], moved[i, 0], light, self.background_error[i]
+            if modes:
+                shares = (smoother[i] / self.flux) ** 2
+                covariance = np.tensordot(shares, [fit.covariance for fit in self.fits], 1)
+                level = float(np.sqrt(shares @ self.background_error**2))
+                errors = principal_modes(design, covariance, level, image, count=modes)
+                made.modes[row] = errors.reshape(modes, *shape)
             if weighted:
                 made.reduced_chi2[row] = self.fits[i].reduced_chi2
             lost = np.abs(self.fits[i].step) > np.maximum(_LOST, 5.0 * step_error[i])

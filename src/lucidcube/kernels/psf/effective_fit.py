@@ -79,6 +79,8 @@ class PlaneFit(NamedTuple):
     trust: Doubles
     """Factor (pixel,) of the weights: 1 for good pixels, less for deviating ones, 0 for outliers."""
     reduced_chi2: float
+    covariance: Doubles
+    """Of the coefficients."""
 
 
 def fit_plane(
@@ -137,6 +139,7 @@ def fit_plane(
         model=model,
         trust=trust,
         reduced_chi2=float(np.sum(((values - model) / sigma)[good] ** 2)) / max(freedom, 1.0),
+        covariance=covariance,
     )
 
 
