@@ -9,8 +9,8 @@ the pseudo-Huber function k^2 (sqrt(1 + (r/k)^2) - 1), which is linear for large
 gradient preserves edges (Mugnier, Fusco & Conan 2004, JOSA A 21, 1841); the sum of an extended and a
 point-like part is that of Giovannelli & Coulais (2005, A&A 439, 401). J is convex.
 
-The variables of the iteration are b and p / `POINT_SCALE`, because J curves more strongly along b, which the
-penalty makes smooth, than along p, where gradient steps in p itself would be too short.
+Where the noise is much stronger than its median, both penalties are relieved by a factor. The variables of
+the iteration are b and p in units such that J curves about equally along all of them; see `map_start`.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,6 @@ from numba import njit
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.stopping import LARGEST
 from lucidcube.kernels.fourier.convolver import Convolver
-
-POINT_SCALE = 1.5
-"""Unit of the points; 150 iterations come twice as close to the minimum as with 1, on fields with stars."""
 
 
 @dataclass
@@ -39,19 +36,24 @@ class Objective:
     delta: float
     robust: float | None
     """The residual k beyond which rho is linear; None for least squares."""
+    unit: Plane
+    """Unit of the points at each pixel."""
+    relief: Plane
+    """Factor of both penalties at each pixel."""
     bright: float = -np.inf
     """Data times weight must exceed this for a pixel to count in `chi2`."""
     chi2: float = np.nan
     """Sum of min(r^2, `LARGEST`) over the bright pixels, at the last evaluation."""
 
     def evaluate(self, parts: Plane, gradient: Plane) -> float:
-        """Return J of b and p / `POINT_SCALE` (2, grid y, padded_width), and write its gradient."""
-        residual = self.convolver.convolve_padded(parts[0] + np.float32(POINT_SCALE) * parts[1])
+        """Return J of b and p / `unit` (2, grid y, padded_width), and write its gradient."""
+        residual = self.convolver.convolve_padded(parts[0] + self.unit * parts[1])
         scale = 0.0 if self.robust is None else 1 / self.robust
         cost, self.chi2 = _data_term(residual, self.data, self.weight, scale, self.bright)
         back = self.convolver.correlate_padded(residual)
         width = self.convolver.shape[1]
-        return cost + _priors(parts, back, width, self.mu, self.delta, self.point_penalty, gradient)
+        planes, penalties = (back, self.unit, self.relief), (self.mu, self.delta, self.point_penalty)
+        return cost + _priors(parts, *planes, width, *penalties, gradient)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -82,7 +84,15 @@ def _data_term(model: Plane, data: Plane, weight: Plane, scale: float, bright: f
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _priors(
-    parts: Plane, back: Plane, width: int, mu: float, delta: float, penalty: float, gradient: Plane
+    parts: Plane,
+    back: Plane,
+    unit: Plane,
+    relief: Plane,
+    width: int,
+    mu: float,
+    delta: float,
+    penalty: float,
+    gradient: Plane,
 ) -> float:
     """Write the whole gradient, given that of the data term; return the penalties of smoothness and points.
 
@@ -90,7 +100,6 @@ def _priors(
     """
     height = back.shape[0]
     strength, step, rate = np.float32(mu), np.float32(delta), np.float32(penalty)
-    unit = np.float32(POINT_SCALE)
     smoothness, points = np.zeros(width), np.zeros(width)
     above, down = np.zeros(width, np.float32), np.zeros(width, np.float32)
     right = np.zeros(width + 1, np.float32)  # that of column x at x + 1
@@ -102,14 +111,15 @@ def _priors(
             slope_x = parts[0, y, x + 1] - here if x < width - 1 else np.float32(0)
             square = slope_y * slope_y + slope_x * slope_x
             size = np.sqrt(square + step * step)
-            smoothness[x] += square / (size + step)
-            down[x] = slope_y / size
-            right[x + 1] = slope_x / size
+            factor = relief[y, x]
+            smoothness[x] += factor * square / (size + step)
+            down[x] = factor * slope_y / size
+            right[x + 1] = factor * slope_x / size
         for x in range(width):
             divergence = down[x] + right[x + 1] - above[x] - right[x]
             gradient[0, y, x] = back[y, x] - strength * divergence
-            gradient[1, y, x] = unit * (back[y, x] + rate)
-            points[x] += unit * parts[1, y, x]
+            gradient[1, y, x] = unit[y, x] * (back[y, x] + rate * relief[y, x])
+            points[x] += unit[y, x] * relief[y, x] * parts[1, y, x]
             above[x] = down[x]
         gradient[0, y, width:] = 0
         gradient[1, y, width:] = 0

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from lucidcube.kernels.deconvolution.common import StopReason
 from lucidcube.kernels.deconvolution.continuation import Plane
-from lucidcube.kernels.deconvolution.edge_preserving import POINT_SCALE, Objective
+from lucidcube.kernels.deconvolution.edge_preserving import Objective
 from lucidcube.kernels.deconvolution.lbfgs import Minimum, minimise
+from lucidcube.kernels.deconvolution.map_start import first_parts, point_units
 from lucidcube.kernels.deconvolution.stopping import BRIGHT, FEWEST, NoiseStop
 from lucidcube.kernels.fourier.convolver import Convolver
 
@@ -63,6 +64,7 @@ class MapSolver:
         self.grid = shape[0] + 2 * margin, shape[1] + 2 * margin
         self.frame = slice(margin, margin + shape[0]), slice(margin, margin + shape[1])
         self.convolver = Convolver(psf, self.grid)
+        self._psf = psf
 
     def solve(
         self,
@@ -98,7 +100,8 @@ class MapSolver:
             Number of pixels over which the noise is correlated, see `noise.correlated_pixels`. The data term
             is divided by it.
         start : Solution, optional
-            Where to start; the default is max(data, 0) without points.
+            Where to start; the default is `map_start.first_parts`. With a `chi2_target`, which that would
+            reach at once, it is max(data, 0).
         chi2_target : float, optional
             Stop when the mean of min(r^2, 25) over the pixels brighter than 3 sigma falls to this value,
             where r is the residual in units of sigma.
@@ -115,18 +118,24 @@ class MapSolver:
         signal = values * weight
         bright = BRIGHT if (signal > BRIGHT).sum() >= FEWEST else -math.inf
         counted = int((weighted & (signal > bright)).sum())
-        priors = mu, point_penalty, delta, robust
-        objective = Objective(self.convolver, self._on_grid(values), self._on_grid(weight), *priors, bright)
+        planes = self._on_grid(values), self._on_grid(weight)
+        # The penalties are in units of the noise, which `correlated` does not change.
+        scales = point_units(self.convolver, self._psf, planes[1] * np.float32(math.sqrt(correlated)))
+        objective = Objective(
+            self.convolver, *planes, mu, point_penalty, delta, robust, *scales, bright=bright
+        )
         parts = np.zeros((2, self.grid[0], self.convolver.padded_width), np.float32)
-        if start is None:
-            parts[0] = np.maximum(objective.data, 0)
-        else:
+        if start is not None:
             parts[:, :, : self.grid[1]] = start.parts / np.float32(unit)
-            parts[1] /= np.float32(POINT_SCALE)
+        elif chi2_target is None:
+            parts = first_parts(self.convolver, *planes)
+        else:
+            parts[0] = np.maximum(planes[0], 0)
+        parts[1] /= objective.unit
 
         def stop(number: int, parts: Plane) -> bool:
             if observer is not None:
-                image = parts[0] + np.float32(POINT_SCALE) * parts[1]
+                image = parts[0] + objective.unit * parts[1]
                 observer(number, image[:, : self.grid[1]] * np.float32(unit))
             return chi2_target is not None and objective.chi2 * correlated <= chi2_target * counted
 
@@ -135,13 +144,13 @@ class MapSolver:
             objective.evaluate, parts, n_iter=n_iter, tolerance=tolerance, first_step=1 / curvature, stop=stop
         )
         chi2 = NoiseStop(data, np.square(sigma), weighted, None).chi2
+        result.variables[1] *= objective.unit
         found = self._solution(result, unit, lambda model: chi2(np.where(weighted, data - model, 0)))
         return found._replace(correlated=correlated)
 
     def _solution(self, result: Minimum, unit: float, chi2: Callable[[Plane], float]) -> Solution:
         """Return the result in the units of the data; `chi2` is called with the model."""
         parts = result.variables * np.float32(unit)
-        parts[1] *= np.float32(POINT_SCALE)
         image = parts[0] + parts[1]
         model = self.convolver.convolve_padded(image)[self.frame].copy()
         reason = StopReason.CONVERGED if result.converged else StopReason.N_ITER
