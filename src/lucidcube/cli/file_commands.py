@@ -3,12 +3,15 @@
 import json
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 Text = str | None
 Flag = Annotated[bool, Parameter(negative=())]
+Texts = Annotated[list[str] | None, Parameter(consume_multiple=False, negative=())]
+Output = Annotated[Path | None, Parameter(name=["-o", "--output"])]
 Json = Annotated[bool, Parameter("--json", negative=())]
 
 
@@ -50,8 +53,59 @@ def info(
         raise CubeError(*found["problems"])
 
 
+def view(
+    cube: str,
+    *,
+    wave: Texts = None,
+    channel: Texts = None,
+    white: Flag = False,
+    hdu: Texts = None,
+    output: Output = None,
+    scale: Literal["asinh", "linear"] = "asinh",
+    open_: Annotated[bool, Parameter("--open", negative=())] = False,
+    overwrite: Flag = False,
+) -> None:
+    """Draw white light and planes of a cube or of a product as a PNG file, and print its path.
+
+    The HDUs of a product are drawn side by side: the result, the residual in standard deviations, its error,
+    the PSF and the mask. Without --wave, --channel and --white, white light and the middle plane are drawn.
+
+    Parameters
+    ----------
+    cube
+        PATH{EXT}[SLICE](AXES); all but PATH are optional.
+    wave
+        Wavelengths of planes: 0.55um,0.72um
+    channel
+        Numbers of planes, counted from 0: 10,99,135
+    white
+        Draw white light, the mean of all planes, or of 64 evenly spaced ones if there are more.
+    hdu
+        Names of the HDUs to draw: DECONVOLVED,RESIDUAL
+    output
+        Path of the PNG file; that of the FITS file with another suffix if not given.
+    scale
+        Colours by the inverse hyperbolic sine of the flux, or linear.
+    open_
+        Open the picture with the viewer of the desktop, if there is a display.
+    overwrite
+        Replace the file even if lucidcube did not make it.
+    """
+    from lucidcube.cli.view import Chosen, open_picture, write_view
+
+    chosen = Chosen(white, _split(channel), _split(wave), _split(hdu))
+    path = write_view(cube, chosen, output, scale, overwrite=overwrite, message=_to_stderr)
+    print(path)
+    if open_:
+        open_picture(path)
+
+
+def _split(texts: list[str] | None) -> list[str]:
+    return [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
+
+
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-COMMANDS: tuple[Callable[..., Any], ...] = (info,)
+COMMANDS: tuple[Callable[..., Any], ...] = (info, view)

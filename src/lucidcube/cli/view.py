@@ -1,0 +1,74 @@
+"""Write the picture of `lucidcube view`, and open it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lucidcube.errors import UserError
+from lucidcube.io.atomic import write_atomically
+from lucidcube.io.specifier import parse_specifier
+from lucidcube.plotting.panels import columns_of, rows_of
+from lucidcube.plotting.sheet import SIGNATURE, Scale, draw_sheet
+from lucidcube.runner.validate import path_problems
+
+
+class Chosen(NamedTuple):
+    """What is drawn: white light, numbers and wavelengths of planes, and names of HDUs, as typed."""
+
+    white: bool
+    channels: Sequence[str]
+    waves: Sequence[str]
+    hdus: Sequence[str]
+
+
+def write_view(
+    cube: str,
+    chosen: Chosen,
+    output: Path | None,
+    scale: Scale,
+    *,
+    overwrite: bool,
+    message: Callable[[str], None],
+) -> Path:
+    """Write the picture and return its path; see `lucidcube.cli.file_commands.view`."""
+    specifier = parse_specifier(cube)
+    path = (output or specifier.file.with_suffix(".png")).expanduser()
+    problems = path_problems(path, [specifier.file], overwrite or _is_picture_of_ours(path), "--overwrite")
+    if found := [*problems]:
+        raise UserError(*found)
+    wrong = [text for text in chosen.channels if not text.isdecimal()]
+    if wrong:
+        raise UserError(f"--channel {wrong[0]}: the number of a plane is a whole number from 0")
+    columns, matrix = columns_of(specifier, chosen.hdus, message)
+    rows = rows_of(columns[0].cube, chosen.white, [*map(int, chosen.channels)], chosen.waves)
+    panels = [(row.title, [column.panel(row, matrix) for column in columns]) for row in rows]
+    picture = draw_sheet(specifier.file.name, panels, scale)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, picture)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def _is_picture_of_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return SIGNATURE in file.read(4096)
+    except OSError:
+        return False
+
+
+def open_picture(path: Path) -> None:
+    """Open a picture with the viewer of the desktop; UserError if there is no display or no viewer."""
+    program = "open" if sys.platform == "darwin" else "xdg-open"
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not display:
+        raise UserError(f"{path} is written, but there is no display to open it on: leave out --open")
+    if shutil.which(program) is None:
+        raise UserError(f"{path} is written, but there is no {program} to open it with: leave out --open")
+    subprocess.Popen([program, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
