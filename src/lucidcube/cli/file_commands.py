@@ -100,6 +100,40 @@ def view(
         open_picture(path)
 
 
+def convert(
+    *paths: Annotated[str, Parameter(help="Files to convert, and the path to write.")],
+    wave_start: float | None = None,
+    wave_step: float | None = None,
+    wave_unit: Text = None,
+    overwrite: Flag = False,
+) -> None:
+    """Convert a FITS cube to a zarr store or back, or pictures to a FITS cube: convert IN [IN ...] OUT.
+
+    A FITS file, PATH{EXT}[SLICE](AXES), becomes a zarr store OUT.zarr for xarray, and such a store a FITS
+    file with the header of the original. Grey PNG and TIFF pictures, or folders of them, become the planes of
+    a FITS cube. Everything is converted block by block, and OUT gets its name when it is complete.
+
+    Parameters
+    ----------
+    wave_start
+        Wavelength of the first plane, where the input has none.
+    wave_step
+        Wavelength between planes.
+    wave_unit
+        Unit of both, such as nm.
+    overwrite
+        Replace an existing file, or an existing zarr store.
+    """
+    from lucidcube.cli.convert import convert_files
+    from lucidcube.errors import UserError
+
+    if len(paths) < 2:
+        raise UserError("give an input and an output: lucidcube convert obs.fits obs.zarr")
+    given = (wave_start, wave_step, wave_unit)
+    convert_files(paths[:-1], Path(paths[-1]), given, overwrite=overwrite, message=_to_stderr)
+    print(paths[-1])
+
+
 def _split(texts: list[str] | None) -> list[str]:
     return [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
 
@@ -108,4 +142,4 @@ def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-COMMANDS: tuple[Callable[..., Any], ...] = (info, view)
+COMMANDS: tuple[Callable[..., Any], ...] = (info, view, convert)
