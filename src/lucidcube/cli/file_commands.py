@@ -134,6 +134,37 @@ def convert(
     print(paths[-1])
 
 
+def fetch(
+    *names: Annotated[str, Parameter(help="Names of files; without any, the files are listed.")],
+    all_: Annotated[bool, Parameter("--all", negative=())] = False,
+    output: Output = None,
+    server: str = "https://zenodo.org",
+    overwrite: Flag = False,
+) -> None:
+    """Download the public example data of the reference program (Zenodo record 13384454), or list them.
+
+    Parameters
+    ----------
+    all_
+        Download all files of the record.
+    output
+        Folder to write to; the cache of the user if not given.
+    server
+        Address of a server with the API of Zenodo.
+    overwrite
+        Replace files of the same name with another content.
+    """
+    from lucidcube.cli.fetch import fetch_files, list_record, record_text
+
+    files = list_record(server)
+    wanted = [file.name for file in files] if all_ else names
+    if not wanted:
+        print(record_text(files))
+        return
+    for path in fetch_files(files, wanted, output, overwrite=overwrite, message=_to_stderr):
+        print(path)
+
+
 def _split(texts: list[str] | None) -> list[str]:
     return [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
 
@@ -142,4 +173,4 @@ def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-COMMANDS: tuple[Callable[..., Any], ...] = (info, view, convert)
+COMMANDS: tuple[Callable[..., Any], ...] = (info, view, convert, fetch)
