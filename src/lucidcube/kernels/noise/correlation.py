@@ -1,5 +1,10 @@
 """Measure how the noise of neighbouring pixels is correlated."""
 
+import math
+from collections.abc import Iterable
+from functools import cache
+from typing import NamedTuple, Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,33 +12,107 @@ from lucidcube.kernels.noise.filters import (
     BIN_SIZE,
     Mask,
     Plane,
-    gaussian_mean,
-    gradient,
+    flattest_first,
     high_pass,
+    high_pass_variance,
     robust_variance,
     usable_pixels,
 )
 
 APART = 3
-"""Pixels this far apart have independent noise, also after the usual resampling."""
-SIGNIFICANT = 16.0
-"""Smallest excess of the variance that counts as correlation, divided by the root of the number of pixels.
-Its standard deviation is about 4."""
-FLAT_SCALE, FLAT_SHARE = 4.0, 3
-"""The correlation is measured in one pixel out of `FLAT_SHARE`, where the plane, smoothed by a Gaussian with
-this standard deviation in pixels, is flattest."""
+"""Pixels this far apart have nearly independent noise, also after the usual resampling."""
+FLAT_SHARE = 3
+"""The correlation is measured in one pixel out of this number, where the smoothed plane is flattest."""
 WIDEST = 3.0
 """Largest width, in pixels, of the Gaussian that describes correlated noise."""
 REACH = int(4 * WIDEST)
 """Pixels on either side to which the Gaussian extends."""
+WHITE = -2 / 3
+"""Correlation of neighbouring residuals of `high_pass` for independent pixels."""
+SCATTER = 0.9
+"""Standard deviation of this correlation times the root of the number of residuals, measured on noise."""
+SIGNIFICANT = 3.5
+"""Standard deviations by which the correlation must exceed that of independent pixels."""
+LEAST = 0.03
+"""Smallest excess that counts, which belongs to a width of 0.4 pixels: crowded fields reach 0.02."""
+
+
+class Correlation(NamedTuple):
+    """What the residuals of `high_pass` say about the correlation of the noise."""
+
+    neighbours: float
+    """Correlation of neighbouring residuals, the mean of both axes."""
+    distant: float
+    """Variance of the residuals of pixels that are `APART`, divided by that of adjacent pixels."""
+    number: float
+    """Number of independent residuals."""
+
+    @classmethod
+    def of(cls, values: Plane, usable: Mask, variance: Plane) -> Self:
+        """Measure a plane of the usable values; with fewer than `BIN_SIZE` residuals all numbers are zero."""
+        near, far = (
+            high_pass(np.where(usable, values, np.nan), step)
+            / np.sqrt(high_pass_variance(np.where(usable & (variance > 0), variance, np.nan), step))
+            for step in (1, APART)
+        )
+        order = flattest_first(values, usable, np.isfinite(near) & np.isfinite(far))
+        flat = np.zeros(near.shape, bool)
+        flat.ravel()[order[: order.size // FLAT_SHARE]] = True
+        count = np.count_nonzero(flat)
+        adjacent = robust_variance(near[flat]) if count >= BIN_SIZE else 0.0
+        if adjacent == 0:
+            return cls(0.0, 0.0, 0.0)
+        neighbours = (_neighbours(near, flat) + _neighbours(near.T, flat.T)) / 2
+        return cls(neighbours, robust_variance(far[flat]) / adjacent, float(count))
+
+    @classmethod
+    def pooled(cls, several: Iterable["Correlation"], independent: float) -> Self:
+        """Return the mean of several planes, of which the fraction `independent` is independent."""
+        known = np.array([one for one in several if one.number > 0])
+        if not len(known):
+            return cls(0.0, 0.0, 0.0)
+        neighbours, distant, count = known.T
+        total = max(float(count.max()), independent * float(count.sum()))
+        return cls(float(np.average(neighbours, weights=count)), float(np.median(distant)), total)
+
+    @property
+    def error(self) -> float:
+        """Standard error of `neighbours`."""
+        return SCATTER / math.sqrt(self.number) if self.number else math.inf
+
+    @property
+    def width(self) -> float:
+        """Standard deviation in pixels of the Gaussian that describes the noise; 0 if insignificant."""
+        excess = self.neighbours - WHITE
+        return _width(self.neighbours) if excess > max(SIGNIFICANT * self.error, LEAST) else 0.0
+
+    @property
+    def inflation(self) -> float:
+        """The variance of a pixel divided by that of the residuals of `high_pass`.
+
+        Pixels at a distance give it whatever the shape of the correlation, but structure of the object adds
+        to their residuals. It is limited by what the Gaussian of `width` predicts from adjacent pixels.
+        """
+        width = self.width
+        if width == 0:
+            return 1.0
+        measured = self.distant / _filtered_variance(APART, width)
+        return min(max(measured, 1.0), 1 / _filtered_variance(1, width))
+
+    @property
+    def largest_inflation(self) -> float:
+        """Upper limit of `inflation`, also where the correlation is not significant."""
+        width = _width(self.neighbours + 2 * self.error) if self.number else WIDEST
+        return max(self.inflation, 1 / _filtered_variance(1, width) if self.width == 0 else 1.0)
 
 
 def noise_width(plane: Plane, variance: Plane, exclude: Mask | None = None) -> float:
     """Return the standard deviation in pixels of the Gaussian that describes the correlation of the noise.
 
     The noise is described as white noise that was smoothed by `scipy.ndimage.gaussian_filter`. The width
-    follows from the variances of neighbours and of pixels at a distance, where the plane is flattest, see
-    `fit_noise`.
+    follows from the correlation of neighbouring residuals of the filter of `fit_noise`, where the plane is
+    flattest. The filter removes structure wider than about three pixels, which cannot be mistaken for
+    correlated noise.
 
     Parameters
     ----------
@@ -53,9 +132,8 @@ def noise_width(plane: Plane, variance: Plane, exclude: Mask | None = None) -> f
     if not usable.any():
         return 0.0
     scale = np.float64(np.abs(plane[usable]).max() or 1.0)
-    values = np.where(usable, plane / scale, np.nan)
-    spread = gaussian_mean(np.where(usable, variance / scale**2, 0), usable)
-    return width_of(distant_ratio(values, usable, spread))
+    spread = np.where(usable, variance, 0) / scale**2
+    return Correlation.of(np.where(usable, plane, 0) / scale, usable, spread).width
 
 
 def correlated_pixels(plane: Plane, variance: Plane, exclude: Mask | None = None) -> float:
@@ -68,16 +146,14 @@ def correlated_pixels(plane: Plane, variance: Plane, exclude: Mask | None = None
     return float(2 * correlations.sum() - 1) ** 2
 
 
-def distant_ratio(values: Plane, usable: Mask, variance: Plane) -> float:
-    """Return the ratio of the variance of independent pixels to that of neighbours, 1 if they agree."""
-    near, far = high_pass(values), high_pass(values, APART)
-    flat = _flattest(values, usable, np.isfinite(near) & np.isfinite(far) & (variance > 0))
-    if flat.size < BIN_SIZE:
-        return 1.0
-    sigma = np.sqrt(variance.ravel()[flat])
-    apart, adjacent = (robust_variance(residual.ravel()[flat] / sigma) for residual in (far, near))
-    ratio = apart / adjacent if adjacent > 0 else 1.0
-    return ratio if ratio > 1 + SIGNIFICANT / np.sqrt(flat.size) else 1.0
+def _neighbours(residual: Plane, flat: Mask) -> float:
+    """Return the robust correlation of residuals with those in the next column."""
+    both = flat[:, 1:] & flat[:, :-1]
+    left, right = residual[:, :-1][both], residual[:, 1:][both]
+    if not left.size:
+        return WHITE
+    total, difference = robust_variance(left + right), robust_variance(left - right)
+    return (total - difference) / (total + difference) if total + difference > 0 else WHITE
 
 
 def _correlations(width: float) -> NDArray[np.float64]:
@@ -86,24 +162,22 @@ def _correlations(width: float) -> NDArray[np.float64]:
     return np.correlate(weights, weights, "full")[2 * REACH :] / np.sum(np.square(weights))
 
 
-def filtered_variance(step: int, width: float) -> float:
+def _filtered_variance(step: int, width: float) -> float:
     """Return the variance of the residuals of `high_pass` for smoothed noise of variance 1."""
     near, far = _correlations(width)[[step, 2 * step]]
     return float((6 - 8 * near + 2 * far) / 6) ** 2
 
 
-def width_of(ratio: float) -> float:
-    """Return the width of the Gaussian for which `distant_ratio` is this ratio; 0 for independent pixels."""
-    if ratio <= 1:
-        return 0.0
+@cache
+def _table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return widths, and the correlation of neighbouring residuals of `high_pass` for each."""
     widths = np.linspace(0, WIDEST, 301)
-    ratios = [filtered_variance(APART, w) / filtered_variance(1, w) for w in widths]
-    return float(np.interp(ratio, np.maximum.accumulate(ratios), widths))
+    one, two, three = np.array([_correlations(width)[1:4] for width in widths]).T
+    table = (-4 + 7 * one - 4 * two + three) / (6 - 8 * one + 2 * two)
+    return widths, np.maximum.accumulate(table)
 
 
-def _flattest(values: Plane, usable: Mask, candidates: Mask) -> NDArray[np.intp]:
-    """Return the flat indices of the candidates where the smoothed plane has the smallest gradient."""
-    known = np.flatnonzero(candidates)
-    number = known.size // FLAT_SHARE
-    steep = gradient(gaussian_mean(values, usable, FLAT_SCALE)).ravel()[known]
-    return known[np.argpartition(steep, number)[:number]] if number else known[:0]
+def _width(neighbours: float) -> float:
+    """Return the width of the Gaussian for which neighbouring residuals have this correlation."""
+    widths, table = _table()
+    return float(np.interp(neighbours, table, widths))

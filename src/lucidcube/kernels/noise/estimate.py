@@ -6,28 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lucidcube.kernels.noise.correlation import APART, distant_ratio, filtered_variance, width_of
+from lucidcube.kernels.noise.correlation import Correlation
 from lucidcube.kernels.noise.filters import (
-    BIN_SIZE,
     Mask,
     Plane,
+    bins_of,
     gaussian_mean,
     gradient,
     high_pass,
+    log_variances,
+    robust_mean,
     robust_variance,
     usable_pixels,
 )
 
 OUTLIER = 5.0
 """Residuals beyond this number of standard deviations are artefacts or point sources."""
-MAX_BINS = 24
-"""Maximum number of bins of the signal, each of at least `BIN_SIZE` residuals."""
 FEWEST = 16
 """With fewer residuals than this, the scatter of the values themselves is used."""
 FLOOR = 1e-6
 """Smallest standard deviation as a fraction of the largest value: about ten times the rounding of float32."""
-STRUCTURE = 1.5
-"""Scatter by which the variance of a bin may exceed the line before it counts as structure."""
 
 
 class NoiseModel(NamedTuple):
@@ -93,9 +91,8 @@ def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
     fine as a pixel can only add to the residuals.
 
     The noise of a plane that was resampled or smoothed is correlated, which makes these residuals smaller
-    than the noise. Where the plane is flattest, the same filter is applied to pixels that are `APART` from
-    each other. If its residuals have a significantly larger variance there, the result is corrected, as for
-    white noise that was smoothed by a Gaussian.
+    than the noise. The result is corrected if neighbouring residuals are significantly correlated where the
+    plane is flattest, see `Correlation`.
 
     Parameters
     ----------
@@ -115,8 +112,7 @@ def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
         return NoiseModel(1.0, 0.0)
     values = np.where(usable, plane / scale, np.nan)
     model = _fit(values, usable)
-    factor = distant_ratio(values, usable, model.variance(gaussian_mean(values, usable)))
-    factor /= filtered_variance(APART, width_of(factor))
+    factor = Correlation.of(values, usable, model.variance(gaussian_mean(values, usable))).inflation
     model = NoiseModel(factor * model.constant, factor * model.slope)
     constant, slope = max(model.constant, FLOOR**2), max(model.slope, 0.0)
     return NoiseModel(max(constant * scale**2, float(np.finfo(np.float32).tiny)), slope * scale)
@@ -146,7 +142,7 @@ def _fit(values: Plane, usable: Mask) -> NoiseModel:
 def _line(signal: Plane, residual: Plane, steep: Plane) -> NoiseModel:
     """Fit the line to the variances in bins of the signal with about equal numbers of residuals."""
     order = np.argsort(signal, kind="stable")
-    bins = np.array_split(order, max(1, min(MAX_BINS, order.size // BIN_SIZE)))
+    bins = bins_of(order)
     flat = [b[np.argsort(steep[b], kind="stable")[: max(FEWEST // 2, b.size // 2)]] for b in bins]
     level = np.array([max(float(np.median(signal[b])), 0.0) for b in flat])
     variance = np.array([robust_variance(residual[b]) for b in flat])
@@ -164,29 +160,16 @@ def _robust_line(level: Plane, variance: Plane, count: Plane) -> NoiseModel:
     top = float(level.max(initial=0))
     if top == 0 or level.size < 2:
         return NoiseModel(float(np.median(variance)) if variance.size else 0.0, 0.0)
-    logs = np.log(variance) + 2 / count  # corrected for the mean of the logarithm
-    precision = 1 / (4 / count + 0.03**2)  # inverse variance of the logarithms, measured on white noise
+    logs, precision = log_variances(variance, count)
     span, middle = 5.0, 0.0
     for _ in range(4):
         ratio = 10.0 ** np.linspace(middle - span, middle + span, 41)[:, None]
         shape = (1 + ratio * level / top) / (1 + ratio)
-        cost, factor = _robust_mean(logs - np.log(shape), precision)
+        cost, factor = robust_mean(logs - np.log(shape), precision)
         best = int(np.argmin(cost))
         middle, span = float(np.log10(ratio[best, 0])), span / 10
     scale, r = float(np.exp(factor[best])), float(ratio[best, 0])
     return NoiseModel(scale / (1 + r), scale * r / (1 + r) / top)
-
-
-def _robust_mean(values: Plane, precision: Plane) -> tuple[Plane, Plane]:
-    """Return the cost and the mean of each row; values above the mean lose weight, those below keep it."""
-    mean = np.median(values, axis=1, keepdims=True)
-    for _ in range(15):
-        excess = np.maximum((values - mean) * np.sqrt(precision), STRUCTURE)
-        weight = precision * STRUCTURE / excess
-        mean = (weight * values).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
-    excess = (values - mean) * np.sqrt(precision)
-    cost = np.where(excess > STRUCTURE, STRUCTURE * (2 * excess - STRUCTURE), excess**2).sum(1)
-    return cost, mean[:, 0]
 
 
 def _local_mean(values: Plane, usable: Mask) -> Plane:
