@@ -40,6 +40,8 @@ ERROR = "error"
 BIAS = "bias"
 PSF = "psf"
 PSF_MODES = "psf_modes"
+NOISE_FACTOR = "noise_factor"
+NOISE_WIDTH = "noise_width"
 
 # Attributes of the Dataset
 SOURCE = "source"
@@ -96,6 +98,10 @@ VARIABLES: Mapping[str, Variable] = {
         0,
         "principal components of the error of the PSF, of one sigma and sum zero",
     ),
+    NOISE_FACTOR: Variable(
+        (WAVELENGTH,), 0, "number by which the variance was multiplied; NaN where unknown"
+    ),
+    NOISE_WIDTH: Variable((WAVELENGTH,), 0, "standard deviation of the Gaussian that correlates the noise"),
     "cut": Variable((WAVELENGTH,), 0, "artefact score from which a pixel of the plane is an artefact"),
     "outlier": Variable(DIMS, 0, "1 where a pixel of the star was rejected as an outlier"),
     "background": Variable(DIMS, 0, "1 where the background of the star was measured"),

@@ -29,6 +29,8 @@ from lucidcube.cube import (
     ERROR,
     FILLED,
     MASK,
+    NOISE_FACTOR,
+    NOISE_WIDTH,
     PARAMETER,
     PSF,
     PSF_MODES,
@@ -53,7 +55,6 @@ QUICK = {
     "live_points": 20,
     "max_calls": 100,
     "window": 5,
-    "existing": "replace",
 }
 QUICK |= {key: {"free": False} for key in ("alpha", "beta", "amplitude", "background")}
 """Parameters for fast computation; the quality of the results does not matter here."""
@@ -87,14 +88,17 @@ def variants(*, all_quick: bool = True) -> Iterator[Any]:
             yield pytest.param(cls(**words, **quick), id="-".join([name, *words.values()]), marks=marks)
 
 
-ON_REQUEST = {VARIANCE, ERROR, BIAS, PSF_MODES}
+ON_REQUEST = {VARIANCE, ERROR, BIAS, PSF_MODES, NOISE_FACTOR, NOISE_WIDTH}
 """Variables that only some inputs or parameters make."""
 NEIGHBOURS = {"effective", "spectral_psf", "model"}
 """Methods and models that use the neighbouring planes as well."""
-every_variant = pytest.mark.parametrize("stage", [*variants()])
+ESTIMATE = pytest.param(REGISTRY["noise"](existing="replace"), id="noise-replace")
+every_variant = pytest.mark.parametrize("stage", [*variants(), ESTIMATE])
 OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("rebin", {}, {"preset": "auto", "despike": 5.0}),
     ("noise", {}, {"existing": "replace"}),
+    ("noise", {}, {"calibrate": False}),
+    ("noise", {}, {"calibrate": 2.5}),
     ("artefacts", {"method": "spectral_psf"}, {"spectral": False, "suspect_above": 3.0}),
     ("interpolate", {"method": "model"}, {"spectral": False, "n_iter": 3}),
     ("fit_psf", {"model": "effective"}, {"smoothing": 0}),
@@ -277,8 +281,11 @@ def test_exactly_the_declared_variables_change(stage: Stage) -> None:
 
 def test_a_variance_is_kept_unless_it_is_to_be_replaced() -> None:
     cube = lazily(example(), 3, 2)
-    kept, replaced = REGISTRY["noise"]()(cube), REGISTRY["noise"](existing="replace")(cube)
+    kept, replaced = REGISTRY["noise"](calibrate=False)(cube), REGISTRY["noise"](existing="replace")(cube)
     assert kept[VARIANCE].data is cube[VARIANCE].data
+    right = REGISTRY["noise"]()(cube)
+    np.testing.assert_array_equal(right[VARIANCE].values, cube[VARIANCE].values)
+    np.testing.assert_array_equal(right[NOISE_FACTOR].values, 1)
     made = REGISTRY["noise"]()(cube.drop_vars(VARIANCE))
     np.testing.assert_array_equal(made[VARIANCE].values, replaced[VARIANCE].values)
     missing = np.isnan(cube[DATA].values) | (cube[FILLED].values != 0)

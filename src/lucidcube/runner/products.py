@@ -36,9 +36,10 @@ TABLES = {
     "FITTED MODEL PARAMS": words.FIT_RESULTS,
     "NORMALISATION": words.STAR_NUMBERS,
     "CUT BY CHANNEL": ("cut",),
+    "NOISE": (words.NOISE_FACTOR, words.NOISE_WIDTH),
 }
 PRODUCT_TABLES = {
-    "log": ("DECONVOLUTION LOG",),
+    "log": ("DECONVOLUTION LOG", "NOISE"),
     "fit": ("FITTED MODEL PARAMS", "NORMALISATION"),
     "mask": ("CUT BY CHANNEL",),
 }
@@ -53,7 +54,7 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "bias": (words.BIAS,),
     "residual": (words.RESIDUAL,),
     "psf": (),
-    "log": words.DECONVOLUTION_LOG,
+    "log": (*words.DECONVOLUTION_LOG, words.NOISE_FACTOR, words.NOISE_WIDTH),
     "fit": (*words.FIT_RESULTS, *words.STAR_NUMBERS),
     "filled": (words.FILLED,),
     "mask": (words.MASK, "cut"),

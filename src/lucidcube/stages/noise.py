@@ -1,33 +1,46 @@
-"""Stage `noise`: estimate the variance where the cube has none."""
+"""Stage `noise`: estimate the variance where the cube has none, and correct the one it has."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
+from pydantic import Field
 
-from lucidcube.cube import DATA, FILLED, MASK, UNITS, VARIANCE
-from lucidcube.kernels.noise import estimate_variance
+from lucidcube.cube import DATA, FILLED, MASK, NOISE_FACTOR, NOISE_WIDTH, UNITS, VARIANCE, WAVELENGTH
+from lucidcube.kernels.noise import Calibration, calibrate, estimate_variance, measure_factor
 from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.lift.windows import over_windows
 from lucidcube.stages.base import Stage, parameter
+
+LOOKED_AT = 3
+"""Number of planes that are compared with their variance before the computation, to tell the user."""
 
 
 class Noise(Stage):
-    """Estimate the variance of the noise where the cube has none.
+    """Estimate the variance of the noise where the cube has none, and correct a given one that is wrong.
 
-    In each plane, the variance is a linear function of the signal, as it is for photon noise and read noise.
-    It is measured in the residuals of a filter that removes smooth structure; marked and filled pixels are
-    left out. If the cube was resampled spatially, so that the noise of neighbouring pixels is correlated, the
-    estimate follows from pixels at a distance. The data are passed on unchanged, and so is a variance that
-    the cube already has. The estimate is NaN where the data are NaN or were filled.
+    The estimate: in each plane, the variance is a linear function of the signal, as it is for photon noise
+    and read noise. It is measured in the residuals of a filter that removes smooth structure; marked and
+    filled pixels are left out. If the cube was resampled spatially, so that the noise of neighbouring pixels
+    is correlated, the residuals are smaller than the noise, which is corrected. The estimate is NaN where the
+    data are NaN or were filled.
+
+    A given variance is compared with the scatter of the same residuals. `noise_factor` is what the variance
+    of a plane was multiplied by: 1, and the variance is unchanged, if it is right within 25 %, or might be;
+    NaN, and it is unchanged, if the plane has too few pixels. `noise_width` is the standard deviation, in
+    pixels, of the Gaussian that describes the correlation, 0 if there is none. The factor of a small plane is
+    drawn towards those of the neighbouring planes. The data are passed on unchanged.
     """
 
     name: ClassVar[str] = "noise"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, MASK, FILLED)
-    produces: ClassVar[tuple[str, ...]] = (VARIANCE,)
+    produces: ClassVar[tuple[str, ...]] = (VARIANCE, NOISE_FACTOR, NOISE_WIDTH)
     copies: ClassVar[float] = 3
-    scratch: ClassVar[float] = 30
+    scratch: ClassVar[float] = 40
+    halo: ClassVar[int] = 8
     tag: ClassVar[str] = "_noise"
 
     existing: Literal["keep", "replace"] = parameter(
@@ -35,29 +48,117 @@ class Noise(Stage):
         "",
         "whether a variance that the cube already has is kept, or replaced by the estimate",
     )
+    calibrate: bool | Annotated[float, Field(gt=0)] = parameter(
+        True,
+        "",
+        "whether a variance that the cube already has is corrected where it disagrees with the scatter of "
+        "the data; a number multiplies it instead",
+    )
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
-        if not self._estimates(cube):
+        if self._estimates(cube):
+            unit = str(cube[DATA].attrs.get(UNITS, ""))
+            outputs = {VARIANCE: Output(attrs={UNITS: f"({unit})**2" if unit else ""})}
+            return cube.assign(
+                over_planes(cube, self.name, _estimated, [DATA], outputs, optional=[MASK, FILLED])
+            )
+        if self.calibrate is False:
             return cube.copy()
-        unit = str(cube[DATA].attrs.get(UNITS, ""))
-        outputs = {VARIANCE: Output(attrs={UNITS: f"({unit})**2" if unit else ""})}
-        made = over_planes(cube, self.name, _variance, [DATA], outputs, optional=[MASK, FILLED])
+        variance = Output(blank=VARIANCE, attrs=dict(cube[VARIANCE].attrs))
+        numbers = {NOISE_FACTOR: Output(dims=(), attrs={UNITS: ""})}
+        if self.calibrate is not True:
+            kernel = partial(_multiplied, factor=self.calibrate)
+            return cube.assign(
+                over_planes(cube, self.name, kernel, [VARIANCE], {VARIANCE: variance, **numbers})
+            )
+        outputs = {VARIANCE: variance, **numbers, NOISE_WIDTH: Output(dims=(), attrs={UNITS: "pixel"})}
+        inputs, optional = [DATA, VARIANCE], [MASK, FILLED]
+        made = over_windows(cube, self.name, _calibrated, inputs, outputs, optional=optional, halo=self.halo)
         return cube.assign(made)
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         if self._estimates(cube):
             why = "replaces the one of the cube" if VARIANCE in cube else "the cube has none"
             yield f"the variance is estimated from each plane ({why})"
+        elif isinstance(self.calibrate, bool):
+            yield from _what_is_wrong(_look_at(cube), corrected=self.calibrate)
 
     def _estimates(self, cube: xr.Dataset) -> bool:
         return VARIANCE not in cube or self.existing == "replace"
 
 
-def _variance(plane: np.ndarray, mask: np.ndarray | None, filled: np.ndarray | None) -> np.ndarray:
+def _look_at(cube: xr.Dataset) -> Calibration:
+    """Compare a few planes of a cube with their variance."""
+    planes = (np.arange(LOOKED_AT) + 0.5) * cube.sizes[WAVELENGTH] / LOOKED_AT
+    names = [name for name in (DATA, VARIANCE, MASK, FILLED) if name in cube]
+    some = cube[names].isel({WAVELENGTH: np.unique(planes.astype(int))}).load()
+    marks = (some[name].values if name in some else None for name in (MASK, FILLED))
+    return _calibration(some[DATA].values, some[VARIANCE].values, *marks, wanted=slice(None))
+
+
+def _what_is_wrong(found: Calibration, *, corrected: bool) -> Iterator[str]:
+    """Say what was found in the planes that were looked at."""
+    known = found.factor[np.isfinite(found.factor)]
+    wrong = known[known != 1]
+    if not known.size:
+        yield "the planes have too few pixels to compare the variance with the scatter of the data"
+    elif wrong.size:
+        factor = float(np.median(wrong))
+        size = f"{factor:.2g} times too small" if factor > 1 else f"{1 / factor:.2g} times too large"
+        done = "it is corrected" if corrected else "it is kept"
+        other = "calibrate: false} keeps it" if corrected else "calibrate: true} corrects it"
+        yield (
+            f"the variance is {size} for the scatter of the data in {wrong.size} of {known.size} planes that "
+            f"were compared; {done} (noise: {{{other})"
+        )
+    if found.width.any():
+        yield (
+            "the noise of neighbouring pixels is correlated, as after smoothing by a Gaussian with a "
+            f"standard deviation of {found.width.max():.2g} pixels"
+        )
+
+
+def _calibrated(
+    data: np.ndarray,
+    variance: np.ndarray,
+    mask: np.ndarray | None,
+    filled: np.ndarray | None,
+    *,
+    wanted: slice,
+) -> tuple[np.ndarray, ...]:
+    """Return the corrected variance, the factors and the widths of the wanted planes of a window."""
+    found = _calibration(data, variance, mask, filled, wanted=wanted)
+    factor = np.where(np.isfinite(found.factor), found.factor, 1)
+    return variance[wanted] * factor[:, None, None], found.factor, found.width
+
+
+def _calibration(
+    data: np.ndarray,
+    variance: np.ndarray,
+    mask: np.ndarray | None,
+    filled: np.ndarray | None,
+    *,
+    wanted: slice,
+) -> Calibration:
+    bad = _marked(data, mask, filled)
+    measured = [measure_factor(*planes) for planes in zip(data, variance, bad, strict=True)]
+    return calibrate(measured, wanted)
+
+
+def _multiplied(variance: np.ndarray, *, factor: float) -> tuple[np.ndarray, float]:
+    return variance * factor, factor
+
+
+def _estimated(plane: np.ndarray, mask: np.ndarray | None, filled: np.ndarray | None) -> np.ndarray:
     """Estimate the variance of a plane without the pixels that are marked or filled."""
-    exclude = np.zeros(plane.shape, bool)
+    variance = estimate_variance(plane, _marked(plane, mask, filled))
+    return variance if filled is None else np.where(filled != 0, np.float32(np.nan), variance)
+
+
+def _marked(data: np.ndarray, mask: np.ndarray | None, filled: np.ndarray | None) -> np.ndarray:
+    """Return where pixels are marked or filled."""
+    marked = np.zeros(data.shape, bool)
     for marks in (mask, filled):
         if marks is not None:
-            exclude |= marks != 0
-    variance = estimate_variance(plane, exclude)
-    return variance if filled is None else np.where(filled != 0, np.float32(np.nan), variance)
+            marked |= marks != 0
+    return marked
