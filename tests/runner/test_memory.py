@@ -25,6 +25,7 @@ WORK = [
     ("mask", {}),
     ("interpolate", {"n_iter": 12}),
     ("interpolate", {"method": "linear"}),
+    ("noise", {}),
     ("noise", {"existing": "replace"}),
     ("normalise_psf", {}),
     ("fit_psf", {}),

@@ -145,11 +145,15 @@ class Stage(Parameters, ABC):
         made.attrs[HISTORY] = [*made.attrs.get(HISTORY, []), {"stage": self.name, **self.flat()}]
         return made
 
+    def halo_of(self, cube: xr.Dataset) -> int:
+        """Return the planes on either side of a group that are needed of this cube; 0 without windows."""
+        return self.halo
+
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
         """Return the bytes of memory needed to compute one block, given the lazy cubes around the stage."""
-        planes = max(block_sizes(after))
-        if self.halo:
-            planes = planes_read(planes, before.sizes[WAVELENGTH], self.halo)
+        planes, halo = max(block_sizes(after)), self.halo_of(before)
+        if halo:
+            planes = planes_read(planes, before.sizes[WAVELENGTH], halo)
         pixels = (self.copies * planes + self.scratch) * before.sizes[Y] * before.sizes[X]
         if PSF in self.requires:  # which may be much larger than the planes
             excess = (

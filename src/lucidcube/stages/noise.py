@@ -38,8 +38,8 @@ class Noise(Stage):
     version: ClassVar[int] = 3
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, MASK, FILLED)
     produces: ClassVar[tuple[str, ...]] = (VARIANCE, NOISE_FACTOR, NOISE_WIDTH)
-    copies: ClassVar[float] = 3
-    scratch: ClassVar[float] = 40
+    copies: ClassVar[float] = 3.5
+    scratch: ClassVar[float] = 26
     halo: ClassVar[int] = 8
     tag: ClassVar[str] = "_noise"
 
@@ -75,6 +75,10 @@ class Noise(Stage):
         inputs, optional = [DATA, VARIANCE], [MASK, FILLED]
         made = over_windows(cube, self.name, _calibrated, inputs, outputs, optional=optional, halo=self.halo)
         return cube.assign(made)
+
+    def halo_of(self, cube: xr.Dataset) -> int:
+        """Return the number of neighbouring planes; see `Stage.halo_of`."""
+        return self.halo if self.calibrate is True and not self._estimates(cube) else 0
 
     def warnings(self, cube: xr.Dataset) -> Iterator[str]:
         if self._estimates(cube):

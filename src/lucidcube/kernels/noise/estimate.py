@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lucidcube.kernels.noise.correlation import Correlation
+from lucidcube.kernels.noise.correlation import Correlation, Residuals
 from lucidcube.kernels.noise.filters import (
+    OUTLIER,
     Mask,
     Plane,
     bins_of,
@@ -20,8 +21,6 @@ from lucidcube.kernels.noise.filters import (
     usable_pixels,
 )
 
-OUTLIER = 5.0
-"""Residuals beyond this number of standard deviations are artefacts or point sources."""
 FEWEST = 16
 """With fewer residuals than this, the scatter of the values themselves is used."""
 FLOOR = 1e-6
@@ -112,7 +111,8 @@ def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
         return NoiseModel(1.0, 0.0)
     values = np.where(usable, plane / scale, np.nan)
     model = _fit(values, usable)
-    factor = Correlation.of(values, usable, model.variance(gaussian_mean(values, usable))).inflation
+    residuals = Residuals.of(values, usable, model.variance(gaussian_mean(values, usable)))
+    factor = Correlation.of(residuals).inflation
     model = NoiseModel(factor * model.constant, factor * model.slope)
     constant, slope = max(model.constant, FLOOR**2), max(model.slope, 0.0)
     return NoiseModel(max(constant * scale**2, float(np.finfo(np.float32).tiny)), slope * scale)

@@ -15,6 +15,8 @@ SMOOTHING = 1.25
 """Standard deviation, in pixels, of the Gaussian that smooths the signal."""
 FLAT_SCALE = 4.0
 """Standard deviation, in pixels, of the Gaussian that smooths a plane before its slopes are compared."""
+OUTLIER = 5.0
+"""Residuals beyond this number of standard deviations are artefacts or point sources."""
 BIN_SIZE, MAX_BINS = 128, 24
 """Smallest number of residuals whose variance is a useful number, and largest number of bins of residuals."""
 STRUCTURE = 1.5
@@ -81,7 +83,13 @@ def robust_variance(residual: Plane) -> float:
     return float(np.mean(residual[np.abs(residual) < 2.5 * sigma] ** 2)) / TRUNCATED
 
 
-def bins_of(order: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+def near_outliers(residual: Plane, sigma: Plane | float) -> Mask:
+    """Return where a residual is an outlier or next to one, given their standard deviation."""
+    far = np.abs(np.nan_to_num(residual)) > OUTLIER * sigma
+    return np.asarray(ndimage.binary_dilation(far, np.ones((3, 3), bool)))
+
+
+def bins_of(order: NDArray[np.integer]) -> list[NDArray[np.integer]]:
     """Divide indices into bins of about equal numbers."""
     return np.array_split(order, max(1, min(MAX_BINS, order.size // BIN_SIZE)))
 
