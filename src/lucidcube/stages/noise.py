@@ -38,8 +38,8 @@ class Noise(Stage):
     version: ClassVar[int] = 3
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, MASK, FILLED)
     produces: ClassVar[tuple[str, ...]] = (VARIANCE, NOISE_FACTOR, NOISE_WIDTH)
-    copies: ClassVar[float] = 3.5
-    scratch: ClassVar[float] = 26
+    copies: ClassVar[float] = 6.5
+    scratch: ClassVar[float] = 17
     halo: ClassVar[int] = 8
     tag: ClassVar[str] = "_noise"
 
