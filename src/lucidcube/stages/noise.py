@@ -84,8 +84,13 @@ class Noise(Stage):
         if self._estimates(cube):
             why = "replaces the one of the cube" if VARIANCE in cube else "the cube has none"
             yield f"the variance is estimated from each plane ({why})"
-        elif isinstance(self.calibrate, bool):
-            yield from _what_is_wrong(_look_at(cube), corrected=self.calibrate)
+        elif self.calibrate is False:
+            yield from _what_is_wrong(_look_at(cube), "it is kept (noise: {calibrate: true} corrects it)")
+
+    def findings(self, cube: xr.Dataset) -> Iterator[str]:
+        if self.calibrate is True and NOISE_FACTOR in cube and not self._estimates(cube):
+            found = Calibration(cube[NOISE_FACTOR].values, cube[NOISE_WIDTH].values)
+            yield from _what_is_wrong(found, "it was corrected (noise: {calibrate: false} keeps it)")
 
     def _estimates(self, cube: xr.Dataset) -> bool:
         return VARIANCE not in cube or self.existing == "replace"
@@ -100,25 +105,25 @@ def _look_at(cube: xr.Dataset) -> Calibration:
     return _calibration(some[DATA].values, some[VARIANCE].values, *marks, wanted=slice(None))
 
 
-def _what_is_wrong(found: Calibration, *, corrected: bool) -> Iterator[str]:
-    """Say what was found in the planes that were looked at."""
-    known = found.factor[np.isfinite(found.factor)]
-    wrong = known[known != 1]
-    if not known.size:
-        yield "the planes have too few pixels to compare the variance with the scatter of the data"
+def _what_is_wrong(found: Calibration, done: str) -> Iterator[str]:
+    """Say what was found, and what was done about it."""
+    known = np.isfinite(found.factor)
+    wrong = found.factor[known & (found.factor != 1)]
+    if not known.any():
+        yield (
+            "the variance is kept, because the planes have too few pixels, or too much structure, to compare "
+            "it with the scatter of the data"
+        )
     elif wrong.size:
         factor = float(np.median(wrong))
         size = f"{factor:.2g} times too small" if factor > 1 else f"{1 / factor:.2g} times too large"
-        done = "it is corrected" if corrected else "it is kept"
-        other = "calibrate: false} keeps it" if corrected else "calibrate: true} corrects it"
-        yield (
-            f"the variance is {size} for the scatter of the data in {wrong.size} of {known.size} planes that "
-            f"were compared; {done} (noise: {{{other})"
-        )
+        count = f"{wrong.size} of {np.count_nonzero(known)} planes"
+        yield f"the variance is {size} for the scatter of the data in {count}; {done}"
     if found.width.any():
+        width = np.median(found.width[found.width > 0])
         yield (
             "the noise of neighbouring pixels is correlated, as after smoothing by a Gaussian with a "
-            f"standard deviation of {found.width.max():.2g} pixels"
+            f"standard deviation of {width:.2g} pixels"
         )
 
 
