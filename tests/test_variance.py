@@ -64,9 +64,6 @@ def test_rebin(response: str, operation: str, missing: float) -> None:
     stage = Rebin(bin_step=4 * STEP, response=response, operation=operation)
     expected = stage(cube_of(values, variance))
     made = stage(cube_of(with_noise(values, variance, 2), variance))
-    np.testing.assert_array_equal(
-        made[VARIANCE].values, stage(cube_of(values, variance))[VARIANCE].values
-    ) if (operation != "mean_err") else None
     assert_unit_pulls(made[DATA].values, expected[DATA].values, made[VARIANCE].values)
 
 
@@ -94,7 +91,7 @@ def test_rebin_to_uneven_bins_of_an_uneven_axis() -> None:
 
 @pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
 def test_noise_calibrated(factor: float) -> None:
-    values, variance = (cube[:, :, :] for cube in spectra(slope=0.2))
+    values, variance = spectra(slope=0.2)
     made = Noise()(cube_of(with_noise(values, variance, 6), factor * variance))
     pulls = (made[DATA].values - values) / np.sqrt(made[VARIANCE].values)
     np.testing.assert_allclose(np.std(pulls, axis=(1, 2)), 1, atol=0.12)
