@@ -63,7 +63,7 @@ class FitPSF(Stage):
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
     produces: ClassVar[tuple[str, ...]] = (DATA, *FIT_RESULTS)
     drops: ClassVar[tuple[str, ...]] = (VARIANCE,)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     copies: ClassVar[float] = 4.5
     scratch: ClassVar[float] = 22
     tag: ClassVar[str] = "_modelled"
