@@ -1,0 +1,1 @@
+"""One module per method; see `benchmarks.quality.method` for what it contains."""

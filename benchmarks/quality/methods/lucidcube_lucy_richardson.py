@@ -1,0 +1,7 @@
+"""lucidcube, accelerated and weighted Lucy-Richardson that stops by the noise."""
+
+from .. import ours
+
+
+def deconvolve_scene(scene, prepared, work):
+    return ours.deconvolved(scene, prepared, work, method="lucy_richardson")

@@ -1,0 +1,93 @@
+"""All figures of one result: a row of the table for each scene and method."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import metrics
+from .line_metrics import line_figures
+from .scene import Array, Scene, images, read
+
+FIGURES = {
+    "G0.5": "relative error in the object at a resolution of 0.5 pixels (standard deviation)",
+    "G1": "the same at 1 pixel",
+    "G2": "the same at 2 pixels",
+    "limb": "error of the radius of the limb, pixels",
+    "minnaert": "error of Minnaert's k",
+    "moon_flux": "flux of moons, stars or the nucleus over the true one, median",
+    "moon_offset": "error of their positions, pixels, median",
+    "line_ratio": "relative error of the ratio of two emission lines, median",
+    "velocity_bias": "error of the velocity, km/s, median",
+    "velocity_scatter": "scatter of the velocity, km/s",
+    "rotation": "relative error of the amplitude of the rotation",
+    "false3": "false sources above 3 sigma in the empty sky, per plane",
+    "false5": "false sources above 5 sigma in the empty sky, per plane",
+    "chi2": "mean of residual^2 / variance in the object",
+    "pull_std": "standard deviation of (result - truth) / error in the object, if the method gives an error",
+    "pull_2sigma": "fraction of the object within 2 errors",
+    "cpu": "CPU seconds per plane",
+}
+"""The figures and what they are."""
+
+
+def score(scene: Scene, prepared: Path, result: Path) -> dict[str, Any]:
+    """Return the figures of a result, NaN where they do not apply, and the report of the worker with them."""
+    report = json.loads(result.with_suffix(".json").read_text())
+    if "skipped" in report:
+        return report
+    planes = report["planes"]
+    made, given = images(result), images(prepared / "inputs.fits")
+    figures = dict.fromkeys(FIGURES, np.nan) | _image(scene, planes, made, given)
+    cube, truth, facts = made["RESULT"], scene.truth[planes], scene.facts
+    if "disc" in facts:
+        figures |= metrics.disc_figures(cube, truth, facts["disc"])
+    if "points" in facts:
+        figures |= metrics.point_figures(cube, truth, facts["points"])
+    if "lines" in facts and len(planes) == len(scene.truth):
+        figures |= line_figures(cube, truth, scene.object, facts["lines"])
+    return {**report, "figures": figures | {"cpu": report["cpu"]}}
+
+
+def _image(
+    scene: Scene, planes: list[int], made: dict[str, Array], given: dict[str, Array]
+) -> dict[str, float]:
+    """Return the figures that every scene has."""
+    cube, truth, variance = made["RESULT"], scene.truth[planes], scene.variance[planes]
+    # Nothing was observed where the variance is NaN, and nothing can be said there.
+    where = scene.object & np.isfinite(variance)
+    psf, sigma = given["PSF"][planes], given["SIGMA"][planes]
+    figures = {f"G{s:g}": metrics.relative_error(cube, truth, where, s) for s in (0.5, 1, 2)}
+    figures |= {
+        f"false{n}": metrics.false_sources(cube, scene.sky, scene.psf[planes], variance, n) for n in (3, 5)
+    }
+    good = where & np.isfinite(sigma) & (scene.artefacts[planes] == 0)
+    figures["chi2"] = metrics.chi2(cube, given["DATA"][planes], variance, psf, good)
+    if "ERROR" in made:
+        figures |= metrics.pulls(cube, made["ERROR"], truth, where)
+    return figures
+
+
+def main() -> None:
+    """Score all results of a scene and draw it: ``python -m benchmarks.quality.score OUT SCENE``."""
+    from .pictures import draw
+
+    out, name = Path(sys.argv[1]), sys.argv[2]
+    scene, results = read(out / "scenes" / name), out / "results" / name
+    found = {
+        path.stem: score(scene, out / "prepared" / name, path.with_suffix(".fits"))
+        for path in sorted(results.glob("*.json"))
+    }
+    (out / "scores").mkdir(exist_ok=True)
+    (out / "scores" / f"{name}.json").write_text(
+        json.dumps({"title": scene.title, "methods": found}, default=float)
+    )
+    draw(scene, found, results, out / "pictures" / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
