@@ -8,7 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -298,19 +298,6 @@ def test_tables_have_the_best_in_bold(tmp_path: Path) -> None:
     assert page.startswith("before\n")
     assert page.endswith("\nafter\n")
     assert "old" not in page
-
-
-@pytest.mark.parametrize(
-    ("module", "file", "begin", "end"),
-    [
-        (report, "scores", report.BEGIN, report.END),
-        (sensitivity, "sensitivity", sensitivity.BEGIN, sensitivity.END),
-    ],
-)
-def test_the_page_shows_the_frozen_scores(module: ModuleType, file: str, begin: str, end: str) -> None:
-    known = json.loads((ROOT / "benchmarks" / "quality" / f"{file}.json").read_text())
-    page = (ROOT / "docs" / "quality.md").read_text()
-    assert page.partition(begin)[2].partition(end)[0].strip() == module.markdown(known).strip()
 
 
 def test_random_settings_lie_within_a_decade_of_the_default() -> None:

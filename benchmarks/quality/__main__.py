@@ -31,7 +31,7 @@ ONE_THREAD = {
 
 def main(arguments: list[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
-    out, scenes, methods = given.out.resolve(), given.scenes or list(SCENES), given.methods or method.names()
+    out, scenes, methods = given.out.resolve(), given.scenes or list(SCENES), given.methods or _all_methods()
     pythons = dict(item.split("=", 1) for item in given.python)
     todo = [s for s in scenes if given.again or not (out / "prepared" / s / "inputs.fits").exists()]
     with ThreadPoolExecutor(given.jobs) as pool:
@@ -51,6 +51,11 @@ def main(arguments: list[str] | None = None) -> None:
         report.insert(text, PAGE)
         for scene in scenes:
             (PICTURES / f"quality-{scene}.png").write_bytes((out / "pictures" / f"{scene}.png").read_bytes())
+
+
+def _all_methods() -> list[str]:
+    """Return all methods, the slow ones last."""
+    return sorted(method.names(), key=lambda name: hasattr(method.load(name), "PLANES"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ def deconvolved(scene: Path, prepared: Path, work: Path, **deconvolve: Any) -> d
     The stages before it are not computed again, because their checkpoints are those of the preparation.
     """
     shutil.copytree(prepared / "work", work / "work", dirs_exist_ok=True)
-    values = config_of(scene, work / "product.fits", suitable(scene), deconvolve=deconvolve)
+    output = {"products": ["deconvolved", "error"]}
+    values = config_of(scene, work / "product.fits", suitable(scene), deconvolve=deconvolve, output=output)
     made = images(run(from_plain(values)).path)
     return {"RESULT": made["DECONVOLVED"], **{k: made[k] for k in ("ERROR",) if k in made}}

@@ -30,6 +30,8 @@ FIGURES = {
     "chi2": "mean of residual^2 / variance in the object",
     "pull_std": "standard deviation of (result - truth) / error in the object, if the method gives an error",
     "pull_2sigma": "fraction of the object within 2 errors",
+    "sky_pull_std": "the standard deviation of (result - truth) / error in the empty sky",
+    "sky_pull_2sigma": "fraction of the empty sky within 2 errors",
     "cpu": "CPU seconds per plane",
 }
 """The figures and what they are."""
@@ -68,7 +70,9 @@ def _image(
     good = where & np.isfinite(sigma) & (scene.artefacts[planes] == 0)
     figures["chi2"] = metrics.chi2(cube, given["DATA"][planes], variance, psf, good)
     if "ERROR" in made:
+        sky = scene.sky & np.isfinite(variance)
         figures |= metrics.pulls(cube, made["ERROR"], truth, where)
+        figures |= {f"sky_{key}": p for key, p in metrics.pulls(cube, made["ERROR"], truth, sky).items()}
     return figures
 
 

@@ -100,8 +100,10 @@ def markdown(known: dict[str, Any]) -> str:
     mean = float(np.exp(np.mean(np.log(list(gains.values())))))
     worst = max(gains, key=gains.__getitem__)
     setting = _text(known["overall"]["setting"])
-    text = f"The setting that is best on average over the scenes is {setting}. Its error is {mean:.2f} times that"
-    text += f" of the default on average, and at worst {gains[worst]:.2f} times ({worst.replace('_', ' ')})."
+    text = f"The setting that is best on average over the scenes is {setting}. Its error is {mean:.2f} times"
+    text += (
+        f" that of the default on average, and at worst {gains[worst]:.2f} times ({worst.replace('_', ' ')})."
+    )
     return "\n".join([*lines, "", text])
 
 

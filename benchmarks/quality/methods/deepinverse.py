@@ -5,8 +5,8 @@ Its trained denoisers are not used, because their weights have to be downloaded.
 
 import numpy as np
 
-SETTINGS = [{"weight": w} for w in (0.03, 0.1, 0.3, 1.0)]
-PLANES = 4
+SETTINGS = [{"weight": w} for w in (0.03, 0.3, 1.0)]
+PLANES = 2
 
 
 def deconvolve(plane, weight=0.1, iterations=100):

@@ -8,11 +8,11 @@ import os
 
 import numpy as np
 
-SETTINGS = [{"beta": b} for b in (0.03, 0.3)]
+SETTINGS = [{"beta": b} for b in (0.3, 2.0)]
 PLANES = 2
 
 
-def deconvolve(plane, beta=1.0, epochs=400):
+def deconvolve(plane, beta=0.3, epochs=600):
     from benchmarks.quality.method import NotInstalled
 
     if not os.environ.get("JOLIDECO_GMM_LIBRARY"):
@@ -21,7 +21,7 @@ def deconvolve(plane, beta=1.0, epochs=400):
     from jolideco.core import MAPDeconvolver
     from jolideco.models import FluxComponents, SpatialFluxComponent
     from jolideco.priors import GMMPatchPrior
-    from jolideco.utils.norms import MaxImageNorm
+    from jolideco.utils.norms import ASinhImageNorm
 
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -35,13 +35,15 @@ def deconvolve(plane, beta=1.0, epochs=400):
     arrays = {
         "counts": counts,
         "psf": plane.psf,
-        "exposure": known.astype(float),
+        "exposure": np.ones(shape),
         "background": np.full(shape, background),
     }
     data = {"scene": {key: array.astype(np.float32) for key, array in arrays.items()}}
-    data["scene"]["counts"][~known] = background
     start = np.maximum(plane.data / gain, 0.1 * np.sqrt(background)).astype(np.float32)
-    prior = GMMPatchPrior(norm=MaxImageNorm(), stride=4, cycle_spin=True)
+    top = float(start.max())
+    prior = GMMPatchPrior(
+        norm=ASinhImageNorm(alpha=top / 10, beta=top, frozen=True), stride=4, cycle_spin=True
+    )
     parts = FluxComponents()
     parts["flux"] = SpatialFluxComponent.from_numpy(flux=start, prior=prior)
     solver = MAPDeconvolver(n_epochs=epochs, learning_rate=0.1, beta=beta, display_progress=False)

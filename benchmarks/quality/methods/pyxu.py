@@ -1,8 +1,8 @@
-"""Pyxu, total variation and positivity (PD3O) : the best weight of the total variation."""
+"""Pyxu, total variation and positivity (PD3O): the best weight of the total variation."""
 
 import numpy as np
 
-SETTINGS = [{"weight": w} for w in (0.03, 0.1, 0.3, 1.0)]
+SETTINGS = [{"weight": w} for w in (0.03, 0.3, 1.0)]
 PLANES = 2
 
 
