@@ -129,8 +129,9 @@ def test_the_terminal_ends_with_the_warnings(
         f"deconvolve: {{n_iter: 40}}\noutput: {{path: {tmp_path / 'out.fits'}}}\nprofile: synchronous\n"
     )
     main(["run", str(config)])
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    *_, last, report = capsys.readouterr().err.strip().splitlines()
     assert last.startswith("warning: target, deconvolve: the residual has structure")
+    assert report == f"report: {tmp_path / 'out.html'}"
 
 
 def test_a_command_writes_its_warnings_too(scene: Files, tmp_path: Path) -> None:

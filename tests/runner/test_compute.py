@@ -219,7 +219,7 @@ def test_a_block_is_a_small_part_of_the_graph() -> None:
     for block in (99, 0, 50, 31, 32):
         part = graph.block(block)
         assert len(part.graph) <= 4
-        assert compute_block(part, "auto", False) == (block + 3, 0)
+        assert compute_block(part, "auto", False)[:2] == (block + 3, 0)
     assert 1 << 20 < compute_block(graph.block(0), "auto", True)[1] < 1 << 40
 
 

@@ -52,6 +52,10 @@ for _each in file_commands.COMMANDS:
     app.command(_each)
 
 
+app.command("lucidcube.cli.report_commands:report", help="Make the report of a run again.")
+app.command("lucidcube.cli.report_commands:compare", help="Make a page that compares two products.")
+
+
 @app.command
 def run(
     *configs: Configs,
@@ -61,8 +65,11 @@ def run(
     plot: Flag = False,
     plot_wavelength: str | None = None,
     plot_folder: Path | None = None,
+    report: bool = True,
 ) -> None:
     """Run all stages of a config and print the path of the product. A run that was stopped is continued.
+
+    A page about the run, the report, is written beside the product.
 
     Parameters
     ----------
@@ -74,8 +81,13 @@ def run(
         Wavelength of that plane, such as 0.72um; the middle one if not given.
     plot_folder
         Folder to write frames to, even if there is a display.
+    report
+        Write the report.
     """
+    from datetime import UTC, datetime
+
     from lucidcube.cli.console import Progress
+    from lucidcube.cli.report_commands import report_of_run
     from lucidcube.cli.stage_commands import inspector
     from lucidcube.cluster import serve
     from lucidcube.runner.monitor import Monitor
@@ -83,8 +95,12 @@ def run(
 
     config = _load(configs, sets, profile)
     serve(config.where)  # all tasks of an allocation but one become workers and end here
+    started = datetime.now(UTC)
     with signals() as stop, Monitor() if quiet else Progress() as monitor:
         done = run_pipeline(config, monitor, inspector(plot, plot_wavelength, plot_folder), stop)
+        page = report_of_run(config, done, started, configs, _overrides(sets, profile)) if report else None
+        if page is not None:
+            monitor.message(f"report: {page}")
     print(done.path)
 
 
@@ -224,8 +240,11 @@ def _load(configs: tuple[Path, ...], sets: list[str] | None, profile: str | None
 
     if not configs:
         raise UserError("give a config file: lucidcube run configs/quickstart.yaml")
-    overrides = [*(sets or []), *([f"profile={profile}"] if profile else [])]
-    return load(configs, overrides)
+    return load(configs, _overrides(sets, profile))
+
+
+def _overrides(sets: list[str] | None, profile: str | None) -> list[str]:
+    return [*(sets or []), *([f"profile={profile}"] if profile else [])]
 
 
 def main(arguments: list[str] | None = None) -> None:

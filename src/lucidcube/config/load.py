@@ -22,8 +22,14 @@ def load(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
     ``target.rebin.bin_step=1nm``, ``deconvolve.n_iter=300``, ``output.path=out.fits``, ...; their values are
     YAML. ConfigError is raised if anything is wrong, with one line for each problem.
     """
-    merged: Any = {}
     files = [files] if isinstance(files, (str, Path)) else files
+    values, problems = merge(files, overrides)
+    return from_plain(values, ", ".join(str(f) for f in files), problems)
+
+
+def merge(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Return the raw config of files and overrides as plain data, and the problems of the overrides."""
+    merged: Any = {}
     for file in files:
         merged = _merge(merged, _read_yaml(Path(file)))
     problems: list[str] = []
@@ -36,7 +42,7 @@ def load(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
             _override(merged, text)
         except ConfigError as error:
             problems += [f"--set {text}: {p}" for p in error.problems]
-    return from_plain(merged, ", ".join(str(f) for f in files), problems)
+    return merged, problems
 
 
 def from_plain(values: Any, label: str = "config", problems: Sequence[str] = ()) -> Config:

@@ -133,6 +133,13 @@ class Checkpoint:
         with ThreadPoolExecutor(READERS) as pool:
             return [n for n, there in zip(numbers, pool.map(present, numbers), strict=True) if not there]
 
+    def is_complete(self) -> bool:
+        """Return whether there is a record for every block; their checksums are not verified."""
+        try:
+            return (self.path / COMPLETE).is_file() and not self.missing(verify=False)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False  # the documents of the store are damaged
+
     def write(self, cube: xr.Dataset, variables: Sequence[str]) -> da.Array:
         """Return a lazy array (blocks,) of numbers of bytes; computing one writes a block and its record.
 

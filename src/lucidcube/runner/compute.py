@@ -23,7 +23,7 @@ from dask.optimization import cull
 from lucidcube.cluster import Workers, WorkersDied, WorkersLost
 from lucidcube.errors import BlocksFailed, ConfigError, Failure, StageError, UserError
 from lucidcube.kernels.fourier.convolver import EngineName, use_engine
-from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.monitor import Monitor, Summary, Work
 from lucidcube.runner.signals import Stop
 
 LOG = logging.getLogger(__name__)
@@ -67,15 +67,16 @@ class SegmentGraph:
         return BlockGraph(dict(graph), key)
 
 
-def compute_block(block: BlockGraph, fft: EngineName, report_memory: bool) -> tuple[Any, int]:
+def compute_block(block: BlockGraph, fft: EngineName, report_memory: bool) -> tuple[Any, int, float]:
     """Compute a block in this thread, with this engine of the Fourier transforms.
 
-    The item of the block is returned, and the peak resident memory of this process in bytes, or 0 if it need
-    not be reported.
+    The item of the block is returned, the peak resident memory of this process in bytes, or 0 if it need not
+    be reported, and the CPU time of this thread in seconds.
     """
+    start = time.thread_time()
     with use_engine(fft):
         (item,) = dask.get(block.graph, block.key)
-    return item, resident_peak() if report_memory else 0
+    return item, resident_peak() if report_memory else 0, time.thread_time() - start
 
 
 class BlockComputer:
@@ -128,6 +129,8 @@ class BlockComputer:
         """
         self.monitor.segment(name, work.shape[0], work.shape[0] - len(blocks))
         self.summary.reused += work.shape[0] - len(blocks)
+        part, start = Work(name, work.shape[0]), time.monotonic()
+        self.summary.parts.append(part)
         window = _Window(self.workers, SegmentGraph(work), name, self.fft)
         waiting = deque((block, 1) for block in blocks)
         failures: list[Failure] = []
@@ -140,7 +143,7 @@ class BlockComputer:
                         break
                     block, attempt, future = window.next_finished()
                     try:
-                        item, peak = self.workers.result(future)
+                        item, peak, cpu = self.workers.result(future)
                     except (UserError, WorkersLost):
                         raise
                     except Exception as error:
@@ -152,11 +155,14 @@ class BlockComputer:
                             self.summary.failed += 1
                         continue
                     self.summary.computed += 1
+                    part.computed += 1
+                    part.cpu_seconds += cpu
                     self.summary.worker_memory = max(self.summary.worker_memory, peak)
                     self.monitor.block(block)
                     yield block, item
         finally:
             window.cancel()
+            part.seconds = time.monotonic() - start
         if failures:
             raise BlocksFailed(sorted(failures, key=lambda f: f.block))
 

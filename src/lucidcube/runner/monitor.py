@@ -6,12 +6,29 @@ from typing import Self
 
 
 @dataclass
+class Work:
+    """Time that a part of a run took: the stages of a segment, or writing the product.
+
+    `cpu_seconds` is the time of the threads that computed its blocks, also in other processes; `nbytes` were
+    written.
+    """
+
+    label: str
+    blocks: int
+    computed: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    nbytes: int = 0
+
+
+@dataclass
 class Summary:
     """What a run did: the path of its product, the wall time, and how many blocks were computed or reused.
 
-    `nbytes` were written to checkpoints and `product_bytes` to the product. `memory` and `worker_memory` are
-    the peak resident memory in bytes of this process, and the largest of the worker processes. `warnings` say
-    why the result may not be trusted.
+    `parts` are the segments in the order of computation, and the product. `nbytes` were written to
+    checkpoints and `product_bytes` to the product. `memory` and `worker_memory` are the peak resident memory
+    in bytes of this process, and the largest of the worker processes. `warnings` say why the result may not
+    be trusted.
     """
 
     path: Path
@@ -24,6 +41,7 @@ class Summary:
     memory: int = 0
     worker_memory: int = 0
     warnings: list[str] = field(default_factory=list)
+    parts: list[Work] = field(default_factory=list)
 
 
 class Monitor:

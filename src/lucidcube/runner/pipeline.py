@@ -7,7 +7,7 @@ that exist in a checkpoint are not computed again.
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +196,9 @@ def compute_segment(segment: Segment, work: Path, codec: Codec, computer: BlockC
         for stage, cube in zip(segment.stages, segment.cubes, strict=False):
             stage.check(cube)
     tasks, describe = checkpoint.write(segment.cube, segment.variables), describe_blocks(segment.cube)
-    for _, nbytes in computer.compute(segment.label, tasks, missing, describe):
-        computer.summary.nbytes += int(nbytes)
+    written = sum(int(nbytes) for _, nbytes in computer.compute(segment.label, tasks, missing, describe))
+    computer.summary.parts[-1].nbytes = written
+    computer.summary.nbytes += written
     kept = checkpoint.open()
     return segment.cube.assign({name: kept[name].variable for name in segment.variables})
 
@@ -211,6 +212,31 @@ def _raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
         monitor.message(f"{name}: the stages after {error.failures[0].label} were not run because of that")
     if failures:
         raise BlocksFailed(failures)
+
+
+def reopen(config: Config) -> dict[str, list[tuple[Segment, bool]]]:
+    """Open the inputs and the checkpoints of a run that was made with this config; nothing is computed.
+
+    For each track its segments are returned in order, and whether the checkpoint of each is complete. The
+    last cube of a segment has the variables of its checkpoint. Block for block, all others are computed when
+    they are used. UserError is raised if an input cannot be opened or the cubes do not fit the stages.
+    """
+    scratch = config.work() / "scratch"
+    sources = {n: open_track(track, Monitor(), scratch=scratch) for n, track in config.tracks().items()}
+    found: dict[str, list[tuple[Segment, bool]]] = {name: [] for name in sources}
+
+    def visit(segment: Segment) -> xr.Dataset:
+        checkpoint, cube = Checkpoint(config.work() / segment.name), segment.cube
+        complete = checkpoint.is_complete()
+        if complete:
+            kept = checkpoint.open()
+            cube = cube.assign({name: kept[name].variable for name in segment.variables})
+        found[segment.track].append((replace(segment, cubes=(*segment.cubes[:-1], cube)), complete))
+        return cube
+
+    _, errors = walk(config, sources, _keys(_inputs(config)), visit)
+    _raise_first(errors, Monitor())
+    return found
 
 
 def checkpoints(config: Config) -> list[str]:
