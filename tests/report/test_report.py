@@ -204,7 +204,7 @@ def test_the_config_says_where_its_values_come_from(ran: Run) -> None:
 def test_origins_of_several_files_and_numbered_stages(tmp_path: Path) -> None:
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text(
-        "target: {input: t.fits, stages: [rebin: {despike: 5}, noise, rebin]}\noutput: {path: x.fits}\n"
+        "target: {input: t.fits, stages: [rebin: {despike: 5}, noise, rebin]}\nstar: s.fits\noutput: {path: x.fits}\n"
     )
     second.write_text("output: {overwrite: true}\nprofile: synchronous\n")
     sets = ["target.rebin[1].despike=7", "profile=laptop"]
@@ -213,6 +213,7 @@ def test_origins_of_several_files_and_numbered_stages(tmp_path: Path) -> None:
     assert found["target.rebin[0].despike"] == "a.yaml"
     assert (found["target.rebin[1].despike"], values["target.rebin[1].despike"]) == ("--set", 7)
     assert found["target.rebin[1].preset"] == "default"
+    assert found["star.input"] == "a.yaml"
     assert (found["output.path"], found["output.overwrite"], found["profile"]) == (
         "a.yaml",
         "b.yaml",

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lucidcube.config.load import merge
-from lucidcube.config.presets import with_defaults
-from lucidcube.config.schema import TRACKS, Config
+from lucidcube.config.presets import TRACKS, with_defaults, with_inputs
+from lucidcube.config.schema import Config
 
 DEFAULT, OPTION = "default", "--set"
 
@@ -18,7 +18,7 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
     numbers, ``target.rebin[0].bin_step``. The value of ``target.stages`` are the names of the stages.
     """
     found: dict[str, Any] = {}
-    for section, entry in values.items():
+    for section, entry in with_inputs(values).items():
         if not isinstance(entry, Mapping):
             found[section] = entry
         for key, value in entry.items() if isinstance(entry, Mapping) else ():
@@ -43,7 +43,7 @@ def origins(config: Config, files: Sequence[str | Path], overrides: Sequence[str
         given |= dict.fromkeys(settings(merge([file])[0]), Path(file).name)
     of_files, _ = merge(files)
     changed = [text.partition("=")[0].strip() for text in overrides]
-    written, chosen = settings(of_files), settings(with_defaults(merge(files, overrides)[0]))
+    written, chosen = settings(of_files), settings(with_defaults(with_inputs(merge(files, overrides)[0])))
 
     def origin(key: str) -> str:
         if any(f"{key}.".startswith(f"{c}.") for c in changed):

@@ -53,9 +53,7 @@ class FinishedRun:
         """Return a plane of the PSF (psf_y, psf_x); None if it is not available."""
         if "PSF" not in self.product:
             return _plane(self.cubes.get("result"), words.PSF, number)
-        several = self.product.table("FITTED MODEL PARAMS")
-        only = bool(several) and len(several["wavelength"]) == 1
-        return self.product.plane("PSF", 0 if only else number)
+        return self.product.plane("PSF", number)
 
 
 def finished_run(product: ProductFile, config: Config | None = None) -> FinishedRun:

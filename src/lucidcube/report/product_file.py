@@ -96,7 +96,10 @@ class ProductFile:
         return str(next((unit for unit in found if unit), ""))
 
     def plane(self, name: str, number: int) -> Plane:
-        """Return one plane (y, x) of an image, whatever the positions of its axes of length one."""
+        """Return one plane (y, x) of an image, whatever the positions of its axes of length one.
+
+        An image with a single plane, such as a PSF that is used for all wavelengths, has this one for all.
+        """
         hdu = self._hdus[name]
         leading = hdu.shape[:-2]
         place = np.unravel_index(number, leading) if math.prod(leading) > 1 else (0,) * len(leading)
