@@ -14,7 +14,9 @@ from config_scenes import Files, galaxy, moffat, observe
 from lucidcube.cli.app import main
 from lucidcube.config.load import from_plain
 from lucidcube.runner.pipeline import run
+from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages import Deconvolve, FitPSF
+from truth_scores import rebinned_truth
 
 INPUTS: dict[str, Any] = {"target": {"input": "a.fits"}, "star": {"input": "b.fits"}}
 
@@ -130,3 +132,27 @@ def test_true_means_the_defaults() -> None:
 def test_one_repeat_says_nothing() -> None:
     with pytest.raises(ValueError, match="draws"):
         Deconvolve(errors={"draws": 1})
+
+
+@pytest.mark.slow
+def test_pulls_after_the_recommended_stages(tmp_path: Path) -> None:
+    """Where no artefact was near, the errors are those of the whole chain: mask, fill, PSF, deconvolution."""
+    scene = Scene(shape=(40, 61, 61), wavelength_step=0.5e-9, seed=11, gain=4.0, read_noise=25.0)
+    paths = write_scene(scene, tmp_path)
+    inputs = {name: {"input": str(getattr(paths, name))} for name in ("target", "star")}
+    output = {"path": str(tmp_path / "out.fits")}
+    given = inputs | {"deconvolve": {"errors": {"draws": 4}}, "output": output, "profile": "synchronous"}
+    made, known = read(run(from_plain(given)).path), rebinned_truth(scene)
+    error = made["ERROR"][0]
+    np.testing.assert_array_equal(np.isnan(error[made["FILLED"][0] > 0]), True)
+    pull = pulls(made["DECONVOLVED"][0], error, known.truth)
+    near = ndimage.binary_dilation(np.abs(known.artefact_flux) > known.noise, np.ones((1, 5, 5)))
+    disc = known.truth > 0.3 * np.median(known.truth[known.truth > 0])
+    limb = ndimage.binary_dilation(disc, np.ones((1, 5, 5))) & ~ndimage.binary_erosion(
+        disc, np.ones((1, 7, 7))
+    )
+    for where in (disc & ~limb, limb):
+        values = pull[where & ~near & np.isfinite(pull)]
+        print(values.std(), (np.abs(values) < 2).mean())
+        assert 0.7 < values.std() < 1.4
+        assert (np.abs(values) < 2).mean() > 0.88
