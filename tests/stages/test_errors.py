@@ -153,6 +153,6 @@ def test_pulls_after_the_recommended_stages(tmp_path: Path) -> None:
     )
     for where in (disc & ~limb, limb):
         values = pull[where & ~near & np.isfinite(pull)]
-        print(values.std(), (np.abs(values) < 2).mean())
+        # 1.11 and 92 % in the disc, 0.99 and 95 % at the limb.
         assert 0.7 < values.std() < 1.4
         assert (np.abs(values) < 2).mean() > 0.88

@@ -84,9 +84,10 @@ class Deconvolve(Stage):
     it estimate it from each plane. NaN in a PSF, such as the edge of a star that was shifted, is taken as
     zero. A plane without a PSF is not deconvolved: all of its data are in the residual.
 
-    With `errors`, the model of each plane plus noise is deconvolved several times. The scatter and the bias
-    of the results give the error of the components after smoothing by a Gaussian, whose width is in the
-    header. It is NaN where nothing was observed.
+    With `errors`, simulated data are deconvolved like the plane. The scatter and the bias of the results give
+    the error of the components after smoothing by a Gaussian, whose width is in the header. It contains the
+    noise, what the method does not recover, and the error of the PSF if `fit_psf` made its modes; it does not
+    contain artefacts that were missed. It is NaN where nothing was observed, or a pixel was filled.
     """
 
     name: ClassVar[str] = "deconvolve"
@@ -120,10 +121,11 @@ class Deconvolve(Stage):
     ] = parameter(
         None,
         "",
-        "measure the errors of the components by deconvolving simulated data: draws is their number (each "
-        "costs 0.4 times as much as the result with map, and as much as it with the others), smoothing the "
-        "standard deviation, in pixels, of the Gaussian of the resolution that the errors are for (null is "
-        "that of the field resolution, or 1); true is {draws: 8, smoothing: null}, null measures none",
+        "measure the errors of the components by deconvolving simulated data: draws is their number, and "
+        "there are three more (each costs a third as much as the result with map, and as much as it with the "
+        "others); smoothing is the standard deviation, in pixels, of the Gaussian of the resolution that the "
+        "errors are for (null is that of the field resolution, or 1); true is {draws: 8, smoothing: null}, "
+        "null measures none",
     )
 
     stage_only: ClassVar[set[str]] = {"method", "resolution", "add_residual", "errors"}
