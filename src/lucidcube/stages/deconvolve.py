@@ -192,15 +192,19 @@ class Deconvolve(Stage):
         """Return the variables `measured_errors` of a result; for `given` see `deconvolve_plane`."""
         if self.errors is None:
             return {}
+        sharp = self.model_copy(update={"resolution": None})
+        if found.sharp is not None:
+            found = found._replace(components=found.sharp)
         made = errors_by_repeats(
             found,
             plane,
             psf,
             **given,
             modes=modes,
-            repeat=partial(self.repeat, found, psf, **given),
+            repeat=partial(sharp.repeat, found, psf, **given),
             draws=self.errors.draws,
-            smoothing=0.0 if self.resolution else smoothing,  # the components have it already
+            smoothing=smoothing,
+            add_residual=self.resolution is not None and self.add_residual,
             seed=seed,
         )
         return dict(zip(WITH_ERRORS, made, strict=True))

@@ -11,6 +11,7 @@ from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.resolution import at_resolution
 from lucidcube.kernels.deconvolution.support import brightest_place, finest_supported, supported_fraction
 from lucidcube.kernels.holes import Filled
+from lucidcube.stages.deconvolve import Deconvolve
 from resolution_scenes import (
     FWHM,
     SIDE,
@@ -216,3 +217,22 @@ class TestSupport:
         shown = deconvolved("map", plane, fwhm, resolution=target).components
         error = -encircled_errors(shown, flux, target / FWHM, (1,)).mean()
         assert 0.2 * missing < error < 0.9 * missing + 0.005
+
+
+@pytest.mark.parametrize("method", ["map", "lucy_richardson"])
+@pytest.mark.parametrize("fwhm", [2.0, 8.0])
+def test_the_errors_are_those_at_the_resolution(method: str, fwhm: float) -> None:
+    """Deviations from the truth are as large as the errors: within a disc, at its edge, and in the sky."""
+    object_ = 100 * patch((SIDE, SIDE), (50, 40), 18)
+    true = fftconvolve(object_, gaussian((81, 81), SIGMA, (40, 40)), mode="same")
+    seen = blurred(object_, fwhm)
+    plane = (seen + np.random.default_rng(2).normal(size=seen.shape)).astype(np.float32)
+    given = {"variance": np.ones_like(plane), "filled": None}
+    stage = Deconvolve(method=method, resolution=TARGET, errors={"draws": 6})
+    found = stage.deconvolve_plane(plane, psf(fwhm), **given)
+    made = stage.errors_of(found, plane, psf(fwhm), modes=None, smoothing=SIGMA, seed=1, **given)
+    pull = (found.components - true) / made["error"]
+    y, x = np.indices(plane.shape)
+    radius = np.hypot(y - 50, x - 40)
+    for low, high in ((0, 14), (14, 22), (28, 60)):
+        assert 0.7 < np.sqrt(np.mean(pull[(radius >= low) & (radius < high)] ** 2)) < 1.35

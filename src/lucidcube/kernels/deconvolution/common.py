@@ -77,6 +77,8 @@ class Deconvolution(NamedTuple):
     finds light there; finite everywhere."""
     residual_structure: float = np.nan
     """See `diagnostics.residual_structure`; NaN if it was not measured."""
+    sharp: Plane | None = None
+    """The components before they were convolved with the Gaussian of a resolution; None without one."""
     extras: Mapping[str, Plane] = {}
     """Further planes (y, x) that only some methods make, by the name of the variable."""
     model: Plane | None = None

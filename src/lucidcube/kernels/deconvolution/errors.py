@@ -10,6 +10,7 @@ from scipy import ndimage
 from lucidcube.kernels.deconvolution.common import Deconvolution, Pixels, Variance, of_nearest
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.map import noise_by_pixel
+from lucidcube.kernels.deconvolution.resolution import filtered_residual
 from lucidcube.kernels.fourier.convolver import Convolver
 from lucidcube.kernels.noise import noise_width
 
@@ -54,6 +55,7 @@ def errors_by_repeats(
     repeat: Repeat,
     draws: int,
     smoothing: float,
+    add_residual: bool = False,
     seed: int,
 ) -> Errors:
     """Return the errors of a deconvolved plane by a parametric bootstrap (Efron & Tibshirani 1993, ch. 6).
@@ -89,6 +91,8 @@ def errors_by_repeats(
         Number of repeats, in addition to two pilots and one for the gain.
     smoothing
         Standard deviation of the Gaussian of the resolution that the errors are for, in pixels.
+    add_residual
+        Whether the errors are for components with the filtered residual, see `resolution.at_resolution`.
     seed
         Of the random numbers.
 
@@ -103,10 +107,17 @@ def errors_by_repeats(
         return Errors(*(np.full_like(plane, np.nan) for _ in range(2)))
     simulation = _Simulation(found, plane, psf, variance, pixels, modes, number=PILOTS + draws, seed=seed)
     components = simulation.components
-    pilots = [_finite(repeat(simulation.data(components))) for _ in range(PILOTS)]
-    moments = _Moments(plane.shape)
-    for pilot in pilots:
-        moments.add(_smoothed(pilot - components, smoothing))
+
+    def deviation(result: Doubles, data: Plane, reference: Doubles) -> Doubles:
+        """Return how much a result from data differs from their object, at the resolution."""
+        smooth = _smoothed(result - reference, smoothing)
+        return smooth + simulation.residual(result, data, smoothing) if add_residual else smooth
+
+    moments, pilots = _Moments(plane.shape), []
+    for _ in range(PILOTS):
+        data = simulation.data(components)
+        pilots.append(_finite(repeat(data)))
+        moments.add(deviation(pilots[-1], data, components))
     noise = np.sqrt(_pooled(moments.variance, BIAS_SMOOTHING))
     significant = _smoothed(components, smoothing) > SIGNIFICANT * noise
     moments.restrict(significant)
@@ -115,12 +126,15 @@ def errors_by_repeats(
     gain = 1.0
     for number in range(draws):
         draw = simulation.draw()
-        result = _finite(repeat(simulation.data(reference, draw)))
-        moments.add(_smoothed(result - reference, smoothing))
+        data = simulation.data(reference, draw)
+        result = _finite(repeat(data))
+        found_deviation = deviation(result, data, reference)
+        moments.add(found_deviation)
         if number == 0 and np.count_nonzero(significant & measured) >= FEWEST:
-            again = _finite(repeat(simulation.data(result, draw)))
-            change = _smoothed(result - reference, smoothing)[significant]
-            response = _smoothed(again - result, smoothing)[significant]
+            data = simulation.data(result, draw)
+            again = _finite(repeat(data))
+            change = found_deviation[significant]
+            response = deviation(again, data, result)[significant]
             gain = float(np.clip(change @ response / (change @ change), LEAST_GAIN, 1))
     scatter, bias = moments.variance, moments.mean
     squared = bias**2 - scatter / moments.number
@@ -152,7 +166,7 @@ class _Simulation:
         self.components = _finite(found.components)
         self._model, self._present = _finite(found.model), pixels.present
         self._modes, self._amplitudes = _finite(modes), None
-        self._convolver = Convolver(psf, plane.shape)
+        self._convolver, self._psf, self._valid = Convolver(psf, plane.shape), psf, pixels.valid
         self._rng = np.random.default_rng(seed)
         if modes is not None:
             self._amplitudes = iter(_unit_variance(self._rng.standard_normal((number, len(modes)))))
@@ -180,6 +194,13 @@ class _Simulation:
         light = self._convolver.convolve(reference - self.components)
         data = self._model + light + (self.draw() if draw is None else draw)
         return np.where(self._present, data, np.float32(np.nan)).astype(np.float32)
+
+    def residual(self, components: Doubles, data: Plane, smoothing: float) -> Plane:
+        """Return what components leave of data (y, x), at the resolution."""
+        model = self._model + self._convolver.convolve(components - self.components)
+        left = np.where(self._valid, data - model, 0).astype(np.float32)
+        noise = float(np.mean(np.square(self._sigma[self._valid])))
+        return filtered_residual(left, components.astype(np.float32), self._psf, smoothing, noise)
 
 
 class _Moments:

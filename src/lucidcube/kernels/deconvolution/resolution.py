@@ -83,7 +83,7 @@ def at_resolution(
         model = Convolver(psf, whole.shape).convolve(whole)[frame]
         spread = known_variance(plane, variance, ~valid)[valid]
         noise = float(np.mean(spread[np.isfinite(spread) & (spread > 0)], dtype=np.float64))
-        product = product + _filtered(np.where(valid, plane - model, 0), whole, psf, sigma, noise)
+        product = product + filtered_residual(np.where(valid, plane - model, 0), whole, psf, sigma, noise)
     extras = dict(result.extras)
     if "points" in extras:
         points = np.zeros_like(whole)
@@ -91,10 +91,10 @@ def at_resolution(
         extras["points"] = np.where(outside, np.float32(np.nan), beam.convolve(points)[frame])
     components = np.where(outside, np.float32(np.nan), product)
     flux_out = float(np.nansum(components, dtype=np.float64))
-    return result._replace(components=components, extras=extras, flux_out=flux_out)
+    return result._replace(components=components, sharp=result.components, extras=extras, flux_out=flux_out)
 
 
-def _filtered(
+def filtered_residual(
     residual: Plane, components: Plane, psf: NDArray[np.floating], sigma: float, noise: float
 ) -> Plane:
     """Return the residual (y, x) at the resolution of the Gaussian, given components on a wider grid.
