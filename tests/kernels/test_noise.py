@@ -115,6 +115,12 @@ def test_the_variance_follows_the_units_of_the_data() -> None:
         np.testing.assert_allclose(np.ldexp(scaled, -2 * exponent), usual, rtol=1e-5)
 
 
+def test_fluxes_of_1e_20_have_a_variance_that_float32_can_just_represent() -> None:
+    plane = observe(0).plane
+    scaled = estimate_variance((plane * 1e-22).astype(np.float32))  # the noise is 6e-21
+    np.testing.assert_allclose(scaled.astype(np.float64) * 1e44, estimate_variance(plane), rtol=0.02)
+
+
 def test_a_rotated_or_mirrored_plane_has_the_same_noise() -> None:
     plane = observe(0).plane
     usual = fit_noise(plane)

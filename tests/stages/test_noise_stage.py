@@ -13,6 +13,7 @@ from config_scenes import galaxy, observe
 from lucidcube.cli.app import main
 from lucidcube.config.load import from_plain
 from lucidcube.cube import DATA, NOISE_FACTOR, NOISE_WIDTH, VARIANCE, WAVELENGTH, from_arrays
+from lucidcube.kernels.noise import correlated_pixels, noise_width
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.pipeline import run
 from lucidcube.stages import Noise
@@ -30,18 +31,18 @@ class Messages(Monitor):
         self.texts.append(text)
 
 
-def scene(factor: Any = 1.0, width: float = 0.0) -> xr.Dataset:
+def scene(factor: Any = 1.0, width: float = 0.0, side: int = SIDE, planes: int = PLANES) -> xr.Dataset:
     """Return a faint object with noise of variance 4, and a variance that is too small by a factor."""
     rng = np.random.default_rng(5)
-    noise = rng.normal(size=(PLANES, SIDE, SIDE))
+    noise = rng.normal(size=(planes, side, side))
     if width:
         weights = ndimage.gaussian_filter(np.pad([[1.0]], 12), width)
         noise = ndimage.gaussian_filter(noise, (0, width, width)) / np.sqrt(np.sum(weights**2))
-    y, x = np.mgrid[:SIDE, :SIDE]
+    y, x = np.mgrid[:side, :side]
     data = 50 * np.exp(-((y - 20) ** 2 + (x - 23) ** 2) / 50) + 2 * noise
     variance = np.full(data.shape, 4.0) / np.reshape(factor, (-1, 1, 1))
     return from_arrays(
-        data.astype(np.float32), 7e-7 + 1e-9 * np.arange(PLANES), variance=variance.astype(np.float32)
+        data.astype(np.float32), 7e-7 + 1e-9 * np.arange(planes), variance=variance.astype(np.float32)
     )
 
 
@@ -116,6 +117,16 @@ def test_correlated_noise_is_found(width: float) -> None:
     np.testing.assert_allclose(made[NOISE_WIDTH].values, width, atol=0.04)
     np.testing.assert_allclose(made[NOISE_FACTOR].values, 2, rtol=0.2)
     assert "the noise of neighbouring pixels is correlated" in found(Noise(), cube)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.5, 0.8])
+def test_a_plane_alone_has_the_width_that_the_stage_finds(width: float) -> None:
+    """Each plane is measured again by methods such as `map`, with the corrected variance."""
+    made = Noise()(scene(2.0, width, side=101, planes=10))
+    each = [noise_width(p, v) for p, v in zip(made[DATA].values, made[VARIANCE].values, strict=True)]
+    np.testing.assert_allclose(each, made[NOISE_WIDTH].values, atol=0.06)
+    expected = correlated_pixels(made[DATA].values[0], made[VARIANCE].values[0])
+    assert expected == pytest.approx(max(1, 4 * np.pi * width**2), rel=0.3)
 
 
 def test_too_few_pixels_are_said() -> None:

@@ -26,6 +26,10 @@ FEWEST = 16
 FLOOR = 1e-6
 """Smallest standard deviation as a fraction of the largest value: about ten times the rounding of float32."""
 
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
+"""Smallest variance: that of fluxes of 1e-20, as spectrographs have them, is less than the smallest normal
+number of float32."""
+
 
 class NoiseModel(NamedTuple):
     """The variance as a function of the signal: ``variance = constant + slope * max(signal, 0)``."""
@@ -64,7 +68,7 @@ def estimate_variance(plane: Plane, exclude: Mask | None = None) -> NDArray[np.f
     excess = np.maximum(_local_mean((values - mean) ** 2, usable) - model.variance(mean), 0)
     share = np.divide(excess, excess + model.variance(mean))
     signal = mean + np.where(usable, share * (values - mean), 0)
-    variance = np.maximum(model.variance(signal), np.finfo(np.float32).tiny)
+    variance = np.maximum(model.variance(signal), SMALLEST)
     return np.where(np.isfinite(values), variance, np.nan).astype(np.float32)
 
 
@@ -115,7 +119,7 @@ def fit_noise(plane: Plane, exclude: Mask | None = None) -> NoiseModel:
     factor = Correlation.of(residuals).inflation
     model = NoiseModel(factor * model.constant, factor * model.slope)
     constant, slope = max(model.constant, FLOOR**2), max(model.slope, 0.0)
-    return NoiseModel(max(constant * scale**2, float(np.finfo(np.float32).tiny)), slope * scale)
+    return NoiseModel(max(constant * scale**2, SMALLEST), slope * scale)
 
 
 def _fit(values: Plane, usable: Mask) -> NoiseModel:
