@@ -17,9 +17,15 @@ from lucidcube.runner.signals import signals
 
 STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
 
+EXIT_CODES = (
+    "Exit codes: 0 success, 1 a stage failed on some planes, 2 a mistake in the input, 75 stopped (can be "
+    "continued), 130 interrupted, 141 pipe closed, 143 terminated."
+)
+
 app = App(
     name="lucidcube",
     help="Sharpen astronomical integral-field cubes.",
+    help_epilogue=EXIT_CODES,
     version=__version__,
     help_format="plaintext",
     result_action="return_value",
@@ -28,6 +34,9 @@ app = App(
 )
 config_app = App(name="config", help="Make, check and explain configs.")
 app.command(config_app)
+app.register_install_completion_command(
+    help="Install the completion of commands, and load it in the startup file of the shell."
+)
 
 _SETS = "value of a parameter, which overrides the config: deconvolve.n_iter=300"
 Sets = Annotated[list[str] | None, Parameter("--set", consume_multiple=False, negative=(), help=_SETS)]
@@ -35,6 +44,8 @@ Configs = Annotated[Path, Parameter(help="YAML files, merged from left to right"
 _PROFILE = "where to run: a built-in profile, the address of a scheduler, or a YAML file"
 Profile = Annotated[str | None, Parameter(help=_PROFILE)]
 Flag = Annotated[bool, Parameter(negative=())]
+Quiet = Annotated[bool, Parameter(["-q", "--quiet"], negative=())]
+Verbose = Annotated[bool, Parameter(["-v", "--verbose"], negative=())]
 All = Annotated[bool, Parameter("--all", negative=())]
 Json = Annotated[bool, Parameter("--json", help="Print the plan as JSON.", negative=())]
 Product = Annotated[Path, Parameter(help="FITS file written by lucidcube run.")]
@@ -61,7 +72,9 @@ def run(
     *configs: Configs,
     sets: Sets = None,
     profile: Profile = None,
-    quiet: Flag = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_file: Path | None = None,
     plot: Flag = False,
     plot_wavelength: str | None = None,
     plot_folder: Path | None = None,
@@ -74,7 +87,11 @@ def run(
     Parameters
     ----------
     quiet
-        Show no progress.
+        Show no progress and no messages but warnings.
+    verbose
+        Show details of what happens, which are always in the log.
+    log_file
+        Path of the log, which is written beside the product if not given.
     plot
         Show how one plane is deconvolved; without a display, write frames as PNG files.
     plot_wavelength
@@ -86,17 +103,16 @@ def run(
     """
     from datetime import UTC, datetime
 
-    from lucidcube.cli.console import Progress
+    from lucidcube.cli.logs import running
     from lucidcube.cli.report_commands import report_of_run
     from lucidcube.cli.stage_commands import inspector
     from lucidcube.cluster import serve
-    from lucidcube.runner.monitor import Monitor
     from lucidcube.runner.pipeline import run as run_pipeline
 
     config = _load(configs, sets, profile)
     serve(config.where)  # all tasks of an allocation but one become workers and end here
     started = datetime.now(UTC)
-    with signals() as stop, Monitor() if quiet else Progress() as monitor:
+    with signals() as stop, running(quiet=quiet, verbose=verbose, log_file=log_file) as monitor:
         done = run_pipeline(config, monitor, inspector(plot, plot_wavelength, plot_folder), stop)
         page = report_of_run(config, done, started, configs, _overrides(sets, profile)) if report else None
         if page is not None:

@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import rich.console
 from dask.utils import format_bytes, format_time
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
 from lucidcube.cli.closed_pipe import Console
+from lucidcube.cli.compilation import Compilation, listening
 from lucidcube.cluster.jobqueue import job_script
 from lucidcube.cube import DATA
 from lucidcube.runner.monitor import Monitor, Summary
@@ -29,7 +32,8 @@ LOG_INTERVAL = 30.0
 class Progress(Monitor):
     """Show a bar for each segment on a terminal; elsewhere write a line at intervals.
 
-    It writes to `console`, which is stderr by default; `clock` returns the time in seconds.
+    It writes to `console`, which is stderr by default; `clock` returns the time in seconds. The time that
+    this process compiles kernels, which happens once, does not count in the estimate of the time left.
     """
 
     def __init__(
@@ -43,18 +47,23 @@ class Progress(Monitor):
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
         self.label, self.total, self.reused, self.count = "", 0, 0, 0
+        self.compilation = Compilation(partial(self.message, "compiling kernels, once"), clock)
         self.started = self.reported = clock()
+        self.compiled = 0.0
+        self._listening = ExitStack()
 
     def __enter__(self) -> Self:
         self.bars.start()
+        self._listening.enter_context(listening(self.compilation))
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._listening.close()
         self.bars.stop()
 
     def message(self, text: str) -> None:
@@ -65,12 +74,13 @@ class Progress(Monitor):
         """Start a bar, or report that the whole segment is reused."""
         self.label, self.total, self.reused, self.count = label, blocks, reused, reused
         self.started = self.reported = self.clock()
+        self.compiled = self.compilation.seconds()
         if reused == blocks:
             self.message(f"{label}: reused")
             return
         note = f" ({reused} of {blocks} blocks reused)" if reused else ""
         if self.console.is_terminal:
-            self.task = self.bars.add_task(label + note, total=blocks, completed=reused, rate="")
+            self.task = self.bars.add_task(label + note, total=blocks, completed=reused, rate="", left="")
         else:
             self.message(f"{label}: {blocks - reused} blocks{note}")
 
@@ -78,13 +88,15 @@ class Progress(Monitor):
         """Advance the bar."""
         self.count += 1
         now = self.clock()
-        rate = (self.count - self.reused) / max(now - self.started, 1e-9)
+        spent = now - self.started - (self.compilation.seconds() - self.compiled)
+        rate = (self.count - self.reused) / max(spent, 1e-9)
+        left = f"{format_time((self.total - self.count) / rate)} left" if self.count < self.total else ""
         if self.console.is_terminal:
-            self.bars.update(self.task, advance=1, rate=_rate(rate))
+            self.bars.update(self.task, advance=1, rate=_rate(rate), left=left)
         elif now - self.reported >= LOG_INTERVAL:
             self.reported = now
-            left = format_time((self.total - self.count) / rate)
-            self.message(f"{self.label}: {self.count} of {self.total} blocks, {_rate(rate)}, {left} left")
+            text = f"{self.label}: {self.count} of {self.total} blocks, {_rate(rate)}, {left or 'done'}"
+            self.message(text)
 
     def finished(self, done: Summary) -> None:
         """Print the summary, and the warnings again, which are easily missed among the progress."""

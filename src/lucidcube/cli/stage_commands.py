@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from lucidcube.cli.console import Progress
+from lucidcube.cli.logs import running
 from lucidcube.config.describe import settings_help
 from lucidcube.config.schema import Config, Input, Output
 from lucidcube.cube import PSF
@@ -26,6 +26,13 @@ WRITING = {
     "profile": Config.model_fields["profile"].description,
     "overwrite": Output.model_fields["overwrite"].description,
 }
+RUNNING = {
+    "quiet": "show no progress and no messages but warnings",
+    "verbose": "show details of what happens, which are always in the log",
+    "log_file": "path of the log, which is written beside the product if not given",
+}
+FLAGS = ("overwrite", "plot", "quiet", "verbose")
+SHORT = {"output": ["-o", "--output"], "quiet": ["-q", "--quiet"], "verbose": ["-v", "--verbose"]}
 PLOTTING = {
     "plot": "show how one plane is deconvolved; without a display, write frames as PNG files",
     "plot_wavelength": "wavelength of that plane, such as 0.72um; the middle one if not given",
@@ -59,8 +66,11 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
         output, profile = options.pop("output", None), options.pop("profile", None) or "laptop"
         overwrite = bool(options.pop("overwrite", False))
         plotting = {key: options.pop(key, None) for key in PLOTTING}
+        telling = {key: options.pop(key, None) for key in RUNNING}
+        log = telling["log_file"]
+        quiet, verbose = bool(telling["quiet"]), bool(telling["verbose"])
         given = {key: value for key, value in options.items() if value is not None}
-        with Progress() as monitor:
+        with running(quiet=quiet, verbose=verbose, log_file=Path(log) if log else None) as monitor:
             path = run_stage(
                 cls.name,
                 files,
@@ -81,14 +91,15 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
         Group("Settings", sort_key=1): settings_help(cls),
         Group("Reading", sort_key=2): READING,
         Group("Writing", sort_key=3): WRITING,
+        Group("Running", sort_key=5): RUNNING,
     }
     if PSF in cls.requires:
         groups[Group("Plotting", sort_key=4)] = PLOTTING
     for group, options in groups.items():
         for key, text in options.items():
-            names = ["-o", "--output"] if key == "output" else None
+            names = SHORT.get(key)
             note = Parameter(name=names, help=text, group=group, negative=())
-            flag = key in ("overwrite", "plot")
+            flag = key in FLAGS
             annotation = Annotated[bool, note] if flag else Annotated[str | None, note]
             default = False if flag else None
             parameters.append(kinds(key, kinds.KEYWORD_ONLY, default=default, annotation=annotation))

@@ -53,6 +53,9 @@ class Monitor:
     def __exit__(self, *error: object) -> None:
         """Release what the monitor holds."""
 
+    def starts(self, product: Path) -> None:
+        """Receive the path of the product, after the checks and before anything is computed."""
+
     def message(self, text: str) -> None:
         """Receive a message for the user."""
 

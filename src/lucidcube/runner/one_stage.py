@@ -123,6 +123,7 @@ def run_stage(
     warnings = [*stage.warnings(cube)]
     for text in warnings:
         monitor.message(f"{stage.name}: {text}")
+    monitor.starts(path)
     with start_workers(where) as workers, _scratch(path) as scratch:
         computer = BlockComputer(workers, monitor, Stop(), Summary(path), where.fft)
         if any(segment.cube[v].chunks for v in numbers):

@@ -121,6 +121,7 @@ def run(
     start, monitor = time.monotonic(), monitor or Monitor()
     plan = check(config, monitor)
     summary = Summary(Path(config.output.path).expanduser())
+    monitor.starts(summary.path)
     try:
         with (
             locked(config.work()),

@@ -1,0 +1,181 @@
+"""Keep a log of a run beside its product, and say on the terminal what the user wants to see."""
+
+import logging
+import platform
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from lucidcube import __version__
+from lucidcube.cli.console import LOG_INTERVAL, Progress, summary
+from lucidcube.errors import ConfigError, UserError, printable
+from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.one_stage import SUFFIX
+
+FIRST_LINE = "# log of lucidcube"
+"""Beginning of a log, by which it is told from other files."""
+
+FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+EVENTS = "lucidcube.run"
+"""Name of the logger of what a monitor is told."""
+
+
+class LogFile(logging.Handler):
+    """A handler that keeps records in memory until `open` says which file they belong to."""
+
+    def __init__(self, given: Path | None) -> None:
+        super().__init__(logging.DEBUG)
+        self.setFormatter(logging.Formatter(FORMAT))
+        self._given = given
+        self._kept: list[logging.LogRecord] = []
+        self._file: logging.FileHandler | None = None
+
+    def open(self, product: Path) -> None:
+        """Open ``<stem of the product>.log``, or the file that the user gave.
+
+        An older log is renamed to ``.log.1``. UserError is raised for a file that is no log of lucidcube, and
+        for one that cannot be written.
+        """
+        path = self._given or product.with_name(f"{SUFFIX.sub('', product.name) or product.name}.log")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                if not _is_log(path):
+                    raise ConfigError(f"{path} exists and is no log of lucidcube: give another --log-file")
+                path.replace(path.with_name(f"{path.name}.1"))
+            self._file = logging.FileHandler(path, "x", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"the log {path} cannot be written: {error.strerror or error}") from None
+        self._file.setFormatter(self.formatter)
+        command = shlex.join(["lucidcube", *sys.argv[1:]])
+        machine = f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}"
+        print(f"{FIRST_LINE} {__version__}: {printable(command)}\n# {machine}", file=self._file.stream)
+        for record in self._kept:
+            self._file.emit(record)
+        self._kept.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or keep it while there is no file."""
+        if self._file is None:
+            self._kept.append(record)
+        else:
+            self._file.emit(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+def _is_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(FIRST_LINE)) == FIRST_LINE.encode()
+
+
+class LoggedMonitor(Monitor):
+    """A monitor that writes what it is told to a log, and passes it on to another monitor."""
+
+    def __init__(self, shown: Monitor, file: LogFile, clock: Callable[[], float] = time.monotonic) -> None:
+        self._shown, self._file, self._clock = shown, file, clock
+        self._log = logging.getLogger(EVENTS)
+        self._label, self._total, self._count, self._reported = "", 0, 0, 0.0
+
+    def starts(self, product: Path) -> None:
+        """Open the log."""
+        self._file.open(product)
+        self._shown.starts(product)
+
+    def message(self, text: str) -> None:
+        """Log a message."""
+        self._log.info("%s", printable(text))
+        self._shown.message(text)
+
+    def segment(self, label: str, blocks: int, reused: int) -> None:
+        """Log the start of a segment."""
+        self._label, self._total, self._count, self._reported = label, blocks, reused, self._clock()
+        self._log.info("%s: %d blocks, of which %d are reused", label, blocks, reused)
+        self._shown.segment(label, blocks, reused)
+
+    def block(self, number: int) -> None:
+        """Log the progress at intervals, and the end of a segment."""
+        self._count += 1
+        if self._count == self._total or self._clock() - self._reported >= LOG_INTERVAL:
+            self._reported = self._clock()
+            self._log.info("%s: %d of %d blocks", self._label, self._count, self._total)
+        self._shown.block(number)
+
+    def finished(self, done: Summary) -> None:
+        """Log the summary and the warnings."""
+        for line in summary(done).splitlines():
+            self._log.info("%s", line)
+        for text in done.warnings:
+            self._log.warning("%s", printable(text))
+        self._shown.finished(done)
+
+
+class _ToUser(logging.Handler):
+    """A handler that shows records of the package, except for those that a monitor has shown."""
+
+    def __init__(self, level: int, show: Callable[[str], None]) -> None:
+        super().__init__(level)
+        self._show = show
+        self.addFilter(lambda record: record.name != EVENTS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(printable(record.getMessage()))
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def running(*, quiet: bool, verbose: bool, log_file: Path | None) -> Iterator[Monitor]:
+    """Yield the monitor of a command that runs stages, and log what happens until the end of this context.
+
+    Progress and messages are shown unless `quiet`; `verbose` shows the records of the package as well, and
+    the traceback of an error that is not a mistake of the user.
+    """
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose contradict each other: give one of them")
+    package, file = logging.getLogger("lucidcube"), LogFile(log_file.expanduser() if log_file else None)
+    level = package.level
+    with Monitor() if quiet else Progress() as shown:
+        to_user = _ToUser(
+            logging.DEBUG if verbose else logging.WARNING, _to_stderr if quiet else shown.message
+        )
+        package.setLevel(logging.DEBUG)
+        for handler in (file, to_user):
+            package.addHandler(handler)
+        package.info("started %s", datetime.now().astimezone().isoformat(timespec="seconds"))
+        try:
+            yield LoggedMonitor(shown, file)
+        except BaseException as error:
+            _log_error(error)
+            if verbose and isinstance(error, Exception) and not isinstance(error, UserError):
+                shown.message("".join(traceback.format_exception(error)))
+            raise
+        finally:
+            for handler in (file, to_user):
+                package.removeHandler(handler)
+            file.close()
+            package.setLevel(level)
+
+
+def _log_error(error: BaseException) -> None:
+    log = logging.getLogger(EVENTS)
+    if isinstance(error, UserError):
+        for problem in error.problems:
+            log.error("%s", printable(problem))
+    elif isinstance(error, Exception):
+        log.error("%s: %s", type(error).__name__, error, exc_info=error)
+    else:
+        log.error("ended by %s %s", type(error).__name__, error)
