@@ -28,27 +28,34 @@ EVENTS = "lucidcube.run"
 
 
 class LogFile(logging.Handler):
-    """A handler that keeps records in memory until `open` says which file they belong to."""
+    """A handler that keeps records in memory until its file is opened."""
 
     def __init__(self, given: Path | None) -> None:
         super().__init__(logging.DEBUG)
         self.setFormatter(logging.Formatter(FORMAT))
         self._given = given
         self._kept: list[logging.LogRecord] = []
+        self._path: Path | None = None
         self._file: logging.FileHandler | None = None
 
-    def open(self, product: Path) -> None:
-        """Open ``<stem of the product>.log``, or the file that the user gave.
+    def belongs_to(self, product: Path) -> None:
+        """Choose ``<stem of the product>.log``, or the file that the user gave.
 
-        An older log is renamed to ``.log.1``. UserError is raised for a file that is no log of lucidcube, and
-        for one that cannot be written.
+        UserError is raised for a file that exists and is no log of lucidcube.
         """
-        path = self._given or product.with_name(f"{SUFFIX.sub('', product.name) or product.name}.log")
+        stem = SUFFIX.sub("", product.name) or product.name
+        self._path = self._given or product.with_name(f"{stem}.log")
+        if self._path.exists() and not _is_log(self._path):
+            raise ConfigError(f"{self._path} exists and is no log of lucidcube: give another --log-file")
+
+    def open(self) -> None:
+        """Open the file; an older log is renamed to ``.log.1``. UserError is raised if that is impossible."""
+        path = self._path
+        if self._file is not None or path is None:
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                if not _is_log(path):
-                    raise ConfigError(f"{path} exists and is no log of lucidcube: give another --log-file")
                 path.replace(path.with_name(f"{path.name}.1"))
             self._file = logging.FileHandler(path, "x", encoding="utf-8")
         except OSError as error:
@@ -76,8 +83,11 @@ class LogFile(logging.Handler):
 
 
 def _is_log(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(FIRST_LINE)) == FIRST_LINE.encode()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(FIRST_LINE)) == FIRST_LINE.encode()
+    except OSError:
+        return False
 
 
 class LoggedMonitor(Monitor):
@@ -89,8 +99,8 @@ class LoggedMonitor(Monitor):
         self._label, self._total, self._count, self._reported = "", 0, 0, 0.0
 
     def starts(self, product: Path) -> None:
-        """Open the log."""
-        self._file.open(product)
+        """Choose the log, which is opened with the first segment, so that mistakes leave none."""
+        self._file.belongs_to(product)
         self._shown.starts(product)
 
     def message(self, text: str) -> None:
@@ -100,6 +110,7 @@ class LoggedMonitor(Monitor):
 
     def segment(self, label: str, blocks: int, reused: int) -> None:
         """Log the start of a segment."""
+        self._file.open()
         self._label, self._total, self._count, self._reported = label, blocks, reused, self._clock()
         self._log.info("%s: %d blocks, of which %d are reused", label, blocks, reused)
         self._shown.segment(label, blocks, reused)

@@ -31,8 +31,8 @@ def pictures_to_fits(
 
     The planes are in the order of the files, and of the pages in a file. The first row of a picture is its
     upper edge, which is the last row in FITS. The wavelengths rise from `wave_start` by `wave_step` in
-    `wave_unit`; without them the header has none. UserError is raised if Pillow is not installed, and for
-    pictures in colour, of different sizes, or that cannot be read.
+    `wave_unit`; without them the header has none. UserError is raised for pictures in
+    colour, of different sizes, or that cannot be read.
     """
     pages = [page for file in files for page in _pages(file)]
     shapes = {shape for _, _, shape, _ in pages}
@@ -95,10 +95,8 @@ def _read(file: Path, page: int) -> NDArray[Any]:
 
 
 def _open(file: Path) -> Any:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise UserError("reading pictures needs Pillow: pip install 'lucidcube[plot]'") from None
+    from PIL import Image, UnidentifiedImageError  # imported here, because few commands need it
+
     try:
         return Image.open(file)
     except UnidentifiedImageError:

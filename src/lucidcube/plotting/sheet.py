@@ -7,16 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import AsinhNorm, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
 from lucidcube import __version__
 from lucidcube.errors import UserError
-from lucidcube.plotting.figure import AVAILABLE, GREY, INK, colours, percentile
+from lucidcube.plotting.figure import GREY, INK, colours, percentile
 from lucidcube.plotting.panels import Panel
-
-if AVAILABLE:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import AsinhNorm, ListedColormap, Normalize
-    from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
 
 Scale = Literal["asinh", "linear"]
 SIGNATURE = b"Software\0lucidcube"
@@ -35,11 +34,9 @@ def draw_sheet(title: str, rows: Sequence[tuple[str, Sequence[Panel]]], scale: S
     Fluxes are drawn between the percentiles 0.5 and 99.8 of each panel, on an inverse hyperbolic sine scale,
     which shows faint and bright parts, or on a linear one; residuals from -5 to 5 standard deviations. The
     maps can be read by the colour blind; pixels without data are grey. Axes are offsets from the centre in
-    arcseconds where the sky coordinates are known, else pixels counted from 0. UserError is raised if
-    matplotlib is not installed.
+    arcseconds where the sky coordinates are known, else pixels counted from 0. UserError is raised for
+    too many panels.
     """
-    if not AVAILABLE:
-        raise UserError("pictures need matplotlib: pip install 'lucidcube[plot]'")
     columns = max(len(panels) for _, panels in rows)
     if columns * len(rows) > LARGEST:
         raise UserError(f"{columns} HDUs of {len(rows)} planes are too many for a sheet: choose fewer")
