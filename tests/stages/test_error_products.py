@@ -7,12 +7,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.io import fits
 from scipy import ndimage
 
 from config_scenes import Files, galaxy, moffat, observe
 from lucidcube.cli.app import main
 from lucidcube.config.load import from_plain
+from lucidcube.cube import (
+    BIAS,
+    DATA,
+    ERROR,
+    MODE,
+    PSF,
+    PSF_MODES,
+    PSF_PLANE,
+    VARIABLES,
+    VARIANCE,
+    WAVELENGTH,
+    X,
+    Y,
+    from_arrays,
+)
+from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages import Deconvolve, FitPSF
@@ -105,6 +122,67 @@ def test_errors_as_commands(files: Files, tmp_path: Path) -> None:
     ratio = given["ERROR"][0] / bare["ERROR"][0]
     assert np.isfinite(ratio).all()
     assert not np.array_equal(given["ERROR"][0], bare["ERROR"][0])
+
+
+def test_errors_of_fluxes_of_1e_20(files: Files, tmp_path: Path) -> None:
+    unit = 2.0**-66
+    with fits.open(files.target) as hdus:
+        for name, factor in (("DATA", unit), ("STAT", unit**2)):
+            hdus[name].data = hdus[name].data.astype(np.float64) * factor
+        hdus.writeto(tmp_path / "faint.fits")
+    options = {"errors": {"draws": 2}, "n_iter": 10}
+    plain = read(run(config(files, tmp_path / "plain", **options)).path)
+    faint = files._replace(target=tmp_path / "faint.fits")
+    made = read(run(config(faint, tmp_path, **options)).path)
+    for name in ("ERROR", "BIAS"):
+        np.testing.assert_allclose(made[name][0] / unit, plain[name][0], rtol=1e-3, atol=1e-3)
+
+
+def small_cube() -> xr.Dataset:
+    """Return a cube of five planes with a PSF and its modes; the fourth plane has no PSF."""
+    rng = np.random.default_rng(0)
+    y, x = np.indices((15, 17))
+    data = 100 * np.exp(-((y - 7) ** 2 + (x - 8) ** 2) / 18) + rng.normal(size=(5, 15, 17))
+    data[1, 3, 4] = np.nan
+    cube = from_arrays(
+        data.astype(np.float32), 7e-7 + 1e-9 * np.arange(5), variance=np.ones(data.shape, np.float32)
+    )
+    psf = np.repeat(moffat((9, 9), 2.5, (4, 4))[None].astype(np.float32), 5, axis=0)
+    modes = 0.01 * rng.normal(size=(5, 2, 9, 9)).astype(np.float32)
+    psf[3] = np.nan
+    return cube.assign(
+        {PSF: ((WAVELENGTH, *PSF_PLANE), psf), PSF_MODES: ((WAVELENGTH, MODE, *PSF_PLANE), modes)}
+    )
+
+
+@pytest.mark.parametrize("method", ["map", "lucy_richardson"])
+def test_errors_do_not_depend_on_the_blocks(method: str) -> None:
+    cube = small_cube()
+    stage = Deconvolve(method=method, errors={"draws": 2}, n_iter=4)
+    expected = stage(cube)
+    made = stage(cube.chunk({WAVELENGTH: (2, 2, 1), **dict.fromkeys({*cube.dims} - {WAVELENGTH}, -1)}))
+    for name in (ERROR, BIAS):
+        np.testing.assert_array_equal(made[name].values, expected[name].values)
+        assert np.isnan(expected[name].values[3]).all()
+        assert np.isnan(expected[name].values[1, 3, 4])
+        assert np.isfinite(expected[name].values[0]).all()
+    again = stage(cube.isel({WAVELENGTH: [2]}))
+    np.testing.assert_array_equal(again[ERROR].values[0], expected[ERROR].values[2])
+    without = stage(cube.drop_vars(PSF_MODES))
+    assert not np.array_equal(without[ERROR].values[2], expected[ERROR].values[2])
+
+
+@pytest.mark.parametrize("planes", [1, 3, 5])
+def test_modes_come_with_the_psf(planes: int) -> None:
+    """A PSF of one plane is that of all planes; at other wavelengths the modes are those of the nearest."""
+    cube = small_cube()
+    chosen = np.linspace(0, 4, planes).astype(int)
+    star = cube.isel({WAVELENGTH: chosen})
+    star = star.drop_vars([DATA, VARIANCE]).assign({DATA: ((WAVELENGTH, Y, X), star[PSF].values)})
+    made = attach_psf(cube.drop_vars([PSF, PSF_MODES]), star)
+    assert made[PSF_MODES].dims == VARIABLES[PSF_MODES].dims
+    nearest = {1: [0] * 5, 3: [0, 0, 2, 2, 4], 5: [0, 1, 2, 3, 4]}[planes]
+    np.testing.assert_array_equal(made[PSF_MODES].values, cube[PSF_MODES].values[nearest])
 
 
 @pytest.mark.parametrize("errors", [True, {}, {"draws": 3}])
