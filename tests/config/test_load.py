@@ -308,8 +308,11 @@ def test_the_schema_knows_every_variant_and_its_parameters(name: str) -> None:
         # Words for infinity and NaN occur only in the provenance; configs have YAML numbers.
         flat = {k: v for k, v in flat.items() if "inf" not in str(v)}
         for values in (words, flat):
-            item = {name: values}
-            config = item if name == "deconvolve" else {"target": {"input": "a.fits", "stages": [item]}}
+            config = {"target": {"input": "a.fits", "stages": [{name: values}]}}
+            if name == "deconvolve":
+                config = {name: values}
+            elif name == "model_psf":
+                config = {"star": {"psf": values}}
             assert valid({"target": {"input": "a.fits"}, **config}), values
             values["zzz"] = 3
             assert not valid({"target": {"input": "a.fits"}, **config}), values
