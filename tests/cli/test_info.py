@@ -166,3 +166,18 @@ def test_control_characters_are_escaped(tmp_path: Path, capsys: pytest.CaptureFi
     assert code == 2
     assert "\x1b" not in err
     assert r"\x1b[2J" in err
+
+
+def test_a_folder_is_not_a_fits_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "info", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is a folder and no FITS file; see lucidcube convert" in err
+
+
+def test_a_variance_is_preferred_to_standard_deviations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "product.fits", SIGMA, "ERROR")
+    with fits.open(path, "append") as hdus:
+        hdus.append(fits.ImageHDU(SIGMA, name="STAT"))
+    assert json.loads(call(capsys, "info", path, "--json")[1])["array"]["variance"]["hdu"] == "STAT"

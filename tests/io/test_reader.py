@@ -428,7 +428,7 @@ def test_missing_files_and_extensions_are_named(tmp_path: Path) -> None:
     for text, message in {
         f"{tmp_path}/cube.fit": "did you mean .*cube.fits",
         f"{tmp_path}/no/cube.fits": "no folder",
-        f"{tmp_path}": "Is a directory",
+        f"{tmp_path}": "is a folder and no FITS file",
         f"{path}{{DATTA}}": r"it has PRIMARY \(no array\), DATA \(7 x 5 x 6\).*did you mean .*\{DATA\}",
         f"{path}{{9}}": "no extension 9",
         f"{path}{{0}}": r"is no image.*\{DATA\}",

@@ -39,7 +39,8 @@ def _facts(array: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "cube", f"{array['planes']} planes of {sides}; {order}"
         yield "wavelength", _spectral(array["spectral"])
     yield "pixel", _sky(array["sky"])
-    yield "data", f"{array['unit'] or 'no unit'}; at most {array['planes_per_block']} planes per block"
+    block = f"; at most {array['planes_per_block']} planes per block" if array["planes"] > 1 else ""
+    yield "data", f"{array['unit'] or 'no unit'}{block}"
     yield "variance", _variance(array["variance"])
     planes = ", ".join(map(str, sample["channels"]))
     seen = f"plane {planes}" if len(sample["channels"]) == 1 else f"planes {planes}"

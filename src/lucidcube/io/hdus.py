@@ -164,7 +164,7 @@ def variance_of(hdus: Sequence[Hdu], data: Hdu) -> Companion | None:
     if choose(hdus, None, "") != data:
         return None
     family = data.name.rpartition(".")[0]  # KMOS: IFU.1.DATA and IFU.1.NOISE
-    for hdu in fitting:
+    for hdu in sorted(fitting, key=lambda h: meaning_of(h)[0] != "variance"):  # STAT of a product, not ERROR
         meaning, why = meaning_of(hdu)
         alike = hdu.version == data.version and hdu.name.rpartition(".")[0] == family
         if meaning is not None and alike and hdu.name.rpartition(".")[2] in _VARIANCE_NAMES:

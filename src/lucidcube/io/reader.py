@@ -230,6 +230,10 @@ def _check_readable(path: Path, name: str) -> None:
         near = closest(path.name, names, files=True)
         where = f"did you mean {Path(name).parent / near}?" if near else f"{folder} has {len(names)} files"
         raise CubeError(f"there is no file {name}; {where}") from None
+    except IsADirectoryError:
+        raise CubeError(
+            f"{name} is a folder and no FITS file; see lucidcube convert for zarr stores"
+        ) from None
     except OSError as error:
         raise CubeError(f"{name} cannot be read: {error.strerror or error}") from None
 
