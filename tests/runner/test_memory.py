@@ -36,6 +36,7 @@ WORK = [
     ("deconvolve", {"n_iter": 2, "method": "clean_modified"}),
     ("deconvolve", {"n_iter": 2, "method": "clean_multiscale"}),
     ("deconvolve", {"n_iter": 4, "method": "lucy_richardson"}),
+    ("deconvolve", {"n_iter": 3, "resolution": 4.0}),
     ("deconvolve", {"n_iter": 3, "errors": {"draws": 2}}),
     ("deconvolve", {"n_iter": 2, "method": "lucy_richardson", "errors": {"draws": 2}}),
 ]

@@ -48,6 +48,8 @@ STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}
 
 WITH_ERRORS = (ERROR, BIAS)
 """Variables of planes that are made if errors are wanted."""
+RESOLUTION_SCRATCH = 20
+"""Planes in memory while a plane is filtered to a resolution."""
 ERROR_SCRATCH = 58
 """Float32 planes in memory, in addition to those of the deconvolution, while the errors are measured."""
 
@@ -237,13 +239,16 @@ class Deconvolve(Stage):
         return cube.assign(made)
 
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
-        """Return the bytes of memory for one block, with those of the simulated data; see `Stage`."""
+        """Return the bytes of memory for one block, with those of simulated data and of filters."""
+        work = super().working_bytes(before, after)
+        if self.resolution is not None:
+            work += 4 * RESOLUTION_SCRATCH * before.sizes[Y] * before.sizes[X]
         if self.errors is None:
-            return super().working_bytes(before, after)
+            return work
         block = max(block_sizes(after))
         pixels = (2 * block + ERROR_SCRATCH) * before.sizes[Y] * before.sizes[X]
         modes = math.prod(before[PSF_MODES].shape[1:]) if PSF_MODES in before else 0
-        return super().working_bytes(before, after) + 4 * (pixels + 2 * (block + 1) * modes)
+        return work + 4 * (pixels + 2 * (block + 1) * modes)
 
     def check(self, cube: xr.Dataset) -> None:
         """Check every plane of the PSF; see `Stage.check`."""
