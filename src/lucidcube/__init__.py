@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lucidcube.runner.pipeline import run
     from lucidcube.stages import (
         Artefacts,
+        BroadenPSF,
         Deconvolve,
         FitPSF,
         Interpolate,
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Artefacts", "Deconvolve", "FitPSF", "Interpolate", "Mask", "ModelPSF", "Noise", "NormalisePSF", "Rebin",
-    "ResamplePSF", "load_config", "open_cube", "run",
+    "Artefacts", "BroadenPSF", "Deconvolve", "FitPSF", "Interpolate", "Mask", "ModelPSF", "Noise",
+    "NormalisePSF", "Rebin", "ResamplePSF", "load_config", "open_cube", "run",
 ]  # fmt: skip
 
 _FUNCTIONS = {

@@ -42,6 +42,7 @@ PSF = "psf"
 PSF_MODES = "psf_modes"
 NOISE_FACTOR = "noise_factor"
 NOISE_WIDTH = "noise_width"
+BROADENING = "broadening"
 
 # Attributes of the Dataset
 SOURCE = "source"
@@ -102,6 +103,9 @@ VARIABLES: Mapping[str, Variable] = {
         (WAVELENGTH,), 0, "number by which the variance was multiplied; NaN where unknown"
     ),
     NOISE_WIDTH: Variable((WAVELENGTH,), 0, "standard deviation of the Gaussian that correlates the noise"),
+    BROADENING: Variable(
+        (WAVELENGTH,), 0, "full width at half maximum of the Gaussian that broadens the PSF"
+    ),
     "cut": Variable((WAVELENGTH,), 0, "artefact score from which a pixel of the plane is an artefact"),
     "outlier": Variable(DIMS, 0, "1 where a pixel of the star was rejected as an outlier"),
     "background": Variable(DIMS, 0, "1 where the background of the star was measured"),

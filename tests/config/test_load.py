@@ -137,7 +137,7 @@ def test_a_text_is_the_input_of_a_track(tmp_path: Path) -> None:
     short = load([written(tmp_path, "target: obs.fits{DATA}\nstar: star.fits")])
     long = load([written(tmp_path, "target: {input: 'obs.fits{DATA}'}\nstar: {input: star.fits}")])
     assert short == long
-    assert len(short.target.stages) == 5
+    assert len(short.target.stages) == 6
     more = written(tmp_path, "target: {wave_unit: nm}", "more.yaml")
     merged = load([written(tmp_path, "target: obs.fits\nstar: star.fits"), more], ["star=other.fits"])
     assert (merged.target.input, merged.target.wave_unit) == ("obs.fits", "nm")

@@ -22,10 +22,10 @@ def names(config: Any) -> dict[str, list[str]]:
 def test_two_inputs_are_enough() -> None:
     config = from_plain(INPUTS)
     assert names(config) == {
-        "target": ["rebin", "noise", "artefacts", "mask", "interpolate", "deconvolve"],
+        "target": ["rebin", "noise", "broaden_psf", "artefacts", "mask", "interpolate", "deconvolve"],
         "star": ["rebin", "noise", "fit_psf"],
     }
-    assert [s.flat().get("method", s.flat().get("model")) for s in config.stages("target")[2:]] == [
+    assert [s.flat().get("method", s.flat().get("model")) for s in config.stages("target")[3:]] == [
         "spectral_psf", None, "model", "map",
     ]  # fmt: skip
     assert config.stages("star")[-1] == FitPSF(model="effective")
@@ -83,7 +83,7 @@ def test_stages_that_are_left_out_stay_so_if_there_are_others() -> None:
 def test_a_deconvolution_does_not_replace_the_chain() -> None:
     """It means the same in the file and on the command line."""
     config = from_plain(INPUTS | {"deconvolve": {"n_iter": 300}})
-    assert len(config.stages("target")) == 6
+    assert len(config.stages("target")) == 7
     assert config.deconvolve.n_iter == 300
 
 
@@ -124,7 +124,7 @@ def test_parameters_of_the_chain_can_be_changed(tmp_path: Any) -> None:
         "star.rebin.bin_step=2nm",
     ]
     config = load(tmp_path / "c.yaml", changes)
-    assert config.stages("target")[3].cut == ((0, 7.0),)
+    assert config.stages("target")[4].cut == ((0, 7.0),)
     assert config.stages("target")[-1].n_iter == 9
     assert config.stages("star")[0].bin_step == pytest.approx(2e-9)
     changed = load(tmp_path / "c.yaml", [*changes, "preset=reference"])

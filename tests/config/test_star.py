@@ -22,11 +22,11 @@ def test_a_formula_needs_no_input() -> None:
     made = config({"psf": MOFFAT})
     assert [*made.tracks()] == ["target"]
     assert [s.name for s in made.stages("target")] == [
-        "rebin", "noise", "model_psf", "artefacts", "mask", "interpolate", "deconvolve",
+        "rebin", "noise", "model_psf", "broaden_psf", "artefacts", "mask", "interpolate", "deconvolve",
     ]  # fmt: skip
     (first, *_), (last, *_) = made.stages("target")[2].fwhm
     assert (first, last) == pytest.approx((4.8e-7, 9.3e-7))
-    assert made.stages("target")[3].method == "spectral_psf"
+    assert made.stages("target")[4].method == "spectral_psf"
 
 
 def test_a_formula_survives_the_provenance() -> None:

@@ -115,7 +115,9 @@ def test_the_recommended_chain(target: Path, tmp_path: Path) -> None:
     }
     header = fits.getheader(run(from_plain(values)).path)
     assert header["LUCIDCUBE STAR STAGES"] == "rebin noise fit_psf"
-    assert header["LUCIDCUBE TARGET STAGES"] == "rebin noise artefacts mask interpolate deconvolve"
+    assert (
+        header["LUCIDCUBE TARGET STAGES"] == "rebin noise broaden_psf artefacts mask interpolate deconvolve"
+    )
 
 
 @pytest.mark.parametrize(

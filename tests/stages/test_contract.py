@@ -61,7 +61,8 @@ QUICK |= {key: {"free": False} for key in ("alpha", "beta", "amplitude", "backgr
 
 
 QUICK_OF = {
-    "model_psf": {"fwhm": 3.0, "r0": 0.2, "alpha": 0.1, "beta": 2.0, "amplitude": 2.0, "pixel_scale": 0.025}
+    "model_psf": {"fwhm": 3.0, "r0": 0.2, "alpha": 0.1, "beta": 2.0, "amplitude": 2.0, "pixel_scale": 0.025},
+    "broaden_psf": {"fwhm": 3.0},
 }
 """Parameters that a stage needs; for these keys they replace those of all stages."""
 
@@ -103,6 +104,7 @@ OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("interpolate", {"method": "model"}, {"spectral": False, "n_iter": 3}),
     ("fit_psf", {"model": "effective"}, {"smoothing": 0}),
     ("fit_psf", {"model": "effective"}, {"modes": 2}),
+    ("broaden_psf", {}, {"fwhm": "fit"}),
     ("resample_psf", {}, {"scale": 2.0, "rotation": 30.0, "mirror": True, "side": 11}),
     ("model_psf", {"model": "moffat"}, {"fwhm": {"700nm": 2.0, "701nm": 4.0}, "beta": 3.0}),
     ("model_psf", {"model": "gaussian"}, {"fwhm": "0.1arcsec", "pixel_scale": 0.05}),

@@ -185,7 +185,7 @@ def test_the_right_formula_sharpens(target: Path, tmp_path: Path) -> None:
 def test_the_recommended_chain(target: Path, tmp_path: Path) -> None:
     more = {"target": {"input": str(target)}, "deconvolve": {"n_iter": 5}}
     made = product(target, tmp_path, {"fwhm": "0.0875arcsec"}, **more)
-    stages = "rebin noise model_psf artefacts mask interpolate deconvolve"
+    stages = "rebin noise model_psf broaden_psf artefacts mask interpolate deconvolve"
     assert made["header"]["LUCIDCUBE TARGET STAGES"] == stages
     assert {"DECONVOLVED", "PSF", "FILLED", "DECONVOLUTION LOG"} <= {*made}
 

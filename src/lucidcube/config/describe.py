@@ -14,7 +14,10 @@ from lucidcube.config.schema import DECONVOLVE, Checkpoints, Config, Input, Mode
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
 TEMPLATE_TRACKS = {
-    "target": ("example_data/target.fits{DATA}", ("rebin", "noise", "artefacts", "mask", "interpolate")),
+    "target": (
+        "example_data/target.fits{DATA}",
+        ("rebin", "noise", "broaden_psf", "artefacts", "mask", "interpolate"),
+    ),
     "star": ("example_data/star.fits{DATA}", ("rebin", "noise", "fit_psf")),
 }
 

@@ -15,7 +15,7 @@ TRACKS = ("target", "star")
 
 CHAINS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "recommended": {
-        "target": ({"rebin": {"preset": "auto"}}, "noise", "artefacts", "mask", "interpolate"),
+        "target": ({"rebin": {"preset": "auto"}}, "noise", "broaden_psf", "artefacts", "mask", "interpolate"),
         "star": ({"rebin": {"preset": "auto"}}, "noise", "fit_psf"),
     },
     "reference": {
@@ -74,7 +74,8 @@ def with_chains(values: Mapping[str, Any]) -> dict[str, Any]:
     chains = CHAINS.get(str(filled.get("preset") or "recommended"), {})
     for name, track in tracks.items():
         if name in chains and "stages" not in track:
-            filled[name] = {**track, "stages": [*chains[name]]}
+            stages = [stage for stage in chains[name] if stage != "broaden_psf" or filled.get("star")]
+            filled[name] = {**track, "stages": stages}
     if filled.get("star") is not None and "deconvolve" not in filled:
         filled["deconvolve"] = {}
     return filled

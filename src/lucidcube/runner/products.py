@@ -37,10 +37,12 @@ TABLES = {
     "NORMALISATION": words.STAR_NUMBERS,
     "CUT BY CHANNEL": ("cut",),
     "NOISE": (words.NOISE_FACTOR, words.NOISE_WIDTH),
+    "PSF BROADENING": (words.BROADENING,),
 }
 PRODUCT_TABLES = {
     "log": ("DECONVOLUTION LOG", "NOISE"),
     "fit": ("FITTED MODEL PARAMS", "NORMALISATION"),
+    "psf": ("PSF BROADENING",),
     "mask": ("CUT BY CHANNEL",),
 }
 """The tables of each product that a user can request."""
@@ -53,7 +55,7 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "error": (words.ERROR,),
     "bias": (words.BIAS,),
     "residual": (words.RESIDUAL,),
-    "psf": (),
+    "psf": (words.BROADENING,),
     "log": (*words.DECONVOLUTION_LOG, words.NOISE_FACTOR, words.NOISE_WIDTH),
     "fit": (*words.FIT_RESULTS, *words.STAR_NUMBERS),
     "filled": (words.FILLED,),

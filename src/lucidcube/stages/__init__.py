@@ -2,6 +2,7 @@
 
 import lucidcube.stages.deconvolution_methods  # noqa: F401
 from lucidcube.stages.artefacts import Artefacts
+from lucidcube.stages.broaden_psf import BroadenPSF
 from lucidcube.stages.deconvolve import Deconvolve
 from lucidcube.stages.fit_psf import FitPSF
 from lucidcube.stages.interpolate import Interpolate
@@ -14,6 +15,7 @@ from lucidcube.stages.resample_psf import ResamplePSF
 
 __all__ = [
     "Artefacts",
+    "BroadenPSF",
     "Deconvolve",
     "FitPSF",
     "Interpolate",

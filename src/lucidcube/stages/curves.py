@@ -24,7 +24,7 @@ LONGEST = 1.0
 Pair = tuple[float, float | str]
 
 
-def _length(value: Any) -> float | str:
+def length(value: Any) -> float | str:
     """Return a number of pixels, or the text of an angle; both are positive."""
     message = f"{value!r} is neither a positive number of pixels nor an angle such as '0.08arcsec'"
     try:
@@ -85,7 +85,7 @@ def _curve(item: Callable[[Any], float | str]) -> Callable[[Any], Any]:
     return validate
 
 
-Length = Annotated[float | str, BeforeValidator(_length, json_schema_input_type=float | str)]
+Length = Annotated[float | str, BeforeValidator(length, json_schema_input_type=float | str)]
 """A length in pixels, or the text of an angle."""
 _Text = dict[str, float | str]
 Curve = Annotated[
@@ -96,7 +96,7 @@ Curve = Annotated[
 LengthCurve = Annotated[
     float | str | tuple[Pair, ...] | None,
     BeforeValidator(
-        _curve(_length), json_schema_input_type=float | str | _Text | tuple[tuple[str, float | str], ...]
+        _curve(length), json_schema_input_type=float | str | _Text | tuple[tuple[str, float | str], ...]
     ),
 ]
 """A length in pixels or as an angle, or lengths at several wavelengths."""
