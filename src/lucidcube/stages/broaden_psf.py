@@ -46,7 +46,7 @@ class BroadenPSF(Stage):
     is the same at all wavelengths. A PSF that is too narrow explains the target by a blurred object; one that
     is too broad leaves residuals at edges and points, which cannot be that sharp. The broadest PSF that does
     not is taken. Use it for targets with a limb, other sharp edges or points. A PSF that is less than about
-    5 % too narrow is left as it is, and one that is too broad is not made narrower. The full width at half
+    7 % too narrow is left as it is, and one that is too broad is not made narrower. The full width at half
     maximum of the Gaussian is written to a table, NaN if it could not be fitted. The default, 0, passes the
     PSF on unchanged.
     """

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import xarray as xr
 
-from lucidcube.cube import DATA, UNITS, VARIANCE, X, Y
+from lucidcube.cube import DATA, PSF_MODES, UNITS, VARIANCE, X, Y
 from lucidcube.errors import CubeError
 from lucidcube.kernels.psf import Doubles
 from lucidcube.kernels.psf.resample import resample_psf
@@ -24,11 +24,11 @@ class ResamplePSF(Stage):
 
     New pixels that are larger integrate the PSF; in between it is a cubic spline. The result has odd sides
     and a sum of one. In a run, this stage is added to the track of the star where the headers of star and
-    target differ. The variance is dropped.
+    target differ. The variance and the modes of its error are dropped.
     """
 
     name: ClassVar[str] = "resample_psf"
-    drops: ClassVar[tuple[str, ...]] = (VARIANCE,)
+    drops: ClassVar[tuple[str, ...]] = (VARIANCE, PSF_MODES)
     copies: ClassVar[float] = 3
     scratch: ClassVar[float] = 14
     tag: ClassVar[str] = "_resampled"

@@ -44,7 +44,7 @@ def test_a_psf_that_is_right_or_too_broad_is_left(factor):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("factor", "low", "high"), [(0.9, 0.16, 0.45), (0.8, 0.2, 0.8)])
+@pytest.mark.parametrize(("factor", "low", "high"), [(0.9, 0.2, 0.5), (0.8, 0.3, 0.8)])
 def test_a_psf_that_is_too_narrow_is_broadened(factor, low, high):
     """Squared widths add up: shares of 0.23 and 0.56 would be right for Gaussians."""
     found = share(factor)
@@ -55,7 +55,7 @@ def test_a_psf_that_is_too_narrow_is_broadened(factor, low, high):
 
 @pytest.mark.slow
 def test_a_smooth_object_does_not_tell():
-    assert np.isnan(share(0.8, sharp=False))
+    assert np.isnan(share(1.0, sharp=False, seeds=(0, 1)))
 
 
 @pytest.mark.slow

@@ -17,7 +17,10 @@ MISFIT = 0.01
 """Mean squared residual, in units of the variance of the noise, by which a PSF that is too broad shows."""
 WIDEST = 0.8
 """Largest variance of the broadening, in units of that of a Gaussian as wide as the core of the PSF."""
-LEAST = 0.16
+FAR_TOO_WIDE, SHARP = 1.5, 0.03
+"""A broadening, in the same unit, that is far too wide, and the least mean squared residual that it leaves
+where something in the planes is sharp."""
+LEAST = 0.2
 """Smallest variance of the broadening, in the same unit, that is told from none."""
 PRECISION = 0.01
 """Precision of the fit, in the same unit."""
@@ -84,8 +87,8 @@ def fit_broadening(planes: Sequence[PlaneFit]) -> float:
     residuals at edges and points, which it cannot make sharp enough. So the PSFs are broadened until they
     leave `MISFIT` more than without broadening. The residuals also depend on how closely the fit follows the
     noise, which is the less the broader the PSF; simulated planes, fitted alike, tell by how much. The noise
-    is measured in the planes themselves. The result is 0 if it is below `LEAST`, and NaN if even the broadest
-    PSF does not show, because nothing in the planes is sharp, or the noise is too large.
+    is measured in the planes themselves. The result is 0 if it is below `LEAST`, and NaN if even a PSF that
+    is far too broad hardly shows, because nothing in the planes is sharp, or the noise is too large.
     """
     planes = [p for p in planes if math.isfinite(p.noise)]
     if not planes:
@@ -101,7 +104,7 @@ def fit_broadening(planes: Sequence[PlaneFit]) -> float:
 
     if excess(LEAST) >= 0.0:
         return 0.0
-    if excess(WIDEST) < 0.0:
+    if misfit(FAR_TOO_WIDE) - misfit(0.0) < SHARP or excess(WIDEST) < 0.0:
         return math.nan
     return float(optimize.brentq(excess, LEAST, WIDEST, xtol=PRECISION, rtol=1e-3))
 
