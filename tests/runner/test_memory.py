@@ -33,7 +33,6 @@ WORK = [
     ("model_psf", {"fwhm": 30.0, "beta": 1.1}),
     ("resample_psf", {"scale": 0.8}),
     ("broaden_psf", {"fwhm": 3.0}),
-    ("broaden_psf", {"fwhm": "fit"}),
     ("deconvolve", {"n_iter": 12}),
     ("deconvolve", {"n_iter": 2, "method": "clean_modified"}),
     ("deconvolve", {"n_iter": 2, "method": "clean_multiscale"}),
