@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +14,13 @@ import pytest
 from astropy.io import fits
 
 from browser import chromium
+from html_page import Page
 from lucidcube.cli.app import main
 from lucidcube.config.load import load
 from lucidcube.config.origins import origins, settings
 from lucidcube.report import page as pages
 from lucidcube.simulate import Scene, write_scene
 
-VOID = {"meta", "link", "img", "input", "br", "hr"}
 HOSTILE = '</h1><script>alert(1)</script><img src=x onerror="alert(2)">'
 NUMBER = {"type": ["number", "null"]}
 COLUMN = {"type": "array", "items": NUMBER}
@@ -54,37 +53,6 @@ SCHEMA = {
         "run": {"type": ["object", "null"], "required": ["started", "seconds", "memory", "parts", "computer"]},
     },
 }  # fmt: skip
-
-
-class Page(HTMLParser):
-    """Check that the tags of a page are balanced, and collect its images, its texts and their headings."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "img":
-            self.images.append(dict(attrs))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"script", "style"} & {*self.open}:
-            self.text += data
 
 
 class Run(NamedTuple):

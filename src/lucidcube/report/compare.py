@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from lucidcube.config.origins import settings
-from lucidcube.cube import DATA, UNITS, WAVELENGTH
+from lucidcube.cube import DATA, WAVELENGTH
 from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
 from lucidcube.io.reader import open_cube
@@ -21,7 +21,7 @@ from lucidcube.report.numbers import summarise, versions
 from lucidcube.report.page import check_ours, environment
 from lucidcube.report.pictures import Picture, flux_scale, picture, pretty_unit, symmetric_scale
 from lucidcube.report.planes import READ, Planes, choose, label_of, measure, wavelength_fraction
-from lucidcube.report.product_file import SHOWN_UNITS, Plane, ProductFile
+from lucidcube.report.product_file import Plane, ProductFile, shown_wavelengths
 
 SAME_GRID = 0.01
 """Largest difference between the wavelengths of two cubes, as a fraction of a channel."""
@@ -121,13 +121,12 @@ def _image(run: FinishedRun, number: int) -> Plane:
 def _truth(specifier: str, run: FinishedRun) -> xr.DataArray:
     """Open the truth, which must be on the grid of a product."""
     cube = open_cube(specifier)
-    unit, factor = SHOWN_UNITS[str(cube[WAVELENGTH].attrs.get(UNITS, "m"))]
-    _check_grid(run, specifier, cube[WAVELENGTH].values * factor, unit, cube[DATA].shape[1:])
+    _check_grid(run, specifier, *shown_wavelengths(cube), cube[DATA].shape[1:])
     return cube[DATA]
 
 
 def _true_plane(truth: xr.DataArray, number: int) -> Plane:
-    with dask.config.set(scheduler="synchronous"):
+    with dask.config.set(scheduler=dask.get):
         return np.asarray(truth.isel({WAVELENGTH: number}).values)
 
 

@@ -101,6 +101,6 @@ def _before(
 def _plane(cube: xr.Dataset | None, name: str, number: int) -> Plane | None:
     if cube is None or name not in cube.variables or number >= cube.sizes[words.WAVELENGTH]:
         return None
-    with dask.config.set(scheduler="synchronous"):
+    with dask.config.set(scheduler=dask.get):
         values = cube[name].isel({words.WAVELENGTH: number}).values
     return np.asarray(values, np.float32)

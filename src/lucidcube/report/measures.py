@@ -62,7 +62,7 @@ def width(psf: Plane) -> float:
     radius = np.arange(0, max(psf.shape) / 2, STEP)
     angle = np.arange(DIRECTIONS)[:, None] * (2 * math.pi / DIRECTIONS)
     places = np.array([centre[0] + radius * np.sin(angle), centre[1] + radius * np.cos(angle)])
-    rays = ndimage.map_coordinates(np.nan_to_num(psf).astype(np.float64), places, order=3)
+    rays = ndimage.map_coordinates(np.nan_to_num(psf).astype(np.float64), places, order=3, mode="nearest")
     level = rays[:, 0].mean() / 2
     below = np.argmax(rays < level, axis=1)  # the first radius below half of the maximum
     if not below.all():

@@ -85,10 +85,10 @@ def number_text(value: float) -> str:
     """Return a short number for a scale, with powers of ten where that is shorter: ``0.01``, ``3×10⁻⁷``."""
     if not value or 1e-3 <= abs(value) < 1e5:
         return f"{value:.5g}".replace("-", "−")
-    digits, _, power = f"{value:.2e}".partition("e")
+    digits, _, power = f"{abs(value):.2e}".partition("e")
     digits = digits.rstrip("0").rstrip(".")
-    base = f"10{str(int(power)).translate(SUPERSCRIPTS)}"
-    return base if digits == "1" else f"{digits}×{base}".replace("-", "−")
+    factor = "" if digits == "1" else f"{digits}×"
+    return f"{'−' if value < 0 else ''}{factor}10{str(int(power)).translate(SUPERSCRIPTS)}"
 
 
 def pretty_unit(unit: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import xarray as xr
 from astropy.io import fits
 from numpy.typing import NDArray
 
@@ -23,6 +24,13 @@ SHOWN_UNITS = {"m": ("nm", 1e9), "Hz": ("GHz", 1e-9), "m/s": ("km/s", 1e-3)}
 """Units of the spectral axis on a page, and their factors."""
 
 
+def shown_wavelengths(cube: xr.Dataset) -> tuple[Any, str]:
+    """Return the wavelengths of a cube in the unit that is shown, and the unit; NaN for an image."""
+    unit = str(cube[WAVELENGTH].attrs.get(UNITS, ""))
+    shown, factor = SHOWN_UNITS.get(unit, (unit, 1.0))
+    return cube[WAVELENGTH].values * factor, shown
+
+
 class ProductFile:
     """An open product: planes are read when they are asked for, and tables as a whole.
 
@@ -33,11 +41,9 @@ class ProductFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.provenance = read_provenance(path)
-        cube = open_cube(Specifier(str(path), ext=0))
-        self.unit, factor = SHOWN_UNITS[str(cube[WAVELENGTH].attrs.get(UNITS, "m"))]
-        self.wavelength = cube[WAVELENGTH].values * factor
+        self.wavelength, self.unit = shown_wavelengths(open_cube(Specifier(str(path), ext=0)))
         try:
-            self._file = fits.open(path)
+            self._file = fits.open(path, memmap=False)
             self.header = self._file[0].header
             self._hdus = {str(hdu.name): hdu for hdu in self._file}
         except MALFORMED as error:

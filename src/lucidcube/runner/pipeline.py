@@ -228,8 +228,8 @@ def reopen(config: Config) -> dict[str, list[tuple[Segment, bool]]]:
 
     def visit(segment: Segment) -> xr.Dataset:
         checkpoint, cube = Checkpoint(config.work() / segment.name), segment.cube
-        complete = checkpoint.is_complete()
-        if complete:
+        complete = not segment.variables or checkpoint.is_complete()
+        if segment.variables and complete:
             kept = checkpoint.open()
             cube = cube.assign({name: kept[name].variable for name in segment.variables})
         found[segment.track].append((replace(segment, cubes=(*segment.cubes[:-1], cube)), complete))
