@@ -233,6 +233,7 @@ def test_without_checkpoints_images_are_left_out(ran: Run, tmp_path: Path) -> No
     assert json.loads((tmp_path / "alone.json").read_text())["run"] is None
 
 
+@pytest.mark.slow
 def test_a_run_without_report(ran: Run, capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", str(ran.config), "--no-report", "--set", f"output.path={ran.folder}/plain.fits"])
     assert not (ran.folder / "plain.html").exists()
@@ -299,6 +300,7 @@ def test_a_config_that_was_not_run(ran: Run, capsys: pytest.CaptureFixture[str])
 # In a browser
 
 
+@pytest.mark.slow
 def test_in_a_browser(ran: Run, tmp_path: Path) -> None:
     with chromium() as browser:
         page = browser.open(ran.folder / "sharp.html")
@@ -330,6 +332,7 @@ def test_in_a_browser(ran: Run, tmp_path: Path) -> None:
         assert page.evaluate("document.querySelector('.scrubber label').control.id") == "scrub"
 
 
+@pytest.mark.slow
 def test_in_a_browser_without_scripts(ran: Run) -> None:
     with chromium() as browser:
         page = browser.open(ran.folder / "sharp.html", script=False)
@@ -343,6 +346,7 @@ def test_in_a_browser_without_scripts(ran: Run) -> None:
 # Two products
 
 
+@pytest.mark.slow
 def test_compare(ran: Run, capsys: pytest.CaptureFixture[str]) -> None:
     other = ran.folder / "less.fits"
     sets = ["--set", f"output.path={other}", "--set", "deconvolve.n_iter=3", "--set", "target.mask.grow=2.0"]

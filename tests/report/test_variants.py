@@ -101,6 +101,7 @@ def test_a_psf_of_one_plane(folder: Path, tmp_path: Path) -> None:
     assert numbers["measured"]["psf_fwhm"] == pytest.approx([2.3548 * 3**0.5] * 3, rel=0.03)
 
 
+@pytest.mark.slow
 def test_a_product_of_tables_and_residuals_only(folder: Path) -> None:
     page, _ = report_of(
         folder,
@@ -112,6 +113,7 @@ def test_a_product_of_tables_and_residuals_only(folder: Path) -> None:
     assert any(t.startswith("The result") for t in titles(page))  # from the checkpoint
 
 
+@pytest.mark.slow
 def test_errors_are_shown(folder: Path) -> None:
     page, _ = report_of(
         folder,
@@ -122,6 +124,7 @@ def test_errors_are_shown(folder: Path) -> None:
     assert "Standard error of the result" in titles(page)
 
 
+@pytest.mark.slow
 def test_planes_without_data_are_not_chosen(folder: Path) -> None:
     path = folder / "holes.fits"
     scene = Scene(shape=(24, 21, 21), seed=3, wavelength_step=1e-9)

@@ -13,6 +13,8 @@ from lucidcube.report.pictures import number_text
 WIDTH, HEIGHT = 560, 220
 LEFT, RIGHT, TOP, BOTTOM = 74, 12, 12, 40
 STEPS = [1, 2, 2.5, 5, 10]
+FINEST = 0.02
+"""Smallest range of an axis, relative to its values."""
 
 Numbers = NDArray[np.floating]
 
@@ -114,11 +116,13 @@ def _cleaned(line: Line, log: bool) -> Line:
 
 
 def _range(values: Sequence[Numbers], margin: float) -> tuple[float, float]:
-    """Return the ends of an axis that shows all finite values."""
+    """Return the ends of an axis that shows all finite values, but does not exaggerate small differences."""
     known = np.concatenate([v[np.isfinite(v)] for v in values])
     low, high = float(known.min()), float(known.max())
-    extra = (high - low) * margin if high > low else abs(low) * 0.05 or 1.0
-    return low - extra, high + extra
+    extra = (high - low) * margin
+    if margin and high - low < FINEST * abs(high):
+        extra = FINEST * abs(high)
+    return (low - extra, high + extra) if high + extra > low - extra else (low - 1, high + 1)
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:
