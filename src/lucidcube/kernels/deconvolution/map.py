@@ -42,9 +42,10 @@ def map_deconvolution(
     The first five arguments are as for `clean.clean_modified`, the others as for `MapSolver.solve`, but for
     `start`, the `Deconvolution.start` of similar data with the same PSF. Where the variance is not positive
     and finite, a pixel has no weight; if it is not given, it is estimated from the plane. Noise that is
-    correlated between neighbouring pixels has less weight, see `correlated_pixels`, because it would
-    otherwise be taken for points. Pixels that were replaced or are holes have no weight. Pixels that were
-    modelled count as data with `MODELLED_NOISE` times the noise of the nearest pixel of known variance.
+    correlated between neighbouring pixels has less weight, because it would otherwise be taken for points:
+    the data term is divided by the square root of `correlated_pixels`, which lies between what its large and
+    its small scales deserve. Pixels that were replaced or are holes have no weight. Pixels that were modelled
+    count as data with `MODELLED_NOISE` times the noise of the nearest pixel of known variance.
 
     The residual is plane - model on all observed pixels. Light from beyond the edge of the frame belongs to
     the model, so the components alone, convolved, need not give the model near the edge. Components, points
@@ -54,7 +55,9 @@ def map_deconvolution(
     sigma = noise_by_pixel(plane, variance, pixels)
     solver = MapSolver(psf, plane.shape)
     correlated = (
-        correlated_pixels(plane, np.square(sigma), ~pixels.valid) if start is None else start.correlated
+        math.sqrt(correlated_pixels(plane, np.square(sigma), ~pixels.valid))
+        if start is None
+        else start.correlated
     )
     solution = solver.solve(
         plane,

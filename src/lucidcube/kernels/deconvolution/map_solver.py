@@ -39,7 +39,7 @@ class Solution(NamedTuple):
     parts: Plane
     """b and p on the grid (2, y + 2 margin, x + 2 margin), for a warm start."""
     correlated: float = 1.0
-    """Number of pixels over which the noise was taken to be correlated."""
+    """Number by which the data term was divided because the noise is correlated."""
 
 
 class MapSolver:
@@ -97,8 +97,8 @@ class MapSolver:
             The iteration stops after this number, or when the objective twice decreases by less than this
             fraction.
         correlated : float
-            Number of pixels over which the noise is correlated, see `noise.correlated_pixels`. The data term
-            is divided by it.
+            Number by which the data term is divided because the noise is correlated, see
+            `noise.correlated_pixels`.
         start : Solution, optional
             Where to start; the default is `map_start.first_parts`. With a `chi2_target`, which that would
             reach at once, it is max(data, 0).
