@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import types
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from config_scenes import moffat
 from locations import ROOT
 from lucidcube.report.charts import HEIGHT, WIDTH, Line, chart
 from lucidcube.report.citation import AUTHORS, TITLE, bibtex, citation
+from lucidcube.report.log_charts import stop_reasons
 from lucidcube.report.measures import (
     compare_star,
     difference,
@@ -257,3 +259,12 @@ def test_the_citation_is_that_of_the_repository() -> None:
     assert (known["title"], known["authors"][0]["name"]) == (TITLE, AUTHORS)
     assert f"version {known['version']}" in citation()
     assert f"version = {{{known['version']}}}" in bibtex()
+
+
+def test_stop_reasons_with_their_planes() -> None:
+    texts = ["done", "done", "noise", "done", "no PSF", "no PSF"]
+    product = types.SimpleNamespace(table=lambda name: {"stop_reason_text": texts})
+    wanted = [("done", 3, "1 to 2, 4"), ("noise", 1, "3"), ("no PSF", 2, "5 to 6")]
+    assert stop_reasons(product) == wanted  # type: ignore[arg-type]
+    texts[:] = ["a", "b"] * 20
+    assert stop_reasons(product)[0][2].endswith("23 and 8 more")  # type: ignore[arg-type]

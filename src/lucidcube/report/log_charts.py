@@ -7,6 +7,9 @@ import numpy as np
 from lucidcube.report.charts import Chart, Line, chart
 from lucidcube.report.product_file import ProductFile
 
+LISTED = 12
+"""Largest number of ranges of planes in a list."""
+
 
 def log_charts(product: ProductFile) -> list[Chart]:
     """Return charts of the numbers per plane in the log of a product; none if it has no log."""
@@ -49,3 +52,20 @@ def log_charts(product: ProductFile) -> list[Chart]:
         )
         charts += [made] if made is not None else []
     return charts
+
+
+def stop_reasons(product: ProductFile) -> list[tuple[str, int, str]]:
+    """Return the reasons why the iterations stopped: the text, the number of planes, and which they are."""
+    texts = product.table("DECONVOLUTION LOG").get("stop_reason_text", [])
+    planes: dict[str, list[int]] = {}
+    for number, text in enumerate(texts, 1):
+        planes.setdefault(text, []).append(number)
+    return [(text, len(numbers), _ranges(numbers)) for text, numbers in planes.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return increasing numbers as text, such as ``1 to 5, 7``; at most `LISTED` ranges."""
+    starts = [n for i, n in enumerate(numbers) if i == 0 or numbers[i - 1] != n - 1]
+    ends = [n for i, n in enumerate(numbers) if i + 1 == len(numbers) or numbers[i + 1] != n + 1]
+    texts = [str(a) if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True)]
+    return ", ".join(texts[:LISTED]) + (f" and {len(texts) - LISTED} more" if len(texts) > LISTED else "")

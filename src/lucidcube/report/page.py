@@ -16,7 +16,7 @@ from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
 from lucidcube.report.citation import bibtex, citation
 from lucidcube.report.finished_run import FinishedRun, finished_run
-from lucidcube.report.log_charts import log_charts
+from lucidcube.report.log_charts import log_charts, stop_reasons
 from lucidcube.report.numbers import collect
 from lucidcube.report.pictures import FAINT, FILLED, MARKED, gradient
 from lucidcube.report.planes import read_planes
@@ -84,6 +84,7 @@ def write_report(
                 psf_examples=psf_examples(finished, planes),
                 psf_charts=psf_charts(finished, planes),
                 log_charts=log_charts(opened),
+                stop_reasons=stop_reasons(opened),
                 facts=_facts(opened),
                 citation=citation(),
                 bibtex=bibtex(),
