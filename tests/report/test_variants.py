@@ -15,6 +15,7 @@ from astropy.io import fits
 from config_scenes import observe, planet
 from html_page import Page
 from lucidcube.config.load import from_plain
+from lucidcube.report.finished_run import finished_run
 from lucidcube.report.page import verdicts, write_report
 from lucidcube.report.planes import choose
 from lucidcube.report.product_file import ProductFile
@@ -59,6 +60,7 @@ def test_an_image(tmp_path: Path) -> None:
     assert "plane 1 of 1" in page.text
     assert not any(a.get("id") == "scrub" for _, a in page.tags)
     assert any(t.startswith("The star") for t in titles(page))
+    assert "The log of the only plane" in page.text
     assert numbers["measured"]["psf_fwhm"][0] == pytest.approx(3.5, abs=0.4)  # a star of 44 x 48 pixels
 
 
@@ -72,6 +74,29 @@ def test_the_methods_of_the_reference(folder: Path) -> None:
     )
     assert numbers["summary"]["deconvolved"] == 3
     assert "method clean_modified" in page.text
+
+
+def test_tiny_fluxes_have_one_scale(folder: Path, tmp_path: Path) -> None:
+    with fits.open(folder / "target.fits") as hdus:
+        hdus["DATA"].data *= 1e-20
+        hdus["STAT"].data = hdus["STAT"].data.astype(np.float64) * 1e-40
+        wanted = hdus["DATA"].data[1].copy()
+        hdus.writeto(tmp_path / "target.fits")
+    star = {"psf": {"model": "moffat", "fwhm": 3.0}}
+    target = {"input": str(tmp_path / "target.fits"), "stages": []}
+    values = {"target": target, "star": star, "deconvolve": {"n_iter": 30}, "profile": "synchronous"}
+    path = tmp_path / "tiny.fits"
+    run(from_plain(values | {"output": {"path": str(path)}}))
+    with ProductFile(path) as product:
+        made = finished_run(product)
+        planes = {name: made.plane(name, 1) for name in ("before", "cleaned", "after", "model", "variance")}
+    np.testing.assert_allclose(planes["before"], wanted, rtol=1e-5)
+    np.testing.assert_array_equal(planes["before"], planes["cleaned"])
+    totals = {name: np.nansum(plane) for name, plane in planes.items() if plane is not None}
+    assert totals["after"] == pytest.approx(totals["before"], rel=0.3)
+    assert totals["model"] == pytest.approx(totals["before"], rel=0.1)
+    assert 0 < totals["variance"] < 1e-30
+    write_report(path)
 
 
 def test_without_a_star(folder: Path) -> None:

@@ -32,7 +32,7 @@ class FinishedRun:
     missing: str = ""
 
     def plane(self, name: str, number: int) -> Plane | None:
-        """Return a plane (y, x) of an image as float32; None if it is not available.
+        """Return a plane (y, x) of an image in the unit of the product; None if it is not available.
 
         The names are those of the variables of a cube, and ``before``, ``cleaned`` and ``after``.
         """
@@ -103,4 +103,6 @@ def _plane(cube: xr.Dataset | None, name: str, number: int) -> Plane | None:
         return None
     with dask.config.set(scheduler=dask.get):
         values = cube[name].isel({words.WAVELENGTH: number}).values
-    return np.asarray(values, np.float32)
+    exponent = int(cube.attrs.get(words.SCALE_EXPONENT, 0)) * words.VARIABLES[name].flux_power
+    # Fluxes near 1e-20 are multiplied by a power of two in memory, and their variance is beyond float32.
+    return np.ldexp(values.astype(np.float64), -exponent) if exponent else np.asarray(values, np.float32)

@@ -12,9 +12,9 @@ LISTED = 12
 
 
 def log_charts(product: ProductFile) -> list[Chart]:
-    """Return charts of the numbers per plane in the log of a product; none if it has no log."""
+    """Return charts of the numbers per plane in the log of a product; none if it has no log, or one plane."""
     log = product.table("DECONVOLUTION LOG")
-    if not log:
+    if not log or product.planes < 2:
         return []
     axis = product.wavelength
     known = bool(np.isfinite(axis).all())

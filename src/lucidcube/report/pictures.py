@@ -143,7 +143,8 @@ def positive_scale(plane: Plane, colours: str, unit: str, levels: int = 64) -> S
 
 def picture(title: str, plane: Plane, scale: Scale, alt: str, note: str = "") -> Picture:
     """Return the image of a plane (y, x), with y upwards; missing pixels are grey."""
-    small = shrunk(plane)
+    small, factor = shrunk(plane), shrink_factor(plane.shape)
+    note = note or (f"mean of {factor} × {factor} pixels" if factor > 1 else "")
     source = png(_levels(small, scale), _palette(scale.colours, scale.levels))
     return Picture(title, source, alt, scale, max(small.shape) < SHARP_BELOW, note)
 

@@ -110,7 +110,7 @@ class ProductFile:
         leading = hdu.shape[:-2]
         place = np.unravel_index(number, leading) if math.prod(leading) > 1 else (0,) * len(leading)
         plane = hdu.section[(*map(int, place), slice(None), slice(None))]
-        return np.asarray(plane).astype(np.float32)
+        return np.asarray(plane).astype(np.float64 if hdu.header["BITPIX"] == -64 else np.float32)
 
     def table(self, name: str) -> dict[str, Any]:
         """Return the columns of a table by name: arrays, or lists of texts; empty if there is none."""

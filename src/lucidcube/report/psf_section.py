@@ -34,8 +34,10 @@ def psf_examples(run: FinishedRun, planes: Planes) -> list[PSFExample]:
 
 
 def psf_charts(run: FinishedRun, planes: Planes) -> list[Chart]:
-    """Return the width and the peak of the PSF against wavelength, from the planes that were read."""
+    """Return the width and the peak of the PSF in the planes that were read; nothing for an image."""
     charts = []
+    if run.product.planes < 2:
+        return []
     for name, label in (("psf_fwhm", "FWHM (pixels)"), ("psf_peak", "light in the brightest pixel")):
         numbers, values = sampled_numbers(planes, name)
         x = np.asarray(run.product.wavelength[numbers])
