@@ -264,8 +264,8 @@ def test_a_method_that_is_not_installed_is_skipped_with_a_message(
     known = run_worker(tmp_path, SimpleNamespace(deconvolve=deconvolve), made.name, monkeypatch)
     assert "not installed" in known["skipped"]
     assert "a_package_that_does_not_exist" in known["skipped"]
-    scored = {made.name: {"not_deconvolved": known}}
-    report.save(scored, {made.name: made.title}, tmp_path / "scores.json")
+    scored = {made.name: {"title": made.title, "methods": {"not_deconvolved": known}}}
+    report.save(scored, tmp_path / "scores.json")
     assert "not installed" in report.markdown(json.loads((tmp_path / "scores.json").read_text()))
 
 
@@ -286,8 +286,8 @@ def test_tables_have_the_best_in_bold(tmp_path: Path) -> None:
         "not_deconvolved": {"G1": 0.3, "limb": -0.2, "moon_flux": 0.4},
         "lucidcube_map": {"G1": 0.1, "limb": np.nan, "moon_flux": 1.1},
     }
-    scored = {"planet_small": {m: {"figures": f} for m, f in rows.items()}}
-    report.save(scored, {"planet_small": "A planet"}, tmp_path / "s.json")
+    methods = {m: {"figures": f} for m, f in rows.items()}
+    report.save({"planet_small": {"title": "A planet", "methods": methods}}, tmp_path / "s.json")
     text = report.markdown(json.loads((tmp_path / "s.json").read_text()))
     assert "| lucidcube map | **0.100** |" in text
     assert "| not deconvolved | **-0.20** |" in text
@@ -321,7 +321,7 @@ def test_the_command_runs_from_end_to_end(tmp_path: Path) -> None:
     command += ["--scenes", "planet_small", "--methods", *methods]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    known = json.loads((tmp_path / "scores.json").read_text())["scores"]["planet_small"]
+    known = json.loads((tmp_path / "scores.json").read_text())["scenes"]["planet_small"]["methods"]
     assert known["lucidcube_map"]["figures"]["G1"] < 0.06, "0.034 when this was written"
     assert known["lucidcube_map"]["figures"]["G1"] < known["not_deconvolved"]["figures"]["G1"] / 5
     assert "| lucidcube map |" in done.stdout

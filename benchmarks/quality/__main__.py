@@ -31,7 +31,13 @@ ONE_THREAD = {
 
 def main(arguments: list[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
-    out, scenes, methods = given.out.resolve(), given.scenes or list(SCENES), given.methods or _all_methods()
+    out, scenes, methods = (
+        given.out.resolve(),
+        given.scenes or list(SCENES),
+        _all_methods() if given.methods is None else given.methods,
+    )
+    if unknown := set(methods) - set(method.names()):
+        sys.exit(f"no method is called {', '.join(sorted(unknown))}: there are {', '.join(method.names())}")
     pythons = dict(item.split("=", 1) for item in given.python)
     todo = [s for s in scenes if given.again or not (out / "prepared" / s / "inputs.fits").exists()]
     with ThreadPoolExecutor(given.jobs) as pool:
@@ -42,9 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         list(pool.map(lambda s: _call(sys.executable, "score", str(out), s), scenes))
     collected = {s: json.loads((out / "scores" / f"{s}.json").read_text()) for s in scenes}
-    titles = {s: found["title"] for s, found in collected.items()}
     saved = SCORES if given.docs else out / "scores.json"
-    report.save({s: found["methods"] for s, found in collected.items()}, titles, saved)
+    report.save(collected, saved)
     text = report.markdown(json.loads(saved.read_text()))
     print(text)
     if given.docs:
@@ -66,7 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for scenes, results and scores")
     parser.add_argument("--scenes", nargs="+", choices=list(SCENES), metavar="NAME", help="default: all")
-    parser.add_argument("--methods", nargs="+", choices=method.names(), metavar="NAME", help="default: all")
+    parser.add_argument(
+        "--methods",
+        nargs="*",
+        metavar="NAME",
+        help="default: all; without a name, only the results that are in the folder are compared and shown",
+    )
     parser.add_argument("--fast", action="store_true", help="small scenes with few planes")
     parser.add_argument("--again", action="store_true", help="make scenes again that are in the folder")
     parser.add_argument("--jobs", type=int, default=2, help="number of methods at a time")

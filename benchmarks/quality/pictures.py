@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .scene import Scene, images
 
-OURS = "lucidcube_map"
+OURS = ("lucidcube_lucy_richardson", "lucidcube_map")
 PEERS = 4
 """Number of other methods in a picture: those with the least error at a resolution of one pixel."""
 
@@ -20,7 +20,7 @@ def shown(found: dict[str, Any]) -> list[str]:
     """Return the methods to show: the best others, then ours."""
     known = {m: r["figures"]["G1"] for m, r in found.items() if "figures" in r}
     others = [m for m in known if not m.startswith("lucidcube") and m != "not_deconvolved"]
-    return [*sorted(others, key=known.__getitem__)[:PEERS], *(m for m in (OURS,) if m in known)]
+    return [*sorted(others, key=known.__getitem__)[:PEERS], *(m for m in OURS if m in known)]
 
 
 def draw(scene: Scene, found: dict[str, Any], results: Path, path: Path) -> None:

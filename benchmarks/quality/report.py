@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import method
-from .score import FIGURES
+from .score import FIGURES, PREPARATION
 
 BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
 BEST_IS_LEAST = ("G0.5", "G1", "G2", "velocity_scatter", "moon_offset", "false3", "false5")
@@ -35,22 +35,24 @@ def machine() -> dict[str, str]:
     }
 
 
-def save(scores: Scores, titles: dict[str, str], path: Path) -> None:
-    """Write the scores, with the versions and the titles of the scenes, to a JSON file; NaN becomes null."""
-    text = json.dumps({"machine": machine(), "titles": titles, "scores": scores}, default=float)
+def save(scenes: dict[str, dict[str, Any]], path: Path) -> None:
+    """Write what is known about each scene, with versions, to a JSON file; NaN becomes null."""
+    text = json.dumps({"machine": machine(), "scenes": scenes}, default=float)
     plain = json.loads(text, parse_constant=lambda _: None)
     path.write_text(json.dumps(plain, indent=1) + "\n")
 
 
 def markdown(known: dict[str, Any]) -> str:
     """Return the tables of the scores in a JSON file that was written by `save`, as Markdown."""
-    scores, about = known["scores"], known["machine"]
+    scenes, about = known["scenes"], known["machine"]
+    scores: Scores = {name: found["methods"] for name, found in scenes.items()}
     methods = [m for m in method.names() if any(m in found for found in scores.values())]
     parts = [
         ", ".join(f"{name} {value}" for name, value in about.items()) + ".",
-        _list("Scenes", {name: known["titles"][name] for name in scores}),
+        _list("Scenes", {name: found["title"] for name, found in scenes.items()}),
         _list("Methods", {name: method.title(name) + _skipped(scores, name) for name in methods}),
     ]
+    parts += ["### Preparation\n\nThe stages of lucidcube before the deconvolution.", _preparation(scenes)]
     for figure, meaning in FIGURES.items():
         table = _table(scores, methods, figure)
         if table:
@@ -62,6 +64,18 @@ def insert(text: str, page: Path, begin: str = BEGIN, end: str = END) -> None:
     """Replace what stands between two markers of a page."""
     before, rest = page.read_text().split(begin)
     page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}")
+
+
+def _preparation(scenes: dict[str, Any]) -> str:
+    """Return a table of the figures before the deconvolution: a row per figure, a column per scene."""
+    lines = [
+        "| | " + " | ".join(s.replace("_", " ") for s in scenes) + " |",
+        "|---" * (len(scenes) + 1) + "|",
+    ]
+    for figure, meaning in PREPARATION.items():
+        cells = [_cell(found.get("preparation", {}).get(figure), "cpu", False) for found in scenes.values()]
+        lines.append(f"| {meaning} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _table(scores: Scores, methods: list[str], figure: str) -> str:

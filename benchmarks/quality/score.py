@@ -37,6 +37,31 @@ FIGURES = {
 """The figures and what they are."""
 
 
+PREPARATION = {
+    "psf_error": "error of the PSF: root of the ratio of sums of squares, mean over planes",
+    "clean_marked": "fraction of the clean pixels of the object that are marked as artefacts",
+    "missed": "fraction of artefacts in the object above 6 standard deviations that are not marked",
+    "cpu": "CPU seconds per plane of all stages before the deconvolution",
+}
+"""The figures of our stages before the deconvolution."""
+STRONG = 6.0
+
+
+def preparation(scene: Scene, folder: Path) -> dict[str, float]:
+    """Return the figures of the prepared files in a folder."""
+    made = images(folder / "prepared.fits")
+    wrong = np.square(made["PSF"] - scene.psf).sum(axis=(1, 2)) / np.square(scene.psf).sum(axis=(1, 2))
+    marked, bad = made["MASK"] > 0, scene.artefacts > 0
+    seen = scene.object & np.isfinite(scene.data)
+    strong = seen & bad & (np.abs(scene.data - scene.blurred) > STRONG * np.sqrt(scene.variance))
+    return {
+        "psf_error": float(np.sqrt(wrong).mean()),
+        "clean_marked": float(marked[seen & ~bad].mean()),
+        "missed": float((~marked)[strong].mean()) if strong.any() else np.nan,
+        "cpu": float(json.loads((folder / "cpu.json").read_text())),
+    }
+
+
 def score(scene: Scene, prepared: Path, result: Path) -> dict[str, Any]:
     """Return the figures of a result, NaN where they do not apply, and the report of the worker with them."""
     report = json.loads(result.with_suffix(".json").read_text())
@@ -86,10 +111,13 @@ def main() -> None:
         path.stem: score(scene, out / "prepared" / name, path.with_suffix(".fits"))
         for path in sorted(results.glob("*.json"))
     }
+    known = {
+        "title": scene.title,
+        "preparation": preparation(scene, out / "prepared" / name),
+        "methods": found,
+    }
     (out / "scores").mkdir(exist_ok=True)
-    (out / "scores" / f"{name}.json").write_text(
-        json.dumps({"title": scene.title, "methods": found}, default=float)
-    )
+    (out / "scores" / f"{name}.json").write_text(json.dumps(known, default=float))
     draw(scene, found, results, out / "pictures" / f"{name}.png")
 
 

@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 SETTINGS = [{"beta": b} for b in (0.3, 2.0)]
-PLANES = 2
+PLANES = 1
 
 
 def deconvolve(plane, beta=0.3, epochs=600):

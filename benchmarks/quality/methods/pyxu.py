@@ -2,11 +2,11 @@
 
 import numpy as np
 
-SETTINGS = [{"weight": w} for w in (0.03, 0.3, 1.0)]
-PLANES = 2
+SETTINGS = [{"weight": w} for w in (0.03, 0.3)]
+PLANES = 1
 
 
-def deconvolve(plane, weight=0.1, iterations=1000):
+def deconvolve(plane, weight=0.1, iterations=600):
     import pyxu.operator as operators
     from pyxu.opt.solver import PD3O
     from pyxu.opt.stop import MaxIter

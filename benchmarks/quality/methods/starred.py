@@ -10,7 +10,7 @@ import io
 import numpy as np
 
 SETTINGS = [{"scales": s, "high": h} for s, h in ((0.3, 0.3), (2, 2))]
-PLANES = 2
+PLANES = 1
 
 
 def deconvolve(plane, scales=1.0, high=1.0, iterations=200):
