@@ -8,7 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -283,14 +283,14 @@ def test_a_method_that_fails_does_not_stop_the_others(
 
 def test_tables_have_the_best_in_bold(tmp_path: Path) -> None:
     rows = {
-        "not_deconvolved": {"G1": 0.3, "limb": -0.2, "moon_flux": 0.4},
+        "skimage_wiener": {"G1": 0.3, "limb": -0.2, "moon_flux": 0.4},
         "lucidcube_map": {"G1": 0.1, "limb": np.nan, "moon_flux": 1.1},
     }
-    methods = {m: {"figures": f} for m, f in rows.items()}
+    methods = {m: {"figures": f, "planes": [0, 1]} for m, f in rows.items()}
     report.save({"planet_small": {"title": "A planet", "methods": methods}}, tmp_path / "s.json")
     text = report.markdown(json.loads((tmp_path / "s.json").read_text()))
     assert "| lucidcube map | **0.100** |" in text
-    assert "| not deconvolved | **-0.20** |" in text
+    assert "| skimage wiener | **-0.20** |" in text
     assert "| lucidcube map | **1.10** |" in text
     (tmp_path / "page.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     report.insert(text, tmp_path / "page.md")
@@ -298,6 +298,19 @@ def test_tables_have_the_best_in_bold(tmp_path: Path) -> None:
     assert page.startswith("before\n")
     assert page.endswith("\nafter\n")
     assert "old" not in page
+
+
+@pytest.mark.parametrize(
+    ("module", "file", "begin", "end"),
+    [
+        (report, "scores", report.BEGIN, report.END),
+        (sensitivity, "sensitivity", sensitivity.BEGIN, sensitivity.END),
+    ],
+)
+def test_the_page_shows_the_frozen_scores(module: ModuleType, file: str, begin: str, end: str) -> None:
+    known = json.loads((ROOT / "benchmarks" / "quality" / f"{file}.json").read_text())
+    page = (ROOT / "docs" / "quality.md").read_text()
+    assert page.partition(begin)[2].partition(end)[0].strip() == module.markdown(known).strip()
 
 
 def test_random_settings_lie_within_a_decade_of_the_default() -> None:

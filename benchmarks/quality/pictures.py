@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,18 @@ PEERS = 4
 """Number of other methods in a picture: those with the least error at a resolution of one pixel."""
 
 
-def shown(found: dict[str, Any]) -> list[str]:
-    """Return the methods to show: the best others, then ours."""
-    known = {m: r["figures"]["G1"] for m, r in found.items() if "figures" in r}
+def shown(found: dict[str, Any], plane: int) -> list[str]:
+    """Return the methods to show that were given a plane: the best others, then ours."""
+    known = {m: r["figures"]["G1"] for m, r in found.items() if plane in r.get("planes", ())}
     others = [m for m in known if not m.startswith("lucidcube") and m != "not_deconvolved"]
     return [*sorted(others, key=known.__getitem__)[:PEERS], *(m for m in OURS if m in known)]
 
 
 def draw(scene: Scene, found: dict[str, Any], results: Path, path: Path) -> None:
-    """Write a picture of the middle one of the planes that all methods were given."""
-    methods = shown(found)
-    common = (
-        set.intersection(*(set(found[m]["planes"]) for m in methods)) if methods else {len(scene.truth) // 2}
-    )
-    plane = sorted(common)[len(common) // 2]
+    """Write a picture of the plane that most methods were given."""
+    counts = Counter(plane for report in found.values() for plane in report.get("planes", ()))
+    plane = max(counts, key=lambda p: (counts[p], p == len(scene.truth) // 2), default=len(scene.truth) // 2)
+    methods = shown(found, plane)
     panels = {"truth": scene.truth[plane], "observed": scene.data[plane]}
     for name in methods:
         cube = images(results / f"{name}.fits")["RESULT"]
@@ -53,4 +52,4 @@ def draw(scene: Scene, found: dict[str, Any], results: Path, path: Path) -> None
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=75)

@@ -50,13 +50,17 @@ def markdown(known: dict[str, Any]) -> str:
     parts = [
         ", ".join(f"{name} {value}" for name, value in about.items()) + ".",
         _list("Scenes", {name: found["title"] for name, found in scenes.items()}),
-        _list("Methods", {name: method.title(name) + _skipped(scores, name) for name in methods}),
+        _list("Methods", {name: method.title(name) + _remark(scores, name) for name in methods}),
     ]
     parts += ["### Preparation\n\nThe stages of lucidcube before the deconvolution.", _preparation(scenes)]
     for figure, meaning in FIGURES.items():
         table = _table(scores, methods, figure)
         if table:
             parts += [f"### {figure}\n\n{meaning[0].upper()}{meaning[1:]}.", table]
+    parts += [
+        "### Pictures\n\nThe number is G1. The square root of the light is shown.",
+        *map(_picture, scenes),
+    ]
     return "\n\n".join(parts)
 
 
@@ -92,7 +96,8 @@ def _table(scores: Scores, methods: list[str], figure: str) -> str:
         "| | " + " | ".join(s.replace("_", " ") for s in scenes) + " |",
         "|---" * (len(scenes) + 1) + "|",
     ]
-    best = {scene: _best(values[scene], figure) for scene in scenes}
+    whole = {s: {m: v for m, v in values[s].items() if _compared(m, scores[s][m])} for s in scenes}
+    best = {scene: _best(whole[scene], figure) for scene in scenes}
     for name in rows:
         cells = [_cell(values[s].get(name), figure, name in best[s]) for s in scenes]
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
@@ -115,13 +120,37 @@ def _cell(value: float | None, figure: str, best: bool) -> str:
     return f"**{text}**" if best else text
 
 
+def _picture(scene: str) -> str:
+    return (
+        f"![{scene.replace('_', ' ')}: truth, observation, other methods, ours](images/quality-{scene}.png)"
+    )
+
+
 def _list(title: str, items: dict[str, str]) -> str:
     return f"### {title}\n\n" + "\n".join(f"- `{name}`: {text}." for name, text in items.items())
 
 
-def _skipped(scores: Scores, name: str) -> str:
-    reasons = {found[name]["skipped"] for found in scores.values() if "skipped" in found.get(name, {})}
-    return f" (skipped: {'; '.join(sorted(reasons))})" if reasons else ""
+def _remark(scores: Scores, name: str) -> str:
+    """Return what is to be known about a method: why it is skipped, and on how few planes it is measured."""
+    reports = [found[name] for found in scores.values() if name in found]
+    reasons = sorted({r["skipped"] for r in reports if "skipped" in r})
+    planes = {len(r["planes"]) for r in reports if not _whole(r) and "planes" in r}
+    remarks = [
+        *(f"skipped: {reason}" for reason in reasons),
+        *(f"{n} planes per scene" for n in sorted(planes)),
+    ]
+    return f" ({'; '.join(remarks)})" if remarks else ""
+
+
+def _compared(name: str, report: dict[str, Any]) -> bool:
+    """Return whether the figures of a method are compared with those of others."""
+    return name != "not_deconvolved" and _whole(report)
+
+
+def _whole(report: dict[str, Any]) -> bool:
+    """Return whether a method was given all planes."""
+    planes = report.get("planes", [])
+    return bool(planes) and len(planes) == planes[-1] + 1
 
 
 def _lines(path: str) -> list[str]:

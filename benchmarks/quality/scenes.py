@@ -149,7 +149,7 @@ def planet_large(seed: int = 203, size: float = 1) -> Scene:
 
 @scene
 def planet_faint(seed: int = 204, size: float = 1) -> Scene:
-    """A planet at a signal-to-noise ratio of 10 or less."""
+    """A planet at a signal-to-noise ratio of about 12."""
     return _planet(planet_faint, seed, *_reduced(size, 75, 61, 12), gain=12.0, read_noise=100.0)
 
 

@@ -25,6 +25,7 @@ from .scene import images
 
 TRIED = 2
 """Number of planes on which the settings of a method are compared."""
+PARTS = (0.5, 0.25, 0.75)
 Cubes = dict[str, Any]
 
 
@@ -107,8 +108,8 @@ class Job:
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """Return `wanted` of `count` numbers, evenly spread and not at the ends."""
-    return sorted({int((i + 0.5) * count / wanted) for i in range(wanted)})
+    """Return some of `count` numbers: the middle one, those at a quarter and at three quarters, or all."""
+    return list(range(count)) if wanted > len(PARTS) else sorted({int(count * p) for p in PARTS[:wanted]})
 
 
 def _cpu() -> float:

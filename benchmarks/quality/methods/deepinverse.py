@@ -5,7 +5,7 @@ Its trained denoisers are not used, because their weights have to be downloaded.
 
 import numpy as np
 
-SETTINGS = [{"weight": w} for w in (0.03, 0.3)]
+SETTINGS = [{"weight": w} for w in (0.01, 0.03, 0.3)]
 PLANES = 2
 
 

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-SETTINGS = [{"beta": b} for b in (0.3, 2.0)]
+SETTINGS = [{"beta": b} for b in (0.1, 0.5)]
 PLANES = 1
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SETTINGS = [{"weight": w} for w in (0.03, 0.3)]
+SETTINGS = [{"weight": w} for w in (0.01, 0.03, 0.3)]
 PLANES = 1
 
 

@@ -6,7 +6,7 @@ twice, with an even number of pixels; the time is that of both.
 
 import numpy as np
 
-SETTINGS = [{"niter": n, "offset": o} for n in (10, 20, 40, 80, 160) for o in (0, 3)]
+SETTINGS = [{"niter": n, "offset": o} for n in (10, 20, 40, 80, 160, 320, 640) for o in (0, 3)]
 
 
 def deconvolve(plane, niter=20, offset=3):

@@ -6,7 +6,7 @@ added to all pixels and subtracted from the result.
 
 import numpy as np
 
-SETTINGS = [{"num_iter": n, "offset": o} for n in (5, 10, 20, 40, 80, 160) for o in (0, 3)]
+SETTINGS = [{"num_iter": n, "offset": o} for n in (5, 10, 20, 40, 80, 160, 320, 640) for o in (0, 3)]
 
 
 def deconvolve(plane, num_iter=20, offset=3):

@@ -5,7 +5,7 @@ The filter of this function has a Laplacian as prior. Planes are padded by zeros
 
 import numpy as np
 
-SETTINGS = [{"balance": b} for b in (0.1, 1, 10, 100, 1e3, 1e4)]
+SETTINGS = [{"balance": b} for b in (0.01, 0.1, 1, 10, 100, 1e3, 1e4)]
 
 
 def deconvolve(plane, balance=10.0):
