@@ -46,3 +46,12 @@ def test_missing_pixels_do_not_count(plane: np.ndarray) -> None:
     mask[:60] = 1
     assert mask_summary(plane, mask).marked == pytest.approx(0.2)
     assert mask_summary(np.full((5, 5), np.nan), np.ones((5, 5))) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("part", [np.s_[3:4, 3:4], np.s_[3:4, :], np.s_[3::12, 3::12]])
+def test_isolated_pixels_have_a_brightest_part(part: tuple[slice, slice]) -> None:
+    plane = np.full((20, 20), np.nan, np.float32)
+    plane[part] = np.arange(plane[part].size).reshape(plane[part].shape)
+    found = mask_summary(plane, np.ones(plane.shape, np.uint8))
+    assert found.marked == 1
+    assert 0 <= found.brightest_marked <= 1

@@ -26,12 +26,12 @@ def mask_summary(plane: NDArray[np.floating], mask: NDArray[np.generic]) -> Mask
     """Summarise the mask (y, x), not zero where a pixel is marked, of a plane (y, x); NaN where no data."""
     finite = np.isfinite(plane)
     marked = (mask != 0) & finite
-    number = np.count_nonzero(finite)
+    number = int(np.count_nonzero(finite))
     if not marked.any():
         return MaskSummary(0.0, 0.0, 0.0)
     label, _ = ndimage.label(marked, structure=_SQUARE)
     largest = int(np.bincount(label.ravel())[1:].max())
-    smooth = ndimage.median_filter(np.where(finite, plane, -np.inf), 3)
+    smooth = ndimage.median_filter(np.where(finite, plane, plane[finite].min()), 3)
     brightest = finite & (smooth >= np.percentile(smooth[finite], BRIGHTEST))
     groups = ndimage.binary_opening(marked, structure=_SQUARE)
     share = np.count_nonzero(groups & brightest) / np.count_nonzero(brightest)
