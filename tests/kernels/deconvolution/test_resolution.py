@@ -173,6 +173,11 @@ class TestSupport:
         narrow = gaussian((31, 31), 1.5, (15, 15))
         assert supported_fraction(narrow, 1e-3, 1.6) == pytest.approx(1, abs=1e-3)
 
+    @pytest.mark.parametrize("sigma", [7.0, 17.0, 60.0])
+    def test_is_complete_at_resolutions_of_many_pixels(self, sigma: float) -> None:
+        narrow = gaussian((31, 31), 1.5, (15, 15))
+        assert supported_fraction(narrow, 30.0, sigma) == pytest.approx(1, abs=1e-6)
+
     def test_is_the_peak_of_a_filtered_point_source(self) -> None:
         """With a filter that is all or nothing, it is the share of the Gaussian within a frequency."""
         sigma, wide = 1.5, gaussian((61, 61), 3.0, (30, 30))

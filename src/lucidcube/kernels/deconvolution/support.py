@@ -77,7 +77,9 @@ def supported_fraction(psf: NDArray[np.floating], flux: float, sigma: float) -> 
     target = np.exp(-2 * (math.pi * sigma) ** 2 * (rows[:, None] ** 2 + columns**2))
     modulation = _modulation(np.asarray(psf, np.float64), rows, columns)
     signal = (flux * modulation) ** 2
-    amplified = AREA * sigma**2 * np.maximum(1 - (modulation / target) ** 2, 0)
+    # Where the target is far below the PSF, or is zero in floating point, nothing is amplified.
+    ratio = np.divide(modulation, target, out=np.ones_like(target), where=modulation < target)
+    amplified = AREA * sigma**2 * (1 - ratio**2)
     kept = np.divide(signal, signal + amplified, out=np.ones_like(signal), where=amplified > 0)
     weight = target * np.where(columns > 0, 2, 1)
     return float(np.sum(kept * weight) / np.sum(weight))
