@@ -176,7 +176,7 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         ("given", "said"),
-        [("0.03arcsec", "0.03arcsec is 1.2 pixels"), ("sharp", "neither a positive angle"), ("1", "below 2")],
+        [("0.03arcsec", "0.03arcsec is 1.2 pixels"), ("sharp", "nor an angle such as"), ("1", "below 2")],
     )
     def test_a_resolution_without_meaning_is_one_line(
         self, files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], given: str, said: str

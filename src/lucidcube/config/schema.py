@@ -24,7 +24,7 @@ from lucidcube.cube import PSF
 from lucidcube.errors import ConfigError, did_you_mean
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.stages.base import REGISTRY, Parameters, Stage
-from lucidcube.stages.curves import Length
+from lucidcube.stages.lengths import Length
 
 DECONVOLVE = "deconvolve"
 """The stage that joins the tracks; it is a section of its own in a config, not an item of a track."""

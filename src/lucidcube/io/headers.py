@@ -9,6 +9,7 @@ from astropy.io import fits
 
 from lucidcube import __version__
 from lucidcube.cube import HEADER, HISTORY, PRIMARY_HEADER, WAVELENGTH
+from lucidcube.errors import CubeError
 from lucidcube.io.spectral_cards import spectral_cards
 from lucidcube.io.wcs import square_pixel
 
@@ -61,11 +62,13 @@ def with_resolution(header: fits.Header, fwhm: float) -> fits.Header:
     for keyword in ("BMAJ", "BMIN", "BPA"):
         header.remove(keyword, ignore_missing=True)
     header[f"HIERARCH {RESOLUTION_CARD}"] = (fwhm, "[pixel] FWHM of the Gaussian PSF")
-    side = square_pixel(header)
-    if side is not None:
-        header["BMAJ"] = (fwhm * side / 3600, "[deg] FWHM of the Gaussian PSF")
-        header["BMIN"] = (fwhm * side / 3600, "[deg] FWHM of the Gaussian PSF")
-        header["BPA"] = (0.0, "[deg] the Gaussian is round")
+    try:
+        side = square_pixel(header)
+    except CubeError:
+        return header
+    header["BMAJ"] = (fwhm * side / 3600, "[deg] FWHM of the Gaussian PSF")
+    header["BMIN"] = (fwhm * side / 3600, "[deg] FWHM of the Gaussian PSF")
+    header["BPA"] = (0.0, "[deg] the Gaussian is round")
     return header
 
 

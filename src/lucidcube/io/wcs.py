@@ -1,6 +1,5 @@
 """Read the sky coordinates of a header, and update its WCS cards for slicing and reordering of axes."""
 
-import math
 import re
 import string
 import warnings
@@ -26,8 +25,8 @@ _CELESTIAL = re.compile(
     r"|RADESYS|RADECSYS|EQUINOX|EPOCH|LONPOLE|LATPOLE|DATE-OBS|MJD-OBS|DATE-AVG|MJD-AVG"
     r"|DSUN_OBS|HGLN_OBS|HGLT_OBS|CRLN_OBS|CRLT_OBS|RSUN_REF|[AB]P?_(ORDER|\d_\d)"
 )
-SQUARE = 1.01
-"""Ratio of the sides of a pixel up to which it counts as square."""
+SQUARE = 0.01
+"""Largest relative difference between the sides of pixels that count as square, and of right angles."""
 _DEGREES = {"degree": "deg", "degrees": "deg", "degs": "deg", "arcseconds": "arcsec", "arcsecs": "arcsec"}
 
 
@@ -69,13 +68,20 @@ def sky_matrix(header: fits.Header) -> NDArray[np.float64]:
     return rows if wcs.wcs.lng == 0 else rows[::-1]
 
 
-def pixel_sides(header: fits.Header) -> tuple[float, float]:
-    """Return the sides (y, x) of the pixels in arcseconds, at the reference pixel of the sky coordinates.
+def square_pixel(header: fits.Header) -> float:
+    """Return the side of a pixel in arcseconds, at the reference pixel of the sky coordinates.
 
-    A header without sky coordinates raises CubeError.
+    CubeError is raised if the header has no sky coordinates, or if its pixels are not square.
     """
-    x, y = np.hypot(*sky_matrix(header)).tolist()
-    return y, x
+    try:
+        matrix = sky_matrix(header)
+    except CubeError:  # whose advice is for files of which the axes are not known
+        raise CubeError("the header holds no sky coordinates") from None
+    x, y = np.hypot(*matrix)
+    area = abs(np.linalg.det(matrix))
+    if not (abs(x / y - 1) < SQUARE and area > (1 - SQUARE) * x * y):
+        raise CubeError(f"the pixels are not square ({x:.4g} x {y:.4g} arcsec)")
+    return float(np.sqrt(area))
 
 
 def pixel_of(header: fits.Header, longitude: str, latitude: str) -> tuple[float, float]:
@@ -101,15 +107,6 @@ def part_header(header: fits.Header, rows: range, columns: range) -> fits.Header
         return header
     result = slice_cards(header, len(shape) - axes.y, rows)
     return slice_cards(result, len(shape) - axes.x, columns)
-
-
-def square_pixel(header: fits.Header) -> float | None:
-    """Return the side of a pixel in arcseconds; None without sky coordinates, or if pixels are not square."""
-    try:
-        sides = pixel_sides(header)
-    except CubeError:
-        return None
-    return math.sqrt(sides[0] * sides[1]) if max(sides) <= SQUARE * min(sides) else None
 
 
 def _celestial_cards(header: fits.Header) -> fits.Header:

@@ -10,7 +10,7 @@ from lucidcube.cube import HEADER, X, Y
 from lucidcube.errors import CubeError
 from lucidcube.io.reader import part_of
 from lucidcube.io.wcs import pixel_of
-from lucidcube.stages.curves import in_pixels, pixel_side
+from lucidcube.stages.lengths import in_pixels, pixel_side
 
 SMALLEST = 5.0
 """Smallest radius in pixels around a star from which a PSF can be made."""
@@ -33,7 +33,7 @@ def star_in_target(cube: xr.Dataset, place: Place) -> xr.Dataset:
     radius = in_pixels(place.radius, pixel_side(cube) if isinstance(place.radius, str) else None)
     if radius < SMALLEST:
         raise CubeError(
-            f"radius: {radius:.3g} pixels are too few to see the wings of a star; give at least 5"
+            f"radius: {radius:.3g} pixels are too few to see the wings of a star; give at least {SMALLEST:g}"
         )
     if 2 * radius >= max(sizes.values()):
         raise CubeError(

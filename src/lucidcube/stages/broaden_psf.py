@@ -19,7 +19,7 @@ from lucidcube.kernels.deconvolution.psf_broadening import PlaneFit, broadened, 
 from lucidcube.kernels.deconvolution.resolution import FWHM
 from lucidcube.lift.blocks import Output, nan_for_inf, over_planes
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
-from lucidcube.stages.curves import in_pixels, length, pixel_side
+from lucidcube.stages.lengths import in_pixels, length, pixel_side
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 PLANES = 8

@@ -1,4 +1,4 @@
-"""Parameters that are a value or values at several wavelengths, and lengths on the sky."""
+"""Parameters that are a value, or values at several wavelengths."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -6,38 +6,17 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import numpy as np
-import xarray as xr
 from astropy import units
-from astropy.io import fits
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator
 
-from lucidcube.cube import HEADER
 from lucidcube.errors import CubeError
-
-SQUARE = 0.01
-"""Largest relative difference between the sides of pixels that count as square, and of right angles."""
+from lucidcube.stages.lengths import in_pixels, length
 
 LONGEST = 1.0
 """Longest wavelength in metres; a larger number was meant to be in another unit."""
 
 Pair = tuple[float, float | str]
-
-
-def length(value: Any) -> float | str:
-    """Return a number of pixels, or the text of an angle; both are positive."""
-    message = f"{value!r} is neither a positive number of pixels nor an angle such as '0.08arcsec'"
-    try:
-        quantity = units.Quantity(value)
-        size = float(quantity.value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(message) from error
-    pixels = quantity.unit in (units.dimensionless_unscaled, units.pixel)
-    if isinstance(value, bool) or not (pixels or quantity.unit.is_equivalent(units.arcsec)):
-        raise ValueError(message)
-    if not 0 < size < math.inf:
-        raise ValueError(message)
-    return size if pixels else str(value)
 
 
 def _number(value: Any) -> float:
@@ -85,8 +64,6 @@ def _curve(item: Callable[[Any], float | str]) -> Callable[[Any], Any]:
     return validate
 
 
-Length = Annotated[float | str, BeforeValidator(length, json_schema_input_type=float | str)]
-"""A length in pixels, or the text of an angle."""
 _Text = dict[str, float | str]
 Curve = Annotated[
     float | tuple[tuple[float, float], ...] | None,
@@ -135,28 +112,3 @@ def at_wavelengths(
             "value, or wave_start, wave_step and wave_unit with the input"
         )
     return np.interp(metres, [w for w, _ in curve], [in_pixels(value, pixel) for _, value in curve])
-
-
-def in_pixels(value: float | str, pixel: float | None) -> float:
-    """Return a number as it is, and an angle in pixels, whose side in arcseconds is `pixel`."""
-    if not isinstance(value, str):
-        return value
-    return float(units.Quantity(value).to_value(units.arcsec)) / (math.nan if pixel is None else pixel)
-
-
-def pixel_side(cube: xr.Dataset) -> float:
-    """Return the side of the pixels of a cube in arcseconds.
-
-    CubeError is raised if the cube has no sky coordinates, or if its pixels are not square.
-    """
-    from lucidcube.io.wcs import sky_matrix  # imported here because it needs all of astropy.coordinates
-
-    try:
-        matrix = sky_matrix(fits.Header.fromstring(cube.attrs.get(HEADER, ""), sep="\n"))
-    except CubeError:  # whose advice is for files of which the axes are not known
-        raise CubeError("the header holds no sky coordinates") from None
-    x, y = np.hypot(*matrix)
-    area = abs(np.linalg.det(matrix))
-    if not (abs(x / y - 1) < SQUARE and area > (1 - SQUARE) * x * y):
-        raise CubeError(f"the pixels are not square ({x:.4g} x {y:.4g} arcsec)")
-    return float(np.sqrt(area))

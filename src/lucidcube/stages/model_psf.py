@@ -17,8 +17,9 @@ from lucidcube.kernels.psf.models import MODELS, R0_WAVELENGTH, Parameter
 from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import Stage, parameter
-from lucidcube.stages.curves import Curve, LengthCurve, at_wavelengths, pixel_side, values_of, within
+from lucidcube.stages.curves import Curve, LengthCurve, at_wavelengths, values_of, within
 from lucidcube.stages.fit_psf import Telescope, metres_of
+from lucidcube.stages.lengths import pixel_side
 
 OUTSIDE = 1e-3
 """Fraction of the light that may lie outside of the image of a PSF, if the field is large enough."""

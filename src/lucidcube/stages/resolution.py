@@ -6,14 +6,13 @@ from typing import Annotated
 
 import numpy as np
 import xarray as xr
-from astropy import units
-from astropy.io import fits
 from pydantic import AfterValidator
 
-from lucidcube.cube import CHANNEL, DATA, FILLED, HEADER, PSF, UNITS, VARIANCE, WAVELENGTH, describe_planes
+from lucidcube.cube import CHANNEL, DATA, FILLED, PSF, UNITS, VARIANCE, WAVELENGTH, describe_planes
 from lucidcube.errors import CubeError
 from lucidcube.kernels.deconvolution.resolution import FWHM
 from lucidcube.kernels.deconvolution.support import brightest_place, finest_supported, supported_fraction
+from lucidcube.stages.lengths import in_pixels, length, pixel_side
 from lucidcube.stages.psf_planes import usable_psf
 
 FINEST = 2.0
@@ -25,29 +24,14 @@ DETECTED = 5.0
 MARGINAL, REFUSED = 0.97, 0.8
 """Fractions of the peak of a point source that the data tell, below which there is a warning, and no result.
 Peaks are then off by 2 % and 10 %, see docs/decisions/0039-one-resolution.md."""
-UNUSABLE = "is neither a positive angle, such as '0.1arcsec', nor a number of pixels"
 
 
 def _width(value: float | str | None) -> float | str | None:
     """Check a width; text with an angle stays text, and text with a number of pixels becomes a number."""
-    if value is None or isinstance(value, float):
-        return None if value is None else _at_least_finest(value)
-    try:
-        quantity = units.Quantity(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{value!r} {UNUSABLE}") from error
-    if quantity.unit in (units.dimensionless_unscaled, units.pixel):
-        return _at_least_finest(float(quantity.value))
-    angle = quantity.isscalar and quantity.unit.is_equivalent(units.arcsec)
-    if not angle or not 0 < quantity.value < math.inf:
-        raise ValueError(f"{value!r} {UNUSABLE}")
-    return value
-
-
-def _at_least_finest(pixels: float) -> float:
-    if not FINEST <= pixels < math.inf:
-        raise ValueError(f"a width of {pixels:g} pixels is below {FINEST:g}, which is what pixels can sample")
-    return pixels
+    size = None if value is None else length(value)
+    if isinstance(size, float) and size < FINEST:
+        raise ValueError(f"a width of {size:g} pixels is below {FINEST:g}, which is what pixels can sample")
+    return size
 
 
 Resolution = Annotated[float | str | None, AfterValidator(_width)]
@@ -62,17 +46,18 @@ def fwhm_in_pixels(resolution: float | str, cube: xr.Dataset, stage: str) -> flo
     """
     if not isinstance(resolution, str):
         return resolution
-    scale = _square_pixel(cube)
-    if scale is None:
+    try:
+        side = pixel_side(cube)
+    except CubeError as error:
         raise CubeError(
-            f"{stage}: resolution {resolution} is an angle, but the cube has no sky coordinates with square "
-            "pixels: give the resolution in pixels, such as resolution: 3"
-        )
-    pixels = float(units.Quantity(resolution).to_value(units.arcsec)) / scale
+            f"{stage}: resolution {resolution} is an angle, but {error}: give the resolution in pixels, such "
+            "as resolution: 3"
+        ) from None
+    pixels = in_pixels(resolution, side)
     if pixels < FINEST:
         raise CubeError(
             f"{stage}: resolution {resolution} is {pixels:.3g} pixels, which is below the {FINEST:g} "
-            f"pixels that a Gaussian needs to be sampled: give at least {FINEST * scale:.3g}arcsec"
+            f"pixels that a Gaussian needs to be sampled: give at least {FINEST * side:.3g}arcsec"
         )
     return pixels
 
@@ -122,14 +107,9 @@ def _loaded(plane: xr.Dataset) -> Iterator[tuple[Hashable, np.ndarray]]:
 
 def _rounded_up(fwhm: float, cube: xr.Dataset) -> str:
     """Return a width as it can be given, with two digits: an angle where pixels have one, else pixels."""
-    side = _square_pixel(cube)
-    width = fwhm * (side or 1.0)
+    try:
+        width, unit = fwhm * pixel_side(cube), "arcsec"
+    except CubeError:
+        width, unit = fwhm, ""
     step = 10.0 ** (math.floor(math.log10(width)) - 1)
-    return f"{math.ceil(width / step - 1e-9) * step:.2g}{'arcsec' if side else ''}"
-
-
-def _square_pixel(cube: xr.Dataset) -> float | None:
-    """Return the side of a pixel of the cube in arcseconds; None if unknown, or if pixels are not square."""
-    from lucidcube.io.wcs import square_pixel  # imported here because it needs all of astropy.coordinates
-
-    return square_pixel(fits.Header.fromstring(cube.attrs.get(HEADER, ""), sep="\n"))
+    return f"{math.ceil(width / step - 1e-9) * step:.2g}{unit}"
