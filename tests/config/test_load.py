@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from locations import ROOT
 from lucidcube.config.describe import schema, settings_help, stage_text, stages_markdown, template
 from lucidcube.config.load import from_plain, load
-from lucidcube.config.schema import Config, Track
+from lucidcube.config.schema import Config
+from lucidcube.config.track import Track
 from lucidcube.errors import ConfigError
 from lucidcube.stages.base import REGISTRY, by_word
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lucidcube.config.schema import Track
+from lucidcube.config.track import Track
 from lucidcube.runner import input_checksum as module
 from lucidcube.runner.input_checksum import CACHE, input_identity
 

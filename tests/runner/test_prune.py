@@ -16,8 +16,9 @@ from lucidcube.config.load import load
 from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, STORE
 from lucidcube.runner.input_checksum import CACHE
 from lucidcube.runner.lock import LOCK, locked
-from lucidcube.runner.pipeline import checkpoints, run
+from lucidcube.runner.pipeline import run
 from lucidcube.runner.prune import find, stale_files
+from lucidcube.runner.reopen import checkpoints
 from lucidcube.simulate import Scene, write_scene
 
 SCENE = Scene(shape=(4, 25, 25), seed=3, wavelength_step=0.5e-9)

@@ -10,7 +10,7 @@ from astropy.io import fits
 
 from config_scenes import moffat
 from lucidcube.config.load import from_plain
-from lucidcube.config.schema import Place
+from lucidcube.config.star import Place
 from lucidcube.cube import DATA, HEADER, VARIANCE
 from lucidcube.errors import ConfigError
 from lucidcube.io.reader import open_cube

@@ -141,7 +141,7 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
     if what.is_dir():
         work, current, stale = what, None, pruning.stale_files(what)
     else:
-        from lucidcube.runner.pipeline import checkpoints
+        from lucidcube.runner.reopen import checkpoints
 
         config = _load((what, *configs), sets, None)
         work, current = config.work(), checkpoints(config)

@@ -14,7 +14,8 @@ from cyclopts import Group, Parameter
 
 from lucidcube.cli.logs import running
 from lucidcube.config.describe import settings_help
-from lucidcube.config.schema import Config, Input, Output
+from lucidcube.config.schema import Config, Output
+from lucidcube.config.track import Input
 from lucidcube.cube import PSF
 from lucidcube.runner.one_stage import run_stage
 from lucidcube.runner.pipeline import Inspect

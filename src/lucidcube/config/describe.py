@@ -10,7 +10,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lucidcube.config.schema import DECONVOLVE, Checkpoints, Config, Input, ModelledStar, Output, Place
+from lucidcube.config.schema import Checkpoints, Config, Output
+from lucidcube.config.star import ModelledStar, Place
+from lucidcube.config.track import DECONVOLVE, Input
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
 TEMPLATE_TRACKS = {

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lucidcube.config.presets import TRACKS, with_chains, with_defaults, with_inputs
-from lucidcube.config.schema import DECONVOLVE, MODEL_PSF, STAR_KINDS, Config, Track
+from lucidcube.config.schema import Config
+from lucidcube.config.star import STAR_KINDS
+from lucidcube.config.track import DECONVOLVE, MODEL_PSF, Track
 from lucidcube.errors import ConfigError, closest, did_you_mean
 from lucidcube.io.yaml_text import parse_yaml
 from lucidcube.stages.base import REGISTRY, Stage, by_word

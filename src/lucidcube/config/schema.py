@@ -1,38 +1,18 @@
 """Define the schema of a config: pydantic models, from which the JSON schema and the template are made."""
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationInfo,
-    create_model,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-import lucidcube.stages  # noqa: F401  registers the stages
 from lucidcube.cluster import Profile, load_profile
 from lucidcube.config.presets import TRACKS, Preset
+from lucidcube.config.star import ModelledStar, PartOfTarget, Place, Star, StarInTarget
+from lucidcube.config.track import DECONVOLVE, LastStage, Target, Track, known_stage
 from lucidcube.cube import PSF
-from lucidcube.errors import ConfigError, did_you_mean
-from lucidcube.io.specifier import Specifier, parse_specifier
-from lucidcube.stages.base import REGISTRY, Parameters, Stage
-from lucidcube.stages.lengths import Length
-
-DECONVOLVE = "deconvolve"
-"""The stage that joins the tracks; it is a section of its own in a config, not an item of a track."""
-
-MODEL_PSF = "model_psf"
-"""The stage that makes a PSF without a star; in a config it is the key `psf` of the star."""
-
-IN_TRACKS = {name: cls for name, cls in REGISTRY.items() if name not in (DECONVOLVE, MODEL_PSF)}
+from lucidcube.errors import ConfigError
+from lucidcube.stages.base import Parameters, Stage
 
 Product = Literal[
     "deconvolved",
@@ -56,45 +36,6 @@ Codec = Literal["none", "lz4", "zstd"]
 """Compression of checkpoints."""
 
 
-def known_stage(name: Any) -> Any:
-    """Return the name of a stage; raise a validation error for any other value."""
-    if not isinstance(name, str) or name not in REGISTRY:
-        raise ValueError(f"there is no stage {name!r}{did_you_mean(str(name), REGISTRY)}")
-    return name
-
-
-def _stage_of_item(item: Any) -> Stage:
-    """Return the stage of an item of `stages`: a name, or a mapping of a name to parameters."""
-    if isinstance(item, Stage):
-        return item
-    if isinstance(item, str):
-        item = {item: {}}
-    if not isinstance(item, Mapping) or len(item) != 1:
-        raise ValueError(f"{item!r} is neither the name of a stage nor 'name: {{parameter: value}}'")
-    ((name, values),) = item.items()
-    if name == DECONVOLVE:
-        raise ValueError(f"{name} joins the tracks: give it at the top level, as '{name}: {{}}'")
-    if name == MODEL_PSF:
-        raise ValueError(f"{name} takes the place of the star: give its parameters as 'star: {{psf: ...}}'")
-    return REGISTRY[known_stage(name)].parse({} if values is None else values)
-
-
-_parameters: dict[str, Any] = {name: (cls.union(), ...) for name, cls in IN_TRACKS.items()}
-_items = [create_model(n, __base__=Parameters, **{n: field}) for n, field in _parameters.items()]
-StageItem = Annotated[
-    Stage, PlainValidator(_stage_of_item, json_schema_input_type=Union[Literal[tuple(IN_TRACKS)], *_items])
-]
-"""A stage in a track."""
-
-_last = REGISTRY[DECONVOLVE]
-LastStage = Annotated[Stage, PlainValidator(_last.parse, json_schema_input_type=_last.union())]
-"""The deconvolution."""
-
-_model = REGISTRY[MODEL_PSF]
-PSFStage = Annotated[Stage, PlainValidator(_model.parse, json_schema_input_type=_model.union())]
-"""The formula of a PSF."""
-
-
 def _loadable(profile: str) -> str:
     try:
         load_profile(profile)
@@ -109,135 +50,6 @@ def _expanded(path: str) -> str:
         return str(Path(path).expanduser())
     except RuntimeError as error:
         raise ValueError(str(error)) from None
-
-
-class Input(Parameters):
-    """A cube on disk, and how to read it where its header is incomplete."""
-
-    input: str = Field(description="file, as PATH{EXT}[SLICE](AXES)")
-    ext: str | int | None = Field(None, description="name or number of the HDU")
-    slice: str | None = Field(None, description="part to read, in NumPy order: '100:200,:,3:-3'")
-    wave: str | None = Field(None, description="range of wavelengths to read: '0.55:0.60um'")
-    axes: str | None = Field(None, description="NumPy axis numbers: 'spectral=0,celestial=1,2'")
-    wave_start: float | None = Field(None, description="wavelength of the first plane, if not in the header")
-    wave_step: float | None = Field(None, description="wavelength between planes, if not in the header")
-    wave_unit: str | None = Field(None, description="unit of wave_start and wave_step, such as 'nm'")
-
-    def specifier(self) -> Specifier:
-        """Return the array to read; raise ConfigError if the fields contradict each other."""
-        return parse_specifier(self.input).with_options(
-            ext=self.ext, slice=self.slice, wave=self.wave, axes=self.axes
-        )
-
-    @field_validator("input", "ext", "slice", "wave", "axes")
-    @classmethod
-    def _is_specifier(cls, value: Any, info: ValidationInfo) -> Any:
-        key, file = str(info.field_name), str(info.data.get("input", "file"))
-        try:
-            parse_specifier(value) if key == "input" else parse_specifier(file).with_options(**{key: value})
-        except ConfigError as error:
-            raise ValueError("; ".join(error.problems)) from None
-        return value
-
-
-Stages = Annotated[
-    tuple[StageItem, ...],
-    Field(
-        description="names, or 'name: {parameter: value}'; those of the preset if the config names a preset, "
-        "or names stages in neither track"
-    ),
-]
-"""The stages of a track, in order."""
-
-
-class Track(Input):
-    """An input and the stages that are applied to it, in order."""
-
-    stages: Stages = ()
-
-
-def _coordinate(value: Any) -> float | str:
-    """Return a number of pixels, or the text of an angle."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    from astropy.coordinates import Angle  # imported here because it takes long
-    from astropy.units import UnitsError
-
-    try:
-        Angle(value)
-    except (TypeError, ValueError, UnitsError) as error:
-        message = f"{value!r} is neither a number of pixels nor an angle such as '5h34m32s' or '-12.5deg'"
-        raise ValueError(message) from error
-    return str(value)
-
-
-Coordinate = Annotated[float | str, BeforeValidator(_coordinate, json_schema_input_type=float | str)]
-"""A position on an axis in pixels, or the text of an angle on the sky."""
-
-
-class Place(Parameters):
-    """A star in the field of the target."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    source: Literal["target"] = Field(
-        alias="from",
-        description="the word target, for a star in the field of the target, instead of an input",
-    )
-    x: Coordinate = Field(description="with from: position of the star in pixels from 0, or right ascension")
-    y: Coordinate = Field(description="with from: position of the star in pixels from 0, or declination")
-    radius: Length = Field(
-        description="with from: half of the side of the square around the star, in pixels or as an angle"
-    )
-
-    @model_validator(mode="after")
-    def _both_alike(self) -> Self:
-        if isinstance(self.x, str) != isinstance(self.y, str):
-            raise ValueError("x and y must both be pixels, or both angles")
-        return self
-
-
-class StarInTarget(Place):
-    """A star that is cut out of the target, and the stages that are applied to it."""
-
-    stages: Stages = ()
-
-
-class PartOfTarget(Track):
-    """The input of the target around a star."""
-
-    place: Place
-
-
-class ModelledStar(Parameters):
-    """A PSF that is made from a formula, in place of a star."""
-
-    psf: PSFStage = Field(
-        description="formula of the PSF in place of an input: {model: moffat, fwhm: 0.08arcsec}, or gaussian "
-        "or muse_ao, with the parameters of the stage model_psf"
-    )
-
-
-STAR_KINDS: Mapping[str, type[Parameters]] = {"psf": ModelledStar, "from": StarInTarget, "input": Track}
-"""What takes the part of the star, by the key that chooses it."""
-
-
-def _star(values: Any) -> Any:
-    """Return what takes the part of the star, as its keys say."""
-    if isinstance(values, tuple(STAR_KINDS.values())):
-        return values
-    chosen = [key for key in STAR_KINDS if isinstance(values, Mapping) and key in values]
-    if len(chosen) > 1:
-        raise ValueError(f"has both {' and '.join(chosen)}: give one of a file, a formula or a place")
-    return STAR_KINDS[chosen[0] if chosen else "input"].model_validate(values)
-
-
-_Star = Track | StarInTarget | ModelledStar
-Star = Annotated[_Star, PlainValidator(_star, json_schema_input_type=_Star | str)]
-"""What the PSF is made from; a text is its input, see `lucidcube.config.presets.with_inputs`."""
-
-Target = Annotated[Track, BeforeValidator(lambda values: values, json_schema_input_type=Track | str)]
-"""The target; a text is its input."""
 
 
 class Output(Parameters):

@@ -12,8 +12,8 @@ from lucidcube.config.load import from_plain
 from lucidcube.config.schema import Config
 from lucidcube.errors import BlocksFailed, UserError
 from lucidcube.report.product_file import Plane, ProductFile
-from lucidcube.runner.pipeline import reopen
 from lucidcube.runner.products import VARIANCE_NAME
+from lucidcube.runner.reopen import reopen
 from lucidcube.runner.segments import Segment
 
 AFTER = ("DECONVOLVED", "DATA")

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lucidcube.config.schema import Track
+from lucidcube.config.track import Track
 from lucidcube.io.atomic import write_atomically
 from lucidcube.io.reader import file_identity
 

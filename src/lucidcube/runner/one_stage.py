@@ -15,7 +15,7 @@ from astropy.io import fits
 
 from lucidcube.cluster import Profile, layout, load_profile, start_workers
 from lucidcube.config.load import input_of, stage_of
-from lucidcube.config.schema import Track
+from lucidcube.config.track import Track
 from lucidcube.cube import (
     AMPLITUDE,
     DATA,

@@ -7,7 +7,7 @@ that exist in a checkpoint are not computed again.
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import xarray as xr
 
 from lucidcube.cluster import layout, start_workers
 from lucidcube.cluster.profile import Layout, Profile
-from lucidcube.config.schema import Codec, Config, PartOfTarget, Track
+from lucidcube.config.schema import Codec, Config
+from lucidcube.config.star import PartOfTarget
+from lucidcube.config.track import Track
 from lucidcube.cube import PSF, WAVELENGTH, X, Y, describe_blocks
 from lucidcube.errors import BlocksFailed, ConfigError, Failure, UserError
 from lucidcube.io.reader import open_cube
@@ -141,7 +143,7 @@ def run(
 
 def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect | None) -> None:
     config = plan.config
-    inputs = _inputs(config)
+    inputs = input_identities(config)
 
     said: set[str] = set()
 
@@ -165,8 +167,8 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
             monitor.message(f"{label}: {text}")
             computer.summary.warnings.append(f"{label}: {text}")
 
-    cubes, errors = walk(config, plan.sources, _keys(inputs), visit)
-    _raise_first(errors, monitor)
+    cubes, errors = walk(config, plan.sources, track_keys(inputs), visit)
+    raise_first(errors, monitor)
     product = run_product(
         cubes["target"],
         cubes.get("star"),
@@ -204,7 +206,8 @@ def compute_segment(segment: Segment, work: Path, codec: Codec, computer: BlockC
     return segment.cube.assign({name: kept[name].variable for name in segment.variables})
 
 
-def _raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
+def raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
+    """Raise the errors of the tracks, if there are any: those of blocks together, any other at once."""
     failures: list[Failure] = []
     for name, error in errors.items():
         if not isinstance(error, BlocksFailed):
@@ -213,50 +216,6 @@ def _raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
         monitor.message(f"{name}: the stages after {error.failures[0].label} were not run because of that")
     if failures:
         raise BlocksFailed(failures)
-
-
-def reopen(config: Config) -> dict[str, list[tuple[Segment, bool]]]:
-    """Open the inputs and the checkpoints of a run that was made with this config; nothing is computed.
-
-    For each track its segments are returned in order, and whether the checkpoint of each is complete. The
-    last cube of a segment has the variables of its checkpoint. Block for block, all others are computed when
-    they are used. UserError is raised if an input cannot be opened or the cubes do not fit the stages.
-    """
-    scratch = config.work() / "scratch"
-    sources = {n: open_track(track, Monitor(), scratch=scratch) for n, track in config.tracks().items()}
-    found: dict[str, list[tuple[Segment, bool]]] = {name: [] for name in sources}
-
-    def visit(segment: Segment) -> xr.Dataset:
-        checkpoint, cube = Checkpoint(config.work() / segment.name), segment.cube
-        complete = not segment.variables or checkpoint.is_complete()
-        if segment.variables and complete:
-            kept = checkpoint.open()
-            cube = cube.assign({name: kept[name].variable for name in segment.variables})
-        found[segment.track].append((replace(segment, cubes=(*segment.cubes[:-1], cube)), complete))
-        return cube
-
-    _, errors = walk(config, sources, _keys(_inputs(config)), visit)
-    _raise_first(errors, Monitor())
-    return found
-
-
-def checkpoints(config: Config) -> list[str]:
-    """Return the names of the checkpoints that a run of this config uses; nothing is computed.
-
-    ConfigError is raised if the config cannot be run.
-    """
-    output = config.output.model_copy(update={"overwrite": True})  # nothing is written
-    plan = check(config.model_copy(update={"output": output}))
-    names: list[str] = []
-
-    def visit(segment: Segment) -> xr.Dataset:
-        names.append(segment.name)
-        return segment.cube
-
-    with limit_block_bytes(plan.block_bytes):
-        _, errors = walk(config, plan.sources, _keys(_inputs(config)), visit)
-    _raise_first(errors, Monitor())
-    return names
 
 
 def open_track(
@@ -274,11 +233,13 @@ def open_track(
     return star_in_target(cube, track.place) if isinstance(track, PartOfTarget) else cube
 
 
-def _inputs(config: Config) -> dict[str, dict[str, Any]]:
+def input_identities(config: Config) -> dict[str, dict[str, Any]]:
+    """Return what identifies the content of the inputs of the tracks."""
     return {name: input_identity(track, config.work()) for name, track in config.tracks().items()}
 
 
-def _keys(inputs: Mapping[str, Any]) -> dict[str, str]:
+def track_keys(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of the inputs, on which those of the checkpoints depend."""
     return {name: fingerprint(identity) for name, identity in inputs.items()}
 
 

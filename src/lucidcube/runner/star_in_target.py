@@ -5,7 +5,7 @@ import math
 import xarray as xr
 from astropy.io import fits
 
-from lucidcube.config.schema import Place
+from lucidcube.config.star import Place
 from lucidcube.cube import HEADER, X, Y
 from lucidcube.errors import CubeError
 from lucidcube.io.reader import part_of

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lucidcube.config.schema import Config, Track
+from lucidcube.config.schema import Config
+from lucidcube.config.track import Track
 from lucidcube.cube import DATA, PSF, VARIANCE
 from lucidcube.io.headers import is_product
 from lucidcube.stages.base import REGISTRY

@@ -5,6 +5,7 @@ from lucidcube.stages.artefacts import Artefacts
 from lucidcube.stages.broaden_psf import BroadenPSF
 from lucidcube.stages.deconvolve import Deconvolve
 from lucidcube.stages.fit_psf import FitPSF
+from lucidcube.stages.fitted_models import FitParameter  # noqa: F401  registers the models
 from lucidcube.stages.interpolate import Interpolate
 from lucidcube.stages.mask import Mask
 from lucidcube.stages.model_psf import ModelPSF

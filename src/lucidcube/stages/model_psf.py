@@ -18,7 +18,8 @@ from lucidcube.kernels.psf.optical_psf import Optics
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import Stage, parameter
 from lucidcube.stages.curves import Curve, LengthCurve, at_wavelengths, values_of, within
-from lucidcube.stages.fit_psf import Telescope, metres_of
+from lucidcube.stages.fit_psf import metres_of
+from lucidcube.stages.fitted_models import Telescope
 from lucidcube.stages.lengths import pixel_side
 
 OUTSIDE = 1e-3
