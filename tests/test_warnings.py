@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.io import fits
 from scipy import ndimage
 
@@ -14,7 +15,9 @@ from config_scenes import Files, moffat, observe
 from config_scenes import planet as planet_with_moon
 from lucidcube.cli.app import main
 from lucidcube.config.load import from_plain
+from lucidcube.cube import NOISE_FACTOR, WAVELENGTH
 from lucidcube.runner.pipeline import run
+from lucidcube.stages.deconvolution_warnings import result_warnings
 
 QUICK = {"n_iter": 40}
 
@@ -140,3 +143,12 @@ def test_a_command_writes_its_warnings_too(scene: Files, tmp_path: Path) -> None
     files = [f"{scene.target}{{DATA}}", str(tmp_path / "psf.fits")]
     main(["deconvolve", *files, "-o", str(tmp_path / "out.fits"), "--n-iter", "40"])
     assert "structure" in fits.getheader(tmp_path / "out.fits")["LCWARN1"]
+
+
+def test_the_stage_noise_is_no_advice_where_it_was_used() -> None:
+    numbers = {"stop_reason": np.zeros(3), "residual_structure": np.ones(3), "chi2_bright": np.full(3, 4.0)}
+    cube = xr.Dataset({name: (WAVELENGTH, values) for name, values in numbers.items()})
+    (without,) = result_warnings(cube)
+    (after,) = result_warnings(cube.assign({NOISE_FACTOR: (WAVELENGTH, np.ones(3))}))
+    assert "the variance is probably too small, which the stage noise can correct" in without
+    assert after.endswith("the variance is probably too small")

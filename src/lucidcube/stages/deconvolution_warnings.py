@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
-from lucidcube.cube import DATA, WAVELENGTH
+from lucidcube.cube import DATA, NOISE_FACTOR, WAVELENGTH
 from lucidcube.kernels.deconvolution.common import StopReason
 from lucidcube.kernels.deconvolution.diagnostics import light_at_edge
 
@@ -39,9 +39,10 @@ def result_warnings(cube: xr.Dataset) -> Iterator[str]:
         )
     elif not (1 / CHI2_FACTOR <= chi2 <= CHI2_FACTOR or np.isnan(chi2)):
         side = "small" if chi2 > 1 else "large"
+        advice = "" if NOISE_FACTOR in cube else ", which the stage noise can correct"
         yield (
             f"chi2 is {chi2:.2g} in half of the planes, and should be about 1: the variance is probably too "
-            f"{side}, which the stage noise can correct"
+            f"{side}{advice}"
         )
 
 
