@@ -423,6 +423,13 @@ def test_tabulated_wavelengths(tmp_path: Path) -> None:
         open_cube(str(tmp_path / "lost.fits"))
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cube.fits")
+    with pytest.raises(CubeError, match="cube.fits is a pipe"):
+        open_cube(str(tmp_path / "cube.fits"))
+
+
 def test_missing_files_and_extensions_are_named(tmp_path: Path) -> None:
     path = muse(tmp_path / "cube.fits")
     for text, message in {

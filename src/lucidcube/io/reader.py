@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -221,6 +222,8 @@ def part_of(cube: xr.Dataset, rows: range, columns: range) -> xr.Dataset:
 
 def _check_readable(path: Path, name: str) -> None:
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # opening it would wait for a writer
+            raise CubeError(f"{name} is a pipe, which cannot be read twice; write it to a file first")
         path.open("rb").close()
     except FileNotFoundError:
         folder = path.parent
@@ -228,7 +231,11 @@ def _check_readable(path: Path, name: str) -> None:
             raise CubeError(f"no folder {folder}") from None
         names = [other.name for other in folder.iterdir()]
         near = closest(path.name, names, files=True)
-        where = f"did you mean {Path(name).parent / near}?" if near else f"{folder} has {len(names)} files"
+        where = (
+            f"did you mean {Path(name).parent / near}?"
+            if near
+            else f"the folder {folder.resolve()} has {len(names)} files"
+        )
         raise CubeError(f"there is no file {name}; {where}") from None
     except IsADirectoryError:
         raise CubeError(
