@@ -207,6 +207,13 @@ def test_a_deconvolution_needs_a_star(tmp_path: Path) -> None:
     assert "needs a PSF" in problems(tmp_path, "target: {input: a.fits}\ndeconvolve: {}")[0]
 
 
+@pytest.mark.parametrize("value", ["-1", "0", ".inf", ".nan", "twice", "null", "[1]"])
+def test_a_wrong_calibration_gives_one_message(tmp_path: Path, value: str) -> None:
+    text = GOOD.replace("interpolate]", "noise: {calibrate: %s}, interpolate]" % value)  # noqa: UP031
+    (found,) = problems(tmp_path, text)
+    assert found.startswith("target.noise.calibrate: must be true, false or a positive number (not ")
+
+
 def test_unknown_profiles_and_checkpoints_are_errors(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD + "profile: laptp\ncheckpoints: {after: [rebinn]}")
     assert any("did you mean 'laptop'?" in p for p in found)

@@ -1,12 +1,13 @@
 """Stage `noise`: estimate the variance where the cube has none, and correct the one it has."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
-from pydantic import Field
+from pydantic import BeforeValidator
 
 from lucidcube.cube import DATA, FILLED, MASK, NOISE_FACTOR, NOISE_WIDTH, UNITS, VARIANCE, WAVELENGTH
 from lucidcube.kernels.noise import Calibration, calibrate, estimate_variance, measure_factor
@@ -16,6 +17,15 @@ from lucidcube.stages.base import Stage, parameter
 
 LOOKED_AT = 3
 """Number of planes that are compared with their variance before the computation, to tell the user."""
+
+
+def _factor_or_word(value: Any) -> bool | float:
+    """Return the value of `calibrate`; one message says what is allowed, instead of one for each type."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)) and 0 < value < math.inf:
+        return float(value)
+    raise ValueError(f"must be true, false or a positive number (not {value!r})")
 
 
 class Noise(Stage):
@@ -48,11 +58,13 @@ class Noise(Stage):
         "",
         "whether a variance that the cube already has is kept, or replaced by the estimate",
     )
-    calibrate: bool | Annotated[float, Field(gt=0)] = parameter(
+    calibrate: Annotated[
+        bool | float, BeforeValidator(_factor_or_word, json_schema_input_type=bool | float)
+    ] = parameter(
         True,
         "",
-        "whether a variance that the cube already has is corrected where it disagrees with the scatter of "
-        "the data; a number multiplies it instead",
+        "whether a variance that the cube already has is corrected where it disagrees with the scatter "
+        "of the data; a number multiplies it instead",
     )
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
