@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from config_scenes import moffat
 from locations import ROOT
+from lucidcube.plotting.channels import unit_text
 from lucidcube.report.charts import HEIGHT, WIDTH, Line, chart
 from lucidcube.report.citation import AUTHORS, TITLE, bibtex, citation
 from lucidcube.report.log_charts import stop_reasons
@@ -38,7 +39,6 @@ from lucidcube.report.pictures import (
     number_text,
     outlined,
     picture,
-    pretty_unit,
     shrunk,
     symmetric_scale,
 )
@@ -219,9 +219,9 @@ def test_numbers_as_text(value: float, text: str) -> None:
 
 
 def test_units_are_printed() -> None:
-    assert pretty_unit("10**(-20)*erg/s/cm**2/Angstrom").startswith("10⁻²⁰ ")
-    assert pretty_unit("") == ""
-    assert pretty_unit("<b>counts</b>") == "<b>counts</b>"
+    assert unit_text("10**(-20)*erg/s/cm**2/Angstrom").startswith("10⁻²⁰ ")
+    assert unit_text("") == ""
+    assert unit_text("<b>counts</b>") == "<b>counts</b>"
 
 
 def test_a_chart_stays_inside_and_is_interrupted() -> None:

@@ -14,6 +14,7 @@ from lucidcube.errors import CubeError, UserError
 from lucidcube.io.reader import OpenFile, find, list_file, open_cube, open_found
 from lucidcube.io.specifier import Specifier
 from lucidcube.io.wcs import sky_matrix
+from lucidcube.kernels.noise import MAD_TO_SIGMA
 from lucidcube.plotting.channels import describe_plane, nearest_plane, unit_text
 
 Style = Literal["flux", "sigma", "flags", "error", "psf"]
@@ -79,13 +80,13 @@ class Column(NamedTuple):
         return Panel(result, self.style, self.name, unit, matrix)
 
     def _values(self, plane: int, several: bool) -> Plane:
-        values = _physical(self.cube, plane, 1)
+        values = _physical(self.cube, plane)
         if self.style == "sigma":
             if self.variance is not None:
-                variance = _physical(self.variance, plane, 1)
+                variance = _physical(self.variance, plane)
                 return values / np.sqrt(np.where(variance > 0, variance, np.nan))
-            centre = np.nanmedian(values) if np.isfinite(values).any() else 0.0
-            scatter = 1.4826 * np.nanmedian(np.abs(values - centre)) if np.isfinite(values).any() else 1.0
+            known = values[np.isfinite(values)]
+            scatter = MAD_TO_SIGMA * np.median(np.abs(known - np.median(known))) if known.size else 1.0
             return values / (scatter or 1.0)
         if self.style == "error":
             return values**2
@@ -177,7 +178,7 @@ def _row(target: xr.Dataset, plane: int) -> Row:
     return Row(target, [plane], describe_plane(chosen) if target.sizes[WAVELENGTH] > 1 else "image")
 
 
-def _physical(cube: xr.Dataset, plane: int, power: int) -> Plane:
+def _physical(cube: xr.Dataset, plane: int) -> Plane:
     """Read one plane in the unit of the file."""
     values = cube[DATA].isel({WAVELENGTH: plane}).values.astype(np.float64)
-    return np.ldexp(values, -power * int(cube.attrs[SCALE_EXPONENT]))
+    return np.ldexp(values, -int(cube.attrs[SCALE_EXPONENT]))

@@ -15,11 +15,12 @@ from lucidcube.cube import DATA, WAVELENGTH
 from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
 from lucidcube.io.reader import open_cube
+from lucidcube.plotting.channels import unit_text
 from lucidcube.report.finished_run import FinishedRun
 from lucidcube.report.measures import difference
 from lucidcube.report.numbers import summarise, versions
 from lucidcube.report.page import check_ours, environment
-from lucidcube.report.pictures import Picture, flux_scale, picture, pretty_unit, symmetric_scale
+from lucidcube.report.pictures import Picture, flux_scale, picture, symmetric_scale
 from lucidcube.report.planes import READ, Planes, choose, label_of, measure, wavelength_fraction
 from lucidcube.report.product_file import Plane, ProductFile, shown_wavelengths
 
@@ -135,7 +136,7 @@ def _compared(runs: list[FinishedRun], truth: xr.DataArray | None, number: int) 
     product = runs[0].product
     a, b = (_image(run, number) for run in runs)
     known = None if truth is None else _true_plane(truth, number)
-    label, unit = label_of(product, number), pretty_unit(product.flux_unit)
+    label, unit = label_of(product, number), unit_text(product.flux_unit)
     scale = flux_scale([a, b], unit)
     apart = b - a
     finite = np.abs(apart[np.isfinite(apart)])

@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from astropy import units
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
@@ -89,17 +87,6 @@ def number_text(value: float) -> str:
     digits = digits.rstrip("0").rstrip(".")
     factor = "" if digits == "1" else f"{digits}×"
     return f"{'−' if value < 0 else ''}{factor}10{str(int(power)).translate(SUPERSCRIPTS)}"
-
-
-def pretty_unit(unit: str) -> str:
-    """Return a unit as it is printed, such as ``10⁻²⁰ erg s⁻¹ cm⁻²``; unchanged if it is not understood."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", units.UnitsWarning)
-            text = units.Unit(unit).to_string("unicode", fraction=False) if unit else ""
-            return str(text).removeprefix("1×")
-    except (ValueError, TypeError):
-        return unit
 
 
 def shrink_factor(shape: tuple[int, ...]) -> int:

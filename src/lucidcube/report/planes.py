@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lucidcube import cube as words
+from lucidcube.plotting.channels import unit_text
 from lucidcube.report.charts import Chart, Line, chart
 from lucidcube.report.finished_run import FinishedRun
 from lucidcube.report.measures import Spectrum, power_spectrum, sharpness, width
@@ -19,7 +20,6 @@ from lucidcube.report.pictures import (
     outlined,
     picture,
     positive_scale,
-    pretty_unit,
     symmetric_scale,
 )
 from lucidcube.report.product_file import Plane, ProductFile
@@ -150,7 +150,7 @@ def _pictures(
     product: ProductFile, label: str, images: Mapping[str, Plane | None], psf: Plane | None
 ) -> Iterator[Picture]:
     """Yield the images that are available, in the order of the page."""
-    unit = pretty_unit(product.flux_unit)
+    unit = unit_text(product.flux_unit)
     before, after = images.get("before"), images.get("after")
     flux = flux_scale([before, after], unit)
     shared = f"{label}; asinh stretch from {flux.bottom:.3g} to {flux.top:.3g} {unit}".rstrip()

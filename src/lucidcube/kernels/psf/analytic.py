@@ -9,10 +9,10 @@ from scipy.special import erf
 from lucidcube.kernels.psf import Doubles, Reals
 from lucidcube.kernels.psf.models import muse_ao_star
 from lucidcube.kernels.psf.optical_psf import Grid, Optics
+from lucidcube.kernels.psf.star_position import SIGMA_TO_FWHM
 
 Model = Literal["gaussian", "moffat", "muse_ao"]
 
-_SIGMAS = 2.0 * np.sqrt(2.0 * np.log(2.0))  # full width at half maximum of a Gaussian in sigmas
 _CORE, _CORE_NODES, _NODES = 3.0, 12, 2  # the core ends at this number of FWHMs; nodes per pixel and axis
 
 
@@ -46,7 +46,7 @@ def radius_of_light(values: Doubles, model: Model, missing: float) -> float:
     The halo of `muse_ao` reaches far beyond any field.
     """
     if model == "gaussian":
-        return float(values[0] / _SIGMAS * np.sqrt(-2.0 * np.log(missing)))
+        return float(values[0] / SIGMA_TO_FWHM * np.sqrt(-2.0 * np.log(missing)))
     if model == "moffat":
         return float(_moffat_core(values[0], values[1]) * np.sqrt(missing ** (1.0 / (1.0 - values[1])) - 1.0))
     return float(np.inf)
@@ -55,7 +55,7 @@ def radius_of_light(values: Doubles, model: Model, missing: float) -> float:
 def _gaussian(fwhm: float, side: int) -> Doubles:
     """Integrate a round Gaussian over pixels."""
     edge = np.arange(side + 1) - 0.5 * side
-    along = 0.5 * np.diff(erf(edge * _SIGMAS / fwhm / np.sqrt(2.0)))
+    along = 0.5 * np.diff(erf(edge * SIGMA_TO_FWHM / fwhm / np.sqrt(2.0)))
     return np.asarray(along[:, None] * along)
 
 

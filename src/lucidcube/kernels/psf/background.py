@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import gammaln
 
+from lucidcube.kernels.noise import MAD_TO_SIGMA
 from lucidcube.kernels.psf import Doubles, Reals
 
 BackgroundModel = Literal["gennorm", "norm", "none"]
@@ -15,7 +16,6 @@ BackgroundModel = Literal["gennorm", "norm", "none"]
 _N_BINS = 2000  # the error that binning adds to the location is far below the statistical error
 _HISTOGRAM_HALF_WIDTH = 12.0  # robust standard deviations; values beyond this are not noise
 _SOFTENING = 0.01  # robust standard deviations; below shape 1 the likelihood has a cusp at every sample
-_MAD_TO_SIGMA = 1.4826
 _WING_SLOPES = np.arange(2.0, 6.05, 0.1)
 _WING_CORES = np.linspace(0.0, 1.0, 16)
 _WING_SIGNIFICANCE = 16.0
@@ -46,7 +46,7 @@ def robust_sigma(values: Reals) -> float:
     """Return 1.4826 times the median absolute deviation of finite `values`; 0 for an empty array."""
     if values.size == 0:
         return 0.0
-    return _MAD_TO_SIGMA * median(np.abs(values - values.dtype.type(median(values))))
+    return MAD_TO_SIGMA * median(np.abs(values - values.dtype.type(median(values))))
 
 
 def fit_gennorm(values: Reals) -> GennormFit:
@@ -60,7 +60,7 @@ def fit_gennorm(values: Reals) -> GennormFit:
     """
     sample = np.asarray(values, dtype=np.float64).ravel()
     centre = median(sample)
-    sigma = _MAD_TO_SIGMA * median(np.abs(sample - centre))
+    sigma = MAD_TO_SIGMA * median(np.abs(sample - centre))
     if not sigma > 0.0:
         return GennormFit(2.0, centre, 0.0)
     # Use float64 in units of sigma about the median: powers of raw counts would overflow.
@@ -182,7 +182,7 @@ def _clipped_means(values: Doubles, squared_radii: Doubles, first: NDArray[np.in
         if annulus.size < _MIN_PER_ANNULUS:
             continue
         distance = np.abs(annulus - np.median(annulus))
-        kept = distance <= _CLIP * _MAD_TO_SIGMA * np.median(distance)
+        kept = distance <= _CLIP * MAD_TO_SIGMA * np.median(distance)
         chosen = annulus[kept]
         variance = chosen.var()
         if variance > 0.0:
