@@ -62,14 +62,18 @@ def _same_grid(target: xr.Dataset, star: xr.Dataset) -> bool:
 
 
 def _interpolated(target: xr.Dataset, star: xr.Dataset) -> xr.Variable:
-    """Return the planes of the star at the wavelengths of the target, linear between its own."""
+    """Return the planes of the star at the wavelengths of the target, linear between its own.
+
+    At the wavelength of a plane it is this plane alone, also where its neighbours are NaN.
+    """
     a, b = target[WAVELENGTH].values, star[WAVELENGTH].values
     position = np.interp(a, np.sort(b), np.argsort(b).astype(float))
-    low = np.minimum(position.astype(int), b.size - 2)
-    weight = (position - low).astype(np.float32)
+    nearest = np.rint(position)
+    position = np.where(np.abs(position - nearest) <= SAME_GRID, nearest, position)
+    low, high = np.floor(position).astype(int), np.ceil(position).astype(int)
     planes = star[DATA].variable
-    low_planes, high_planes = (planes.isel({WAVELENGTH: low + step}).data for step in (0, 1))
-    share = weight[:, None, None]
+    low_planes, high_planes = (planes.isel({WAVELENGTH: index}).data for index in (low, high))
+    share = (position - low).astype(np.float32)[:, None, None]
     return xr.Variable(DIMS, low_planes * (1 - share) + high_planes * share)
 
 
