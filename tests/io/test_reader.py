@@ -23,6 +23,7 @@ from lucidcube.io import staging as scratch_files
 from lucidcube.io.plane_reader import Encoding, PlaneReader, to_float32
 from lucidcube.io.reader import file_identity, open_cube
 from lucidcube.io.specifier import parse_specifier
+from lucidcube.io.tables import read_provenance
 
 RNG_SEED = 20
 
@@ -426,8 +427,9 @@ def test_tabulated_wavelengths(tmp_path: Path) -> None:
 @pytest.mark.timeout(20)
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cube.fits")
-    with pytest.raises(CubeError, match="cube.fits is a pipe"):
-        open_cube(str(tmp_path / "cube.fits"))
+    for reads in (open_cube, read_provenance):
+        with pytest.raises(CubeError, match="cube.fits is a pipe"):
+            reads(str(tmp_path / "cube.fits"))
 
 
 def test_missing_files_and_extensions_are_named(tmp_path: Path) -> None:

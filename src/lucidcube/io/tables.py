@@ -81,6 +81,8 @@ def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str
 def read_provenance(path: str | Path) -> dict[str, str]:
     """Return the rows of the provenance table of a product; CubeError if it is missing or damaged."""
     path = Path(path).expanduser()
+    if path.is_fifo():  # opening it would wait for a writer
+        raise CubeError(f"{path} is a pipe, and no product of lucidcube run")
     try:
         with fits.open(io.BytesIO(path.read_bytes()) if path.suffix == ".gz" else path) as hdus:
             if PROVENANCE not in hdus:
