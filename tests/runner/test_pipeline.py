@@ -860,6 +860,18 @@ def test_a_star_as_target_gives_a_warning(files: Path, tmp_path: Path) -> None:
     assert any("like a star" in m for m in monitor.messages)
 
 
+@pytest.mark.parametrize(("star", "advice"), [(None, "star: {psf: ...}"), ({}, "deconvolve: {}")])
+def test_a_run_without_a_deconvolution_says_so(
+    files: Path, tmp_path: Path, star: dict[str, str] | None, advice: str
+) -> None:
+    given = None if star is None else {"input": f"{files}/star.fits"}
+    target = {"input": f"{files}/target.fits", "stages": ["rebin"]}
+    summary = run(config(files, tmp_path / "out.fits", star=given, deconvolve=None, target=target))
+    (found,) = [text for text in summary.warnings if "nothing is deconvolved" in text]
+    assert advice in found
+    assert any(found in str(value) for value in fits.getheader(tmp_path / "out.fits").values())
+
+
 def test_no_temporary_files_remain_next_to_the_product(finished: Finished) -> None:
     strays = [p for p in finished.folder.rglob("*") if p.name.startswith(".") or "part" in p.suffix]
     assert not strays

@@ -167,6 +167,9 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
             monitor.message(f"{label}: {text}")
             computer.summary.warnings.append(f"{label}: {text}")
 
+    if config.deconvolve is None:
+        missing = "a star, or star: {psf: ...}" if config.star is None else "deconvolve: {}"
+        warn("product", [f"nothing is deconvolved; to sharpen the cube, add {missing} to the config"])
     cubes, errors = walk(config, plan.sources, track_keys(inputs), visit)
     raise_first(errors, monitor)
     product = run_product(
