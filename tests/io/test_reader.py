@@ -424,6 +424,14 @@ def test_tabulated_wavelengths(tmp_path: Path) -> None:
         open_cube(str(tmp_path / "lost.fits"))
 
 
+def test_the_psf_of_a_product_without_wavelengths_can_be_read(tmp_path: Path) -> None:
+    header = fits.Header({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR"})
+    fits.PrimaryHDU(numbers(), header).writeto(tmp_path / "psf.fits")
+    cube = open_cube(str(tmp_path / "psf.fits"))
+    assert cube["data"].dims == ("wavelength", "y", "x")
+    np.testing.assert_array_equal(cube["data"].values, numbers())
+
+
 @pytest.mark.timeout(20)
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cube.fits")

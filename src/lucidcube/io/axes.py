@@ -60,6 +60,9 @@ def find_axes(
     rest = [axis for axis in open_axes if axis not in plane and shape[axis] > 1]
     if len(plane) != 2:
         candidates = {*plane, *rest}
+        linear = {axis for axis in rest if ctypes[axis] == "LINEAR"}
+        if len(linear) == 2 and not any(ctypes[axis] for axis in candidates - linear):
+            candidates = linear  # as in the PSF of a product whose wavelengths have no CTYPE
         if len(candidates) < 2:
             candidates |= {*[axis for axis in open_axes if axis not in rest][-2:]}
         plane = tuple(sorted(candidates)) if len(candidates) == 2 else ()
