@@ -7,7 +7,7 @@ from scipy import ndimage
 from test_noise import SCENES, observe
 
 from disc_scene import ODD_PLANES, rim
-from lucidcube.kernels.noise import Calibration, Measurement, calibrate, measure_factor
+from lucidcube.kernels.noise import Calibration, calibrate, measure_factor
 
 FACTORS = (0.25, 0.5, 2.0, 4.0)
 
@@ -15,7 +15,7 @@ FACTORS = (0.25, 0.5, 2.0, 4.0)
 def found(data: NDArray, variance: NDArray, exclude: NDArray | None = None) -> Calibration:
     """Return the calibration of the planes of a window."""
     marks = [None] * len(data) if exclude is None else exclude
-    return calibrate([measure_factor(*p) for p in zip(data, variance, marks, strict=True)], slice(None))
+    return calibrate([measure_factor(*p) for p in zip(data, variance, marks, strict=True)])
 
 
 def planets(planes: int, **options) -> tuple[NDArray, NDArray]:
@@ -199,11 +199,3 @@ def test_a_plane_that_was_not_measured_does_not_disturb_the_others() -> None:
     made = found(data, variance / 4).factor
     assert np.isnan(made[2])
     np.testing.assert_allclose(np.delete(made, 2), usual, rtol=1e-6)
-
-
-def test_only_the_wanted_planes_are_returned() -> None:
-    several = [Measurement(np.log(f), 0.03) for f in (2.0, 3.0, 4.0, 5.0)]
-    whole = calibrate(several, slice(None))
-    part = calibrate(several, slice(1, 3))
-    np.testing.assert_array_equal(part.factor, whole.factor[1:3])
-    np.testing.assert_array_equal(part.width, whole.width[1:3])

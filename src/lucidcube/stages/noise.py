@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 from lucidcube.cube import DATA, FILLED, MASK, NOISE_FACTOR, NOISE_WIDTH, UNITS, VARIANCE, WAVELENGTH
 from lucidcube.kernels.noise import Calibration, calibrate, estimate_variance, measure_factor
 from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.lift.remembered import Remembered
 from lucidcube.lift.windows import over_windows
 from lucidcube.stages.base import Stage, parameter
 
@@ -161,9 +162,17 @@ def _calibration(
     *,
     wanted: slice,
 ) -> Calibration:
-    bad = _marked(data, mask, filled)
-    measured = [measure_factor(*planes) for planes in zip(data, variance, bad, strict=True)]
-    return calibrate(measured, wanted)
+    """Return the factors and widths of the wanted planes of a window."""
+    found = _window_calibration(data, variance, _marked(data, mask, filled))
+    return Calibration(found.factor[wanted], found.width[wanted])
+
+
+def _measured(data: np.ndarray, variance: np.ndarray, bad: np.ndarray) -> Calibration:
+    """Return the factors and widths of all planes of a window."""
+    return calibrate([measure_factor(*planes) for planes in zip(data, variance, bad, strict=True)])
+
+
+_window_calibration = Remembered(_measured)
 
 
 def _multiplied(variance: np.ndarray, *, factor: float) -> tuple[np.ndarray, float]:

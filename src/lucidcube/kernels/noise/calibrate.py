@@ -94,8 +94,8 @@ def measure_factor(plane: Plane, variance: Plane, exclude: Mask | None = None) -
     return Measurement(float(mean[0]), error, kept)
 
 
-def calibrate(measured: list[Measurement], wanted: slice) -> Calibration:
-    """Return the factors of the wanted planes of a window, from the measurements of all of its planes.
+def calibrate(measured: list[Measurement]) -> Calibration:
+    """Return the factors of the planes of a window, from their measurements.
 
     A factor that the plane itself does not tell precisely is drawn towards the median of the window, the more
     the less the planes differ; a plane that differs from the others by much more than its error keeps its own
@@ -115,7 +115,7 @@ def calibrate(measured: list[Measurement], wanted: slice) -> Calibration:
     lowest = means - CERTAIN * error - (shift if structure is None else 0.0)
     highest = means + CERTAIN * error - shift + math.log(correlation.largest_inflation)
     wrong = (lowest > math.log(DEAD_BAND)) | (highest < -math.log(DEAD_BAND))
-    factor = np.where(known, np.where(wrong, np.exp(means), 1.0), np.nan)[wanted].astype(np.float32)
+    factor = np.where(known, np.where(wrong, np.exp(means), 1.0), np.nan).astype(np.float32)
     return Calibration(factor, np.full(factor.shape, correlation.width, np.float32))
 
 

@@ -1,0 +1,60 @@
+"""Results that are remembered: by the contents of arrays, a limited number of them, in several threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from lucidcube.lift.remembered import RECENT, Remembered
+
+
+class Counting:
+    """A sum that counts how often it is computed."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, *arrays: np.ndarray | None) -> float:
+        self.calls += 1
+        return float(sum(a.sum() for a in arrays if a is not None))
+
+
+def test_equal_arrays_are_computed_once() -> None:
+    count = Counting()
+    total = Remembered(count)
+    array = np.arange(12.0).reshape(3, 4)
+    assert total(array, None) == total(array.copy(), None) == total(array[:, ::-1][:, ::-1], None) == 66
+    assert count.calls == 1
+
+
+def test_contents_shape_type_and_order_make_a_difference() -> None:
+    count = Counting()
+    total = Remembered(count)
+    array = np.arange(12.0)
+    changed = array.copy()
+    changed[3] = 0
+    for arrays in (
+        (array, None), (None, array), (changed, None), (array.reshape(3, 4), None), (array.astype("f4"), None)
+    ):  # fmt: skip
+        total(*arrays)
+    assert count.calls == 5
+    assert total(changed, None) == 63
+
+
+def test_old_results_are_forgotten() -> None:
+    count = Counting()
+    total = Remembered(count)
+    for number in range(RECENT + 1):
+        total(np.full(3, number))
+    total(np.full(3, RECENT))
+    assert count.calls == RECENT + 1
+    total(np.full(3, 0))
+    assert count.calls == RECENT + 2
+
+
+def test_threads_get_the_right_results() -> None:
+    total = Remembered(Counting())
+    arrays = [np.full(100, n % 20) for n in range(400)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(total, arrays)) == [100.0 * (n % 20) for n in range(400)]
