@@ -80,6 +80,12 @@ def test_stages_that_are_left_out_stay_so_if_there_are_others() -> None:
     assert names(from_plain(empty | {"preset": "recommended"})) == {"target": ["deconvolve"], "star": []}
 
 
+def test_a_psf_from_a_file_leaves_the_stages_of_the_target() -> None:
+    psf = {"input": "psf.fits", "stages": []}
+    given = names(from_plain({"target": {"input": "a.fits"}, "star": psf}))
+    assert given == {"target": names(from_plain(INPUTS))["target"], "star": []}
+
+
 def test_a_deconvolution_does_not_replace_the_chain() -> None:
     """It means the same in the file and on the command line."""
     config = from_plain(INPUTS | {"deconvolve": {"n_iter": 300}})

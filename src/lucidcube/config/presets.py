@@ -62,13 +62,14 @@ def with_chains(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a raw config whose tracks have stages.
 
     A track without the key `stages` gets those of the preset if the config names a preset, or if neither
-    track has this key. Otherwise it has none: a star without stages, beside a target with stages, is a PSF.
+    track names a stage. Otherwise it has none: a star without stages, beside a target with stages, is a PSF.
+    An empty list is kept: a star with one is a PSF, beside a target with the stages of the preset.
     """
     filled = dict(values)
     tracks = {name: track for name in TRACKS if isinstance(track := filled.get(name), Mapping)}
     if "psf" in tracks.get("star", ()):
         del tracks["star"]  # a formula has no stages
-    bare = not any("stages" in track for track in tracks.values())
+    bare = "stages" not in tracks.get("target", {}) and not tracks.get("star", {}).get("stages")
     if not bare and filled.get("preset") is None:
         return filled
     chains = CHAINS.get(str(filled.get("preset") or "recommended"), {})

@@ -91,7 +91,7 @@ Stages = Annotated[
     tuple[StageItem, ...],
     Field(
         description="names, or 'name: {parameter: value}'; those of the preset if the config names a preset, "
-        "or names stages in neither track"
+        "or names no stage in either track"
     ),
 ]
 """The stages of a track, in order."""
