@@ -24,7 +24,7 @@ WAVELENGTH = 720e-9
 SSA: Any = {"window": 10, "start": -0.25, "stop": -0.75, "region": "class"}
 
 CLEAN, LUCY = (
-    {name: field.default for name, field in model.model_fields.items() if name != "method"}
+    {name: field.default for name, field in model.model_fields.items() if name not in model.stage_only}
     for model in (CleanModified, LucyRichardson)
 )
 """The default parameters of the deconvolutions, which the kernels do not have themselves."""

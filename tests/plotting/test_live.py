@@ -129,8 +129,8 @@ def test_plotting_does_not_change_the_result(tmp_path, seen, stage):
         plane[DATA].values, plane[PSF].values, variance=plane["variance"].values, filled=plane[FILLED].values
     )
     (watched,) = seen["results"]
-    for one, other in zip(watched[:-1], alone[:-1], strict=True):
-        np.testing.assert_array_equal(one, other)
+    for name in set(alone._fields) - {"extras", "start", "sharp"}:
+        np.testing.assert_array_equal(getattr(watched, name), getattr(alone, name))
     assert watched.extras.keys() == alone.extras.keys()
     for name in alone.extras:
         np.testing.assert_array_equal(watched.extras[name], alone.extras[name])

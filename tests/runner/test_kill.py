@@ -193,7 +193,7 @@ def test_signals_end_a_run_cleanly(
         "finished blocks are kept; to continue, run the same command: lucidcube run run.yaml"
     )
     assert "Traceback" not in "".join(said)
-    assert sorted(os.listdir(tmp_path)) == ["log.txt", "profile.yaml", "run.yaml", "target.work"]
+    assert sorted(os.listdir(tmp_path)) == ["log.txt", "out.log", "profile.yaml", "run.yaml", "target.work"]
     done = next(line for line in said if "blocks:" in line)
     assert f" {recorded(tmp_path)} done" in done, "blocks in flight are finished"
     assert_resumes(tmp_path, fork_server, reference_run)

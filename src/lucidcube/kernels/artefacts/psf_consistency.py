@@ -38,6 +38,8 @@ peaks. The second fits those, and spreads artefacts within its limit over their 
 the latter."""
 LAST = Round(60, 10.0, 1.0)
 """A further round, in which plausible pixels have their weight back."""
+FITTING = 0.4
+"""Fraction of the pixels of a group that must be cleared for any of them to be."""
 CLEARED = 0.6
 """A plausible pixel is cleared if it deviates by less than this fraction of the cut in the last round."""
 
@@ -66,7 +68,8 @@ def psf_consistency(
 
     `plausible` (y, x) is true where a pixel agrees with its spectrum in other planes. Such pixels beyond the
     cut take part in a last estimate, and the better of the two results counts: a cloud that the robust
-    estimates took for an artefact fits then, while a hot pixel does not.
+    estimates took for an artefact fits then, while a hot pixel does not. Of a connected group,
+    `FITTING` must fit, because a point can explain a single pixel of a stripe.
 
     The result (y, x) float32 is (plane - model) / sqrt(variance + (0.005 model)^2 + (c range)^2), NaN without
     data. The range of the model is that in a box of 5 x 5 pixels. Its factor c is the error of the PSF, which
@@ -96,8 +99,16 @@ def psf_consistency(
         error = np.hypot(sigma, MODEL_ERROR * solution.model)
         new = left / np.hypot(error, _psf_error(left, error, steep, ~exclude & known) * steep)
         better = np.abs(new) < np.minimum(np.abs(z), CLEARED * cut)
-        z = np.where(plausible & better, new, z) if cleared.any() else new
+        fits = plausible & better & ~_misfits(cleared, better)
+        z = np.where(fits, new, z) if cleared.any() else new
     return z.astype(np.float32)
+
+
+def _misfits(cleared: NDArray[np.bool_], better: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of connected groups of which less than `FITTING` are better."""
+    labels, number = ndimage.label(cleared, structure=np.ones((3, 3)))
+    share = ndimage.mean(better, labels, np.arange(1, number + 1))
+    return np.isin(labels, 1 + np.flatnonzero(share < FITTING))
 
 
 def _range(model: Plane) -> NDArray[np.float32]:
