@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from astropy.io import fits
 
-from lucidcube.cli.app import main
+from commands import call
 from lucidcube.cube import DIMS, require
 from lucidcube.io.reader import open_cube
 from lucidcube.simulate import Scene, write_scene
@@ -21,16 +21,6 @@ STRUCTURAL = re.compile(
     "SIMPLE|XTENSION|BITPIX|NAXIS.*|EXTEND|[PG]COUNT|BSCALE|BZERO|CHECKSUM|DATASUM|EXTNAME"
 )
 """Cards whose comments are those of the program that wrote the file, and checksums."""
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code: Any = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as done:
-        code = done.code
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def cards(header: fits.Header) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lucidcube.cli.app import main
+from commands import call
 
 pytest.importorskip("pooch")
 
@@ -80,16 +80,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code: Any = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as done:
-        code = done.code
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_list_and_download(zenodo: Zenodo, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from lucidcube.cli.app import main
+from commands import call
 
 AXIS = {"CTYPE3": "AWAV", "CUNIT3": "nm", "CRVAL3": 500.0, "CDELT3": 5.0, "CRPIX3": 1.0}
 SKY = {
@@ -21,16 +21,6 @@ SKY = {
     "CRPIX1": 4.0,
     "CRPIX2": 3.0,
 }
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code: Any = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as done:
-        code = done.code
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def written(path: Path, errors: np.ndarray | None = None, name: str = "", cards: dict[str, Any] | None = None, **more: Any) -> Path:  # fmt: skip

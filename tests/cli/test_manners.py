@@ -7,7 +7,6 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,21 +14,12 @@ import yaml
 from astropy.io import fits
 from rich.console import Console
 
+from commands import call
 from lucidcube.cli.app import main
 from lucidcube.cli.compilation import Compilation
 from lucidcube.cli.console import Progress
 
 AXIS = {"CTYPE3": "WAVE", "CUNIT3": "nm", "CRVAL3": 500.0, "CDELT3": 5.0, "CRPIX3": 1.0}
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code: Any = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as done:
-        code = done.code
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from lucidcube.cli.app import main
+from commands import call
 from lucidcube.io.specifier import parse_specifier
 from lucidcube.plotting.panels import columns_of, rows_of
 
@@ -48,16 +48,6 @@ def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def size(path: Path) -> tuple[int, int]:
     with PIL.open(path) as picture:
         return picture.size
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code: Any = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as done:
-        code = done.code
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_the_numbers_that_are_drawn(product: Path) -> None:

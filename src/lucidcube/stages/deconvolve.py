@@ -4,11 +4,10 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
-from pydantic import BeforeValidator
 
 from lucidcube.cube import (
     BIAS,
@@ -38,38 +37,19 @@ from lucidcube.kernels.deconvolution.resolution import FWHM, at_resolution
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.noise import estimate_variance
 from lucidcube.lift.blocks import Output, over_planes
-from lucidcube.stages.base import NOISE_IS_ESTIMATED, Parameters, Stage, parameter
+from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
+from lucidcube.stages.deconvolution_errors import ErrorOptions
 from lucidcube.stages.deconvolution_warnings import input_warnings, result_warnings
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 from lucidcube.stages.resolution import Resolution, fwhm_in_pixels, sigma_in_pixels, support_warnings
 
 STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}
-
-
 WITH_ERRORS = (ERROR, BIAS)
 """Variables of planes that are made if errors are wanted."""
 RESOLUTION_SCRATCH = 20
 """Planes in memory while a plane is filtered to a resolution."""
 ERROR_SCRATCH = 58
 """Float32 planes in memory, in addition to those of the deconvolution, while the errors are measured."""
-
-
-class Errors(Parameters):
-    """How to measure the errors of the components."""
-
-    draws: int = parameter(8, "", "number of times that simulated data are deconvolved", ge=2)
-    smoothing: float | None = parameter(
-        None,
-        "pixel",
-        "standard deviation of the Gaussian under which the components have these errors; null is that of "
-        "the resolution, or 1 without one",
-        gt=0,
-    )
-
-
-def _errors(value: Any) -> Any:
-    """Return the parameters of the errors, given them, or true for the defaults, or false for none."""
-    return ({} if value else None) if isinstance(value, bool) else value
 
 
 class Deconvolve(Stage):
@@ -118,9 +98,7 @@ class Deconvolve(Stage):
     )
     n_iter: int
     chi2_target: float | None
-    errors: Annotated[
-        Errors | None, BeforeValidator(_errors, json_schema_input_type=Errors | bool | None)
-    ] = parameter(
+    errors: ErrorOptions = parameter(
         None,
         "",
         "measure the errors of the components by deconvolving simulated data: draws is their number, and "
