@@ -161,6 +161,30 @@ class TestFiles:
             peak = stars(3.2, 100)[1] / (2 * np.pi * (4 / FWHM) ** 2)
             assert hdus["DECONVOLVED"].data[int(y), int(x)] == pytest.approx(peak, rel=0.03)
 
+    def test_the_residual_is_added_unless_it_is_not_wanted(
+        self, files: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        """Components are not negative, so that only the residual can make the sky negative."""
+        settings = {"resolution": 4, "n_iter": 20}
+        found = []
+        for wanted in (True, False):
+            paths = tmp_path / f"run-{wanted}.fits", tmp_path / f"command-{wanted}.fits"
+            values = {
+                "target": {"input": f"{files[0]}{{DATA}}", "stages": []},
+                "star": {"input": str(files[1]), "stages": []},
+                "deconvolve": {**settings, "add_residual": wanted},
+                "output": {"path": str(paths[0])},
+                "profile": "synchronous",
+            }
+            run(from_plain(values))
+            options = ["--resolution", "4", "--n-iter", "20", "--add-residual", str(wanted).lower()]
+            main(["deconvolve", f"{files[0]}{{DATA}}", str(files[1]), *options, "--output", str(paths[1])])
+            made = [fits.getdata(path, 0) for path in paths]
+            np.testing.assert_array_equal(*made)
+            found.append(made[0])
+        assert (found[0] < -0.05).any()
+        assert found[1].min() > -1e-4
+
     def test_pixels_that_are_no_angles_are_said_in_pixels_only(
         self, files: tuple[Path, Path], tmp_path: Path
     ) -> None:
