@@ -5,13 +5,26 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import NoReturn
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group
 
 from lucidcube import __version__
 from lucidcube.cli import file_commands
 from lucidcube.cli.closed_pipe import Console, ends_quietly
+from lucidcube.cli.config_commands import config_app
+from lucidcube.cli.options import (
+    All,
+    Configs,
+    Flag,
+    Json,
+    Profile,
+    Quiet,
+    Sets,
+    Verbose,
+    load_configs,
+    overrides,
+)
 from lucidcube.errors import BlocksFailed, StageError, UserError, did_you_mean, printable
 from lucidcube.runner.signals import signals
 
@@ -32,24 +45,10 @@ app = App(
     suppress_keyboard_interrupt=False,
     console=Console(),
 )
-config_app = App(name="config", help="Make, check and explain configs.")
 app.command(config_app)
 app.register_install_completion_command(
     help="Install the completion of commands, and load it in the startup file of the shell."
 )
-
-_SETS = "value of a parameter, which overrides the config: deconvolve.n_iter=300"
-Sets = Annotated[list[str] | None, Parameter("--set", consume_multiple=False, negative=(), help=_SETS)]
-Configs = Annotated[Path, Parameter(help="YAML files, merged from left to right")]
-_PROFILE = "where to run: a built-in profile, the address of a scheduler, or a YAML file"
-Profile = Annotated[str | None, Parameter(help=_PROFILE)]
-Flag = Annotated[bool, Parameter(negative=())]
-Quiet = Annotated[bool, Parameter(["-q", "--quiet"], negative=())]
-Verbose = Annotated[bool, Parameter(["-v", "--verbose"], negative=())]
-All = Annotated[bool, Parameter("--all", negative=())]
-Json = Annotated[bool, Parameter("--json", help="Print the plan as JSON.", negative=())]
-Product = Annotated[Path, Parameter(help="FITS file written by lucidcube run.")]
-
 
 # Add a command for each stage without importing any; its help is the first line of the stage's file.
 _stages = Group("Stages, one at a time", sort_key=1)
@@ -109,12 +108,12 @@ def run(
     from lucidcube.cluster import serve
     from lucidcube.runner.pipeline import run as run_pipeline
 
-    config = _load(configs, sets, profile)
+    config = load_configs(configs, sets, profile)
     serve(config.where)  # all tasks of an allocation but one become workers and end here
     started = datetime.now(UTC)
     with signals() as stop, running(quiet=quiet, verbose=verbose, log_file=log_file) as monitor:
         done = run_pipeline(config, monitor, inspector(plot, plot_wavelength, plot_folder), stop)
-        page = report_of_run(config, done, started, configs, _overrides(sets, profile)) if report else None
+        page = report_of_run(config, done, started, configs, overrides(sets, profile)) if report else None
         if page is not None:
             monitor.message(f"report: {page}")
     print(done.path)
@@ -143,7 +142,7 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
     else:
         from lucidcube.runner.reopen import checkpoints
 
-        config = _load((what, *configs), sets, None)
+        config = load_configs((what, *configs), sets, None)
         work, current = config.work(), checkpoints(config)
         stale = [*pruning.stale_files(work), *stale_parts(Path(config.output.path))]
     entries = pruning.find(work, current)
@@ -163,7 +162,7 @@ def plan(*configs: Configs, sets: Sets = None, profile: Profile = None, json_: J
     from lucidcube.cli.console import plan_json, plan_table
     from lucidcube.runner.pipeline import check
 
-    checked = check(_load(configs, sets, profile))
+    checked = check(load_configs(configs, sets, profile))
     if json_:
         print(json.dumps(plan_json(checked), indent=1))
     else:
@@ -214,53 +213,6 @@ def simulate(folder: Path, *, size: str = "5MB", seed: int = 0, truth: Flag = Fa
     for path in write_scene(scene_for_size(parse_size(size), seed=seed), folder, truth=truth):
         if path is not None:
             print(path)
-
-
-@config_app.command(name="template")
-def config_template() -> None:
-    """Print a config that explains every parameter and sets it to its default."""
-    from lucidcube.config.describe import template
-
-    print(template(), end="")
-
-
-@config_app.command(name="schema")
-def config_schema() -> None:
-    """Print the JSON schema of a config, for editors."""
-    from lucidcube.config.describe import schema
-
-    print(json.dumps(schema(), indent=1))
-
-
-@config_app.command(name="from")
-def config_from(product: Product) -> None:
-    """Print the config that a product was made with, from which the run can be repeated."""
-    import yaml
-
-    from lucidcube.io.tables import read_provenance
-
-    print(yaml.safe_dump(yaml.safe_load(read_provenance(product)["config"]), sort_keys=False), end="")
-
-
-@config_app.command(name="check")
-def config_check(*configs: Configs, sets: Sets = None, profile: Profile = None) -> None:
-    """Check a config and its inputs, and report all errors at once. Nothing is computed."""
-    from lucidcube.runner.pipeline import check
-
-    check(_load(configs, sets, profile))
-    print("no errors found")
-
-
-def _load(configs: tuple[Path, ...], sets: list[str] | None, profile: str | None) -> Any:
-    from lucidcube.config.load import load
-
-    if not configs:
-        raise UserError("give a config file: lucidcube run configs/quickstart.yaml")
-    return load(configs, _overrides(sets, profile))
-
-
-def _overrides(sets: list[str] | None, profile: str | None) -> list[str]:
-    return [*(sets or []), *([f"profile={profile}"] if profile else [])]
 
 
 def main(arguments: list[str] | None = None) -> None:

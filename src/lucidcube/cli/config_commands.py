@@ -1,0 +1,48 @@
+"""The commands that make, check and explain configs."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from lucidcube.cli.options import Configs, Profile, Sets, load_configs
+
+config_app = App(name="config", help="Make, check and explain configs.")
+
+Product = Annotated[Path, Parameter(help="FITS file written by lucidcube run.")]
+
+
+@config_app.command
+def template() -> None:
+    """Print a config that explains every parameter and sets it to its default."""
+    from lucidcube.config.describe import template
+
+    print(template(), end="")
+
+
+@config_app.command
+def schema() -> None:
+    """Print the JSON schema of a config, for editors."""
+    from lucidcube.config.describe import schema
+
+    print(json.dumps(schema(), indent=1))
+
+
+@config_app.command(name="from")
+def from_product(product: Product) -> None:
+    """Print the config that a product was made with, from which the run can be repeated."""
+    import yaml
+
+    from lucidcube.io.tables import read_provenance
+
+    print(yaml.safe_dump(yaml.safe_load(read_provenance(product)["config"]), sort_keys=False), end="")
+
+
+@config_app.command
+def check(*configs: Configs, sets: Sets = None, profile: Profile = None) -> None:
+    """Check a config and its inputs, and report all errors at once. Nothing is computed."""
+    from lucidcube.runner.pipeline import check
+
+    check(load_configs(configs, sets, profile))
+    print("no errors found")

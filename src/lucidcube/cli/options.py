@@ -1,0 +1,36 @@
+"""The options that several commands share, and the config that they choose."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from lucidcube.errors import UserError
+
+if TYPE_CHECKING:
+    from lucidcube.config.schema import Config
+
+_SETS = "value of a parameter, which overrides the config: deconvolve.n_iter=300"
+Sets = Annotated[list[str] | None, Parameter("--set", consume_multiple=False, negative=(), help=_SETS)]
+Configs = Annotated[Path, Parameter(help="YAML files, merged from left to right")]
+_PROFILE = "where to run: a built-in profile, the address of a scheduler, or a YAML file"
+Profile = Annotated[str | None, Parameter(help=_PROFILE)]
+Flag = Annotated[bool, Parameter(negative=())]
+Quiet = Annotated[bool, Parameter(["-q", "--quiet"], negative=())]
+Verbose = Annotated[bool, Parameter(["-v", "--verbose"], negative=())]
+All = Annotated[bool, Parameter("--all", negative=())]
+Json = Annotated[bool, Parameter("--json", help="Print the plan as JSON.", negative=())]
+
+
+def load_configs(configs: tuple[Path, ...], sets: list[str] | None, profile: str | None) -> "Config":
+    """Return the config of these files and options."""
+    from lucidcube.config.load import load
+
+    if not configs:
+        raise UserError("give a config file: lucidcube run configs/quickstart.yaml")
+    return load(configs, overrides(sets, profile))
+
+
+def overrides(sets: list[str] | None, profile: str | None) -> list[str]:
+    """Return the values of ``--set``, and that of ``--profile`` in the same form."""
+    return [*(sets or []), *([f"profile={profile}"] if profile else [])]
