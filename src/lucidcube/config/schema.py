@@ -58,7 +58,7 @@ class Output(Parameters):
     path: str = Field("deconvolved.fits", description="FITS file to write")
     products: tuple[Product, ...] = Field(
         tuple(p for p in get_args(Product) if p not in ("model", "mask", "badness")),
-        description="what the file contains",
+        description="what the file contains, besides the provenance, and the errors if deconvolve has any",
     )
     overwrite: bool = Field(False, description="replace a file even if lucidcube did not make it")
 

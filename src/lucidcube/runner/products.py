@@ -66,6 +66,10 @@ PRODUCT_VARIABLES: Mapping[str, tuple[str, ...]] = {
 }
 """The variables of each product that a user can request."""
 
+ALWAYS = ("error", "provenance")
+"""Products that are written even if the config does not list them: errors exist only where a config asks for
+them, and without its provenance a product cannot be repeated or reported on."""
+
 Compute = Callable[[str, Any, Sequence[int]], Iterator[tuple[int, Any]]]
 """Function that computes blocks of a lazy array; see `lucidcube.runner.compute.BlockComputer.compute`."""
 
@@ -104,13 +108,14 @@ def run_product(
 ) -> Product:
     """Return the product of a run, from the target and the star after their last stages.
 
-    `products` are names in `PRODUCT_VARIABLES`; those whose variables do not exist are left out. The data of
-    the star are the PSF, unless stages of the target made another. `config` and `inputs` are plain data from
-    which the run can be repeated. `warnings` say why the result may not be trusted.
+    `products` are names in `PRODUCT_VARIABLES`; those whose variables do not exist are left out, and those in
+    `ALWAYS` are added. The data of the star are the PSF, unless stages of the target made another. `config`
+    and `inputs` are plain data from which the run can be repeated. `warnings` say why the result may not be
+    trusted.
     """
     images: list[Image] = []
     tables: list[fits.BinTableHDU] = []
-    for product in products:
+    for product in dict.fromkeys([*products, *ALWAYS]):
         if product == "psf" and words.PSF in cube and words.TRACK not in cube[words.PSF].attrs:
             images.append(Image(cube, words.PSF, "PSF", is_psf=True))
         elif product == "psf" and star is not None:
@@ -124,9 +129,8 @@ def run_product(
         ]
         source = star if product == "fit" else cube
         tables += _tables(source, PRODUCT_TABLES.get(product, ())) if source is not None else []
-    if "provenance" in products:
-        tables.append(provenance_table(config, inputs))
-    return Product(images, [*tables, *_grid(cube)], {"target": cube, "star": star}, inputs, config, warnings)
+    tables += [provenance_table(config, inputs), *_grid(cube)]
+    return Product(images, tables, {"target": cube, "star": star}, inputs, config, warnings)
 
 
 def stage_product(
