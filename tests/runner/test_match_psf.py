@@ -230,3 +230,20 @@ def test_the_psf_of_a_star_by_lucidcube_keeps_its_orientation(target: Path, tmp_
     match = match_psf(open_cube(str(path)), open_cube(str(target)), observed=False)
     assert match.stage is None
     assert "rotated" in match.text
+
+
+@pytest.mark.parametrize("cards", [sky(SCALE / 2, 30.0), {"PIXELSCL": SCALE / 2}])
+def test_a_psf_that_was_resampled_states_its_new_pixels(
+    target: Path, tmp_path: Path, cards: dict[str, Any]
+) -> None:
+    """By the command: the file is used as it is afterwards, and the PSF of the product states its pixels."""
+    file = psf_file(tmp_path, moffat(6.0, 61), WAVE | cards | {"CTYPE1": cards.get("CTYPE1", "")})
+    made = run_stage("resample_psf", [str(file)], {"scale": "2"}, output=f"{tmp_path}/made.fits")
+    header = fits.getheader(made)
+    assert header["PIXELSCL"] == pytest.approx(SCALE)
+    assert (header["CTYPE1"], header["CRPIX1"]) == ("LINEAR", header["NAXIS1"] / 2 + 0.5)
+    psf, texts, _ = used(target, made, tmp_path)
+    assert psf[0].shape == fits.getdata(made).shape
+    assert not any("resampled" in text for text in texts)
+    with fits.open(tmp_path / "out.fits") as hdus:
+        assert hdus["PSF"].header["PIXELSCL"] == pytest.approx(SCALE)

@@ -27,6 +27,8 @@ _CELESTIAL = re.compile(
 )
 SQUARE = 0.01
 """Largest relative difference between the sides of pixels that count as square, and of right angles."""
+SCALE_CARDS = ("PIXELSCL", "PIXSCALE", "SECPIX")
+"""Cards with the side of a pixel in arcseconds, in files without sky coordinates such as those of STPSF."""
 _DEGREES = {"degree": "deg", "degrees": "deg", "degs": "deg", "arcseconds": "arcsec", "arcsecs": "arcsec"}
 
 
@@ -107,6 +109,49 @@ def part_header(header: fits.Header, rows: range, columns: range) -> fits.Header
         return header
     result = slice_cards(header, len(shape) - axes.y, rows)
     return slice_cards(result, len(shape) - axes.x, columns)
+
+
+def centred_header(header: fits.Header, rows: int, columns: int, side: float | None) -> fits.Header:
+    """Return a header whose sky axes became offsets in pixels from the centre, as in the file of a PSF.
+
+    `rows` and `columns` are the new numbers of pixels, and `side` is the side of a pixel in arcseconds, if it
+    is known.
+    """
+    result, shape = header.copy(), shape_of(header)
+    axes = find_axes(header, shape)
+    for n, length in ((len(shape) - axes.x, columns), (len(shape) - axes.y, rows)):
+        for keyword in header:
+            pair, single = _MATRIX.fullmatch(keyword), _SINGLE.fullmatch(keyword)
+            if (pair and str(n) in (pair[2], pair[3])) or (single and int(single[2]) == n):
+                result.remove(keyword, ignore_missing=True)
+        result[f"NAXIS{n}"], result[f"CTYPE{n}"], result[f"CUNIT{n}"] = length, "LINEAR", "pixel"
+        result[f"CRVAL{n}"], result[f"CRPIX{n}"], result[f"CDELT{n}"] = 0.0, (length + 1) / 2, 1.0
+    return with_pixel_side(result, side)
+
+
+def with_pixel_side(header: fits.Header, side: float | None) -> fits.Header:
+    """Return the header of a PSF with the side of a pixel in arcseconds, if it is known."""
+    result = header.copy()
+    for keyword in SCALE_CARDS:
+        result.remove(keyword, ignore_missing=True)
+    if side is not None:
+        result[SCALE_CARDS[0]] = (side, "[arcsec] side of a pixel")
+    return result
+
+
+def pixel_side(*headers: fits.Header) -> float | None:
+    """Return the side of a pixel in arcseconds that the first of these headers states; None if none does.
+
+    It is that of the sky coordinates, if their pixels are square, or a card such as PIXELSCL.
+    """
+    for header in headers:
+        try:
+            return square_pixel(header)
+        except CubeError:
+            stated = (number(header, keyword, 0.0) for keyword in SCALE_CARDS if text(header, keyword))
+            if (side := next((value for value in stated if value > 0), None)) is not None:
+                return side
+    return None
 
 
 def _celestial_cards(header: fits.Header) -> fits.Header:

@@ -12,11 +12,9 @@ from lucidcube.errors import CubeError
 from lucidcube.io.header_cards import number
 from lucidcube.io.header_cards import text as text_of
 from lucidcube.io.headers import VERSION_CARD
-from lucidcube.io.wcs import sky_matrix
+from lucidcube.io.wcs import SCALE_CARDS, sky_matrix
 from lucidcube.stages.base import REGISTRY, Stage
 
-SCALE_CARDS = ("PIXELSCL", "PIXSCALE", "SECPIX")
-"""Cards with the side of a pixel in arcseconds, in files without sky coordinates such as those of STPSF."""
 WAVELENGTH_CARDS = ("WAVELEN", "WAVELNTH")
 """Cards with the wavelength of an image in metres."""
 SAME = 0.01

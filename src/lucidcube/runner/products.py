@@ -23,6 +23,7 @@ from lucidcube.io.headers import (
 )
 from lucidcube.io.spectral_cards import wavelength_table
 from lucidcube.io.tables import plane_table, provenance_table
+from lucidcube.io.wcs import pixel_side, with_pixel_side
 from lucidcube.io.writer import Layout, abandon, finish, reserve, write_planes
 from lucidcube.lift.blocks import over_blocks
 from lucidcube.runner.part_files import marked_in_use
@@ -170,7 +171,7 @@ def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, ga
     file systems on which several machines must not write to the same file (NFS). The folder is created if it
     does not exist. A file that exists already, without `overwrite`, or cannot be written raises UserError.
     """
-    plans = [_plan(image) for image in product.images]
+    plans = [_plan(image, product.cubes["target"]) for image in product.images]
     first = with_primary(plans[0].header, product.images[0].cube)
     first.update(provenance_cards(product.cubes, product.inputs, product.warnings))
     plans[0] = replace(plans[0], header=first)
@@ -250,9 +251,12 @@ def _in_blocks(cube: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
     return wanted if lazy else wanted.chunk({words.WAVELENGTH: -1})
 
 
-def _plan(image: Image) -> ImagePlan:
+def _plan(image: Image, target: xr.Dataset | None) -> ImagePlan:
+    """Return the header, shape and type of an image; a PSF has the pixels of the target."""
     cube, variable = image.cube, image.variable
     header = psf_header(cube, cube[variable].shape) if image.is_psf else cube_header(cube)
+    if image.is_psf and target is not None:
+        header = with_pixel_side(header, pixel_side(cube_header(target)))
     if "ERRDATA" in header:
         header["ERRDATA"] = VARIANCE_NAME
     smoothing = cube[variable].attrs.get(words.SMOOTHING)

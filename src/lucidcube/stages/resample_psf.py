@@ -1,13 +1,15 @@
 """Stage `resample_psf`: resample a PSF to the pixels of the target."""
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
+from astropy.io import fits
 
-from lucidcube.cube import DATA, PSF_MODES, UNITS, VARIANCE, X, Y
+from lucidcube.cube import DATA, HEADER, PRIMARY_HEADER, PSF_MODES, UNITS, VARIANCE, X, Y
 from lucidcube.errors import CubeError
+from lucidcube.io.wcs import centred_header, pixel_side
 from lucidcube.kernels.psf import Doubles
 from lucidcube.kernels.psf.resample import resample_psf
 from lucidcube.lift.blocks import Output, over_planes
@@ -54,7 +56,7 @@ class ResamplePSF(Stage):
         outputs = {DATA: Output(attrs={UNITS: ""})}
         made = over_planes(cube, self.name, kernel, [DATA], outputs, sizes={Y: side, X: side})
         kept = [n for n, v in cube.data_vars.items() if not {Y, X} & {*v.dims}]
-        return xr.Dataset({n: cube[n] for n in kept} | made, cube.coords, dict(cube.attrs))
+        return xr.Dataset({n: cube[n] for n in kept} | made, cube.coords, self._attrs(cube, side))
 
     def check(self, cube: xr.Dataset) -> None:
         """Check that the PSF is a blur on the new pixels; see `Stage.check`."""
@@ -75,6 +77,18 @@ class ResamplePSF(Stage):
                         "target: there is no blur to remove; is the pixel scale of the PSF right?"
                     )
                 return
+
+    def _attrs(self, cube: xr.Dataset, side: int) -> dict[str, Any]:
+        """Return the attributes of the new PSF, whose header states the new pixels."""
+        attrs = dict(cube.attrs)
+        old, primary = (
+            fits.Header.fromstring(attrs.get(key, ""), sep="\n") for key in (HEADER, PRIMARY_HEADER)
+        )
+        if old:
+            given = pixel_side(old, primary)
+            new = centred_header(old, side, side, None if given is None else given * self.scale)
+            attrs[HEADER] = new.tostring(sep="\n")
+        return attrs
 
     def _in_rows(self) -> Doubles:
         """Return the matrix with y before x."""
