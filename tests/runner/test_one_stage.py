@@ -14,6 +14,7 @@ import lucidcube.runner.products
 from lucidcube.cli.app import main
 from lucidcube.cluster.resources import USABLE, Resources
 from lucidcube.errors import BlocksFailed, ConfigError, CubeError
+from lucidcube.io.tables import read_provenance
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.one_stage import run_stage
 from lucidcube.runner.plan import BASELINE
@@ -231,3 +232,16 @@ def test_engines_that_cannot_be_used_are_errors(
     (tmp_path / "simd.yaml").write_text("fft: simd\n")
     with pytest.raises(ConfigError, match="fft: simd cannot be used here"):
         interpolate(cube, tmp_path / "out.fits", profile=str(tmp_path / "simd.yaml"))
+
+
+# Names of files
+
+
+@pytest.mark.parametrize("name", ["naïve 星.fits", "x\ny.fits", "bytes\udcff.fits", "n" * 150 + ".fits"])
+def test_files_may_have_any_name(cube: Path, interpolated: np.ndarray, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(cube)
+    path = tmp_path / f"made {name}"
+    assert np.array_equal(interpolate(tmp_path / name, path), interpolated, equal_nan=True)
+    escaped = name.encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
+    assert read_provenance(path)["target.file"] == escaped
+    assert fits.getheader(path)["LUCIDCUBE TARGET FILE"] in (escaped, escaped[:40])

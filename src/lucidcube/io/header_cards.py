@@ -5,7 +5,7 @@ import re
 
 from astropy.io import fits
 
-from lucidcube.errors import CubeError
+from lucidcube.errors import CubeError, printable
 
 MALFORMED = (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, fits.VerifyError)
 """What astropy raises on files that are not FITS (found by changing random bytes)."""
@@ -40,6 +40,11 @@ def number(header: fits.Header, keyword: str, default: float) -> float:
     if not math.isfinite(result):
         raise CubeError(f"the card {keyword} = {value!r} of the header is not a number")
     return result
+
+
+def ascii_text(text: str) -> str:
+    """Return a text that FITS can hold: printable ASCII, with other characters written as in Python."""
+    return printable(text).encode("ascii", "backslashreplace").decode()
 
 
 def shape_of(header: fits.Header) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from astropy.io import fits
 from lucidcube import __version__
 from lucidcube.cube import HEADER, HISTORY, PRIMARY_HEADER, WAVELENGTH
 from lucidcube.errors import CubeError
+from lucidcube.io.header_cards import ascii_text
 from lucidcube.io.spectral_cards import spectral_cards
 from lucidcube.io.wcs import square_pixel
 
@@ -93,7 +94,7 @@ def provenance_cards(
     """
     yield f"HIERARCH {VERSION_CARD}", __version__, "program that made this"
     for track, identity in inputs.items():
-        yield f"HIERARCH LUCIDCUBE {track.upper()} FILE", str(identity["file"]), ""
+        yield f"HIERARCH LUCIDCUBE {track.upper()} FILE", ascii_text(str(identity["file"])), ""
         # A card holds the first digits of a checksum; the PROVENANCE table has all of them.
         yield f"HIERARCH LUCIDCUBE {track.upper()} SHA256", str(identity["sha256"])[:32], ""
     for track, cube in cubes.items():
@@ -103,7 +104,7 @@ def provenance_cards(
     if warnings:
         yield "LONGSTRN", "OGIP 1.0", "long strings are continued in CONTINUE cards"
     for number, text in enumerate(warnings, 1):
-        yield f"{WARNING_CARD}{number}", text.encode("ascii", "replace").decode(), ""
+        yield f"{WARNING_CARD}{number}", ascii_text(text), ""
 
 
 def is_product(path: Path) -> bool:

@@ -13,7 +13,7 @@ from astropy.io import fits
 from lucidcube import __version__
 from lucidcube.cube import PARAMETER, SCALE_EXPONENT, UNITS, VARIABLES, WAVELENGTH
 from lucidcube.errors import CubeError
-from lucidcube.io.header_cards import MALFORMED
+from lucidcube.io.header_cards import MALFORMED, ascii_text
 
 PROVENANCE = "PROVENANCE"
 _CODES = {"f": "D", "i": "J", "u": "B"}
@@ -63,7 +63,7 @@ def _unit(variable: xr.DataArray) -> str | None:
 
 
 def _texts(name: str, texts: Sequence[str]) -> fits.Column:
-    encoded = [text.encode("ascii", "replace") for text in texts]
+    encoded = [ascii_text(text).encode() for text in texts]
     return fits.Column(name, f"{max(map(len, encoded), default=1) or 1}A", array=encoded)
 
 
