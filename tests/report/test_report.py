@@ -158,8 +158,8 @@ def test_the_run_is_recorded_by_segment(ran: Run) -> None:
 def test_the_config_says_where_its_values_come_from(ran: Run) -> None:
     assert ran.numbers["config"].keys() == ran.numbers["origins"].keys()
     wanted = {
-        "target.input": "run.yaml",
-        "deconvolve.n_iter": "run.yaml",
+        "target.input": "run.yaml:1",
+        "deconvolve.n_iter": "run.yaml:3",
         "target.mask.grow": "--set",
         "target.stages": "preset recommended",
         "target.rebin.preset": "preset recommended",
@@ -178,18 +178,18 @@ def test_origins_of_several_files_and_numbered_stages(tmp_path: Path) -> None:
     sets = ["target.rebin[1].despike=7", "profile=laptop"]
     config = load([first, second], sets)
     found, values = origins(config, [first, second], sets), settings(config.plain())
-    assert found["target.rebin[0].despike"] == "a.yaml"
+    assert found["target.rebin[0].despike"] == "a.yaml:1"
     assert (found["target.rebin[1].despike"], values["target.rebin[1].despike"]) == ("--set", 7)
     assert found["target.rebin[1].preset"] == "default"
-    assert found["star.input"] == "a.yaml"
+    assert found["star.input"] == "a.yaml:2"
     assert (found["output.path"], found["output.overwrite"], found["profile"]) == (
-        "a.yaml",
-        "b.yaml",
+        "a.yaml:3",
+        "b.yaml:1",
         "--set",
     )
     second.write_text("target: {input: t.fits, stages: [noise]}\n")
     assert "target.rebin.despike" not in origins(load([first, second]), [first, second])
-    assert origins(load([first, second]), [first, second])["target.stages"] == "b.yaml"
+    assert origins(load([first, second]), [first, second])["target.stages"] == "b.yaml:1"
 
 
 def test_origins_of_a_preset_and_of_a_formula(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_origins_of_a_preset_and_of_a_formula(tmp_path: Path) -> None:
     found = origins(load(file), [file])
     assert found["target.artefacts.method"] == "preset reference"
     assert found["deconvolve.noise_std"] == "preset reference"
-    assert found["star.psf.fwhm"] == "c.yaml"
+    assert found["star.psf.fwhm"] == "c.yaml:3"
     assert found["deconvolve.n_iter"] == "default"
 
 

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from lucidcube.cli.options import Configs, Profile, Sets, load_configs
+from lucidcube.cli.options import Configs, Profile, Sets, load_configs, overrides
 
 config_app = App(name="config", help="Make, check and explain configs.")
 
+_ORIGIN = Parameter(negative=(), help="Say behind each value where it comes from: file and line, --set, ...")
 Product = Annotated[Path, Parameter(help="FITS file written by lucidcube run.")]
 
 
@@ -46,3 +47,15 @@ def check(*configs: Configs, sets: Sets = None, profile: Profile = None) -> None
 
     check(load_configs(configs, sets, profile))
     print("no errors found")
+
+
+@config_app.command
+def show(
+    *configs: Configs, sets: Sets = None, profile: Profile = None, origin: Annotated[bool, _ORIGIN] = False
+) -> None:
+    """Print the complete config as it would run, in which nothing is left to presets and defaults."""
+    from lucidcube.config.origins import origins
+    from lucidcube.config.show import show
+
+    config = load_configs(configs, sets, profile)
+    print(show(config, origins(config, configs, overrides(sets, profile)) if origin else None), end="")

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lucidcube.config.schema import Checkpoints, Config, Output
+from lucidcube.config.show import one_line
 from lucidcube.config.star import ModelledStar, Place
 from lucidcube.config.track import DECONVOLVE, Input
 from lucidcube.stages.base import REGISTRY, Stage, by_word
@@ -161,7 +161,7 @@ def _wrapped(text: str | None, indent: str) -> list[str]:
 def _default(field: FieldInfo) -> str:
     """Return the default as YAML on one line."""
     value = field.default.model_dump() if isinstance(field.default, BaseModel) else field.default
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("...").strip()
+    return one_line(value)
 
 
 def _unit(field: FieldInfo) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from lucidcube.config.load import merge
 from lucidcube.config.presets import TRACKS, with_defaults, with_inputs
 from lucidcube.config.schema import Config
+from lucidcube.io.yaml_text import Located, parse_located
 
 DEFAULT, OPTION = "default", "--set"
 
@@ -35,12 +36,10 @@ def origins(config: Config, files: Sequence[str | Path], overrides: Sequence[str
     """Return where each of the `settings` of a config comes from.
 
     `config` is what `lucidcube.config.load.load` returned for these files and overrides. An origin is the
-    name of a file, ``--set``, ``preset`` and its name (for stages and parameters that the config leaves
+    name of a file and a line, such as ``my.yaml:7``, ``--set``, ``preset`` and its name (for stages and parameters that the config leaves
     open, and that are chosen to suit it), or ``default``.
     """
-    given: dict[str, str] = {}
-    for file in files:
-        given |= dict.fromkeys(settings(merge([file])[0]), Path(file).name)
+    given = {key: origin for file in files for key, origin in _places(Path(file))}
     of_files, _ = merge(files)
     changed = [text.partition("=")[0].strip() for text in overrides]
     written, chosen = settings(of_files), settings(with_defaults(with_inputs(merge(files, overrides)[0])))
@@ -53,6 +52,13 @@ def origins(config: Config, files: Sequence[str | Path], overrides: Sequence[str
         return f"preset {config.preset or 'recommended'}" if key in chosen else DEFAULT
 
     return {key: origin(key) for key in settings(config.plain())}
+
+
+def _places(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name and the line of a file for each of its settings."""
+    for key, value in settings(parse_located(file.expanduser().read_text())).items():
+        first = value[0] if type(value) is list and value else value  # the stages of a track
+        yield key, f"{file.name}:{first.line}" if isinstance(first, Located) else file.name
 
 
 def _stages(track: str, items: Sequence[Any]) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
-"""Parse YAML, and refuse mappings in which a key is given twice."""
+"""Parse YAML, refuse mappings in which a key is given twice, and tell the lines of values."""
 
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -28,3 +28,43 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506  a subclass of SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the date 2024-13-45
         raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from None
+
+
+class Located:
+    """A part of a YAML text that knows its line, counted from 1."""
+
+    line: int
+
+    def at(self, line: int) -> Self:
+        """Set the line and return the part."""
+        self.line = line
+        return self
+
+
+class LocatedText(Located, str):
+    """A scalar, as text; an empty one for null."""
+
+
+class LocatedList(Located, list[Any]):
+    """A sequence."""
+
+
+class LocatedDict(Located, dict[Any, Any]):
+    """A mapping."""
+
+
+class _LocatingLoader(_Loader):
+    """A loader that keeps the lines of all values."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        value, line = super().construct_object(node, deep=True), node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            return LocatedDict(value).at(line)
+        if isinstance(node, yaml.SequenceNode):
+            return LocatedList(value).at(line)
+        return LocatedText("" if value is None else node.value).at(line)
+
+
+def parse_located(text: str) -> Any:
+    """Return what `parse_yaml` returns, as `LocatedText`, `LocatedList` and `LocatedDict`."""
+    return yaml.load(text, _LocatingLoader)  # noqa: S506  a subclass of SafeLoader
