@@ -37,7 +37,9 @@ def test_every_value_has_its_origin(tmp_path: Path) -> None:
     second.write_text("\ndeconvolve:\n  resolution:\n    0.1arcsec\npreset: recommended\n")
     config = load([first, second], ["deconvolve.n_iter=9"])
     text = show(config, origins(config, [first, second], ["deconvolve.n_iter=9"]))
-    lines = {line.split(" #")[0].strip(): line.rpartition("# ")[2] for line in text.splitlines() if "#" in line}
+    lines = {
+        line.split(" #")[0].strip(): line.rpartition("# ")[2] for line in text.splitlines() if "#" in line
+    }
     wanted = {
         "input: t.fits": "a.yaml:1",
         "input: s.fits": "a.yaml:3",

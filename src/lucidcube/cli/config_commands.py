@@ -1,12 +1,14 @@
 """The commands that make, check and explain configs."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from lucidcube.cli.options import Configs, Profile, Sets, load_configs, overrides
+from lucidcube.errors import printable
 
 config_app = App(name="config", help="Make, check and explain configs.")
 
@@ -59,3 +61,35 @@ def show(
 
     config = load_configs(configs, sets, profile)
     print(show(config, origins(config, configs, overrides(sets, profile)) if origin else None), end="")
+
+
+@config_app.command
+def presets() -> None:
+    """List the configs to start from, by kind of object and instrument."""
+    from lucidcube.config.shipped import configs_to_start_from
+
+    for name, title in configs_to_start_from().items():
+        print(f"{name:14} {title}")
+    print("To make a config for your files: lucidcube config new PRESET target.fits star.fits > my.yaml")
+
+
+@config_app.command
+def new(preset: str, target: str, star: str | None = None) -> None:
+    """Print a config for your files, with comments about what they hold and what you may want to change.
+
+    Parameters
+    ----------
+    preset
+        One of those that lucidcube config presets lists.
+    target
+        The object to sharpen, as PATH{EXT}[SLICE](AXES); all but PATH are optional.
+    star
+        A star, in the same form; not for presets without one.
+    """
+    from lucidcube.cli.new_config import new_config
+
+    print(new_config(preset, target, star, _to_stderr), end="")
+
+
+def _to_stderr(text: str) -> None:
+    print(f"lucidcube: {printable(text)}", file=sys.stderr)

@@ -15,7 +15,7 @@ def info_text(found: Mapping[str, Any]) -> str:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
         lines.append("  ".join([" ", *cells, row[-1]]).rstrip())
     if found["array"] is not None:
-        lines += ["", *(f"{name:<12}{fact}" for name, fact in _facts(found["array"]))]
+        lines += ["", *(f"{name:<12}{fact}" for name, fact in facts(found["array"]))]
     return "\n".join(printable(line) for line in lines)
 
 
@@ -29,8 +29,8 @@ def _hdu(hdu: Mapping[str, Any]) -> tuple[str, ...]:
     return str(hdu["number"]), label, hdu["kind"], sides, hdu["type"], hdu["unit"], f"{role}{hdu['why']}"
 
 
-def _facts(array: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the lines about a cube or an image."""
+def facts(array: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield name and text of each line about the cube or image that is read from a file."""
     axes, sample, sides = array["axes"], array["sample"], f"{array['rows']} x {array['columns']} (y x)"
     if array["kind"] == "image":
         yield "image", f"{sides}, without a spectral axis; y and x are the axes {axes['y']} and {axes['x']}"

@@ -36,8 +36,8 @@ def origins(config: Config, files: Sequence[str | Path], overrides: Sequence[str
     """Return where each of the `settings` of a config comes from.
 
     `config` is what `lucidcube.config.load.load` returned for these files and overrides. An origin is the
-    name of a file and a line, such as ``my.yaml:7``, ``--set``, ``preset`` and its name (for stages and parameters that the config leaves
-    open, and that are chosen to suit it), or ``default``.
+    name of a file and a line, such as ``my.yaml:7``, ``--set``, ``preset`` and its name (for stages and
+    parameters that the config leaves open, and that are chosen to suit it), or ``default``.
     """
     given = {key: origin for file in files for key, origin in _places(Path(file))}
     of_files, _ = merge(files)

@@ -40,7 +40,8 @@ def _lines(values: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, b
         if key == "stages" and value:
             yield f"{indent}stages:", True
             for item in value:
-                yield from _stage(*next(iter(item.items())), f"{indent}  ")
+                ((name, parameters),) = item.items()
+                yield from _stage(name, parameters, f"{indent}  ")
         elif isinstance(value, Mapping) and value and (not indent or key == "psf"):
             yield f"{indent}{key}:", False
             yield from _lines(value, f"{indent}  ")
