@@ -47,7 +47,8 @@ def check(*configs: Configs, sets: Sets = None, profile: Profile = None) -> None
     """Check a config and its inputs, and report all errors at once. Nothing is computed."""
     from lucidcube.runner.pipeline import check
 
-    check(load_configs(configs, sets, profile))
+    for warning in check(load_configs(configs, sets, profile)).warnings:
+        _to_stderr(f"warning: {warning}")
     print("no errors found")
 
 

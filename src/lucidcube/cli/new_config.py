@@ -91,12 +91,8 @@ def _comments(array: Mapping[str, Any]) -> Iterator[str]:
     yield f"  # What is read of the HDU {hdu}:" if hdu != "data" else "  # What is read:"
     for name, fact in facts(array):
         start = f"  #   {name}: " if name not in ("cube", "image") else f"  #   {name} of "
-        yield from textwrap.wrap(
-            printable(f"{start}{fact.partition('; at most')[0]}"),
-            WIDTH,
-            subsequent_indent="  #     ",
-            break_long_words=False,
-        )
+        text = printable(f"{start}{fact.partition('; at most')[0]}")
+        yield from textwrap.wrap(text, WIDTH, subsequent_indent="  #     ", break_long_words=False)
 
 
 def _unknown(array: Mapping[str, Any]) -> Iterator[str]:

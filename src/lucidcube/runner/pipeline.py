@@ -26,6 +26,7 @@ from lucidcube.lift.blocks import limit_block_bytes, planes_per_block
 from lucidcube.lift.lazy_arrays import rechunk_sources
 from lucidcube.runner.attach_psf import NOTE
 from lucidcube.runner.checkpoint import Checkpoint, fingerprint
+from lucidcube.runner.compare_inputs import star_problems, star_warnings
 from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.lock import locked
@@ -58,6 +59,8 @@ class Plan:
     """Target size of blocks."""
     layout: Layout
     """Processes, threads and memory of the profile."""
+    warnings: Sequence[str] = ()
+    """Reasons why the inputs may not be what they should be."""
 
 
 def check(config: Config, monitor: Monitor | None = None) -> Plan:
@@ -81,6 +84,7 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
                 monitor.message(f"star: {text}")
         except UserError as error:
             problems += [f"star.input: {p}" for p in error.problems]
+        problems += star_problems(config, sources)
     if problems:
         raise ConfigError(*problems)
     try:
@@ -95,7 +99,8 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
     except UserError as error:
         raise ConfigError(*error.problems) from None
     with limit_block_bytes(block_bytes):
-        return Plan(config, profile, _all_in_blocks(sources), steps, block_bytes, made_for)
+        warnings = tuple(star_warnings(config, sources))
+        return Plan(config, profile, _all_in_blocks(sources), steps, block_bytes, made_for, warnings)
 
 
 def run(
@@ -167,6 +172,9 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
             monitor.message(f"{label}: {text}")
             computer.summary.warnings.append(f"{label}: {text}")
 
+    for text in plan.warnings:
+        monitor.message(text)
+        computer.summary.warnings.append(text)
     if config.deconvolve is None:
         missing = "a star, or star: {psf: ...}" if config.star is None else "deconvolve: {}"
         warn("product", [f"nothing is deconvolved; to sharpen the cube, add {missing} to the config"])

@@ -78,6 +78,8 @@ class Stage(Parameters, ABC):
     """Variables that the cube must have."""
     optional: ClassVar[tuple[str, ...]] = ()
     """Variables that are used if the cube has them."""
+    prepared_by: ClassVar[tuple[str, ...]] = ()
+    """Names of stages of which one must come before, unless the data of the file are like their results."""
     produces: ClassVar[tuple[str, ...]] = (DATA,)
     """Variables that are added or changed."""
     drops: ClassVar[tuple[str, ...]] = ()

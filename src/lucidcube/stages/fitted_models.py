@@ -42,6 +42,7 @@ class _EachPlane(Telescope):
     """Parameters that all models share that are fitted to each plane on its own."""
 
     name: ClassVar[str] = FitPSF.name
+    prepared_by: ClassVar[tuple[str, ...]] = ("normalise_psf",)
 
     model: str = parameter(..., "", "model of the star")
     pixel_scale: float = parameter(

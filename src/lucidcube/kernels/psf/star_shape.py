@@ -1,5 +1,6 @@
 """Check whether what is given as a star looks like a single star."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,21 @@ def star_shape(plane: Reals) -> StarShape:
     star = measure_star(plane, spot, level, noise)
     reach = FAR * SIGMA_TO_FWHM * star.sigma
     return StarShape(_flatness(smooth, (row, column), peak), _companion(smooth, star.y, star.x, peak, reach))
+
+
+def source_width(plane: Reals) -> float:
+    """Return the diameter in pixels of the circle with the area of the brightest source above half its peak.
+
+    The plane (y, x) is smoothed by a Gaussian of one pixel; NaN means no data. The result is 0 if there are
+    no data.
+    """
+    finite = np.isfinite(plane)
+    if not finite.any():
+        return 0.0
+    filled = np.where(finite, plane - median(plane[finite]), 0).astype(np.float64)
+    smooth = ndimage.gaussian_filter(filled, 1.0)
+    label, _ = ndimage.label(smooth > 0.5 * smooth.max())
+    return 2 * math.sqrt(float(np.sum(label == label.flat[smooth.argmax()])) / math.pi)
 
 
 def _flatness(smooth: Reals, spot: tuple[int, int], peak: float) -> float:
