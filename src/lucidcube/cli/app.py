@@ -62,6 +62,10 @@ for _each in file_commands.COMMANDS:
     app.command(_each)
 
 
+app.command(
+    "lucidcube.cli.demo:demo", help="Run the quick start in a folder of its own, with the example data."
+)
+app.command("lucidcube.cli.cite:cite", help="Print how to cite lucidcube.")
 app.command("lucidcube.cli.report_commands:report", help="Make the report of a run again.")
 app.command("lucidcube.cli.report_commands:compare", help="Make a page that compares two products.")
 
@@ -100,23 +104,15 @@ def run(
     report
         Write the report.
     """
-    from datetime import UTC, datetime
-
-    from lucidcube.cli.logs import running
-    from lucidcube.cli.report_commands import report_of_run
+    from lucidcube.cli.run_command import run_configs
     from lucidcube.cli.stage_commands import inspector
-    from lucidcube.cluster import serve
-    from lucidcube.runner.pipeline import run as run_pipeline
 
-    config = load_configs(configs, sets, profile)
-    serve(config.where)  # all tasks of an allocation but one become workers and end here
-    started = datetime.now(UTC)
-    with signals() as stop, running(quiet=quiet, verbose=verbose, log_file=log_file) as monitor:
-        done = run_pipeline(config, monitor, inspector(plot, plot_wavelength, plot_folder), stop)
-        page = report_of_run(config, done, started, configs, overrides(sets, profile)) if report else None
-        if page is not None:
-            monitor.message(f"report: {page}")
-    print(done.path)
+    config, given = load_configs(configs, sets, profile), overrides(sets, profile)
+    inspect = inspector(plot, plot_wavelength, plot_folder)
+    made = run_configs(
+        config, configs, given, inspect, quiet=quiet, verbose=verbose, log_file=log_file, report=report
+    )
+    print(made.product)
 
 
 @app.command

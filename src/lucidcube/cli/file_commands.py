@@ -91,13 +91,13 @@ def view(
     overwrite
         Replace the file even if lucidcube did not make it.
     """
-    from lucidcube.cli.view import Chosen, open_picture, write_view
+    from lucidcube.cli.view import Chosen, open_with_desktop, write_view
 
     chosen = Chosen(white, _split(channel), _split(wave), _split(hdu))
     path = write_view(cube, chosen, output, scale, overwrite=overwrite, message=_to_stderr)
     print(path)
     if open_:
-        open_picture(path)
+        open_with_desktop(path)
 
 
 def convert(

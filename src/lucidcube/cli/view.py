@@ -1,4 +1,4 @@
-"""Write the picture of `lucidcube view`, and open it."""
+"""Write the picture of `lucidcube view`, and open files with the programs of the desktop."""
 
 import os
 import shutil
@@ -63,12 +63,20 @@ def _is_picture_of_ours(path: Path) -> bool:
         return False
 
 
-def open_picture(path: Path) -> None:
-    """Open a picture with the viewer of the desktop; UserError if there is no display or no viewer."""
-    program = "open" if sys.platform == "darwin" else "xdg-open"
-    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if sys.platform.startswith("linux") and not display:
-        raise UserError(f"{path} is written, but there is no display to open it on: leave out --open")
-    if shutil.which(program) is None:
-        raise UserError(f"{path} is written, but there is no {program} to open it with: leave out --open")
-    subprocess.Popen([program, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def why_not_open() -> str | None:
+    """Return the reason why this session cannot open a file with a program of the desktop, or None."""
+    program = _opener()
+    if program != "open" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "there is no display to open it on"
+    return None if shutil.which(program) else f"there is no {program} to open it with"
+
+
+def open_with_desktop(path: Path) -> None:
+    """Open a file with the program of the desktop for its kind; UserError if that is impossible."""
+    if (reason := why_not_open()) is not None:
+        raise UserError(f"{path} is written, but {reason}: leave out --open")
+    subprocess.Popen([_opener(), str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _opener() -> str:
+    return "open" if sys.platform == "darwin" else "xdg-open"

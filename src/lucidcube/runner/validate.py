@@ -19,11 +19,11 @@ def order_problems(config: Config) -> Iterator[str]:
             for variable in stage.requires:
                 if variable not in available:
                     yield f"{name}.stages: {stage.name} needs {variable!r}{_advice(variable, track, number)}"
-            earlier, later = (
-                {s.name for s in part} for part in (track.stages[:number], track.stages[number:])
-            )
-            if not earlier & {*stage.prepared_by} and (late := later & {*stage.prepared_by}):
-                yield f"{name}.stages: {stage.name} needs the result of {min(late)}: move {min(late)} before it"
+            around = track.stages[:number], track.stages[number:]
+            earlier, later = ({s.name for s in part} & {*stage.prepared_by} for part in around)
+            if later and not earlier:
+                late = ", ".join(later)
+                yield f"{name}.stages: {stage.name} needs the result of {late}: move {late} before it"
             available = (available | {*stage.produces}) - {*stage.drops}
 
 

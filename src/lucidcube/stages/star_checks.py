@@ -32,8 +32,8 @@ def swapped(target: xr.Dataset, star: xr.Dataset) -> str | None:
     if not shape.flatness > 0 or shape.extended or across * _relative_side(star, target) < LARGER * width:
         return None
     return (
-        f"the brightest source of the target looks like a point {width:.2g} pixels wide, and that of the star "
-        f"is {across:.2g} pixels wide: are the two inputs swapped?"
+        f"the brightest source of the target looks like a point {width:.2g} pixels wide, and that of the "
+        f"star is {across:.2g} pixels wide: are the two inputs swapped?"
     )
 
 
