@@ -19,6 +19,7 @@ NEAR, FAR = 1.0, 6.0
 """Distances, in full widths at half maximum, between which a second star would spoil the PSF."""
 _SMALLEST_AREA = 12  # pixels; below, the ratio of areas is not accurate
 _DETECTED = 5.0
+_SKY = 0.1
 
 
 class StarShape(NamedTuple):
@@ -71,7 +72,8 @@ def source_width(plane: Reals) -> float:
     finite = np.isfinite(plane)
     if not finite.any():
         return 0.0
-    filled = np.where(finite, plane - median(plane[finite]), 0).astype(np.float64)
+    sky = np.quantile(plane[finite], _SKY)  # an object may cover most of the field
+    filled = np.where(finite, plane - sky, 0).astype(np.float64)
     smooth = ndimage.gaussian_filter(filled, 1.0)
     label, _ = ndimage.label(smooth > 0.5 * smooth.max())
     return 2 * math.sqrt(float(np.sum(label == label.flat[smooth.argmax()])) / math.pi)
