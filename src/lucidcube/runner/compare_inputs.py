@@ -14,36 +14,36 @@ from lucidcube.stages.star_checks import swapped, unfit
 
 
 def star_problems(config: Config, sources: Mapping[str, xr.Dataset]) -> Iterator[str]:
-    """Yield a line for each reason why the star of a config cannot be one; see `star_warnings`."""
+    """Yield a line for each reason why the star of a config cannot give the PSF that the target needs.
+
+    `sources` are the cubes of the tracks, as they are read; those that could not be opened are missing.
+    """
     tracks = config.tracks()
-    star = tracks.get("star")
-    if star is None:
+    if "star" not in tracks or not _needs_psf(config):
         return
+    star = tracks["star"]
     if not isinstance(star, PartOfTarget) and _is_same_array(tracks["target"], star):
         yield (
             f"star.input: {star.specifier().path} is the target as well: give the file of a star, or a "
             "star in the field of the target as 'star: {from: target, x: ..., y: ..., radius: ...}'"
         )
-    elif (found := _unfit(config, sources)) is not None and found[1]:
+    elif "star" in sources and (found := unfit(star.stages, sources["star"])) is not None and found[1]:
         yield f"star.stages: {found[0]}"
 
 
 def star_warnings(config: Config, sources: Mapping[str, xr.Dataset]) -> Iterator[str]:
-    """Yield warnings about the inputs of a config; `sources` are the cubes of its tracks, as read."""
-    if "star" not in sources or not config.stages("star"):
+    """Yield warnings about the inputs of a config whose star has stages; see `star_problems`."""
+    if "star" not in sources or not _needs_psf(config):
         return
-    if (text := swapped(sources["target"], sources["star"])) is not None:
+    stages = config.tracks()["star"].stages
+    if stages and (text := swapped(sources["target"], sources["star"])) is not None:
         yield f"inputs: {text}"
-    if (found := _unfit(config, sources)) is not None:
+    if (found := unfit(stages, sources["star"])) is not None:
         yield f"star: {found[0]}"
 
 
-def _unfit(config: Config, sources: Mapping[str, xr.Dataset]) -> tuple[str, bool] | None:
-    """Return what is wrong with the sum of the star, if its stages are to make a PSF of it; see `unfit`."""
-    stages = config.tracks()["star"].stages
-    if not stages or not any(PSF in stage.requires for stage in config.stages("target")):
-        return None
-    return unfit(stages, sources["star"])
+def _needs_psf(config: Config) -> bool:
+    return any(PSF in stage.requires for stage in config.stages("target"))
 
 
 def _is_same_array(one: Track, other: Track) -> bool:

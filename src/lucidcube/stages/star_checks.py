@@ -8,6 +8,7 @@ import xarray as xr
 from lucidcube.cube import DATA, SCALE_EXPONENT, WAVELENGTH
 from lucidcube.errors import CubeError
 from lucidcube.kernels.psf.star_shape import source_width, star_shape
+from lucidcube.lift.lazy_arrays import source_of
 from lucidcube.stages.base import Stage
 from lucidcube.stages.lengths import pixel_side
 
@@ -42,6 +43,8 @@ def unfit(stages: Sequence[Stage], star: xr.Dataset) -> tuple[str, bool] | None:
 
     The result is None if a stage makes a PSF of the star, or if the planes of the star have a sum of one.
     """
+    if not stages:
+        return None  # a PSF, which is checked with the stages that need it
     first = next((stage for stage in stages if stage.name in NORMALISING), None)
     if first is not None and not first.prepared_by:
         return None
@@ -57,9 +60,12 @@ def unfit(stages: Sequence[Stage], star: xr.Dataset) -> tuple[str, bool] | None:
 
 def _planes(cube: xr.Dataset) -> np.ndarray:
     """Return some planes (plane, y, x) in the unit of the file."""
-    count = cube.sizes[WAVELENGTH]
+    count, variable = cube.sizes[WAVELENGTH], cube[DATA].variable
     places = sorted({int(count * (number + 0.5) / PLANES) for number in range(PLANES)})
-    return np.ldexp(cube[DATA][places].values.astype(np.float64), -int(cube.attrs.get(SCALE_EXPONENT, 0)))
+    source = source_of(variable)  # without dask, which would compute whole blocks
+    read = variable if source is None else source
+    planes = np.stack([np.asarray(read[place : place + 1])[0] for place in places]).astype(np.float64)
+    return np.ldexp(planes, -int(cube.attrs.get(SCALE_EXPONENT, 0)))
 
 
 def _median(cube: xr.Dataset) -> np.ndarray:
