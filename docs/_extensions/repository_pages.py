@@ -1,0 +1,107 @@
+"""Sphinx extension: pages that are made from the stages, the variables, and the files of the repository.
+
+- A page for each stage, in the folder ``stages`` (not under version control): its description and parameters
+  from the registry, with the text about its method from ``methods/NAME.md`` if there is one.
+- The page ``stages`` is the table of the stages, where the repository has one long page for all.
+- The page ``reference/variables`` gets the table of the variables of a cube, and the index of the decision
+  records a list of them for the navigation.
+- The pages of `COPIES` are those of the root of the repository, with their links as they are from here.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lucidcube.config.describe import description, parameter_tables, stages_table
+from lucidcube.cube import VARIABLES
+from lucidcube.stages.base import REGISTRY, Stage
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).parents[1]
+COPIES = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect this extension to Sphinx."""
+    app.connect("builder-inited", write_stage_pages)
+    app.connect("source-read", replace_source)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def write_stage_pages(app: Sphinx) -> None:
+    """Write the page of each stage, unless it is there already, and remove those of former stages."""
+    folder = DOCS / "stages"
+    folder.mkdir(exist_ok=True)
+    for path in folder.glob("*.md"):
+        if path.stem not in REGISTRY:
+            path.unlink()
+    for name, cls in REGISTRY.items():
+        path, text = folder / f"{name}.md", stage_page(cls)
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def stage_page(cls: type[Stage]) -> str:
+    """Return the page of a stage."""
+    lines = [f"# {cls.name}", description(cls), _names("Needs", cls.requires), _names("Makes", cls.produces)]
+    method = DOCS / "methods" / f"{cls.name}.md"
+    if method.exists():
+        lines.append(method.read_text().partition("\n")[2].strip())
+    lines.append("## Parameters")
+    tables = [*parameter_tables(cls)]
+    for title, table in tables:
+        if len(tables) > 1:
+            lines.append(f"### {title.rstrip(':')}")
+        if table:
+            lines.append(table)
+    lines.append(
+        f"The command `lucidcube {cls.name} --help` explains the same parameters as options; in Python the stage "
+        f"is `lucidcube.{cls.__name__}`."
+    )
+    return "\n\n".join(lines) + "\n"
+
+
+def _names(verb: str, variables: tuple[str, ...]) -> str:
+    """Return a line that lists variables."""
+    return f"{verb}: {', '.join(f'`{v}`' for v in variables)}."
+
+
+def replace_source(app: Sphinx, page: str, source: list[str]) -> None:
+    """Replace the text of a page that is made when the site is built."""
+    if page == "stages":
+        source[0] = stages_index()
+    elif page == "reference/variables":
+        source[0] += "\n" + variables_table()
+    elif page == "decisions/README":
+        source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n0*\n```\n"
+    elif page in COPIES:
+        source[0] = from_root(DOCS.parent / COPIES[page])
+
+
+def stages_index() -> str:
+    """Return the page that lists the stages."""
+    pages = "\n".join(f"stages/{name}" for name in REGISTRY)
+    return (
+        "# Stages\n\nA run applies stages to the target and to the star. Each is also a command on FITS files, and a "
+        "class in Python, with the same parameters and the same numbers.\n\n"
+        f"{stages_table('stages/{}.md')}\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
+    )
+
+
+def variables_table() -> str:
+    """Return a table of the variables that a cube may have."""
+    rows = (f"| `{n}` | {', '.join(v.dims)} | {v.meaning} |" for n, v in VARIABLES.items())
+    return "\n".join(("| variable | dimensions | meaning |\n|---|---|---|", *rows)) + "\n"
+
+
+def from_root(path: Path) -> str:
+    """Return a page of the root of the repository, with links relative to the folder of the documentation."""
+
+    def link(found: re.Match[str]) -> str:
+        target = found[1]
+        copied = {name: f"{page}.md" for page, name in COPIES.items()}.get(target)
+        if target.startswith(("http:", "https:", "#", "docs/")) or copied:
+            return f"]({copied or target.removeprefix('docs/')}"
+        return f"](../{target}"
+
+    return re.sub(r"\]\(([^)\s]+)", link, path.read_text())
