@@ -3,11 +3,13 @@
 # make test-quick: set up and run the tests that are not marked slow
 # make test-scipy: the same with the transforms of scipy
 # make coverage:   the same with coverage
+# make docs:       build the site in docs/_build/html; warnings are errors
+# make generated:  write the files again that are made from the code
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-quick test-scipy coverage lint docs clean
+.PHONY: quickstart test test-quick test-scipy coverage lint docs generated clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/lucidcube run configs/quickstart.yaml
@@ -31,9 +33,13 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html docs docs/_build/html
+
+generated: $(VENV)/.dev
 	$(BIN)/lucidcube config template > configs/full.yaml
 	$(BIN)/lucidcube stages --markdown > docs/stages.md
 	$(BIN)/python docs/before_after.py
+	$(BIN)/python docs/stage_pictures.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,4 +53,4 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf out build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf docs/_build docs/stages docs/reference/generated out build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

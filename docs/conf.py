@@ -21,7 +21,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx_copybutton",
     "sphinx_design",
-    "cyclopts.ext.sphinx",
+    "mathml",
     "repository_pages",
 ]
 # The texts about methods are parts of other pages.
@@ -54,10 +54,11 @@ intersphinx_mapping = {
 }
 intersphinx_timeout = 5
 # Without a network the site has no links to other projects, which is no reason to fail.
-logging.getLogger("sphinx.sphinx.ext.intersphinx._load").addFilter(
+logging.getLogger("sphinx.sphinx.ext.intersphinx").addFilter(
     lambda record: "failed to reach any of the inventories" not in str(record.msg)
 )
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "lucidcube"
 html_static_path = ["_static"]

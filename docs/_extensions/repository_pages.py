@@ -3,6 +3,8 @@
 - A page for each stage, in the folder ``stages`` (not under version control): its description and parameters
   from the registry, with the text about its method from ``methods/NAME.md`` if there is one.
 - The page ``stages`` is the table of the stages, where the repository has one long page for all.
+- The page ``reference/api`` gets the public functions and the stages as classes, from `lucidcube.__all__`.
+- The page ``reference/commands`` gets the help of the commands.
 - The page ``reference/variables`` gets the table of the variables of a cube, and the index of the decision
   records a list of them for the navigation.
 - The pages of `COPIES` are those of the root of the repository, with their links as they are from here.
@@ -12,23 +14,27 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lucidcube.config.describe import description, parameter_tables, stages_table
+import lucidcube
+from lucidcube.cli.app import app
+from lucidcube.config.describe import TEMPLATE_TRACKS, description, parameter_tables, stages_table
 from lucidcube.cube import VARIABLES
 from lucidcube.stages.base import REGISTRY, Stage
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parents[1]
 COPIES = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
+IN_A_RUN = [name for _, names in TEMPLATE_TRACKS.values() for name in names]
+"""Stages in the order of the template; the others follow."""
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def setup(sphinx: Sphinx) -> dict[str, Any]:
     """Connect this extension to Sphinx."""
-    app.connect("builder-inited", write_stage_pages)
-    app.connect("source-read", replace_source)
+    sphinx.connect("builder-inited", write_stage_pages)
+    sphinx.connect("source-read", replace_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def write_stage_pages(app: Sphinx) -> None:
+def write_stage_pages(sphinx: Sphinx) -> None:
     """Write the page of each stage, unless it is there already, and remove those of former stages."""
     folder = DOCS / "stages"
     folder.mkdir(exist_ok=True)
@@ -66,12 +72,16 @@ def _names(verb: str, variables: tuple[str, ...]) -> str:
     return f"{verb}: {', '.join(f'`{v}`' for v in variables)}."
 
 
-def replace_source(app: Sphinx, page: str, source: list[str]) -> None:
+def replace_source(sphinx: Sphinx, page: str, source: list[str]) -> None:
     """Replace the text of a page that is made when the site is built."""
     if page == "stages":
         source[0] = stages_index()
     elif page == "reference/variables":
         source[0] += "\n" + variables_table()
+    elif page == "reference/api":
+        source[0] = source[0].replace("FUNCTIONS", functions()).replace("STAGES", classes())
+    elif page == "reference/commands":
+        source[0] += "\n" + commands()
     elif page == "decisions/README":
         source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n0*\n```\n"
     elif page in COPIES:
@@ -80,12 +90,40 @@ def replace_source(app: Sphinx, page: str, source: list[str]) -> None:
 
 def stages_index() -> str:
     """Return the page that lists the stages."""
-    pages = "\n".join(f"stages/{name}" for name in REGISTRY)
+    pages = "\n".join(f"stages/{name}" for name in dict.fromkeys((*IN_A_RUN, *REGISTRY)))
     return (
         "# Stages\n\nA run applies stages to the target and to the star. Each is also a command on FITS files, and a "
         "class in Python, with the same parameters and the same numbers.\n\n"
         f"{stages_table('stages/{}.md')}\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
     )
+
+
+def functions() -> str:
+    """Return a directive that documents the public functions, each on a page of its own."""
+    names = "\n".join(f"   {n}" for n in lucidcube.__all__ if n not in _stage_classes())
+    head = ".. currentmodule:: lucidcube\n\n.. autosummary::\n   :toctree: generated\n   :nosignatures:\n\n"
+    return f"```{{eval-rst}}\n{head}{names}\n```"
+
+
+def classes() -> str:
+    """Return a table of the stages as classes."""
+    rows = (
+        f"| `lucidcube.{n}` | [{cls.name}](../stages/{cls.name}.md) | {description(cls).partition('.')[0]} |"
+        for n, cls in _stage_classes().items()
+    )
+    return "\n".join(("| class | stage | what it does |\n|---|---|---|", *rows))
+
+
+def _stage_classes() -> dict[str, type[Stage]]:
+    return {cls.__name__: cls for cls in REGISTRY.values() if cls.__name__ in lucidcube.__all__}
+
+
+def commands() -> str:
+    """Return the help of each command, except for those of the stages, which have pages of their own."""
+    sections = re.split("^(?=## )", app.generate_docs(), flags=re.M)[1:]
+    hidden = {"## Table of Contents", *(f"## lucidcube {name}" for name in REGISTRY)}
+    shown = [s for s in sections if s.partition("\n")[0].strip() not in hidden]
+    return "".join(shown).replace("](AXES)", "\\](AXES)")  # no link
 
 
 def variables_table() -> str:
