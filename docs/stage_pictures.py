@@ -55,13 +55,14 @@ def plane(cube: xr.Dataset, name: str) -> np.ndarray:
 
 
 def draw_star(star: np.ndarray, psf: np.ndarray) -> None:
-    """Draw a star, the PSF made from it, and their difference, near the star, as fractions of the peak."""
+    """Draw a star and the PSF made from it, as fractions of their peaks."""
     y, x = np.unravel_index(np.nanargmax(star), star.shape)
     half, middle = 15, psf.shape[0] // 2
     seen = star[y - half : y + half + 1, x - half : x + half + 1] - np.nanmedian(star)
     model = psf[middle - half : middle + half + 1, middle - half : middle + half + 1]
     peak = {"cmap": "inferno", "vmin": 0, "vmax": 0.2}
-    draw("fit_psf", {"star, to 0.2 of its peak": (seen / np.nanmax(seen), peak), "PSF": (model / model.max(), peak)})
+    images = {"star, to 0.2 of its peak": (seen / np.nanmax(seen), peak), "PSF": (model / model.max(), peak)}
+    draw("fit_psf", images)
 
 
 def draw(name: str, images: Mapping[str, tuple[np.ndarray, dict[str, object]]]) -> None:

@@ -14,12 +14,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sphinx.application import Sphinx
+
 import lucidcube
 from lucidcube.cli.app import app
 from lucidcube.config.describe import TEMPLATE_TRACKS, description, parameter_tables, stages_table
 from lucidcube.cube import VARIABLES
 from lucidcube.stages.base import REGISTRY, Stage
-from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parents[1]
 COPIES = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
@@ -61,8 +62,8 @@ def stage_page(cls: type[Stage]) -> str:
         if table:
             lines.append(table)
     lines.append(
-        f"The command `lucidcube {cls.name} --help` explains the same parameters as options; in Python the stage "
-        f"is `lucidcube.{cls.__name__}`."
+        f"`lucidcube {cls.name} --help` explains the same parameters as options of a command; in Python the "
+        f"stage is `lucidcube.{cls.__name__}`."
     )
     return "\n\n".join(lines) + "\n"
 
@@ -92,8 +93,8 @@ def stages_index() -> str:
     """Return the page that lists the stages."""
     pages = "\n".join(f"stages/{name}" for name in dict.fromkeys((*IN_A_RUN, *REGISTRY)))
     return (
-        "# Stages\n\nA run applies stages to the target and to the star. Each is also a command on FITS files, and a "
-        "class in Python, with the same parameters and the same numbers.\n\n"
+        "# Stages\n\nA run applies stages to the target and to the star. Each is also a command on FITS "
+        "files and a class in Python, with the same parameters and the same numbers.\n\n"
         f"{stages_table('stages/{}.md')}\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
     )
 

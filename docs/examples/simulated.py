@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from matplotlib import pyplot as plt
+from matplotlib.colors import PowerNorm
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.signal import fftconvolve
@@ -31,7 +32,7 @@ def moffat(size: int, fwhm: float, beta: float = 2.5, centre: tuple[float, float
 
 
 def segmented_mirror(size: int, fwhm: float) -> Array:
-    """Return the diffraction pattern of a hexagonal mirror with a central hole, of about this width in pixels."""
+    """Return the diffraction pattern of a hexagonal mirror with a hole, of about this width in pixels."""
     y, x = np.indices((256, 256)) - 128
     radius = 128 / fwhm
 
@@ -52,7 +53,9 @@ def observe(truth: Array, psfs: Sequence[Array], sky: float, seed: int = 1) -> t
     """
     rng = np.random.default_rng(seed)
     inside = slice(BORDER, -BORDER)
-    blurred = np.stack([fftconvolve(t, p, mode="same")[inside, inside] for t, p in zip(truth, psfs, strict=True)])
+    blurred = np.stack(
+        [fftconvolve(t, p, mode="same")[inside, inside] for t, p in zip(truth, psfs, strict=True)]
+    )
     variance = np.maximum(blurred, 0) + sky
     data = blurred + rng.normal(size=blurred.shape) * np.sqrt(variance)
     data[rng.random(data.shape) < 0.002] += 40 * np.sqrt(sky)
@@ -74,17 +77,16 @@ def error(image: Array, truth: Array) -> float:
 
 
 def seen_with(planes: Array, fwhm: float) -> Array:
-    """Return planes (wavelength, y, x) as an instrument with a Gaussian PSF of this width in pixels sees them."""
+    """Return planes (wavelength, y, x) as seen with a Gaussian PSF of this width in pixels."""
     return ndimage.gaussian_filter(planes, (0, fwhm / 2.355, fwhm / 2.355))
 
 
 def show(images: Mapping[str, Array], top: float, bottom: float = 0, colours: str = "inferno") -> None:
-    """Show images (y, x) side by side, in one square-root scale for positive and a linear one for signed values."""
-    figure, panels = plt.subplots(1, len(images), figsize=(3.6 * len(images), 3.9), layout="constrained", squeeze=False)
-    for axes, (title, image) in zip(panels[0], images.items(), strict=True):
-        if bottom == 0:
-            axes.imshow(np.sqrt(np.clip(image, 0, top)), origin="lower", cmap=colours, vmin=0, vmax=np.sqrt(top))
-        else:
-            axes.imshow(image, origin="lower", cmap=colours, vmin=bottom, vmax=top)
+    """Show images (y, x) side by side, from zero on a square-root scale, and signed ones on a linear one."""
+    figure = plt.figure(figsize=(3.6 * len(images), 3.9), layout="constrained")
+    panels = figure.subplots(1, len(images), squeeze=False)[0]
+    for axes, (title, image) in zip(panels, images.items(), strict=True):
+        norm = PowerNorm(0.5 if bottom == 0 else 1, bottom, top, clip=True)
+        axes.imshow(image, origin="lower", cmap=colours, norm=norm)
         axes.set(title=title, xticks=[], yticks=[], facecolor="0.4")
     plt.show()

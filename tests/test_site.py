@@ -1,0 +1,44 @@
+"""Build the site of the documentation, which runs its examples, and look at its pages."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from locations import ROOT
+from lucidcube.stages.base import REGISTRY
+
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site as `make docs` does: warnings are errors, and so are cells of examples that fail."""
+    pytest.importorskip("sphinx", reason="the site needs lucidcube[docs]")
+    folder = tmp_path_factory.mktemp("site")
+    options = ["--fail-on-warning", "--keep-going", "--quiet", "--doctree-dir", str(folder / "doctrees")]
+    command = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(folder / "html")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_site_is_complete(site: Path) -> None:
+    files = (page for page in site.rglob("*.html") if "_static" not in page.parts)
+    pages = {page.relative_to(site).with_suffix("").as_posix(): page.read_text() for page in files}
+    assert {f"stages/{name}" for name in REGISTRY} < pages.keys()
+    for name, page in pages.items():
+        article = page.partition("<article")[2].partition("</article>")[0]
+        assert name in ("search", "genindex") or len(re.sub("<.*?>", "", article)) > 100, f"{name} is empty"
+        assert not re.search(r'<img (?![^>]*alt="[^"]+")', article) or name.startswith("examples/"), name
+        assert "https://cdn" not in page, f"{name} needs a network"
+
+
+def test_texts_about_methods_belong_to_stages() -> None:
+    for path in (DOCS / "methods").glob("*.md"):
+        assert path.stem in REGISTRY
+        assert path.read_text().startswith(f"# {path.stem}: ")
