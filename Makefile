@@ -5,11 +5,12 @@
 # make coverage:   the same with coverage
 # make docs:       build the site in docs/_build/html; warnings are errors
 # make generated:  write the files again that are made from the code
+# make pictures:   make the pictures of the documentation again
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-quick test-scipy coverage lint docs generated clean
+.PHONY: quickstart test test-quick test-scipy coverage lint docs generated pictures clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/lucidcube run configs/quickstart.yaml
@@ -38,8 +39,11 @@ docs: $(VENV)/.dev
 generated: $(VENV)/.dev
 	$(BIN)/lucidcube config template > configs/full.yaml
 	$(BIN)/lucidcube stages --markdown > docs/stages.md
+
+pictures: $(VENV)/.dev
 	$(BIN)/python docs/before_after.py
 	$(BIN)/python docs/stage_pictures.py
+	$(BIN)/python docs/example_pictures.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
