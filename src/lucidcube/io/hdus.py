@@ -13,6 +13,7 @@ from astropy.io import fits
 from lucidcube.errors import CubeError, closest
 from lucidcube.io.header_cards import MALFORMED, number, shape_of, text
 from lucidcube.io.plane_reader import Encoding, Meaning
+from lucidcube.io.structure import check_structure
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def list_hdus(path: Path, name: str) -> list[Hdu]:
     with open(path, "rb") as start:
         if not start.read(9).startswith(b"SIMPLE  ="):
             raise CubeError(f"{name} is not a FITS file: it does not begin with SIMPLE")
+    check_structure(path, name)
     try:
         with warnings.catch_warnings(record=True) as caught, open(path, "rb") as raw:
             warnings.simplefilter("always")

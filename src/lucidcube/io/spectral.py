@@ -111,10 +111,12 @@ def listed_wavelengths(header: fits.Header) -> Positions:
 def spectral_step(header: fits.Header, n: int) -> float:
     """Return the step of FITS axis `n` in CUNITs: CDn_n, else CDELTn * PCn_n, else 1.
 
-    Cubes with a spatial CD matrix and CDELT3 are common, so CDELT is used if CDn_n is missing.
+    Cubes with a spatial CD matrix and CDELT3 are common, so CDELT is used if CDn_n is missing or zero. It is
+    1 by default only if both are missing.
     """
     step = number(header, f"CD{n}_{n}", 0.0)
-    return step if step != 0.0 else number(header, f"CDELT{n}", 1.0) * number(header, f"PC{n}_{n}", 1.0)
+    default = 0.0 if f"CD{n}_{n}" in header else 1.0
+    return step if step != 0.0 else number(header, f"CDELT{n}", default) * number(header, f"PC{n}_{n}", 1.0)
 
 
 def spectral_grid(header: fits.Header, n: int, length: int, lookup: Lookup | None = None) -> SpectralGrid:
