@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -57,7 +58,10 @@ def _header(file: BinaryIO, start: int, what: str) -> fits.Header | None:
     content = file.read(LARGEST_HEADER)
     stream = io.BytesIO(content)
     try:
-        header = fits.Header.fromfile(stream)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # those of the cards are logged when the HDUs are listed
+            header = fits.Header.fromfile(stream)
     except MALFORMED:
         if len(content) == LARGEST_HEADER:
             raise CubeError(
@@ -99,8 +103,8 @@ def _check_rest(file: BinaryIO, end: int, what: str) -> None:
     while content := file.read(1 << 20):
         if content.strip(b"\0 "):
             raise CubeError(
-                f"{what} should end at byte {end}, but what follows is no extension: BITPIX, NAXIS or PCOUNT of "
-                "this one, or the header of the next extension, may be damaged"
+                f"{what} should end at byte {end}, but what follows is no extension: its BITPIX, NAXIS or "
+                "PCOUNT, or the header of the next extension, may be damaged"
             )
 
 
