@@ -69,17 +69,23 @@ class BlocksFailed(Exception):
 def closest(name: str, known: Iterable[str], *, files: bool = False) -> str | None:
     """Return the known name that is so similar that it was probably meant, or None.
 
-    Case does not matter. Names of `files` must be similar without what follows the first dot.
+    Case does not matter. Less similarity is enough if a name contains the other, or begins with the same
+    letter. Names of `files` are compared without what follows the first dot.
     """
 
     def likeness(one: str, other: str) -> float:
         return SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
     def stem(file: str) -> str:
-        return file.partition(".")[0] or file if files else file
+        return (file.partition(".")[0] or file if files else file).lower()
 
-    near = [other for other in known if likeness(stem(name), stem(other)) > 0.65]
-    return max(near, key=lambda other: likeness(name, other), default=None)
+    def near(other: str) -> bool:
+        one, two = stem(name), stem(other)
+        similar = likeness(one, two)
+        contained = one in two or two in one
+        return similar >= 0.8 or (similar > 0.65 and contained) or (similar > 0.68 and one[:1] == two[:1])
+
+    return max(filter(near, known), key=lambda other: likeness(name, other), default=None)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, others: bool = True) -> str:
