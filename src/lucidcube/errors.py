@@ -69,8 +69,8 @@ class BlocksFailed(Exception):
 def closest(name: str, known: Iterable[str], *, files: bool = False) -> str | None:
     """Return the known name that is so similar that it was probably meant, or None.
 
-    Case does not matter. Less similarity is enough if a name contains the other, or begins with the same
-    letter. Names of `files` are compared without what follows the first dot.
+    Case does not matter. Less similarity is enough if a name contains the other, if both begin with the same
+    letter, or if they are names of `files`, of which what follows the first dot is left out.
     """
 
     def likeness(one: str, other: str) -> float:
@@ -82,8 +82,9 @@ def closest(name: str, known: Iterable[str], *, files: bool = False) -> str | No
     def near(other: str) -> bool:
         one, two = stem(name), stem(other)
         similar = likeness(one, two)
-        contained = one in two or two in one
-        return similar >= 0.8 or (similar > 0.65 and contained) or (similar > 0.68 and one[:1] == two[:1])
+        if files or one in two or two in one:
+            return similar > 0.65
+        return similar > (0.68 if one[:1] == two[:1] else 0.8)
 
     return max(filter(near, known), key=lambda other: likeness(name, other), default=None)
 
