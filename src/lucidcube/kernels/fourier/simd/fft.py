@@ -6,11 +6,12 @@ half of the height are kept, as for any real plane; those that fill up the last 
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
-from numba import njit
+from llvmlite import binding
+from numba import carray, cfunc, njit, types
 from numpy.typing import NDArray
 
 from lucidcube.kernels.fourier.direct_sums import Floats, Support
@@ -33,12 +34,11 @@ CACHE_LINE, PAGE = 16, 1024
 
 
 class Plan(NamedTuple):
-    """A plan for transforms of one length: its passes, their twiddle factors, and the start of each's."""
+    """A plan for transforms of one length: its passes, and their twiddle factors one after the other."""
 
     length: int
     radices: NDArray[np.int64]
     twiddles: Floats
-    starts: NDArray[np.int64]
 
 
 @cache
@@ -67,8 +67,7 @@ def plan(length: int) -> Plan:
         angles = -2 * np.pi * np.outer(np.arange(left // radix), np.arange(1, radix)) / left
         parts.append(np.stack([np.cos(angles), np.sin(angles)], axis=-1).ravel())
         left //= radix
-    starts = np.cumsum([0] + [part.size for part in parts[:-1]])
-    return Plan(length, np.array(radices), np.concatenate(parts).astype(np.float32), starts)
+    return Plan(length, np.array(radices, np.int64), np.concatenate(parts).astype(np.float32))
 
 
 @cache
@@ -154,18 +153,38 @@ def spectrum(plane: Floats, shape: tuple[int, int], space: Workspace | None = No
     return result.reshape(-1, width, 2, LANES)
 
 
-@njit(cache=True, nogil=True)
-def transform(plan: Plan, swapped: int, one: Floats, other: Floats) -> bool:
-    """Transform the panel in `one`, inversely if `swapped` is 1; return whether the result is in `other`."""
-    left, stride, exchanged = plan.length, 1, False
-    for number in range(plan.radices.size):
-        source, target = (other, one) if exchanged else (one, other)
-        radix, twiddles = plan.radices[number], plan.twiddles[plan.starts[number] :]
-        transform_pass(source, target, twiddles, radix, left, stride, swapped)
+# The passes are most of the code of a transform. The compiler would translate them again within each function
+# that transforms something; instead they are compiled once, and called as if they came from a C library.
+FLOATS, INTEGERS = types.CPointer(types.float32), types.CPointer(types.int64)
+PASSES = "lucidcube_simd_passes"
+
+
+@cfunc(types.int64(types.int64, INTEGERS, FLOATS, types.int64, FLOATS, FLOATS), cache=True)
+def _passes(length: int, radices: Any, twiddles: Any, swapped: int, one: Any, other: Any) -> int:
+    """Do all passes of `transform`, which see; arrays are given by their addresses."""
+    factors = carray(twiddles, 2 * length * radices[0])  # an upper limit of their number
+    source, target = carray(one, length * ROW), carray(other, length * ROW)
+    left, stride, number, begin = length, 1, 0, 0
+    while left > 1:
+        radix = radices[number]
+        transform_pass(source, target, factors[begin:], radix, left, stride, swapped)
         left //= radix
         stride *= radix
-        exchanged = not exchanged
-    return exchanged
+        number += 1
+        begin += 2 * left * (radix - 1)
+        source, target = target, source
+    return number % 2
+
+
+binding.add_symbol(PASSES, _passes.address)
+_call_passes = types.ExternalFunction(PASSES, _passes._sig)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def transform(plan: Plan, swapped: int, one: Floats, other: Floats) -> bool:
+    """Transform the panel in `one`, inversely if `swapped` is 1; return whether the result is in `other`."""
+    given = plan.radices.ctypes, plan.twiddles.ctypes
+    return _call_passes(plan.length, given[0], given[1], swapped, one.ctypes, other.ctypes) == 1
 
 
 @njit(cache=True, nogil=True)

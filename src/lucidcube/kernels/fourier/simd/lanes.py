@@ -65,6 +65,7 @@ def _butterflies(
     """Do the short transforms of a pass (Van Loan 1992, "Computational Frameworks for the FFT", 1.7)."""
     re = b.mul(swapped, integer(LANES))
     im = b.sub(integer(LANES), re)
+    given_re, given_im, made_re, made_im = (a.part(p) for a in (source, target) for p in (re, im))
     groups = b.sdiv(n, integer(radix))
     out = b.mul(stride, integer(ROW))
     into = b.mul(out, groups)
@@ -80,12 +81,12 @@ def _butterflies(
             read = b.add(begin, b.mul(row.index, integer(ROW)))
             write = b.add(b.mul(begin, integer(radix)), b.mul(row.index, integer(ROW)))
             places = [b.add(read, b.mul(into, integer(j))) for j in range(radix)]
-            given = [Complex(source.load(b.add(p, re)), source.load(b.add(p, im))) for p in places]
+            given = [Complex(given_re.load(place), given_im.load(place)) for place in places]
             for j, result in enumerate(short_transform(given)):
                 rotated = result * factors[j - 1] if factors and j else result
                 place = b.add(write, b.mul(out, integer(j)))
-                target.store(rotated.re, b.add(place, re))
-                target.store(rotated.im, b.add(place, im))
+                made_re.store(rotated.re, place)
+                made_im.store(rotated.im, place)
 
 
 @lane_function(arrays=2)

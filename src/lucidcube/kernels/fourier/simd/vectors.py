@@ -165,9 +165,12 @@ def integer(value: int) -> ir.Constant:
 class Array:
     """A contiguous array of floats, indexed as if it were flat, in the code being generated."""
 
-    def __init__(self, context: Any, builder: Builder, kind: Any, value: Any) -> None:
-        self._builder = builder
-        self._data = context.make_array(kind)(context, builder, value=value).data
+    def __init__(self, builder: Builder, data: Any) -> None:
+        self._builder, self._data = builder, data
+
+    def part(self, place: Any) -> Array:
+        """Return the part of the array from an index on."""
+        return Array(self._builder, self._builder.gep(self._data, [place]))
 
     def load(self, place: Any) -> Vector:
         """Return the vector that begins at an index."""
@@ -226,8 +229,9 @@ def lane_function(arrays: int) -> Callable[[Callable[..., None]], Any]:
                 raise TypingError("only contiguous arrays of floats can be processed lane by lane")
 
             def code(context: Any, builder: Builder, _signature: Any, given: Sequence[Any]) -> Any:
-                made = [Array(context, builder, *one) for one in zip(kinds[:arrays], given, strict=False)]
-                generate(builder, *made, *given[arrays:])
+                both = zip(kinds[:arrays], given, strict=False)
+                data = [context.make_array(kind)(context, builder, value=value).data for kind, value in both]
+                generate(builder, *(Array(builder, one) for one in data), *given[arrays:])
                 return context.get_dummy_value()
 
             return types.void(*kinds[:arrays], *[types.intp] * (len(kinds) - arrays)), code
