@@ -108,13 +108,13 @@ def workspace(height: int, width: int, columns: int) -> Workspace:
     return Workspace(rows, panels[:panel], panels[apart:])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def blocks_of(height: int) -> int:
     """Return the number of blocks of `LANES` frequencies along y."""
     return (height // 2 + LANES) // LANES
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def padded_length(columns: int) -> int:
     """Return the row length that holds whole groups of columns, which are transformed together."""
     return (columns + GROUP - 1) // GROUP * GROUP
@@ -207,7 +207,7 @@ def forward_columns(plane: Floats, support: Support, plan: Plan, space: Workspac
             split_columns(panel, space.rows, n, block * LANES, (block * (last - first) + x - first) * ROW)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def filter_rows(support: Support, transfer: Transfer, conjugate: int, space: Workspace) -> None:
     """Transform the results of `forward_columns` along x, multiply them by a spectrum, and transform back.
 
@@ -226,14 +226,14 @@ def filter_rows(support: Support, transfer: Transfer, conjugate: int, space: Wor
         _keep_row(result, n, block, kept, space.rows)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def inverse_row(plan: Plan, block: int, width: int, space: Workspace) -> None:
     """Transform a block of a spectrum, in `space.one`, back along x into its place in `space.rows`."""
     result = space.other if transform(plan, 1, space.one, space.other) else space.one
     _keep_row(result, plan.length, block, width, space.rows)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def inverse_columns(plan: Plan, space: Workspace, out: Floats) -> None:
     """Transform the results of `filter_rows` or `inverse_row` back along y, into a padded plane."""
     height, width = out.shape
@@ -242,7 +242,7 @@ def inverse_columns(plan: Plan, space: Workspace, out: Floats) -> None:
         store_columns(inverse_panel(x, width, plan, space), out, height, x, width)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def inverse_panel(x: int, width: int, plan: Plan, space: Workspace) -> Floats:
     """Return the panel with first column x of the plane that `inverse_columns` would make."""
     for block in range(blocks_of(plan.length)):
@@ -250,14 +250,14 @@ def inverse_panel(x: int, width: int, plan: Plan, space: Workspace) -> Floats:
     return space.other if transform(plan, 1, space.one, space.other) else space.one
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def first_column(number: int) -> int:
     """Return the first column of a panel by its number; a group of columns fills one or more panels."""
     panels = PAIR_DISTANCE // LANES
     return number // panels * GROUP + number % panels * LANES
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _forward_row(space: Workspace, begin: int, left: int, right: int, plan: Plan) -> bool:
     """Transform a block of `forward_columns` along x; return whether the result is in `other`."""
     clear_rows(space.one, left, 0)
@@ -266,7 +266,7 @@ def _forward_row(space: Workspace, begin: int, left: int, right: int, plan: Plan
     return transform(plan, 0, space.one, space.other)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _keep_row(panel: Floats, n: int, block: int, kept: int, rows: Floats) -> None:
     """Copy the columns of a block to `rows` for `inverse_columns`, followed by zeros."""
     begin, count = block * kept * ROW, min(kept, n)
