@@ -99,21 +99,15 @@ def _median(values: Floats) -> float:
     return float(np.median(finite)) if finite.size else np.nan
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
 def _medians(light: Floats, out: Marks) -> Floats:
     """Return the median of the data of each pixel over the planes; NaN where half of them are missing."""
-    planes, pixels = light.shape
-    medians = np.full(pixels, np.nan, np.float32)
-    values = np.empty(planes, np.float32)
-    for p in range(pixels):
-        count = 0
-        for i in range(planes):
-            if np.isfinite(light[i, p]) and not out[i, p]:
-                values[count] = light[i, p]
-                count += 1
-        if 2 * count > planes:
-            medians[p] = np.median(values[:count])
-    return medians
+    known = np.isfinite(light) & ~out
+    count = np.count_nonzero(known, axis=0)
+    ordered = np.ascontiguousarray(np.where(known, light, np.float32(np.inf)).T)
+    ordered.sort(axis=1)  # missing data come last
+    pixels = np.arange(count.size)
+    middle = (ordered[pixels, (count - 1) // 2] + ordered[pixels, count // 2 % len(light)]) / np.float32(2)
+    return np.where(2 * count > len(light), middle, np.float32(np.nan))
 
 
 def _spectra(level: NDArray[np.float64]) -> tuple[Floats, int]:
@@ -162,7 +156,7 @@ def _fit_pixels(
         _compare(light, spread, spectra, values, gram, first, count, model_error, weight, model, z)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _load(
     light: Floats, spread: Floats, out: Marks, first: int, count: int, rank: int, data: Floats, weight: Floats
 ) -> bool:
@@ -224,7 +218,7 @@ def _accumulate(
             right[3, p] += wd * r
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _factor(gram: Floats, p: int, factor: NDArray[np.float64]) -> bool:
     """Write the Cholesky factor of the matrix of a pixel; return False if the pixel has no data."""
     trace = gram[0, p] + gram[2, p] + gram[5, p] + gram[9, p]
@@ -241,7 +235,7 @@ def _factor(gram: Floats, p: int, factor: NDArray[np.float64]) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _improve(gram: Floats, right: Floats, values: Floats) -> None:
     """Solve the normal equations of each pixel, and add the corrections to the coefficients."""
     factor = np.empty((TERMS, TERMS))
@@ -261,7 +255,7 @@ def _improve(gram: Floats, right: Floats, values: Floats) -> None:
             values[j, p] += np.float32(x[j])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _compare(
     light: Floats,
     spread: Floats,
