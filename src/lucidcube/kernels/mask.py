@@ -73,31 +73,37 @@ def bad_pixel_mask(score: NDArray[np.floating], cut: float, *, max_dilation: int
         raise ValueError(f"max_dilation must not be negative: {max_dilation}")
     # No two pixels are further apart than this, so it changes nothing and keeps the steps small integers.
     farthest = score.shape[0] + score.shape[1]
-    return _dilate(score, float(cut), farthest if max_dilation is None else min(max_dilation, farthest))
+    limit = farthest if max_dilation is None else min(max_dilation, farthest)
+    steps = np.full((score.shape[0] + 2, score.shape[1] + 2), -1, np.int32)
+    mask = np.empty(score.shape, np.uint8)
+    _dilate(score, float(cut), limit, steps, mask)
+    return mask
 
 
-@njit(cache=True, nogil=True)
-def _dilate(score: NDArray[np.floating], cut: float, limit: int) -> NDArray[np.uint8]:
-    """Return the mask by a forward and a backward sweep; see `bad_pixel_mask`."""
+@njit(cache=True, nogil=True, error_model="numpy")
+def _dilate(
+    score: NDArray[np.floating], cut: float, limit: int, steps: NDArray[np.int32], mask: NDArray[np.uint8]
+) -> None:
+    """Write the mask by a forward and a backward sweep; see `bad_pixel_mask`.
+
+    `steps` receives the number of further steps of each pixel; it has a rim of one pixel, and is -1 where a
+    pixel is not bad, as everywhere at first.
+    """
     ny, nx = score.shape
-    steps = np.empty((ny, nx), dtype=np.int32)  # number of further dilation steps of a pixel; -1: not bad
     for y in range(ny):
         for x in range(nx):
             units = np.float64(score[y, x]) - cut  # float64: a whole unit must not be lost to rounding
-            here = int(min(units, limit)) if units >= 0 else -1
-            if y > 0:
-                here = max(here, steps[y - 1, x] - 1)
-            if x > 0:
-                here = max(here, steps[y, x - 1] - 1)
-            steps[y, x] = here
-    mask = np.empty((ny, nx), dtype=np.uint8)
+            here = np.int32(units if units < limit else limit) if units >= 0 else -1
+            steps[y + 1, x + 1] = _reached(here, steps[y, x + 1], steps[y + 1, x])
     for y in range(ny - 1, -1, -1):
         for x in range(nx - 1, -1, -1):
-            here = steps[y, x]
-            if y < ny - 1:
-                here = max(here, steps[y + 1, x] - 1)
-            if x < nx - 1:
-                here = max(here, steps[y, x + 1] - 1)
-            steps[y, x] = here
+            here = _reached(steps[y + 1, x + 1], steps[y + 2, x + 1], steps[y + 1, x + 2])
+            steps[y + 1, x + 1] = here
             mask[y, x] = here >= 0 and not np.isnan(score[y, x])
-    return mask
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _reached(here: int, one: int, other: int) -> int:
+    """Return the steps of a pixel with two neighbours; the built-in maximum takes longer to compile."""
+    here = here if here > one - 1 else one - 1
+    return here if here > other - 1 else other - 1

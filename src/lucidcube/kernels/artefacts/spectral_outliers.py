@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 Cube = NDArray[np.floating]
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Marks = NDArray[np.bool_]
 
 FEWEST_PLANES = 3
@@ -142,6 +143,7 @@ def _fit_pixels(
     values = np.empty((TERMS, LANES), np.float32)
     gram = np.empty((TERMS * (TERMS + 1) // 2, LANES), np.float32)
     right = np.empty((TERMS, LANES), np.float32)
+    factor, x = np.empty((TERMS, TERMS)), np.empty(TERMS)
     for first in range(0, pixels, LANES):
         count = min(LANES, pixels - first)
         if not _load(light, spread, out, first, count, rank, data, weight):
@@ -152,8 +154,8 @@ def _fit_pixels(
             scale = np.float32(np.inf) if step == 0 else scales[step - 1]
             _accumulate(data, weight, spectra, values, scale, gram, right)
             if step < scales.size:
-                _improve(gram, right, values)
-        _compare(light, spread, spectra, values, gram, first, count, model_error, weight, model, z)
+                _improve(gram, right, factor, x, values)
+        _compare(light, spread, spectra, values, gram, first, count, model_error, factor, x, model, z)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
@@ -162,21 +164,22 @@ def _load(
 ) -> bool:
     """Copy some pixels and their weights; return whether any of them has enough data for a fit."""
     planes = light.shape[0]
-    data[:] = 0
-    weight[:] = 0
     some = False
-    for p in range(count):
+    # Loops compile several times faster than `data[:] = 0`.
+    for p in range(LANES):
         known = 0
         for i in range(planes):
-            v = spread[i, first + p]
-            if np.isfinite(light[i, first + p]) and v > 0 and np.isfinite(v) and not out[i, first + p]:
-                data[i, p] = light[i, first + p]
-                weight[i, p] = 1 / v
-                known += 1
+            data[i, p], weight[i, p] = 0, 0
+            if p < count and not out[i, first + p]:
+                value, v = light[i, first + p], spread[i, first + p]
+                if np.isfinite(value) and v > 0 and np.isfinite(v):
+                    data[i, p], weight[i, p] = value, 1 / v
+                    known += 1
         if 2 * known > planes and known > rank:
             some = True
         else:
-            weight[:, p] = 0
+            for i in range(planes):
+                weight[i, p] = 0
     return some
 
 
@@ -219,7 +222,7 @@ def _accumulate(
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _factor(gram: Floats, p: int, factor: NDArray[np.float64]) -> bool:
+def _factor(gram: Floats, p: int, factor: Doubles) -> bool:
     """Write the Cholesky factor of the matrix of a pixel; return False if the pixel has no data."""
     trace = gram[0, p] + gram[2, p] + gram[5, p] + gram[9, p]
     if not trace > 0:
@@ -236,10 +239,8 @@ def _factor(gram: Floats, p: int, factor: NDArray[np.float64]) -> bool:
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _improve(gram: Floats, right: Floats, values: Floats) -> None:
+def _improve(gram: Floats, right: Floats, factor: Doubles, x: Doubles, values: Floats) -> None:
     """Solve the normal equations of each pixel, and add the corrections to the coefficients."""
-    factor = np.empty((TERMS, TERMS))
-    x = np.empty(TERMS)
     for p in range(LANES):
         if not _factor(gram, p, factor):
             continue
@@ -265,13 +266,12 @@ def _compare(
     first: int,
     count: int,
     model_error: np.float32,
-    weight: Floats,
+    factor: Doubles,
+    x: Doubles,
     model: Floats,
     z: Floats,
 ) -> None:
     """Write the model and the deviations of some pixels."""
-    factor = np.empty((TERMS, TERMS))
-    x = np.empty(TERMS)
     for p in range(count):
         if not _factor(gram, p, factor):
             continue

@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 
 from lucidcube.kernels.deconvolution.continuation import Plane
-from lucidcube.kernels.deconvolution.stopping import LARGEST
+from lucidcube.kernels.deconvolution.stopping import LARGEST, total
 from lucidcube.kernels.fourier.convolver import Convolver
 
 
@@ -79,7 +79,7 @@ def _data_term(model: Plane, data: Plane, weight: Plane, scale: float, bright: f
             counts = w > zero and data[y, x] * w > level
             squares[x] += square if counts else zero
             model[y, x] = w * r / root
-    return costs.sum(), squares.sum()
+    return total(costs), total(squares)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -123,4 +123,4 @@ def _priors(
             above[x] = down[x]
         gradient[0, y, width:] = 0
         gradient[1, y, width:] = 0
-    return mu * smoothness.sum() + penalty * points.sum()
+    return mu * total(smoothness) + penalty * total(points)
