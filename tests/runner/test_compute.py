@@ -127,6 +127,16 @@ def test_no_more_blocks_at_once_than_threads(workers: Workers) -> None:
     assert Tally.started == BLOCKS
 
 
+def test_the_first_block_of_cold_workers_is_computed_alone() -> None:
+    with ThreadPoolExecutor(4) as executor:
+        workers = Workers(executor, 4, cold=True)
+        results = start(workers, slowly, range(BLOCKS))
+        next(results)
+        assert Tally.started == 1
+        assert len(list(results)) == BLOCKS - 1
+        assert Tally.most > 1
+
+
 def test_blocks_are_not_submitted_long_before_they_are_needed(workers: Workers) -> None:
     results = start(workers, slowly, range(BLOCKS))
     next(results)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import dask
 from dask.local import SynchronousExecutor
@@ -21,9 +22,10 @@ __all__ = [
 
 
 @contextmanager
-def start_workers(profile: Profile) -> Iterator[Workers]:
+def start_workers(profile: Profile, work: Path | None = None) -> Iterator[Workers]:
     """Start the workers that a profile describes and stop them at the end.
 
+    Workers in other processes share compiled kernels in the work folder, if one is given.
     ConfigError is raised if they cannot be started: there is no such scheduler, the queue refuses the job, or
     no worker comes in time.
     """
@@ -42,7 +44,7 @@ def start_workers(profile: Profile) -> Iterator[Workers]:
 
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(WORKER_SETTINGS))
-        yield start_cluster(stack, profile)
+        yield start_cluster(stack, profile, work)
 
 
 def layout(profile: Profile) -> Layout:

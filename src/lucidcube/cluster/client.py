@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -15,6 +16,7 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 from lucidcube.cluster import jobqueue
+from lucidcube.cluster.kernel_cache import share_kernels
 from lucidcube.cluster.profile import Profile, expand_variables, import_class, local_layout, parse_duration
 from lucidcube.cluster.slurm_runner import start_runner
 from lucidcube.cluster.workers import Workers, WorkersDied, WorkersLost
@@ -98,9 +100,18 @@ def _dashboard(client: Client) -> str | None:
     return None
 
 
-def start_cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
-    """Start the workers that a profile describes, or raise ConfigError; closing the stack stops them."""
+def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) -> DaskWorkers:
+    """Start the workers that a profile describes, or raise ConfigError; closing the stack stops them.
+
+    If a work folder is given, the workers share compiled kernels in it.
+    """
     stack.callback(NANNY_LOG.setLevel, NANNY_LOG.level)
+    workers = _start(stack, profile)
+    workers.cold = work is not None and share_kernels(workers.client, work)
+    return workers
+
+
+def _start(stack: ExitStack, profile: Profile) -> DaskWorkers:
     if profile.kind == "processes":
         return _processes(stack, profile)
     if profile.kind == "address":

@@ -38,6 +38,8 @@ class Workers:
     threads: int
     dashboard: str | None = None
     """Address of a page that shows the work, if there is one."""
+    cold: bool = False
+    """Whether the workers share compiled kernels and have none yet: one block of each kind comes first."""
 
     remote: ClassVar[bool] = False
     """Whether blocks are computed in other processes."""

@@ -174,11 +174,13 @@ class _Window:
         self._workers, self._graph, self._name, self._fft = workers, graph, name, fft
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
         self._checked = time.monotonic()
+        self._alone = workers.cold
         self.running: dict[Future[Any], tuple[int, int]] = {}
 
     @property
     def free(self) -> bool:
-        return len(self.running) < self._workers.window
+        # The first block compiles the kernels; the workers would otherwise all compile them at once.
+        return len(self.running) < (1 if self._alone else self._workers.window)
 
     def submit(self, block: int, attempt: int) -> None:
         arguments = self._graph.block(block), self._fft, self._workers.remote
@@ -194,6 +196,7 @@ class _Window:
                 self._checked = time.monotonic()
             with suppress(Empty):
                 future = self._finished.get(timeout=CHECK_INTERVAL)
+                self._alone = False
                 return *self.running.pop(future), future
 
     def cancel(self) -> None:

@@ -132,7 +132,7 @@ def run(
     try:
         with (
             locked(config.work()),
-            start_workers(plan.profile) as workers,
+            start_workers(plan.profile, config.work()) as workers,
             limit_block_bytes(plan.block_bytes),
         ):
             if workers.dashboard:

@@ -1,0 +1,58 @@
+"""The folder in which the workers of a run share compiled kernels."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+from distributed.diagnostics.plugin import WorkerPlugin
+
+FOLDER = "kernels"
+"""Name of the folder within the work folder of a run."""
+VARIABLE = "NUMBA_CACHE_DIR"
+
+
+class KernelCache(WorkerPlugin):  # type: ignore[misc]
+    """Makes a worker process read and write compiled kernels in a folder.
+
+    A process whose environment names a folder for numba's cache keeps it, and so does that of the client,
+    whose threads may be workers. Cached kernels are pickles, which
+    run code when they are read, so that only a `private` folder is used.
+    """
+
+    name = "lucidcube-kernels"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._client = folder, os.getpid()
+
+    def setup(self, worker: Any) -> None:
+        """Set the folder; dask calls this in each worker, also in those that join later, before its tasks."""
+        if os.getpid() != self._client and VARIABLE not in os.environ and private(self.folder):
+            os.environ[VARIABLE] = str(self.folder)
+            if "numba" in sys.modules:
+                sys.modules["numba"].config.reload_config()
+
+
+def private(folder: Path) -> bool:
+    """Return whether a path is a folder, not a link, that only the present user can read and write."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def share_kernels(client: Client, work: Path) -> bool:
+    """Let all workers keep compiled kernels in a work folder; return whether there are none yet.
+
+    The folder is made for the present user alone. If there is another one of that name, each worker uses
+    numba's own folder for compiled kernels, next to the package or in the cache folder of the user.
+    """
+    folder = work.absolute() / FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not private(folder):
+        return False
+    client.register_plugin(KernelCache(folder))
+    return not any(folder.rglob("*.nbi"))
