@@ -28,7 +28,8 @@ def test_the_folder_is_for_the_user_alone(tmp_path: Path) -> None:
     client: Any = FakeClient()
     assert share_kernels(client, tmp_path / "new" / "work")
     folder = tmp_path / "new" / "work" / FOLDER
-    assert private(folder) and [plugin.folder for plugin in client.plugins] == [folder]
+    assert private(folder)
+    assert [plugin.folder for plugin in client.plugins] == [folder]
     (folder / "mask_1").mkdir()
     (folder / "mask_1" / "mask.nbi").touch()
     assert not share_kernels(client, tmp_path / "new" / "work")  # not cold any more
@@ -118,5 +119,6 @@ def test_a_package_that_cannot_be_written_to_uses_the_folder_of_the_user(tmp_pat
         command = [sys.executable, "-c", READ_ONLY]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
         file, cache, missed = done.stdout.split()
-        assert file.startswith(str(package)) and cache.startswith(str(tmp_path / "cache" / "numba"))
+        assert file.startswith(str(package))
+        assert cache.startswith(str(tmp_path / "cache" / "numba"))
         assert missed == misses
