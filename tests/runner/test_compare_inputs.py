@@ -94,6 +94,8 @@ def test_swapped_inputs_are_found_and_said(files: Path, capsys: pytest.CaptureFi
     code, out, err = call(capsys, "config", "check", files / "c.yaml")
     assert (code, out) == (0, "no errors found\n")
     assert err == f"lucidcube: warning: {warning}\n"
+    code, _, err = call(capsys, "plan", files / "c.yaml")
+    assert (code, err) == (0, f"lucidcube: warning: {warning}\n")
 
 
 def test_what_is_not_swapped() -> None:

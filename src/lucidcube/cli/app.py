@@ -24,6 +24,7 @@ from lucidcube.cli.options import (
     Verbose,
     load_configs,
     overrides,
+    to_stderr,
 )
 from lucidcube.errors import BlocksFailed, StageError, UserError, did_you_mean, printable
 from lucidcube.runner.signals import signals
@@ -159,6 +160,8 @@ def plan(*configs: Configs, sets: Sets = None, profile: Profile = None, json_: J
     from lucidcube.runner.pipeline import check
 
     checked = check(load_configs(configs, sets, profile))
+    for warning in checked.warnings:
+        to_stderr(f"warning: {warning}")
     if json_:
         print(json.dumps(plan_json(checked), indent=1))
     else:

@@ -1,14 +1,12 @@
 """The commands that make, check and explain configs."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from lucidcube.cli.options import Configs, Profile, Sets, load_configs, overrides
-from lucidcube.errors import printable
+from lucidcube.cli.options import Configs, Profile, Sets, load_configs, overrides, to_stderr
 
 config_app = App(name="config", help="Make, check and explain configs.")
 
@@ -48,7 +46,7 @@ def check(*configs: Configs, sets: Sets = None, profile: Profile = None) -> None
     from lucidcube.runner.pipeline import check
 
     for warning in check(load_configs(configs, sets, profile)).warnings:
-        _to_stderr(f"warning: {warning}")
+        to_stderr(f"warning: {warning}")
     print("no errors found")
 
 
@@ -89,8 +87,4 @@ def new(preset: str, target: str, star: str | None = None) -> None:
     """
     from lucidcube.cli.new_config import new_config
 
-    print(new_config(preset, target, star, _to_stderr), end="")
-
-
-def _to_stderr(text: str) -> None:
-    print(f"lucidcube: {printable(text)}", file=sys.stderr)
+    print(new_config(preset, target, star, to_stderr), end="")

@@ -1,11 +1,12 @@
 """The options that several commands share, and the config that they choose."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from lucidcube.errors import UserError
+from lucidcube.errors import UserError, printable
 
 if TYPE_CHECKING:
     from lucidcube.config.schema import Config
@@ -34,3 +35,8 @@ def load_configs(configs: tuple[Path, ...], sets: list[str] | None, profile: str
 def overrides(sets: list[str] | None, profile: str | None) -> list[str]:
     """Return the values of ``--set``, and that of ``--profile`` in the same form."""
     return [*(sets or []), *([f"profile={profile}"] if profile else [])]
+
+
+def to_stderr(text: str) -> None:
+    """Print a message that is no result."""
+    print(f"lucidcube: {printable(text)}", file=sys.stderr)
