@@ -57,4 +57,4 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf docs/_build docs/stages docs/reference/generated out build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf docs/_build docs/stages docs/reference/functions out build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

@@ -30,16 +30,16 @@ exclude_patterns = ["_build", "methods"]
 # Links on these pages are relative paths, which also work where the repository is browsed.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
-suppress_warnings = ["mystnb.unknown_mime_type"]
+suppress_warnings = ["mystnb.unknown_mime_type", "toc.empty_glob"]
 
 # The examples run when they are built; results are kept in _build until an example changes.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(Path(__file__).parent / "_build" / "executed")
-nb_execution_timeout = 120
+nb_execution_timeout = 600  # kernels may have to be compiled
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
-autosummary_generate = True
+autosummary_generate = False
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
@@ -74,5 +74,5 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": []}
+html_sidebars = {"index": [], "get-started": []}
 copybutton_exclude = ".linenos, .gp, .go"

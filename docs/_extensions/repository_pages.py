@@ -2,6 +2,7 @@
 
 - A page for each stage, in the folder ``stages`` (not under version control): its description and parameters
   from the registry, with the text about its method from ``methods/NAME.md`` if there is one.
+- A page for each public function, in ``reference/functions`` (not under version control).
 - The page ``stages`` is the table of the stages, where the repository has one long page for all.
 - The page ``reference/api`` gets the public functions and the stages as classes, from `lucidcube.__all__`.
 - The page ``reference/commands`` gets the help of the commands.
@@ -11,6 +12,7 @@
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +32,26 @@ IN_A_RUN = [name for _, names in TEMPLATE_TRACKS.values() for name in names]
 
 def setup(sphinx: Sphinx) -> dict[str, Any]:
     """Connect this extension to Sphinx."""
-    sphinx.connect("builder-inited", write_stage_pages)
+    sphinx.connect("builder-inited", write_pages)
     sphinx.connect("source-read", replace_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def write_stage_pages(sphinx: Sphinx) -> None:
-    """Write the page of each stage, unless it is there already, and remove those of former stages."""
-    folder = DOCS / "stages"
+def write_pages(sphinx: Sphinx) -> None:
+    """Write the pages of the stages and of the public functions."""
+    _write(DOCS / "stages", {f"{name}.md": stage_page(cls) for name, cls in REGISTRY.items()})
+    pages = {f"{name}.md": function_page(name) for name in _functions()}
+    _write(DOCS / "reference" / "functions", pages)
+
+
+def _write(folder: Path, pages: Mapping[str, str]) -> None:
+    """Write the pages that have changed into a folder, and remove those of former builds."""
     folder.mkdir(exist_ok=True)
-    for path in folder.glob("*.md"):
-        if path.stem not in REGISTRY:
+    for path in folder.iterdir():
+        if path.name not in pages:
             path.unlink()
-    for name, cls in REGISTRY.items():
-        path, text = folder / f"{name}.md", stage_page(cls)
+    for name, text in pages.items():
+        path = folder / name
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
 
@@ -99,11 +107,21 @@ def stages_index() -> str:
     )
 
 
+def function_page(name: str) -> str:
+    """Return the page of a public function."""
+    return f"# lucidcube.{name}\n\n```{{eval-rst}}\n.. autofunction:: lucidcube.{name}\n```\n"
+
+
 def functions() -> str:
-    """Return a directive that documents the public functions, each on a page of its own."""
-    names = "\n".join(f"   {n}" for n in lucidcube.__all__ if n not in _stage_classes())
-    head = ".. currentmodule:: lucidcube\n\n.. autosummary::\n   :toctree: generated\n   :nosignatures:\n\n"
-    return f"```{{eval-rst}}\n{head}{names}\n```"
+    """Return a table of the public functions, and the pages of these."""
+    table = ".. currentmodule:: lucidcube\n\n.. autosummary::\n   :nosignatures:\n\n   "
+    names = "\n   ".join(_functions())
+    pages = "\n".join(f"functions/{name}" for name in _functions())
+    return f"```{{eval-rst}}\n{table}{names}\n```\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```"
+
+
+def _functions() -> list[str]:
+    return [name for name in lucidcube.__all__ if name not in _stage_classes()]
 
 
 def classes() -> str:
@@ -121,7 +139,7 @@ def _stage_classes() -> dict[str, type[Stage]]:
 
 def commands() -> str:
     """Return the help of each command, except for those of the stages, which have pages of their own."""
-    sections = re.split("^(?=## )", app.generate_docs(), flags=re.M)[1:]
+    sections = re.split("^(?=## )", app.generate_docs(usage_name="lucidcube"), flags=re.M)[1:]
     hidden = {"## Table of Contents", *(f"## lucidcube {name}" for name in REGISTRY)}
     shown = [s for s in sections if s.partition("\n")[0].strip() not in hidden]
     return "".join(shown).replace("](AXES)", "\\](AXES)")  # no link
