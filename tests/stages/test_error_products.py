@@ -29,10 +29,10 @@ from lucidcube.cube import (
     Y,
     from_arrays,
 )
-from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages import Deconvolve, FitPSF
+from lucidcube.stages.attach_psf import attach_psf
 from truth_scores import rebinned_truth
 
 INPUTS: dict[str, Any] = {"target": {"input": "a.fits"}, "star": {"input": "b.fits"}}

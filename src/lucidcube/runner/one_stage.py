@@ -33,11 +33,9 @@ from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.specifier import Specifier
 from lucidcube.io.yaml_text import parse_yaml
 from lucidcube.lift.blocks import limit_block_bytes
-from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.checkpoint import fingerprint
 from lucidcube.runner.compute import BlockComputer, check_engine
 from lucidcube.runner.input_checksum import input_identity
-from lucidcube.runner.match_psf import match_psf
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.pipeline import Inspect, compute_segment, in_blocks, open_track
 from lucidcube.runner.plan import Step, fit_memory, plan_stage
@@ -46,6 +44,7 @@ from lucidcube.runner.segments import Segment
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.validate import may_replace, path_problems
 from lucidcube.stages.base import Stage
+from lucidcube.stages.psf_argument import with_psf
 
 BESIDE = {FILLED: "uint8", AMPLITUDE: "float32"}
 """Types of the variables that are read from the same file as the data, if they exist there."""
@@ -221,13 +220,7 @@ def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Datas
     for variable, track in zip(_variables(stage, len(tracks))[1:], tracks[1:], strict=True):
         other = open_track(track, monitor)
         if variable == PSF:
-            match = match_psf(other, cube, observed=False)
-            if match.text:
-                monitor.message(f"{track.input}: {match.text}")
-            if match.stage is not None:
-                match.stage.check(other)
-                other = match.stage(other)
-            cube = attach_psf(cube, _with_modes(other, track, monitor))
+            cube = _with_psf(cube, _with_modes(other, track, monitor), track.input, monitor)
             continue
         if other[DATA].shape != cube[stage.files[0]].shape:
             raise CubeError(
@@ -237,6 +230,11 @@ def _inputs(stage: Stage, tracks: Sequence[Track], monitor: Monitor) -> xr.Datas
         values = other[DATA].astype("uint8") if variable != DATA else other[DATA]
         cube = cube.assign({variable: values.variable})
     return cube
+
+
+def _with_psf(cube: xr.Dataset, psf: xr.Dataset, file: str, monitor: Monitor) -> xr.Dataset:
+    """Add the PSF of a file."""
+    return with_psf(cube, psf, observed=False, message=lambda text: monitor.message(f"{file}: {text}"))
 
 
 def _with_beside(cube: xr.Dataset, variable: str, track: Track, monitor: Monitor) -> xr.Dataset:

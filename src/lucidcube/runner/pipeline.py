@@ -24,13 +24,11 @@ from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import Specifier
 from lucidcube.lift.blocks import limit_block_bytes, planes_per_block
 from lucidcube.lift.lazy_arrays import rechunk_sources
-from lucidcube.runner.attach_psf import NOTE
 from lucidcube.runner.checkpoint import Checkpoint, fingerprint
 from lucidcube.runner.compare_inputs import star_problems, star_warnings
 from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.lock import locked
-from lucidcube.runner.match_psf import match_psf
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.part_files import remove_stale_parts
 from lucidcube.runner.plan import Step, fit_memory, plan_segment
@@ -39,7 +37,9 @@ from lucidcube.runner.segments import Segment, stages_of, walk
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.star_in_target import star_in_target
 from lucidcube.runner.validate import may_replace, order_problems, output_problems
+from lucidcube.stages.attach_psf import NOTE
 from lucidcube.stages.base import Stage
+from lucidcube.stages.match_psf import match_psf
 
 Inspect = Callable[[xr.Dataset, Stage], None]
 """A function that is called with the cube that a stage will be applied to, and the stage."""

@@ -10,10 +10,10 @@ import xarray as xr
 from lucidcube.config.schema import Config
 from lucidcube.cube import PSF, PSF_MODES
 from lucidcube.errors import BlocksFailed, UserError
-from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.runner.checkpoint import fingerprint
-from lucidcube.runner.match_psf import match_psf
+from lucidcube.stages.attach_psf import attach_psf
 from lucidcube.stages.base import Stage
+from lucidcube.stages.match_psf import match_psf
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from lucidcube.kernels.noise import known_variance
 from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.lift.windows import over_windows
-from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
+from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
+from lucidcube.stages.psf_argument import StageWithPSF
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 LOOKS_LIKE_A_STAR = 0.05
@@ -41,7 +42,7 @@ PLAUSIBLE = 0.6
 SCORE = Output(attrs={UNITS: "", "long_name": "artefact score in standard deviations"})
 
 
-class Artefacts(Stage):
+class Artefacts(StageWithPSF):
     """Compute an artefact score, in standard deviations: how much a pixel deviates from what it should be.
 
     The score is written as `badness`. NaN stays NaN. The data and the variance are passed on unchanged.

@@ -99,7 +99,7 @@ class Stage(Parameters, ABC):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         if "name" in cls.__dict__:
             REGISTRY[cls.name], _VARIANTS[cls.name] = cls, []
-        else:
+        elif hasattr(cls, "name"):  # otherwise it is a base class of stages
             _VARIANTS[cls.name].append(cls)
 
     def __new__(cls, **values: Any) -> Self:

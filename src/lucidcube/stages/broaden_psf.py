@@ -18,8 +18,9 @@ from lucidcube.errors import CubeError
 from lucidcube.kernels.deconvolution.psf_broadening import PlaneFit, broadened, core_sigma, fit_broadening
 from lucidcube.kernels.deconvolution.resolution import FWHM
 from lucidcube.lift.blocks import Output, nan_for_inf, over_planes
-from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
+from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.lengths import in_pixels, length, pixel_side
+from lucidcube.stages.psf_argument import StageWithPSF
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 PLANES = 8
@@ -39,7 +40,7 @@ def _width(value: Any) -> Any:
     return length(value)
 
 
-class BroadenPSF(Stage):
+class BroadenPSF(StageWithPSF):
     """Convolve the PSF with a Gaussian, where the star was sharper than the target, as in better seeing.
 
     With `fit`, the width follows from eight planes of the target, as a fraction of the width of the PSF that

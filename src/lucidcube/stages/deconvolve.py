@@ -37,9 +37,10 @@ from lucidcube.kernels.deconvolution.resolution import FWHM, at_resolution
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.noise import estimate_variance
 from lucidcube.lift.blocks import Output, over_planes
-from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
+from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.deconvolution_errors import ErrorOptions
 from lucidcube.stages.deconvolution_warnings import input_warnings, result_warnings
+from lucidcube.stages.psf_argument import StageWithPSF
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 from lucidcube.stages.resolution import Resolution, fwhm_in_pixels, sigma_in_pixels, support_warnings
 
@@ -52,7 +53,7 @@ ERROR_SCRATCH = 58
 """Float32 planes in memory, in addition to those of the deconvolution, while the errors are measured."""
 
 
-class Deconvolve(Stage):
+class Deconvolve(StageWithPSF):
     """Remove the blur of the point spread function, plane by plane.
 
     The data are replaced by the components: the object as it would be without the blur. The residual is

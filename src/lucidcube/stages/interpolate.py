@@ -22,11 +22,12 @@ from lucidcube.kernels.holes import Filled, outside_field
 from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.lift.windows import over_windows
-from lucidcube.stages.base import NOISE_IS_ESTIMATED, Stage, parameter
+from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
+from lucidcube.stages.psf_argument import StageWithPSF
 from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
 
 
-class Interpolate(Stage):
+class Interpolate(StageWithPSF):
     """Fill masked pixels and holes in the field from their surroundings.
 
     Good pixels keep their exact values. Pixels outside the field remain NaN: the outside consists of the

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from lucidcube.cube import PSF, from_arrays
-from lucidcube.runner.attach_psf import attach_psf
+from lucidcube.stages.attach_psf import attach_psf
 
 
 def cube(wavelength: list[float]) -> xr.Dataset:

@@ -12,10 +12,10 @@ from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.reader import open_cube
 from lucidcube.kernels.psf.analytic import model_psf
 from lucidcube.kernels.psf.optical_psf import Optics
-from lucidcube.runner.match_psf import match_psf
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.one_stage import run_stage
 from lucidcube.runner.pipeline import run
+from lucidcube.stages.match_psf import match_psf
 
 SCALE = 0.05
 WAVE = {"CTYPE3": "AWAV", "CUNIT3": "nm", "CRVAL3": 500.0, "CRPIX3": 1.0, "CD3_3": 100.0}
