@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lucidcube import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, Noise, Rebin, open_cube
-from lucidcube.runner.attach_psf import attach_psf
 from lucidcube.simulate import Scene, write_scene
+from lucidcube.stages.attach_psf import attach_psf
 
 IMAGES = Path(__file__).parent / "images"
 PLANE = 14

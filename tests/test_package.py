@@ -32,8 +32,8 @@ def test_all_stages_are_offered() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="'lucidcube' has no attribute 'sharpen'"):
-        lucidcube.sharpen  # noqa: B018
+    with pytest.raises(AttributeError, match="'lucidcube' has no attribute 'blur'"):
+        lucidcube.blur  # noqa: B018
 
 
 def test_the_package_declares_its_types() -> None:

@@ -1,8 +1,9 @@
 """The vocabulary: the definition of a cube, and the names of its variables, dimensions and attributes.
 
 A cube is a plain `xarray.Dataset` with the dimensions (`wavelength`, `y`, `x`), coordinates in memory, and
-data in dask arrays chunked by whole planes, or in NumPy arrays if it is small. There is no subclass and no
-accessor: any xarray code works on it.
+data in dask arrays chunked by whole planes, or in NumPy arrays if it is small. There is no subclass: any
+xarray code works on it. The accessor `lucid`, see `lucidcube.api.accessor`, adds coordinates, spectra, files
+and figures.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -156,6 +157,20 @@ DECONVOLUTION_LOG = (
 """Numbers per plane that a deconvolution gives."""
 
 
+PSF_STAGES = ("model_psf", "normalise_psf", "fit_psf", "resample_psf")
+"""Stages after which the data of a star are the PSF."""
+
+
+def stages_applied(cube: xr.Dataset) -> list[str]:
+    """Return the names of the stages that were applied to a cube, in order."""
+    return [entry["stage"] for entry in cube.attrs.get(HISTORY, [])]
+
+
+def is_psf(cube: xr.Dataset) -> bool:
+    """Return whether the data of a cube are a PSF, as those of a star after its stages."""
+    return PSF not in cube and not set(PSF_STAGES).isdisjoint(stages_applied(cube))
+
+
 def require(cube: xr.Dataset, variables: Iterable[str], by: str) -> None:
     """Check that a cube has the variables that a stage needs, with their dimensions in the right order.
 
@@ -187,7 +202,15 @@ def from_arrays(
 
     `data` in `units` is an array (wavelength, y, x) or (y, x), NaN where there is no data, and `variance` one
     of the same shape. `wavelength` holds the positions (wavelength,) of the channels in `wavelength_units`:
-    ``m``, ``Hz`` or ``m/s``. Another number of them than of planes raises CubeError.
+    ``m``, ``Hz`` or ``m/s``; it is NaN for an image. Another number of them than of planes raises CubeError.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lucidcube as lc
+    >>> cube = lc.from_arrays(np.ones((2, 30, 40), np.float32), [5.0e-7, 5.1e-7])
+    >>> dict(cube.sizes)
+    {'wavelength': 2, 'y': 30, 'x': 40}
     """
     if data.ndim == 2:
         data = data[None]

@@ -591,3 +591,11 @@ def test_real_files_are_read_correctly(tmp_path: Path) -> None:
         np.testing.assert_allclose(load("int16_bscale_blank.fits")["data"].values[0], file[0].data, atol=1e-4)
     with fits.open(SHARED / "data/tilecompressed_10x10.fits") as file:
         np.testing.assert_array_equal(load("tilecompressed_10x10.fits")["data"].values[0], file[1].data)
+
+
+def test_a_path_is_taken_literally_and_a_range_of_wavelengths_is_read(tmp_path: Path) -> None:
+    header = fits.Header({"CTYPE3": "WAVE", "CUNIT3": "nm", "CRVAL3": 500.0, "CRPIX3": 1.0, "CDELT3": 1.0})
+    path = tmp_path / "odd[1:2]"
+    fits.PrimaryHDU(np.zeros((6, 3, 4), np.float32), header).writeto(path)
+    assert open_cube(path).sizes["wavelength"] == 6
+    assert open_cube(path, wave="501:503nm")["channel"].values.tolist() == [1, 2, 3]

@@ -23,6 +23,14 @@ def load(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
     Values of later files replace those of earlier ones; mappings are merged, lists are not. The overrides are
     ``target.rebin.bin_step=1nm``, ``deconvolve.n_iter=300``, ``output.path=out.fits``, ...; their values are
     YAML. ConfigError is raised if anything is wrong, with one line for each problem.
+
+    Examples
+    --------
+    >>> import lucidcube as lc
+    >>> from pathlib import Path
+    >>> _ = Path("my.yaml").write_text("target: obs.fits\\nstar: star.fits\\n")
+    >>> lc.load_config("my.yaml", ["deconvolve.method=clean_modified"]).deconvolve.method
+    'clean_modified'
     """
     files = [files] if isinstance(files, (str, Path)) else files
     values, problems = merge(files, overrides)

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from astropy.io import fits
 
 from lucidcube import __version__
-from lucidcube.cube import HEADER, HISTORY, PRIMARY_HEADER, WAVELENGTH
+from lucidcube.cube import DIMS, HEADER, HISTORY, PRIMARY_HEADER, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
 from lucidcube.io.header_cards import ascii_text
+from lucidcube.io.spectral import TYPE_OF_SI
 from lucidcube.io.spectral_cards import spectral_cards
 from lucidcube.io.wcs import square_pixel
 
@@ -23,6 +25,37 @@ _STRUCTURAL = ("SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "EX
 def spectral_axis(cube: xr.Dataset) -> int:
     """Return the FITS number of the spectral axis in the header of the input, or 0 if there is none."""
     return int(cube[WAVELENGTH].attrs.get("axis", 0))
+
+
+def plain_header(shape: Sequence[int], unit: str, ctype: str = "") -> fits.Header:
+    """Return a header for an array (wavelength, y, x) of another origin: its shape and its spectral axis.
+
+    `unit` is that of the wavelengths, from which the type of the axis follows if it is not given.
+    """
+    header = fits.Header({"NAXIS": len(shape)})
+    for number, length in enumerate(reversed(shape), 1):
+        header[f"NAXIS{number}"] = length
+    if unit in TYPE_OF_SI:
+        header["CTYPE3"], header["CUNIT3"] = ctype or TYPE_OF_SI[unit], unit
+    return header
+
+
+def described(cube: xr.Dataset) -> xr.Dataset:
+    """Return a cube with a header: its own, or for one from arrays `plain_header`."""
+    if cube.attrs.get(HEADER):
+        return cube
+    wavelength = cube[WAVELENGTH]
+    known = bool(np.isfinite(wavelength.values).all())
+    unit, ctype = str(wavelength.attrs.get(UNITS, "m")), str(wavelength.attrs.get("ctype", ""))
+    header = plain_header([cube.sizes[d] for d in DIMS], unit if known else "", ctype)
+    spectral = {"ctype": header.get("CTYPE3", ""), "axis": 3 if "CTYPE3" in header else 0}
+    cube = cube.assign_coords({WAVELENGTH: wavelength.assign_attrs(spectral)})
+    return cube.assign_attrs({HEADER: cards_text(header)})
+
+
+def cards_text(header: fits.Header) -> str:
+    """Return the cards of a header as cubes have them: one in each line."""
+    return str(header.tostring(sep="\n", endcard=False, padding=False))
 
 
 def cube_header(cube: xr.Dataset) -> fits.Header:

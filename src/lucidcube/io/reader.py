@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -98,12 +99,14 @@ CONVERSIONS: Mapping[Meaning, str] = {"error": "squared when read", "weight": "i
 
 
 def list_file(
-    specifier: str | Specifier,
+    specifier: str | os.PathLike[str] | Specifier,
     *,
     scratch: str | Path | None = None,
     message: Callable[[str], None] = _log.info,
 ) -> OpenFile:
     """Read the headers of a file; see `open_cube` for the parameters and the errors."""
+    if isinstance(specifier, os.PathLike):
+        specifier = Specifier(os.fspath(specifier))
     wanted = parse_specifier(specifier) if isinstance(specifier, str) else specifier
     path, name = wanted.file, wanted.path
     _check_readable(path, name)
@@ -123,10 +126,11 @@ def find(file: OpenFile, given: tuple[float | None, float | None, str | None] = 
 
 
 def open_cube(
-    specifier: str | Specifier,
+    specifier: str | os.PathLike[str] | Specifier,
     *,
     block: int | None = None,
     scratch: str | Path | None = None,
+    wave: str | None = None,
     wave_start: float | None = None,
     wave_step: float | None = None,
     wave_unit: str | None = None,
@@ -140,11 +144,13 @@ def open_cube(
     Parameters
     ----------
     specifier
-        ``PATH{EXT}[SLICE](AXES)``, see `lucidcube.io.specifier`.
+        ``PATH{EXT}[SLICE](AXES)``, see `lucidcube.io.specifier`, or the `pathlib.Path` of a file.
     block
         Number of planes per block; see `lucidcube.lift.blocks.planes_per_block` for the default.
     scratch
         Folder for rewritten files, shared by all workers; by default a temporary one, removed at exit.
+    wave
+        Range of wavelengths, such as ``0.55:0.60um``; either end may be left out.
     wave_start, wave_step, wave_unit
         Position of the first channel, step between channels, and their unit, in place of the header's.
     message
@@ -165,11 +171,19 @@ def open_cube(
     ------
     UserError
         If the specifier is invalid, the file or array is missing or damaged, or its axes are ambiguous.
+
+    Examples
+    --------
+    >>> import lucidcube as lc
+    >>> cube = lc.open_cube("example_data/target.fits[10:20]")
+    >>> dict(cube.sizes)
+    {'wavelength': 10, 'y': 61, 'x': 61}
     """
     given = (wave_start, wave_step, wave_unit)
     if block is not None and block < 1:
         raise ConfigError(f"block is {block}; it must be at least one plane")
-    return open_found(find(list_file(specifier, scratch=scratch, message=message), given), block, message)
+    file = list_file(specifier, scratch=scratch, message=message)
+    return open_found(find(file._replace(wanted=file.wanted.with_options(wave=wave)), given), block, message)
 
 
 def open_found(

@@ -41,7 +41,7 @@ def celestial_wcs(header: fits.Header) -> "WCS":
     """
     from astropy.wcs import WCS, WcsError  # imported here because it imports all of astropy.coordinates
 
-    cards = _celestial_cards(header)
+    cards = celestial_cards(header)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # corrections of dates and units by wcslib
@@ -154,8 +154,8 @@ def pixel_side(*headers: fits.Header) -> float | None:
     return None
 
 
-def _celestial_cards(header: fits.Header) -> fits.Header:
-    """Return a header of two axes, x and y, with their cards only."""
+def celestial_cards(header: fits.Header) -> fits.Header:
+    """Return a header of two axes, x and y, with the cards of their sky coordinates only."""
     shape = shape_of(header)
     axes = find_axes(header, shape)
     first = [len(shape) - axes.x, len(shape) - axes.y]

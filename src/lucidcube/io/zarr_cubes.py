@@ -17,10 +17,9 @@ from lucidcube.io.atomic import part_path
 from lucidcube.io.hdu_bytes import ImagePlan, stored_dtype
 from lucidcube.io.hdus import Hdu
 from lucidcube.io.header_cards import shape_of
-from lucidcube.io.headers import spectral_axis
+from lucidcube.io.headers import plain_header, spectral_axis
 from lucidcube.io.reader import Found, find, list_file, open_found
 from lucidcube.io.specifier import Specifier
-from lucidcube.io.spectral import TYPE_OF_SI
 from lucidcube.io.spectral_cards import spectral_cards, wavelength_table
 from lucidcube.io.writer import abandon, finish, reserve, write_planes
 from lucidcube.lift.blocks import planes_per_block
@@ -201,7 +200,8 @@ def _plan(cube: xr.Dataset, name: str, store: str) -> ImagePlan:
     cards = variable.attrs.get(words.HEADER) or (cube.attrs.get(words.HEADER) if name == words.DATA else None)
     axis = spectral_axis(cube)
     if cards is None:
-        header, axis = _plain_header(cube, variable), 3
+        unit = str(cube[words.WAVELENGTH].attrs.get(words.UNITS, "m"))
+        header, axis = plain_header(variable.shape, unit), 3
     else:
         header = fits.Header.fromstring(str(cards), sep="\n")
         axis = axis if name != words.PSF else 3
@@ -225,14 +225,3 @@ def _plan(cube: xr.Dataset, name: str, store: str) -> ImagePlan:
     if name == words.DATA and not whole:
         dtype = max(dtype, stored_dtype(int(cube.attrs.get(words.BITPIX, -32))))
     return ImagePlan(label, header, tuple(shape), dtype)
-
-
-def _plain_header(cube: xr.Dataset, variable: xr.DataArray) -> fits.Header:
-    """Return a header for an array of another origin: its shape and the type of its spectral axis."""
-    header = fits.Header({"NAXIS": 3})
-    for number, length in enumerate(reversed(variable.shape), 1):
-        header[f"NAXIS{number}"] = length
-    unit = str(cube[words.WAVELENGTH].attrs.get(words.UNITS, "m"))
-    if unit in TYPE_OF_SI:
-        header["CTYPE3"], header["CUNIT3"] = TYPE_OF_SI[unit], unit
-    return header

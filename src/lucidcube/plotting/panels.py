@@ -181,4 +181,4 @@ def _row(target: xr.Dataset, plane: int) -> Row:
 def _physical(cube: xr.Dataset, plane: int) -> Plane:
     """Read one plane in the unit of the file."""
     values = cube[DATA].isel({WAVELENGTH: plane}).values.astype(np.float64)
-    return np.ldexp(values, -int(cube.attrs[SCALE_EXPONENT]))
+    return np.ldexp(values, -int(cube.attrs.get(SCALE_EXPONENT, 0)))

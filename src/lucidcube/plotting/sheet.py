@@ -63,7 +63,7 @@ def _draw(figure: Any, ax: Any, panel: Panel, scale: Scale) -> None:
     x, y = ((nx - 1) / 2, (ny - 1) / 2) if centred else (0.0, 0.0)
     extent = ((-0.5 - x) * side_x, (nx - 0.5 - x) * side_x, (-0.5 - y) * side_y, (ny - 0.5 - y) * side_y)
     image = ax.imshow(
-        panel.values, origin="lower", interpolation="antialiased", extent=extent, **_looks(panel, scale)
+        panel.values, origin="lower", interpolation="antialiased", extent=extent, **looks(panel, scale)
     )
     unit = "arcsec" if panel.matrix is not None else "pixel"
     ax.set_xlabel(f"x ({unit})", fontsize=8, color=INK)
@@ -75,10 +75,10 @@ def _draw(figure: Any, ax: Any, panel: Panel, scale: Scale) -> None:
     if panel.style == "flags" and not panel.unit:
         bar.set_ticks([0, 1, 2, 3])
     if isinstance(image.norm, AsinhNorm):
-        _set_asinh_ticks(image)
+        set_asinh_ticks(image)
 
 
-def _looks(panel: Panel, scale: Scale) -> dict[str, Any]:
+def looks(panel: Panel, scale: Scale) -> dict[str, Any]:
     """Return the colour map and the scale of a panel."""
     known = panel.values[np.isfinite(panel.values)]
     if panel.style == "sigma":
@@ -101,7 +101,7 @@ def _looks(panel: Panel, scale: Scale) -> dict[str, Any]:
     return {"cmap": colours(colour), "norm": AsinhNorm(linear_width=width, vmin=bottom, vmax=top)}
 
 
-def _set_asinh_ticks(image: Any) -> None:
+def set_asinh_ticks(image: Any) -> None:
     """Set ticks at zero and at round numbers of both signs that are not too close to each other."""
     norm = image.norm
     first = math.floor(math.log10(norm.linear_width))

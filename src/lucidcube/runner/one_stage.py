@@ -123,7 +123,7 @@ def run_stage(
     for text in warnings:
         monitor.message(f"{stage.name}: {text}")
     monitor.starts(path)
-    with start_workers(where) as workers, _scratch(path) as scratch:
+    with start_workers(where) as workers, scratch_beside(path) as scratch:
         computer = BlockComputer(workers, monitor, Stop(), Summary(path), where.fft)
         if any(segment.cube[v].chunks for v in numbers):
             # The tables are needed before the images are written, and must not be computed on their own.
@@ -143,7 +143,7 @@ def run_stage(
 
 
 @contextmanager
-def _scratch(product: Path) -> Iterator[Path]:
+def scratch_beside(product: Path) -> Iterator[Path]:
     """Make a folder beside a product, on the same file system as every worker writes to, and remove it."""
     beside = next(folder for folder in product.absolute().parents if folder.exists())
     with TemporaryDirectory(prefix=f".{product.name[:200]}.", suffix=".part", dir=beside) as folder:

@@ -4,6 +4,7 @@ A segment consists of the stages between two checkpoints: one lazy graph, comput
 that exist in a checkpoint are not computed again.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ import xarray as xr
 
 from lucidcube.cluster import layout, start_workers
 from lucidcube.cluster.profile import Layout, Profile
+from lucidcube.config.python import from_python
 from lucidcube.config.schema import Codec, Config
 from lucidcube.config.star import PartOfTarget
 from lucidcube.config.track import Track
@@ -104,12 +106,15 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
 
 
 def run(
-    config: Config,
+    config: Config | Mapping[str, Any] | str | os.PathLike[str],
     monitor: Monitor | None = None,
     inspect: Inspect | None = None,
     stop: Stop | None = None,
 ) -> Summary:
     """Run a config; a run that was stopped is continued.
+
+    The config is one from `load_config`, the path of a YAML file, or plain data as in such a file, in which
+    stages and paths may be Python objects.
 
     The monitor is informed about progress. `inspect` is called with the cube that will be deconvolved, and
     the stage that deconvolves it. Once a stop is requested, the blocks in flight are finished and no others
@@ -124,8 +129,22 @@ def run(
         If a stage failed on some planes; everything that does not depend on them was computed and is kept.
     Stopped
         After a stop was requested.
+
+    Examples
+    --------
+    >>> import lucidcube as lc
+    >>> summary = lc.run({
+    ...     "target": "example_data/target.fits[20:24]",
+    ...     "star": {"psf": {"model": "moffat", "fwhm": 3}},
+    ...     "deconvolve": lc.Deconvolve(method="lucy_richardson"),
+    ...     "output": {"path": "sharp.fits"},
+    ... })
+    >>> summary.path.name
+    'sharp.fits'
     """
     start, monitor = time.monotonic(), monitor or Monitor()
+    if not isinstance(config, Config):
+        config = from_python(config)
     plan = check(config, monitor)
     summary = Summary(Path(config.output.path).expanduser())
     monitor.starts(summary.path)

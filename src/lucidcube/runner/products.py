@@ -156,6 +156,20 @@ def stage_product(
     return Product(images, [*tables, *_grid(cube)], {"target": cube}, inputs, config, warnings)
 
 
+def cube_product(cube: xr.Dataset) -> Product:
+    """Return a file with every variable of a cube that has a meaning, the data first.
+
+    The data of a star after its stages are the PSF, whose pixels have no sky positions.
+    """
+    is_psf = words.is_psf(cube)
+    planes = [v for v, known in words.VARIABLES.items() if v in cube and known.dims == words.DIMS]
+    images = [Image(cube, v, _label(cube, v), is_psf) for v in planes]
+    if is_psf:
+        images[0] = images[0]._replace(label="PSF")
+    images += [Image(cube, v, v.upper(), is_psf=True) for v in (words.PSF, words.PSF_MODES) if v in cube]
+    return Product(images, [*_tables(cube, TABLES), *_grid(cube)], {"target": cube})
+
+
 def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU]:
     """Yield the named tables for which the cube has a variable."""
     for name in names:
@@ -230,8 +244,7 @@ def _send(*block: np.ndarray) -> np.ndarray:
 def _label(cube: xr.Dataset, variable: str) -> str:
     """Return the value of EXTNAME for a variable."""
     if variable == words.DATA:
-        stages = [h["stage"] for h in cube.attrs.get(words.HISTORY, [])]
-        return "DECONVOLVED" if "deconvolve" in stages else "DATA"
+        return "DECONVOLVED" if "deconvolve" in words.stages_applied(cube) else "DATA"
     if variable == words.VARIANCE:
         return VARIANCE_NAME
     return variable.upper()

@@ -15,6 +15,7 @@ from lucidcube.cube import (
     VARIABLES,
     WAVELENGTH,
     require,
+    stages_applied,
 )
 from lucidcube.errors import CubeError
 from lucidcube.stages.attach_psf import attach_psf
@@ -47,8 +48,10 @@ class StageWithPSF(Stage):
             missing, or if the grid of the cube does not suit the parameters.
         """
         if psf is not None:
-            cube = with_psf(cube, psf, observed=bool(psf.attrs.get(HISTORY)))
-            if not psf.attrs.get(HISTORY):
+            psf = _cube_of_psf(psf)
+            made = bool(psf.attrs.get(HISTORY))
+            cube = with_psf(cube, psf, observed=made)
+            if not made:
                 check_psf_planes(cube, self.name)
         elif PSF in self.requires and PSF not in cube:
             raise CubeError(
@@ -69,8 +72,7 @@ def with_psf(
     the PSF is resampled. CubeError is raised if the PSF cannot be used.
     """
     star = _cube_of_psf(psf)
-    stages = [entry["stage"] for entry in star.attrs.get(HISTORY, [])]
-    if "resample_psf" not in stages:
+    if "resample_psf" not in stages_applied(star):
         match = match_psf(star, cube, observed=observed)
         if match.text:
             message(match.text)

@@ -1,0 +1,1 @@
+"""The functions for Python sessions; `lucidcube` offers them, and imports them when they are first used."""
