@@ -104,7 +104,10 @@ class Profile(BaseModel):
     @classmethod
     def _check_units(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
-            (parse_bytes if info.field_name == "memory" else parse_duration)(value)
+            try:
+                (parse_bytes if info.field_name == "memory" else parse_duration)(value)
+            except OverflowError:
+                raise ValueError(f"{value!r} is not finite") from None
         elif isinstance(value, int) and info.field_name != "memory":
             # YAML 1.1 reads 12:00:00 as a number to base 60.
             raise ValueError("must be quoted, as '12:00:00'")
@@ -175,11 +178,11 @@ def load_profile(name: str) -> Profile:
         return PROFILES[name]
     if "://" in name:
         return Profile(kind="address", address=name)
-    path = Path(name).expanduser()
-    if not path.is_file():
+    if not _is_file(name):
         near = closest(name, PROFILES)
         hint = f"did you mean {near!r}?" if near else f"built in: {', '.join(PROFILES)}"
         raise ConfigError(f"profile: {name!r} is neither a built-in profile nor a file; {hint}")
+    path = Path(name).expanduser()
     try:
         return Profile.model_validate(parse_yaml(path.read_text()) or {})
     except ValidationError as error:
@@ -188,6 +191,14 @@ def load_profile(name: str) -> Profile:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _is_file(name: str) -> bool:
+    """Return whether this is the path of a file, whatever the text is."""
+    try:
+        return Path(name).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user, a null character
+        return False
 
 
 def _problem(path: Path, error: Any) -> str:

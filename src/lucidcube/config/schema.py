@@ -47,9 +47,12 @@ def _loadable(profile: str) -> str:
 def _expanded(path: str) -> str:
     """Return a path with ``~`` expanded."""
     try:
-        return str(Path(path).expanduser())
+        expanded = str(Path(path).expanduser())
     except RuntimeError as error:
         raise ValueError(str(error)) from None
+    if "\0" in expanded:
+        raise ValueError("a path cannot contain a null character")
+    return expanded
 
 
 class Output(Parameters):

@@ -64,8 +64,11 @@ class ScratchFolder:
 
     def decompressed(self, path: Path, name: str) -> Path:
         """Return the file, decompressed if it is compressed as a whole (gzip, bzip2, xz)."""
-        with open(path, "rb") as file:
-            start = file.read(6)
+        try:
+            with open(path, "rb") as file:
+                start = file.read(6)
+        except OSError as error:
+            raise CubeError(f"{name} cannot be read: {error.strerror}") from None
         opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
         if opener is None:
             return path

@@ -6,9 +6,23 @@ import yaml
 
 from lucidcube.errors import ConfigError
 
+MOST_ALIASES = 100
+"""Number of aliases (``*name``) above which a text is refused: nested ones multiply what it holds."""
+LARGEST_TEXT = 1 << 20
+"""Number of characters above which a text is refused."""
+
 
 class _Loader(yaml.SafeLoader):
     """The loader of `yaml.safe_load`, which would silently use the last one of equal keys."""
+
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MOST_ALIASES:
+                raise ConfigError(f"more than {MOST_ALIASES} aliases (*name)")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         lines: dict[tuple[str, str], tuple[int, int]] = {}
@@ -24,6 +38,8 @@ class _Loader(yaml.SafeLoader):
 
 def parse_yaml(text: str) -> Any:
     """Return the plain data in a text of YAML; raise ConfigError, with one line, if that is impossible."""
+    if len(text) > LARGEST_TEXT:
+        raise ConfigError(f"longer than {LARGEST_TEXT} characters")
     try:
         return yaml.load(text, _Loader)  # noqa: S506  a subclass of SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the date 2024-13-45

@@ -55,7 +55,7 @@ SpectralWidth = Annotated[float, BeforeValidator(_si_value, json_schema_input_ty
 class Parameters(BaseModel):
     """Base class of everything that the user can set: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Stage(Parameters, ABC):

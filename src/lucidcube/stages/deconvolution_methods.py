@@ -126,7 +126,11 @@ class CleanModified(Deconvolve):
         1e-2, "", "stop when the largest residual is below this fraction of the initial one", ge=0
     )
     max_stat_increase: float = parameter(
-        INFINITY, "", "stop when a statistic exceeds its best value by this fraction", ge=0
+        INFINITY,
+        "",
+        "stop when a statistic exceeds its best value by this fraction",
+        ge=0,
+        allow_inf_nan=True,
     )
     min_frac_stat_delta: float = parameter(
         1e-3, "", "stop when both statistics vary by less than this fraction over 10 iterations", ge=0
@@ -195,9 +199,13 @@ class LucyRichardson(Deconvolve):
         1.0, "", "fraction of each correction that is applied; 1 is the original algorithm", gt=0, le=1
     )
     cf_negative_fix: bool = parameter(True, "", "replace negative correction factors by small positive ones")
-    cf_limit: float = parameter(INFINITY, "", "stop when a correction factor exceeds this value", gt=0)
-    cf_uclip: float = parameter(INFINITY, "", "largest correction factor that is applied")
-    cf_lclip: float = parameter(-INFINITY, "", "smallest correction factor that is applied")
+    cf_limit: float = parameter(
+        INFINITY, "", "stop when a correction factor exceeds this value", gt=0, allow_inf_nan=True
+    )
+    cf_uclip: float = parameter(INFINITY, "", "largest correction factor that is applied", allow_inf_nan=True)
+    cf_lclip: float = parameter(
+        -INFINITY, "", "smallest correction factor that is applied", allow_inf_nan=True
+    )
     offset_obs: bool = parameter(
         False, "", "add an offset that makes the data non-negative, and subtract it from the result"
     )

@@ -103,7 +103,8 @@ class FitParameter(Parameters):
     """
 
     model_config = ConfigDict(
-        json_schema_extra=lambda schema: schema.update(type=["object", "number"], required=[])
+        allow_inf_nan=True,  # a domain may have no end
+        json_schema_extra=lambda schema: schema.update(type=["object", "number"], required=[]),
     )
 
     start: float | None = None

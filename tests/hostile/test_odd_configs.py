@@ -1,0 +1,146 @@
+"""Odd configs, profiles and overrides: a config that can be used, or one line each; never a traceback or a hang."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.commands import call
+
+from lucidcube.cluster.profile import load_profile
+from lucidcube.config.describe import schema
+from lucidcube.config.load import load
+from lucidcube.errors import ConfigError
+from lucidcube.io.yaml_text import LARGEST_TEXT, parse_yaml
+
+BOMB = "a: &a [x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+TEXTS = {
+    "aliases": BOMB,
+    "a merge of itself": "a: &a\n  <<: *a\n  b: 1\n",
+    "a list of itself": "target: &t [*t]\n",
+    "a mapping of itself": "target: &t {input: *t}\n",
+    "deep": "[" * 3000,
+    "long": "# " + "x" * LARGEST_TEXT,
+    "objects": "target: !!python/object/apply:os.system [ls]",
+    "two documents": "target: {}\n---\nstar: {}\n",
+    "a list": "[1, 2]",
+    "a date": "2020-01-01",
+    "digits": "target: x.fits\ndeconvolve: {n_iter: " + "9" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_that_are_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(TEXTS[name])
+    code, _, err = call(capsys, "config", "check", path)
+    assert code == 2
+    assert all(line.startswith("lucidcube: ") for line in err.splitlines())
+
+
+def test_some_aliases_are_fine() -> None:
+    assert parse_yaml("a: &a 5\nb: [*a, *a]\n") == {"a": 5, "b": [5, 5]}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "target.wave_start=.nan", "target.wave_step=.inf", "deconvolve.mu=.inf", "deconvolve.point_penalty=1e400",
+        "target.stages=[mask: {cut: [[0, .nan]]}]", "target.stages=[mask: {cut: [[0, 1], [0, 2]]}]",
+        "target.stages=[rebin: {bin_step: .inf}]", "output.path=/", "output.path=.", "output.path=~nosuch/x",
+        'output.path="a\\0b"', 'checkpoints.dir="a\\0b"', "profile=~nosuch/x", f"profile={'x' * 300}", "output.path.x=1",
+        "deconvolve=3", "=1", "..=1", "deconvolve.n_iter=[", "deconvolve.n_iter=!!python/name:os.system",
+        f"deconvolve.n_iter={'[' * 3000}", "target.input=/proc/self/mem",
+    ],
+)  # fmt: skip
+def test_odd_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("target: {input: nothing.fits}\nstar: {input: nothing.fits}\n")
+    code, _, err = call(capsys, "config", "check", path, "--set", override)
+    assert code == 2
+    assert len(err) < 4000
+    lines = [line for line in err.splitlines() if "nothing.fits" not in line]
+    assert lines
+    assert all(line.startswith("lucidcube: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "value", ["1e400", ".inf", ".nan", "-1", "[]", "2020-01-01", "'1 PB '", "null", "true"]
+)
+@pytest.mark.parametrize("key", ["memory", "walltime", "workers", "wait"])
+def test_odd_profiles(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "profile.yaml"
+    path.write_text(f"kind: slurm\n{key}: {value}\n")
+    try:
+        load_profile(str(path))
+    except ConfigError as error:
+        assert all(len(problem.splitlines()) == 1 for problem in error.problems)
+    else:
+        assert value in ("null", "'1 PB '", "true")
+
+
+_SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(),
+    st.sampled_from(["map", "auto", "1 nm", "0.1arcsec", "[[0, 3]]", "~x", "\0", "{}"]),
+)  # fmt: skip
+_VALUES = st.recursive(
+    _SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def _names(node: object) -> set[str]:
+    """Return all keys of a config and its stages, from the schema."""
+    found: set[str] = set()
+    if isinstance(node, dict):
+        found |= {str(key) for key in node.get("properties", {})}
+        for inner in node.values():
+            found |= _names(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            found |= _names(inner)
+    return found
+
+
+_KEYS = st.sampled_from(sorted(_names(schema())))
+_ODD = st.recursive(
+    _VALUES,
+    lambda inner: st.dictionaries(_KEYS, inner, max_size=4) | st.lists(inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@pytest.mark.slow
+@given(config=st.dictionaries(_KEYS, _ODD, max_size=4), base=st.booleans())
+@settings(
+    max_examples=2000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_any_values_under_known_keys(tmp_path: Path, config: dict[str, object], base: bool) -> None:
+    path = tmp_path / "run.yaml"
+    whole = {"target": {"input": "x.fits"}, "star": {"input": "y.fits"}} if base else {}
+    path.write_text(yaml.safe_dump(whole | config, allow_unicode=True))
+    try:
+        load([path], [])
+    except ConfigError as error:
+        assert error.problems
+
+
+@pytest.mark.slow
+@given(key=st.lists(_KEYS, min_size=1, max_size=4), value=st.text(max_size=20))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_of_an_override(tmp_path: Path, key: list[str], value: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("target: {input: x.fits}\nstar: {input: y.fits}\n")
+    try:
+        load([path], [f"{'.'.join(key)}={value}"])
+    except ConfigError as error:
+        assert error.problems
