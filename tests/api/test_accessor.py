@@ -35,6 +35,7 @@ def arrays(wavelength: np.ndarray | None = None, **more: object) -> xr.Dataset:
     return lc.from_arrays(data, wave, variance=np.full_like(data, 2.0), units="Jy", **more)
 
 
+@pytest.mark.slow
 def test_the_accessor_is_there_in_any_order_of_imports() -> None:
     for first in ("import xarray, lucidcube", "import lucidcube; lucidcube.open_cube; import xarray"):
         program = f"{first}; print(xarray.Dataset().lucid.__class__.__name__)"
