@@ -69,6 +69,8 @@ app.command(
 app.command("lucidcube.cli.cite:cite", help="Print how to cite lucidcube.")
 app.command("lucidcube.cli.report_commands:report", help="Make the report of a run again.")
 app.command("lucidcube.cli.report_commands:compare", help="Make a page that compares two products.")
+app.command("lucidcube.cli.tune_commands:preview", help="Compute a few planes of a run, with a report.")
+app.command("lucidcube.cli.tune_commands:tune", help="Choose parameters on a page in the browser.")
 
 
 @app.command

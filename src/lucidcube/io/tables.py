@@ -16,6 +16,7 @@ from lucidcube.errors import CubeError
 from lucidcube.io.header_cards import MALFORMED, ascii_text
 
 PROVENANCE = "PROVENANCE"
+PREVIEW = "PREVIEW"
 _CODES = {"f": "D", "i": "J", "u": "B"}
 
 
@@ -65,6 +66,14 @@ def _unit(variable: xr.DataArray) -> str | None:
 def _texts(name: str, texts: Sequence[str]) -> fits.Column:
     encoded = [ascii_text(text).encode() for text in texts]
     return fits.Column(name, f"{max(map(len, encoded), default=1) or 1}A", array=encoded)
+
+
+def preview_table(planes: Sequence[int], total: int) -> fits.BinTableHDU:
+    """Make a table with the numbers, from 0, of planes among the `total` of the whole run."""
+    numbers = np.array([planes, [total] * len(planes)], np.int32)
+    return _table(
+        PREVIEW, [fits.Column(n, "J", array=a) for n, a in zip(("plane", "of"), numbers, strict=True)]
+    )
 
 
 def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]]) -> fits.BinTableHDU:

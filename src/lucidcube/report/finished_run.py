@@ -60,8 +60,10 @@ def finished_run(product: ProductFile, config: Config | None = None) -> Finished
     """Return the images of the run that made a product.
 
     `config` is that of the run; by default it is taken from the product. If the inputs or the checkpoints are
-    gone, the result has the images of the product only.
+    gone, or the product is a preview, the result has the images of the product only.
     """
+    if product.is_preview:
+        return FinishedRun(product, missing="This is the report of a preview, made again.")
     try:
         tracks = reopen(config or from_plain(product.config))
     except (UserError, BlocksFailed, OSError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dask.utils import format_bytes, format_time
+import xarray as xr
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lucidcube.config.schema import Config
@@ -43,6 +44,7 @@ def write_report(
     config: Config | None = None,
     origins: Mapping[str, str] | None = None,
     run: Mapping[str, Any] | None = None,
+    cubes: Mapping[str, xr.Dataset] | None = None,
 ) -> Path:
     """Write the page about a product, and its numbers as JSON, beside it; return the path of the page.
 
@@ -55,6 +57,8 @@ def write_report(
     origins, run
         Where the values of the config come from, see `lucidcube.config.origins`, and what the run took, see
         `lucidcube.report.numbers.run_record`; by default those of an earlier report of the same product.
+    cubes
+        The cubes of `FinishedRun`; by default they are read from the checkpoints of the run.
 
     Raises
     ------
@@ -68,7 +72,7 @@ def write_report(
     check_ours(json_path)
     with ProductFile(product) as opened:
         earlier = _earlier(json_path, opened.identity)
-        finished = finished_run(opened, config)
+        finished = finished_run(opened, config) if cubes is None else FinishedRun(opened, cubes)
         planes = read_planes(finished)
         numbers = collect(opened, planes, run or earlier.get("run"), origins or earlier.get("origins"))
         page = (
@@ -79,6 +83,7 @@ def write_report(
                 title=str(opened.header.get("OBJECT", "") or product.name),
                 sentence=_sentence(opened, numbers, finished),
                 missing=finished.missing,
+                preview=[opened.plane_name(n) for n in range(opened.planes)] if opened.is_preview else [],
                 verdicts=verdicts(numbers["summary"]),
                 planes=planes.shown,
                 psf_examples=psf_examples(finished, planes),
@@ -148,7 +153,7 @@ def _sentence(product: ProductFile, numbers: Mapping[str, Any], finished: Finish
     if "deconvolve" not in config:
         return f"{target} was processed without deconvolution: {planes}."
     psf = f"the PSF of {star}" if star else "a PSF from a formula"
-    done = f"{summary['deconvolved']} of {planes}"
+    done = planes if product.is_preview else f"{summary['deconvolved']} of {planes}"
     return f"{target} was deconvolved with {psf} by the method {config['deconvolve']['method']}: {done}."
 
 

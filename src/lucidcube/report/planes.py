@@ -73,8 +73,10 @@ def choose(product: ProductFile) -> tuple[list[int], list[int]]:
     """Return the numbers of the planes to show, and of those to read for white light, in order.
 
     They are evenly spaced among the planes with light, and the plane with the most structure in its residual
-    is shown as well.
+    is shown as well. A preview is shown as a whole.
     """
+    if product.is_preview:
+        return [*range(product.planes)], [*range(product.planes)]
     log = product.table("DECONVOLUTION LOG")
     flux = np.asarray(log.get("flux_in", np.ones(product.planes)), np.float64)
     good = np.flatnonzero(np.isfinite(flux) & (flux != 0))
@@ -103,7 +105,7 @@ def read_planes(run: FinishedRun) -> Planes:
             masked.append(mask)
         planes.shown += [_shown(run, number, images, psf, planes)] if number in shown else []
         measure(planes, number, images, psf)
-    if len(sampled) > 1:
+    if len(sampled) > 1 and not product.is_preview:
         means: dict[str, Any] = {n: sums[n] / np.where(counts[n] > 0, counts[n], np.nan) for n in sums}
         if words.VARIANCE in means and words.RESIDUAL in means:
             means[words.VARIANCE] = means[words.VARIANCE] / np.maximum(counts[words.VARIANCE], 1)
@@ -142,7 +144,7 @@ def _shown(
 def label_of(product: ProductFile, number: int) -> str:
     """Describe a plane by its wavelength, or by its number if that is unknown."""
     value = product.wavelength[number]
-    name = f"plane {number + 1} of {product.planes}"
+    name = product.plane_name(number)
     return f"{value:.6g} {product.unit} ({name})" if math.isfinite(value) else name
 
 

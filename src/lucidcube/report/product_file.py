@@ -16,7 +16,7 @@ from lucidcube.io.header_cards import MALFORMED
 from lucidcube.io.headers import WARNING_CARD
 from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import Specifier
-from lucidcube.io.tables import PROVENANCE, read_provenance
+from lucidcube.io.tables import PREVIEW, PROVENANCE, read_provenance
 
 Plane = NDArray[np.floating]
 
@@ -62,6 +62,17 @@ class ProductFile:
     def planes(self) -> int:
         """Number of planes."""
         return len(self.wavelength)
+
+    @property
+    def is_preview(self) -> bool:
+        """Whether the product has only some planes of a run, which are not evenly spaced."""
+        return PREVIEW in self
+
+    def plane_name(self, number: int) -> str:
+        """Return the number of a plane, from 0, in the run that it belongs to: ``plane 10 of 0 to 299``."""
+        table = self.table(PREVIEW)
+        plane, total = (table["plane"][number], table["of"][number]) if table else (number, self.planes)
+        return f"plane {plane} of 0 to {total - 1}" if total > 1 else "the only plane"
 
     @property
     def config(self) -> dict[str, Any]:

@@ -214,17 +214,24 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
     write(path, product, overwrite=overwrite, compute=computer.compute, gather=gather)
 
 
-def compute_segment(segment: Segment, work: Path, codec: Codec, computer: BlockComputer) -> xr.Dataset:
+def compute_segment(
+    segment: Segment,
+    work: Path,
+    codec: Codec,
+    computer: BlockComputer,
+    wanted: Sequence[int] | None = None,
+) -> xr.Dataset:
     """Compute the missing blocks of a segment; return the segment's cube, read from its checkpoint.
 
-    The checkpoint is in the folder `work`, and compressed by `codec` if it is new.
+    The checkpoint is in the folder `work`, and compressed by `codec` if it is new. If only some blocks are
+    `wanted`, the others may be missing in the result, where they are NaN or zero.
     """
     if not segment.variables:
         return segment.cube
     checkpoint = Checkpoint.prepare(
         work / segment.name, segment.cube, segment.variables, segment.ingredients, codec
     )
-    missing = checkpoint.missing()
+    missing = [n for n in checkpoint.missing() if wanted is None or n in wanted]
     if missing:
         for stage, cube in zip(segment.stages, segment.cubes, strict=False):
             stage.check(cube)

@@ -132,8 +132,8 @@ def _what_is_wrong(found: Calibration, done: str) -> Iterator[str]:
         size = f"{factor:.2g} times too small" if factor > 1 else f"{1 / factor:.2g} times too large"
         count = f"{wrong.size} of {np.count_nonzero(known)} planes"
         yield f"the variance is {size} for the scatter of the data in {count}; {done}"
-    if found.width.any():
-        width = np.median(found.width[found.width > 0])
+    if (positive := found.width[found.width > 0]).size:  # some may be NaN
+        width = np.median(positive)
         yield (
             "the noise of neighbouring pixels is correlated, as after smoothing by a Gaussian with a "
             f"standard deviation of {width:.2g} pixels"

@@ -1,0 +1,144 @@
+"""The commands that show what a run would do: `preview` and `tune`."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from lucidcube.errors import UserError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from lucidcube.config.schema import Config
+    from lucidcube.runner.preview import PreviewedPlanes
+
+Configs = Annotated[Path, Parameter(help="YAML files, merged from left to right")]
+Sets = Annotated[list[str] | None, Parameter("--set", consume_multiple=False, negative=())]
+Quiet = Annotated[bool, Parameter(["-q", "--quiet"], negative=())]
+Verbose = Annotated[bool, Parameter(["-v", "--verbose"], negative=())]
+Open = Annotated[bool | None, Parameter("--open", negative="--no-open")]
+
+
+def preview(
+    *configs: Configs,
+    channels: str | None = None,
+    wave: str | None = None,
+    sets: Sets = None,
+    profile: str | None = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_file: Path | None = None,
+    open_: Open = None,
+) -> None:
+    """Compute a few planes of a run, write them with a report, and print the path of the report.
+
+    The planes are the same as in the whole run. The file is called NAME-preview.fits after the product. What
+    they depend on is kept in the work folder, so that the next preview takes less time.
+
+    Parameters
+    ----------
+    channels
+        Numbers of planes after rebinning, counted from 0: 10,99,135. Without --channels and --wave, three
+        planes that are spread over the cube are chosen.
+    wave
+        Wavelengths of planes: 0.65um,0.72um
+    sets
+        Value of a parameter, which overrides the config: mask.cut=4
+    profile
+        Where to run: a built-in profile, the address of a scheduler, or a YAML file.
+    quiet
+        Show no progress and no messages but warnings.
+    verbose
+        Show details of what happens, which are always in the log.
+    log_file
+        Path of the log, which is written beside the file if not given.
+    open_
+        Open the report in a browser; without this option, if there is a display and a terminal.
+    """
+    from lucidcube.cli.logs import running
+    from lucidcube.config.load import load
+    from lucidcube.runner.lock import locked
+    from lucidcube.runner.preview import Preview
+    from lucidcube.runner.preview_product import preview_config, write_preview
+    from lucidcube.runner.session import computing
+
+    files, overrides = _files(configs), [*(sets or []), *([f"profile={profile}"] if profile else [])]
+    numbers = _numbers(channels)
+    config = load(files, overrides)
+    shown, started = preview_config(config), datetime.now(UTC)
+    from lucidcube.runner.signals import signals
+
+    with signals() as stop, running(quiet=quiet, verbose=verbose, log_file=log_file) as monitor:
+        opened = Preview(shown, monitor)
+        planes = _chosen(opened.wavelength, numbers, wave)
+        with (
+            locked(opened.folder),
+            computing(opened.profile, Path(shown.output.path), monitor, stop) as computer,
+        ):
+            made = opened.compute(shown, planes, computer)
+            write_preview(made, shown, opened.inputs(shown), computer)
+        page = _report(made, shown, computer.summary, started, files, overrides)
+    print(page)
+    if open_ or (open_ is None and _has_display() and sys.stdout.isatty()):
+        from lucidcube.cli.view import open_picture
+
+        open_picture(page)
+
+
+def _files(configs: Sequence[Path]) -> list[Path]:
+    if not configs:
+        raise UserError("give a config file: lucidcube preview my.yaml")
+    return [*configs]
+
+
+def _numbers(channels: str | None) -> list[int]:
+    """Return the numbers of planes in an option."""
+    parts = [part.strip() for part in (channels or "").split(",") if part.strip()]
+    if wrong := [part for part in parts if not part.isdecimal()]:
+        raise UserError(
+            f"--channels {wrong[0]}: the number of a plane is a whole number from 0: --channels 10,99,135"
+        )
+    return [int(part) for part in parts]
+
+
+def _chosen(axis: "xr.DataArray", numbers: list[int], wave: str | None) -> list[int]:
+    """Return the numbers of the planes to compute."""
+    from lucidcube.plotting.channels import nearest_plane
+    from lucidcube.runner.preview import spread_planes
+
+    wanted = [part.strip() for part in (wave or "").split(",") if part.strip()]
+    return [*numbers, *(nearest_plane(axis, text) for text in wanted)] or spread_planes(axis.size)
+
+
+def _report(
+    made: "PreviewedPlanes",
+    config: "Config",
+    summary: Any,
+    started: datetime,
+    files: Sequence[Path],
+    overrides: Sequence[str],
+) -> Path:
+    from lucidcube.config.origins import origins
+    from lucidcube.report.numbers import run_record
+    from lucidcube.report.page import write_report
+
+    cubes = {"before": made.before, "cleaned": made.cleaned, "result": made.result}
+    if made.observed_star is not None:
+        cubes["star"] = made.observed_star
+    record = run_record(summary, started.strftime("%Y-%m-%d %H:%M:%S UTC"))
+    where = origins(config, files, overrides)
+    return write_report(Path(config.output.path), config=config, origins=where, run=record, cubes=cubes)
+
+
+def _has_display() -> bool:
+    """Return whether a page can be opened on this machine."""
+    if sys.platform == "darwin":
+        return True
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(display and shutil.which("xdg-open"))
