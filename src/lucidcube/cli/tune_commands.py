@@ -142,3 +142,40 @@ def _has_display() -> bool:
         return True
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return bool(display and shutil.which("xdg-open"))
+
+
+def tune(
+    config: Annotated[Path, Parameter(help="YAML file, into which the chosen values can be written")],
+    *,
+    sets: Sets = None,
+    port: int = 0,
+    open_: Open = None,
+) -> None:
+    """Serve a page on which parameters of the mask and the deconvolution are chosen with one plane in view.
+
+    The page is served to this machine only. Its address, with a token, is printed; Ctrl-C ends the command.
+    The changes that were written into the config are printed as well.
+
+    Parameters
+    ----------
+    sets
+        Value of a parameter, which overrides the config and is not written into it: output.path=out.fits
+    port
+        Port of the page; any free one if not given.
+    open_
+        Open the page in a browser; without this option, if there is a display and a terminal.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("panel") is None or find_spec("ruamel.yaml") is None:
+        raise UserError('lucidcube tune needs more packages: pip install "lucidcube[gui]"')
+    from lucidcube.tune.server import serve
+
+    def opened(address: str) -> None:
+        print(address, flush=True)
+        if open_ or (open_ is None and _has_display() and sys.stdout.isatty()):
+            import webbrowser
+
+            webbrowser.open(address)
+
+    serve(config, sets or [], port, opened)

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dask.utils import format_bytes, format_time
 import xarray as xr
+from dask.utils import format_bytes, format_time
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lucidcube.config.schema import Config

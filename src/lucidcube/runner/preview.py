@@ -1,10 +1,10 @@
 """Compute a few planes of a run, with the same result as the whole run.
 
-A plane of the result depends on others: some stages see windows of planes, and the model of the star is smooth
-along wavelength. The graph of the whole run, built without checkpoints, tells which blocks the chosen planes
-depend on. These alone are computed, in blocks of half a group of planes, and kept in checkpoints of their own,
-from which the next preview starts. The segments from the last one that sees a window on are computed for the
-chosen planes only, and are not kept.
+A plane of the result depends on others: some stages see windows of planes, and the model of the star is
+smooth along wavelength. The graph of the whole run, built without checkpoints, tells which blocks the chosen
+planes depend on. These alone are computed, in blocks of half a group of planes, and kept in checkpoints of
+their own, from which the next preview starts. The segments from the last one that sees a window on are
+computed for the chosen planes only, and are not kept.
 """
 
 from bisect import bisect_left, bisect_right

@@ -1,0 +1,74 @@
+"""Compute one plane in a thread; a new request replaces the one before."""
+
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+from lucidcube.cluster.workers import Workers
+from lucidcube.config.schema import Config
+from lucidcube.errors import BlocksFailed, StageError, UserError
+from lucidcube.runner.compute import BlockComputer
+from lucidcube.runner.lock import locked
+from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.preview import Preview, PreviewedPlanes
+from lucidcube.runner.session import computing
+from lucidcube.runner.signals import Stop, Stopped
+
+Answer = Callable[[PreviewedPlanes | str], None]
+"""Function that receives a plane, or the message of an error."""
+
+
+class LivePlane:
+    """Compute planes in a thread of its own, one at a time, and only the one that was asked for last."""
+
+    def __init__(self, preview: Preview, workers: Workers) -> None:
+        self.preview = preview
+        self._workers, self._lock = workers, Lock()
+        self._thread = ThreadPoolExecutor(1, "lucidcube-plane")
+        self._number, self._stop = 0, Stop()
+
+    def request(self, config: Config, plane: int, answer: Answer) -> Future[None]:
+        """Ask for a plane of the run of a config; `answer` is called in the thread, unless it is replaced."""
+        with self._lock:
+            self._number += 1
+            self._stop.requested = signal.SIGTERM  # no further block of the request before is submitted
+            stop = self._stop = Stop()
+            return self._thread.submit(self._compute, self._number, config, plane, stop, answer)
+
+    def close(self) -> None:
+        """Stop after the blocks in flight."""
+        with self._lock:
+            self._number += 1
+            self._stop.requested = signal.SIGTERM
+        self._thread.shutdown(cancel_futures=True)
+
+    def _compute(self, number: int, config: Config, plane: int, stop: Stop, answer: Answer) -> None:
+        if number != self._number:
+            return
+        summary = Summary(Path(config.output.path))
+        computer = BlockComputer(self._workers, Monitor(), stop, summary, self.preview.profile.fft)
+        found: PreviewedPlanes | str
+        try:
+            found = self.preview.compute(config, [plane], computer)
+        except Stopped:
+            return
+        except (UserError, BlocksFailed, StageError, OSError) as error:
+            found = str(error)
+        if number == self._number:
+            answer(found)
+
+
+@contextmanager
+def live_plane(config: Config) -> Iterator[LivePlane]:
+    """Open the inputs of a config, lock the checkpoints of its previews, and start its workers."""
+    preview = Preview(config)
+    work = computing(preview.profile, Path(config.output.path), Monitor(), Stop())
+    with locked(preview.folder), work as computer:
+        live = LivePlane(preview, computer.workers)
+        try:
+            yield live
+        finally:
+            live.close()

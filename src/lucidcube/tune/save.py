@@ -1,0 +1,122 @@
+"""Write chosen values into a config file; its comments and its layout are kept."""
+
+from collections.abc import Iterable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.util import load_yaml_guess_indent
+
+from lucidcube.config.load import load
+from lucidcube.config.presets import TRACKS, with_chains, with_inputs
+from lucidcube.config.track import DECONVOLVE
+from lucidcube.errors import ConfigError, UserError
+from lucidcube.io.atomic import write_atomically
+from lucidcube.stages.base import REGISTRY
+from lucidcube.tune.choices import MASK, Choices
+
+BACKUP = ".bak"
+"""Suffix of the copy of the config as it was before the first change."""
+
+
+class ConfigFile:
+    """A config file that is changed while it is open elsewhere, for instance in an editor."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file; ConfigError is raised if it is not a valid config."""
+        load(path)
+        self.path = path
+        self._text = path.read_text()
+        self._original = self._text
+
+    def save(self, choices: Choices) -> list[str]:
+        """Write the values that differ from those of the file; return them as arguments of ``--set``.
+
+        The first time, a copy of the file is kept beside it. The new file is only written if it gives the
+        config with these values. UserError is raised if the file was changed meanwhile, or cannot be written.
+        """
+        config = load(self.path)
+        changes = choices.overrides(config)
+        if not changes:
+            return []
+        wanted = load(self.path, changes)
+        if self.path.read_text() != self._text:
+            raise UserError(f"{self.path} was changed meanwhile, and is not overwritten: start again")
+        text = _changed(self._text, choices, Choices.of(config), self.path)
+        backup, trial = (self.path.with_name(self.path.name + suffix) for suffix in (BACKUP, ".new"))
+        try:
+            write_atomically(trial, text)
+            try:
+                same = ({**c.plain(), "preset": None} for c in (load(trial), wanted))
+                if next(same) != next(same):
+                    raise UserError(f"{self.path} cannot be changed automatically; add {' '.join(changes)}")
+            finally:
+                trial.unlink()
+            if self._text == self._original:
+                write_atomically(backup, self._original)
+            write_atomically(self.path, text, durable=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        self._text = text
+        return changes
+
+
+def _changed(text: str, choices: Choices, before: Choices, path: Path) -> str:
+    """Return the text of a config with other values."""
+    yaml, out = YAML(), StringIO()
+    yaml.preserve_quotes, yaml.width = True, 4096
+    try:
+        values = yaml.load(text)
+        _, indent, offset = load_yaml_guess_indent(text)
+    except YAMLError as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    mask = {k: v for k, v in choices.mask.items() if v != before.mask[k]}
+    if mask:
+        _mask_of(values).update(mask)
+    _change_deconvolution(values, choices, before)
+    yaml.indent(mapping=2, sequence=indent or 4, offset=2 if offset is None else offset)
+    yaml.dump(values, out)
+    return out.getvalue()
+
+
+def _change_deconvolution(values: Any, choices: Choices, before: Choices) -> None:
+    section = values.get(DECONVOLVE) or {}
+    if choices.method != before.method:
+        for name in [name for name in section if name not in _shared(section)]:
+            del section[name]
+        section |= {"method": choices.method, **choices.deconvolve}
+    else:
+        section |= {k: v for k, v in choices.deconvolve.items() if v != before.deconvolve[k]}
+    if section:
+        values[DECONVOLVE] = section
+
+
+def _shared(section: Iterable[str]) -> set[str]:
+    """Return the keys that all methods have."""
+    shared = REGISTRY[DECONVOLVE].model_fields.keys() - {"n_iter", "chi2_target"}
+    return {name for name in section if name in shared}
+
+
+def _mask_of(values: Any) -> Any:
+    """Return the parameters of the mask in the values of a file, which are added if they are not there."""
+    target = values["target"]
+    if not isinstance(target, dict):
+        target = values["target"] = {"input": target}
+    if "stages" not in target:
+        # A list of stages in one track would leave the other one without any, unless a preset is named.
+        filled = with_chains(with_inputs(values))
+        target["stages"] = [*filled[TRACKS[0]]["stages"]]
+        values.setdefault("preset", "recommended")
+        if isinstance(target, CommentedMap):
+            target.fa.set_block_style()  # all stages in one line could not be read
+    for number, item in enumerate(target["stages"]):
+        if item == MASK or (isinstance(item, dict) and MASK in item):
+            given = None if item == MASK else item[MASK]
+            if not isinstance(given, dict):
+                given = {}
+                target["stages"][number] = {MASK: given}
+            return given
+    raise ConfigError("the target has no stage 'mask'")
