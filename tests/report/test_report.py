@@ -310,15 +310,15 @@ def test_in_a_browser(ran: Run, tmp_path: Path) -> None:
         label = "document.getElementById('scrub-label').textContent"
         assert page.evaluate(visible).count(True) == 1
         assert page.evaluate(label).startswith("white light")
-        page.press("ArrowRight", 39)
-        page.press("ArrowRight", 39)
+        page.press("ArrowRight")
+        page.press("ArrowRight")
         assert page.evaluate(visible).index(True) == 2
-        page.press("ArrowLeft", 37)
+        page.press("ArrowLeft")
         assert page.evaluate(visible).index(True) == 1
         assert page.evaluate(label) == page.evaluate("document.querySelectorAll('.plane')[1].dataset.label")
         page.click("#scrub", 0.99)
         assert page.evaluate(visible)[-1]
-        page.press("ArrowLeft", 37)  # the slider has the focus now
+        page.press("ArrowLeft")  # the slider has the focus now
         assert page.evaluate(visible)[-2]
         assert page.evaluate("document.activeElement.id") == "scrub"
         assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
@@ -336,11 +336,10 @@ def test_in_a_browser(ran: Run, tmp_path: Path) -> None:
 def test_in_a_browser_without_scripts(ran: Run) -> None:
     with chromium() as browser:
         page = browser.open(ran.folder / "sharp.html", script=False)
-        root = page.call("DOM.getDocument", depth=0)["root"]["nodeId"]
-        nodes = page.call("DOM.querySelectorAll", nodeId=root, selector=".plane")["nodeIds"]
-        assert len(nodes) >= 9
-        for node in nodes:
-            assert page.call("DOM.getBoxModel", nodeId=node)["model"]["height"] > 100
+        planes = page.page.locator(".plane").all()
+        assert len(planes) >= 9
+        for plane in planes:
+            assert plane.bounding_box()["height"] > 100
 
 
 # Two products
@@ -370,7 +369,7 @@ def test_compare(ran: Run, capsys: pytest.CaptureFixture[str]) -> None:
         assert opened.complaints == []
         seen = "getComputedStyle(document.querySelector('.plane.current .blink img')).display"
         assert opened.evaluate(seen) == "block"
-        opened.press("b", 66, "b")
+        opened.press("b")
         assert opened.evaluate(seen) == "none"
         opened.click("#blink")
         assert opened.evaluate(seen) == "block"

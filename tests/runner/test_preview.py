@@ -119,6 +119,8 @@ def test_planes_equal_those_of_the_run_and_checkpoints_are_kept_apart(
     assert (tmp_path / "sharp-preview.html").read_text().count("This is a preview") == 1
     work = {p.name for p in (tmp_path / "target.work").iterdir()}
     assert work == {"preview", "inputs.json"}
+    _, out, _ = call(capsys, "prune", path)
+    assert "artefacts" in out
     # With other parameters of later stages, the blocks of the earlier ones are not computed again.
     code, _, err = call(capsys, "preview", path, "--channels", "3,12", "--set", "target.mask.cut=4")
     assert "target: noise, artefacts: reused" in err

@@ -1,8 +1,5 @@
 """The commands that show what a run would do: `preview` and `tune`."""
 
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from lucidcube.cli.options import Configs, Profile, Quiet, Sets, Verbose, load_configs, overrides
 from lucidcube.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,10 +16,6 @@ if TYPE_CHECKING:
     from lucidcube.config.schema import Config
     from lucidcube.runner.preview import PreviewedPlanes
 
-Configs = Annotated[Path, Parameter(help="YAML files, merged from left to right")]
-Sets = Annotated[list[str] | None, Parameter("--set", consume_multiple=False, negative=())]
-Quiet = Annotated[bool, Parameter(["-q", "--quiet"], negative=())]
-Verbose = Annotated[bool, Parameter(["-v", "--verbose"], negative=())]
 Open = Annotated[bool | None, Parameter("--open", negative="--no-open")]
 
 
@@ -30,7 +24,7 @@ def preview(
     channels: str | None = None,
     wave: str | None = None,
     sets: Sets = None,
-    profile: str | None = None,
+    profile: Profile = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     log_file: Path | None = None,
@@ -48,10 +42,6 @@ def preview(
         planes that are spread over the cube are chosen.
     wave
         Wavelengths of planes: 0.65um,0.72um
-    sets
-        Value of a parameter, which overrides the config: mask.cut=4
-    profile
-        Where to run: a built-in profile, the address of a scheduler, or a YAML file.
     quiet
         Show no progress and no messages but warnings.
     verbose
@@ -59,21 +49,18 @@ def preview(
     log_file
         Path of the log, which is written beside the file if not given.
     open_
-        Open the report in a browser; without this option, if there is a display and a terminal.
+        Open the report in a browser, which is also done without this option if there is a display.
     """
     from lucidcube.cli.logs import running
-    from lucidcube.config.load import load
+    from lucidcube.cli.view import open_with_desktop, why_not_open
     from lucidcube.runner.lock import locked
     from lucidcube.runner.preview import Preview
     from lucidcube.runner.preview_product import preview_config, write_preview
     from lucidcube.runner.session import computing
-
-    files, overrides = _files(configs), [*(sets or []), *([f"profile={profile}"] if profile else [])]
-    numbers = _numbers(channels)
-    config = load(files, overrides)
-    shown, started = preview_config(config), datetime.now(UTC)
     from lucidcube.runner.signals import signals
 
+    numbers = _numbers(channels)
+    shown, started = preview_config(load_configs(configs, sets, profile)), datetime.now(UTC)
     with signals() as stop, running(quiet=quiet, verbose=verbose, log_file=log_file) as monitor:
         opened = Preview(shown, monitor)
         planes = _chosen(opened.wavelength, numbers, wave)
@@ -83,18 +70,10 @@ def preview(
         ):
             made = opened.compute(shown, planes, computer)
             write_preview(made, shown, opened.inputs(shown), computer)
-        page = _report(made, shown, computer.summary, started, files, overrides)
+        page = _report(made, shown, computer.summary, started, configs, overrides(sets, profile))
     print(page)
-    if open_ or (open_ is None and _has_display() and sys.stdout.isatty()):
-        from lucidcube.cli.view import open_picture
-
-        open_picture(page)
-
-
-def _files(configs: Sequence[Path]) -> list[Path]:
-    if not configs:
-        raise UserError("give a config file: lucidcube preview my.yaml")
-    return [*configs]
+    if open_ or (open_ is None and why_not_open() is None):
+        open_with_desktop(page)
 
 
 def _numbers(channels: str | None) -> list[int]:
@@ -122,7 +101,7 @@ def _report(
     summary: Any,
     started: datetime,
     files: Sequence[Path],
-    overrides: Sequence[str],
+    changes: Sequence[str],
 ) -> Path:
     from lucidcube.config.origins import origins
     from lucidcube.report.numbers import run_record
@@ -132,16 +111,8 @@ def _report(
     if made.observed_star is not None:
         cubes["star"] = made.observed_star
     record = run_record(summary, started.strftime("%Y-%m-%d %H:%M:%S UTC"))
-    where = origins(config, files, overrides)
+    where = origins(config, files, changes)
     return write_report(Path(config.output.path), config=config, origins=where, run=record, cubes=cubes)
-
-
-def _has_display() -> bool:
-    """Return whether a page can be opened on this machine."""
-    if sys.platform == "darwin":
-        return True
-    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    return bool(display and shutil.which("xdg-open"))
 
 
 def tune(
@@ -158,22 +129,21 @@ def tune(
 
     Parameters
     ----------
-    sets
-        Value of a parameter, which overrides the config and is not written into it: output.path=out.fits
     port
         Port of the page; any free one if not given.
     open_
-        Open the page in a browser; without this option, if there is a display and a terminal.
+        Open the page in a browser, which is also done without this option if there is a display.
     """
     from importlib.util import find_spec
 
     if find_spec("panel") is None or find_spec("ruamel.yaml") is None:
         raise UserError('lucidcube tune needs more packages: pip install "lucidcube[gui]"')
+    from lucidcube.cli.view import why_not_open
     from lucidcube.tune.server import serve
 
     def opened(address: str) -> None:
         print(address, flush=True)
-        if open_ or (open_ is None and _has_display() and sys.stdout.isatty()):
+        if open_ or (open_ is None and why_not_open() is None):
             import webbrowser
 
             webbrowser.open(address)

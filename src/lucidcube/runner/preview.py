@@ -34,11 +34,10 @@ from lucidcube.runner.pipeline import (
     raise_first,
     track_keys,
 )
+from lucidcube.runner.prune import PREVIEW
 from lucidcube.runner.segments import Segment, cut, walk
 from lucidcube.stages.base import Stage
 
-FOLDER = "preview"
-"""Folder of the checkpoints of previews, in the work folder of the run."""
 BLOCK = GROUP // 2
 """Planes in a block: a window, a group and half a group on either side, consists of four of them."""
 MOST = 24
@@ -108,7 +107,7 @@ class Preview:
         with limit_block_bytes(self._block_bytes):
             self._sources = {name: in_blocks(cube) for name, cube in plan.sources.items()}
         self._inputs: dict[str, dict[str, Any]] = {}
-        self.profile, self.folder = plan.profile, config.work() / FOLDER
+        self.profile, self.folder = plan.profile, config.work() / PREVIEW
         lazily = self._walk(config, dict.fromkeys(config.tracks(), ""), (), lambda _, segment: segment.cube)
         self.wavelength: xr.DataArray = lazily.target[WAVELENGTH]
 

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from lucidcube.errors import UserError
@@ -12,6 +13,8 @@ from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, NAME, STORE, Checkp
 from lucidcube.runner.input_checksum import CACHE
 from lucidcube.runner.lock import LOCK, locked
 
+PREVIEW = "preview"
+"""Folder of the checkpoints of previews, in the work folder of a run."""
 OF_CHUNKS = re.compile(r".+\.[0-9a-f]{32}\.partial")
 OF_FILES = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 """The names of temporary files that a killed run leaves behind: of zarr's chunks, and of our own files."""
@@ -36,12 +39,14 @@ class Entry:
 
 
 def find(work: Path, current: Collection[str] | None = None) -> list[Entry]:
-    """List the checkpoints in a work folder, oldest first; `current` names those that a config uses.
+    """List the checkpoints in a work folder, with those of previews, oldest first.
+
+    `current` names those that a config uses.
 
     Only folders (not links) with the name of a checkpoint and a ``checkpoint.json`` are listed.
     """
     entries = []
-    for path in sorted(work.iterdir()) if work.is_dir() else []:
+    for path in sorted(chain(*(f.iterdir() for f in (work, work / PREVIEW) if f.is_dir()))):
         name = NAME.fullmatch(path.name)
         if name is None or path.is_symlink() or not (path / COMPLETE).is_file():
             continue
