@@ -38,7 +38,10 @@ deconvolve:
   mu: 0.3
   errors: {draws: 4}
 """
-COMMENTS = {"short": ["# Europa, second night", "# the object"], "long": ["# the marks", "# was 5", "# enough"]}
+COMMENTS = {
+    "short": ["# Europa, second night", "# the object"],
+    "long": ["# the marks", "# was 5", "# enough"],
+}
 
 
 def changed(path: Path, **mask: Any) -> Choices:
@@ -60,7 +63,11 @@ def test_values_are_written_and_comments_are_kept(name: str, text: str, tmp_path
     assert Choices.of(wanted).mask["cut"] == 3.5
     assert Choices.of(wanted).mask["grow"] is None
     assert wanted.deconvolve == before.deconvolve
-    assert [s.name for s in wanted.stages("star")] == [s.name for s in before.stages("star")] if name == "short" else True
+    assert (
+        [s.name for s in wanted.stages("star")] == [s.name for s in before.stages("star")]
+        if name == "short"
+        else True
+    )
     assert (tmp_path / "run.yaml.bak").read_text() == text
     # A second change keeps the first copy.
     file.save(changed(path, cut=6.0))

@@ -4,7 +4,7 @@ import base64
 from typing import Any
 
 import numpy as np
-from bokeh.layouts import column, row
+from bokeh.layouts import gridplot
 from bokeh.models import (
     BasicTicker,
     BoxEditTool,
@@ -63,15 +63,15 @@ class Images:
         for name in ("before", "score"):
             self.figures[name].multi_line("xs", "ys", source=self.outline, color=OUTLINE, line_width=1.5)
         self._add_regions(self.figures["before"])
-        self.layout = column(
-            row(self.figures["before"], self.figures["after"]),
-            row(self.figures["score"], self.figures["residual"]),
-        )
+        rows_of_figures = [
+            [self.figures["before"], self.figures["after"]],
+            [self.figures["score"], self.figures["residual"]],
+        ]
+        self.layout = gridplot(rows_of_figures, merge_tools=False, toolbar_location=None)
 
     def _figure(self, name: str, title: str, mapper: LinearColorMapper, ranges: dict[str, Range1d]) -> Any:
         rows, columns = self.shape
         made = figure(
-            name=name,
             title=title,
             tools="pan,wheel_zoom,box_zoom,reset",
             active_scroll="wheel_zoom",
@@ -83,7 +83,7 @@ class Images:
         made.background_fill_color = MISSING
         made.toolbar.logo = None
         nothing = np.full(self.shape, np.nan, np.float32)
-        source = ColumnDataSource({"image": [nothing], "value": [nothing]}, name=name)
+        source = ColumnDataSource({"image": [nothing], "value": [nothing]}, name=f"pixels {name}")
         drawn = made.image("image", x=-0.5, y=-0.5, dw=columns, dh=rows, color_mapper=mapper, source=source)
         made.add_tools(
             HoverTool(renderers=[drawn], tooltips=[("pixel", "$x{0}, $y{0}"), ("value", "@value{0.000 a}")])

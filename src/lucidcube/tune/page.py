@@ -63,7 +63,7 @@ class TunePage:
         axis = live.preview.wavelength
         self._axis = axis.coords.to_dataset()
         self._plane = pn.widgets.IntSlider(
-            name="Plane", start=0, end=max(axis.size - 1, 1), value=axis.size // 2, disabled=axis.size < 2
+            name="Plane", start=0, end=max(axis.size - 1, 1), value=axis.size // 3, disabled=axis.size < 2
         )
         self._where, self._status, self._numbers = (_text() for _ in range(3))
         self._mask = _mask_controls(self._choices.mask)
@@ -72,9 +72,7 @@ class TunePage:
         self._fields: dict[str, Any] = {}
         self._region_file = pn.widgets.TextInput(name="Region file", value=str(unused_name(file.path)))
         self._save_regions = pn.widgets.Button(name="Save drawn regions and mark them")
-        self._save = pn.widgets.Button(
-            name=f"Write these values into {file.path.name}", button_type="primary"
-        )
+        self._save = pn.widgets.Button(name="Write these values into the config", button_type="primary")
 
     def view(self) -> Any:
         """Return the page, and ask for the first plane."""
@@ -166,7 +164,7 @@ class TunePage:
         self._shown = made
         self._mark()
         self._numbers.object = _numbers(made)
-        self._say("\n".join(found.warnings) or "The images are up to date.")
+        self._say("\n".join(["The images are up to date.", *found.warnings]))
 
     def _mark(self) -> None:
         """Outline what the present values mark, without waiting for the result."""

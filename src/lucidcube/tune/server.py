@@ -1,6 +1,7 @@
 """Serve the page to this machine only, and only to those who know the token in its address."""
 
 import hmac
+import logging
 import secrets
 import socket
 from collections.abc import Callable
@@ -63,6 +64,7 @@ def serve(path: Path, sets: list[str], port: int, opened: Callable[[str], None])
     config, file = load([path], sets), ConfigFile(path)
     Choices.of(config)
     token, port = secrets.token_urlsafe(24), _free(port)
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)  # it would print each answer of 403
     with live_plane(config) as live:
         server = pn.serve(
             {"/": lambda: TunePage(file, sets, config, live).view()},

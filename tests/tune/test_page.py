@@ -1,0 +1,276 @@
+"""The page of `lucidcube tune` in a browser, served by the command in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+pytest.importorskip("panel", reason="no Panel: pip install lucidcube[gui]")
+
+from browser import Browser, chromium
+from commands import call
+from lucidcube.config.load import load
+from lucidcube.io.regions import const_regions
+from lucidcube.simulate import Scene, write_scene
+
+HOSTILE = "<img src=x onerror=alert(1)>.yaml"
+CONFIG = """\
+# second night
+target:
+  input: FOLDER/target.fits   # the object
+  stages: [noise, {artefacts: {method: ssa}}, mask: {cut: 5, grow: null}, {interpolate: {method: linear}}]
+star: {psf: {model: moffat, fwhm: 3}}
+deconvolve: {method: lucy_richardson, n_iter: 8}   # quick
+output: {path: FOLDER/sharp.fits}
+profile: synchronous
+"""
+
+
+class Served(NamedTuple):
+    """A running command: its config, its address and its process."""
+
+    config: Path
+    address: str
+    process: subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serve the page about a small scene, whose config has a hostile name."""
+    folder = tmp_path_factory.mktemp("tune")
+    write_scene(Scene(shape=(8, 31, 31), seed=4, wavelength_step=1e-9), folder)
+    config = folder / HOSTILE
+    config.write_text(CONFIG.replace("FOLDER", str(folder)))
+    command = [sys.executable, "-m", "lucidcube", "tune", str(config), "--no-open"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    timer = threading.Timer(120, process.kill)
+    timer.start()
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    assert address.startswith("http://127.0.0.1:"), process.communicate()
+    yield Served(config, address, process)
+    timer.cancel()
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def page(served: Served) -> Iterator[Browser]:
+    """Open the page, and wait for its first result."""
+    with chromium() as browser:
+        browser.open(served.address, width=1400)
+        wait_for(browser, "The images are up to date")
+        browser.page.wait_for_function("Bokeh.documents[0].get_model_by_name('outline') !== null")
+        yield browser
+
+
+def wait_for(browser: Browser, text: str) -> None:
+    browser.page.locator("#status", has_text=text).wait_for(timeout=60_000)
+
+
+def source(browser: Browser, name: str) -> Any:
+    """Return the data of a source of the images, without their pixels."""
+    script = f"""(() => {{ const d = Bokeh.documents[0].get_model_by_name({name!r}).data;
+        return Object.fromEntries(['xs', 'ys', 'x', 'y', 'width', 'height'].filter(k => k in d)
+            .map(k => [k, [...d[k]].map(v => v.length ? [...v] : v)])); }})()"""
+    return browser.evaluate(script)
+
+
+def wait_for_another_outline(browser: Browser, before: Any) -> None:
+    for _ in range(100):
+        if source(browser, "outline") != before:
+            return
+        browser.page.wait_for_timeout(200)
+    raise AssertionError("the outline is still the same")
+
+
+def pixels(browser: Browser, name: str) -> Any:
+    """Return the values of an image."""
+    return browser.evaluate(f"[...Bokeh.documents[0].get_model_by_name('pixels {name}').data.value[0]]")
+
+
+def status_of(address: str, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def status_of_websocket(address: str, origin: str) -> int:
+    """Return the status with which a request for a websocket is answered; 101 accepts it."""
+    host, _, path = address.removeprefix("http://").partition("/")
+    name, _, port = host.partition(":")
+    lines = [
+        f"GET /{path} HTTP/1.1", f"Host: {host}", f"Origin: {origin}", "Upgrade: websocket", "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13",
+    ]  # fmt: skip
+    with socket.create_connection((name, int(port)), timeout=10) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(1000).split()[1])
+
+
+@pytest.mark.slow
+def test_the_token_is_needed(served: Served) -> None:
+    base, token = served.address.split("?token=")
+    assert len(token) >= 32
+    assert status_of(served.address) == 200
+    port = base.rstrip("/").rpartition(":")[2]
+    for path in ("", "?token=", f"?token={token[:-1]}x", f"?x={token}"):
+        assert status_of(base + path) == 403, path
+        assert status_of(base + path, Cookie=f"token-{port}=wrong") == 403
+        assert status_of_websocket(f"{base}ws{path}", base.rstrip("/")) == 403, path
+    assert status_of(base + "autoload.js?bokeh-autoload-element=a&bokeh-absolute-url=b") == 403
+    assert status_of(base, Cookie=f"token-{port}={token}") == 200
+    assert status_of_websocket(f"{base}ws?token={token}", "http://example.org") == 403
+
+
+@pytest.mark.slow
+def test_other_machines_cannot_connect(served: Served) -> None:
+    port = int(served.address.split(":")[2].split("/")[0])
+    with socket.socket() as other:
+        other.settimeout(2)
+        assert other.connect_ex(("127.0.0.2", port)) != 0  # also a loopback address, and not the one served
+
+
+@pytest.mark.slow
+def test_the_page_loads_nothing_from_elsewhere_and_escapes_names(page: Browser, served: Served) -> None:
+    base = served.address.split("/?")[0]
+    assert all(url.startswith((base, base.replace("http", "ws"), "blob:")) for url in page.requests)
+    assert not [text for text in page.complaints if "rror" in text]
+    assert page.page.locator("h1").inner_text() == f"Tune {HOSTILE}"
+    assert page.page.locator("img[src='x']").count() == 0
+    for label in ("Plane", "Cut (standard deviations)", "Method", "Region file", "iterations (n_iter)"):
+        assert page.page.get_by_text(label).first.is_visible(), label
+    assert page.page.locator("#numbers").inner_text().startswith("marked pixels")
+
+
+@pytest.mark.slow
+def test_the_cut_moves_the_outline_and_the_result_follows(page: Browser, tmp_path: Path) -> None:
+    before, after = source(page, "outline"), pixels(page, "after")
+    field = page.page.locator(".bk-input").first
+    field.fill("1.5")
+    field.press("Enter")
+    wait_for_another_outline(page, before)
+    wait_for(page, "The images are up to date")
+    assert source(page, "outline")["xs"] != before["xs"]
+    assert pixels(page, "after") != after
+    assert page.screenshot(tmp_path / "page.png").stat().st_size > 30_000
+
+
+@pytest.mark.slow
+def test_a_region_is_drawn_saved_and_marked(page: Browser, served: Served) -> None:
+    mouse, keyboard = page.page.mouse, page.page.keyboard
+    page.page.locator("[title*='Draw boxes']").click()
+    box = page.page.locator(".bk-Figure").first.bounding_box()
+    x, y = box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"]
+    keyboard.down("Shift")
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x + 30, y + 20)
+    mouse.move(x + 60, y + 40, steps=4)
+    mouse.up()
+    keyboard.up("Shift")
+    drawn = source(page, "boxes")
+    assert len(drawn["x"]) == 1
+    assert drawn["width"][0] > 2
+    before = source(page, "outline")
+    page.page.get_by_text("Save drawn regions").click()
+    wait_for_another_outline(page, before)
+    wait_for(page, "The images are up to date")
+    path = served.config.with_suffix(".reg")
+    (group,) = const_regions([path])
+    area = drawn["width"][0] * abs(drawn["height"][0])
+    assert abs(group.mask(0, (31, 31)).sum() - area) < 2 * (drawn["width"][0] + abs(drawn["height"][0]))
+    page.page.get_by_text("Write these values").click()
+    wait_for(page, "now has")
+    assert load(served.config).stages("target")[2].flat()["const_regions"] == [str(path)]
+
+
+@pytest.mark.slow
+def test_values_are_written_with_comments_kept_and_wrong_ones_are_refused(
+    page: Browser, served: Served
+) -> None:
+    before = served.config.read_text()
+    iterations = page.page.get_by_label("iterations (n_iter)")
+    iterations.fill("13")
+    iterations.press("Enter")
+    wait_for(page, "The images are up to date")
+    page.page.get_by_label("Method").select_option("map")
+    wait_for(page, "The images are up to date")
+    smoothness = page.page.get_by_label("mu", exact=True)
+    smoothness.fill("-1")
+    smoothness.press("Enter")
+    wait_for(page, "deconvolve.mu")
+    page.page.get_by_text("Write these values").click()
+    wait_for(page, "deconvolve.mu")
+    assert served.config.read_text() == before
+    smoothness.fill("0.2")
+    smoothness.press("Enter")
+    wait_for(page, "The images are up to date")
+    page.page.get_by_text("Write these values").click()
+    wait_for(page, "now has")
+    made, text = load(served.config).deconvolve, served.config.read_text()
+    assert made is not None
+    assert (made.flat()["method"], made.flat()["mu"]) == ("map", 0.2)
+    assert "# second night" in text
+    assert "# the object" in text
+
+
+@pytest.mark.slow
+def test_interruption_ends_quietly_after_the_changes_were_printed(served: Served) -> None:
+    served.process.send_signal(signal.SIGINT)
+    out, err = served.process.communicate(timeout=30)
+    assert served.process.returncode == 0
+    assert "const_regions" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("target: {input: a.fits, stages: [noise]}", "there is nothing to tune"),
+        ("target: [", "not YAML"),
+        ("target: {input: /nowhere/a.fits, stages: [{artefacts: {method: ssa}}, mask]}\nstar: {psf: {model: moffat, fwhm: 3}}\ndeconvolve: {}", "no folder /nowhere"),
+    ],
+)  # fmt: skip
+def test_a_bad_config_is_one_line(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    code, _, err = call(capsys, "tune", path)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+def test_a_port_that_is_in_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(CONFIG)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        code, _, err = call(capsys, "tune", path, "--port", other.getsockname()[1])
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "leave it out" in err
+
+
+def test_without_panel_the_extra_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "panel", None)
+    code, _, err = call(capsys, "tune", tmp_path / "run.yaml")
+    assert code == 2
+    assert err == 'lucidcube: lucidcube tune needs more packages: pip install "lucidcube[gui]"\n'
