@@ -8,9 +8,9 @@ computed for the chosen planes only, and are not kept.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import dask.array as da
@@ -285,27 +285,45 @@ def _planes_of(cube: xr.Dataset, blocks: Sequence[int]) -> list[int]:
 
 
 def _needed_blocks(lazily: _Walk, planes: Sequence[int]) -> list[list[int]]:
-    """Return, for each segment, its blocks on which the chosen planes depend."""
+    """Return, for each segment, its blocks on which the chosen planes depend.
+
+    The last segments are looked at first: what they read of a segment before are the blocks of its results.
+    """
     arrays = _lazy_arrays([_at(cube, planes) for cube in lazily.wanted().values()])
+    outputs = [_lazy_arrays([segment.cube[[*segment.variables]]]) for segment in lazily.segments]
     graph: dict[Any, Any] = {}
-    for array in arrays.values():
+    for array in chain(arrays.values(), *(made.values() for made in outputs)):
         graph.update(array.__dask_graph__())
-    used, _ = cull(graph, [*flatten([array.__dask_keys__() for array in arrays.values()])])
-    blocks: dict[str, set[int]] = {}
-    for key in used:
-        if isinstance(key, tuple) and len(key) > 1:
-            blocks.setdefault(key[0], set()).add(key[1])
-    found = []
-    for segment in lazily.segments:
-        own = [*accumulate(block_sizes(segment.cube), initial=0)]
-        wanted: set[int] = set()
-        for name, array in _lazy_arrays([segment.cube[[*segment.variables]]]).items():
-            ends = [*accumulate(array.chunks[0], initial=0)]  # which may differ from those of the data
-            for block in blocks.get(name, ()):
-                first, last = bisect_right(own, ends[block]), bisect_left(own, ends[block + 1])
-                wanted |= {*range(first - 1, last)}
-        found.append(sorted(wanted))
-    return found
+    of_segment = {name: number for number, made in enumerate(outputs) for name in made}
+    ends = {id(segment) for segment in lazily.ends}
+    kept = {name for name, n in of_segment.items() if id(lazily.segments[n]) not in ends}
+    leaves = {key: None for key in graph if isinstance(key, tuple) and key[0] in kept}
+    needed: list[set[int]] = [set() for _ in lazily.segments]
+
+    def look_at(keys: Iterable[Any], own: Mapping[str, da.Array]) -> None:
+        """Add the blocks of other segments that some results of one depend on."""
+        inner = {key: task for key, task in graph.items() if key not in leaves or key[0] in own}
+        used, _ = cull({**leaves, **inner}, [*keys])
+        for name, block in {key[:2] for key in used if key in leaves and key[0] not in own}:
+            number = of_segment[name]
+            needed[number] |= _same_planes(outputs[number][name], block, lazily.segments[number].cube)
+
+    look_at(flatten([array.__dask_keys__() for array in arrays.values()]), {})
+    for number in reversed(range(len(outputs))):
+        sizes = block_sizes(lazily.segments[number].cube)
+        own = {n: array.rechunk({0: sizes}) for n, array in outputs[number].items()} if needed[number] else {}
+        for array in own.values():
+            graph.update(array.__dask_graph__())
+        rows = [array.__dask_keys__() for array in own.values()]
+        look_at(flatten([keys[block] for keys in rows for block in needed[number]]), outputs[number])
+    return [sorted(blocks) for blocks in needed]
+
+
+def _same_planes(array: da.Array, block: int, cube: xr.Dataset) -> set[int]:
+    """Return the blocks of a cube with the planes of a block of one of its arrays, which may be larger."""
+    first, last = (sum(array.chunks[0][:n]) for n in (block, block + 1))
+    borders = [*accumulate(block_sizes(cube), initial=0)]
+    return {*range(bisect_right(borders, first) - 1, bisect_left(borders, last))}
 
 
 def _lazy_arrays(cubes: Sequence[xr.Dataset]) -> dict[str, da.Array]:

@@ -85,7 +85,7 @@ class TunePage:
         self._method.param.watch(lambda event: self._choose(event.new), "value")
         self._save_regions.on_click(lambda _: self._tell(self._write_regions))
         self._save.on_click(lambda _: self._tell(self._write_config))
-        self._ask()
+        pn.state.onload(self._ask)  # a result must not arrive before the page is connected
         controls = pn.Column(
             _text(f"<h1>Tune {html.escape(self._file.path.name)}</h1>"),
             self._plane,
