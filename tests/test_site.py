@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from browser import chromium
 from locations import ROOT
 from lucidcube.stages.base import REGISTRY
 
@@ -44,3 +45,23 @@ def test_texts_about_methods_belong_to_stages() -> None:
     for path in (DOCS / "methods").glob("*.md"):
         assert path.stem in REGISTRY
         assert path.read_text().startswith(f"# {path.stem}: ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_pages_fit_into_a_window_and_need_no_network(site: Path) -> None:
+    names = (
+        "index",
+        "stages/fit_psf",
+        "quality",
+        "troubleshooting",
+        "examples/planet",
+        "reference/variables",
+    )
+    with chromium() as browser:
+        for name in names:
+            for width in (400, 1280):
+                page = browser.open(site / f"{name}.html", width=width)
+                wide = page.evaluate("document.documentElement.scrollWidth")
+                assert wide <= width, f"{name} is {wide} pixels wide in a window of {width}"
+                assert all(url.startswith("file:") for url in page.requests)
