@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from lucidcube import Artefacts, Deconvolve, FitPSF, Interpolate, Mask, Noise, Rebin, open_cube
 from lucidcube.simulate import Scene, write_scene
-from lucidcube.stages.attach_psf import attach_psf
 
 IMAGES = Path(__file__).parent / "images"
 PLANE = 14
@@ -22,9 +21,9 @@ def main() -> None:
     scene = Scene(shape=(64, 81, 81), wavelength_step=0.5e-9, seed=12, gain=4.0, read_noise=25.0)
     with TemporaryDirectory() as folder:
         files = write_scene(scene, folder)
-        target, star = (Noise()(Rebin()(open_cube(str(f)).load())) for f in (files.target, files.star))
+        target, star = (Noise()(Rebin()(open_cube(f).load())) for f in (files.target, files.star))
     made = FitPSF()(star)
-    scored = Artefacts()(attach_psf(target, made))
+    scored = Artefacts()(target, made)
     marked = Mask()(scored)
     filled = Interpolate()(marked)
     channel = int(np.argmin(np.abs(scene.wavelengths - target["wavelength"].values[PLANE])))
