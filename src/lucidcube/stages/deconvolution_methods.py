@@ -56,8 +56,14 @@ class MapDeconvolution(Deconvolve):
     method: Literal["map"] = "map"
 
     n_iter: Iterations = 200
-    mu: float = parameter(0.1, "", "weight of the smoothness", ge=0)
-    point_penalty: float = parameter(0.05, "", "weight of the sum of the points", ge=0)
+    mu: float = parameter(0.07, "", "weight of the smoothness", ge=0)
+    point_penalty: float = parameter(
+        0.55,
+        "standard deviations",
+        "weight of the sum of the points: how significant the residual, correlated with the PSF, must be "
+        "before a point explains it; isolated moons and stars keep their flux",
+        ge=0,
+    )
     delta: float = parameter(
         1.0, "noise", "difference between neighbouring pixels above which it counts as an edge", gt=0
     )

@@ -110,7 +110,7 @@ class TestCompanion:
         assert significance(method, shape, height, uncertainty, resolution) < 3
 
     def test_it_would_be_by_the_noise_alone(self, method: str, shape: str, resolution: float | None) -> None:
-        assert significance(method, shape, 0.2, 0, resolution) > 4
+        assert significance(method, shape, 0.3, 0, resolution) > 4
 
 
 @pytest.mark.parametrize("method", ["map", "lucy_richardson"])

@@ -17,7 +17,14 @@ from lucidcube.kernels.fourier.convolver import Convolver, use_engine
 from lucidcube.kernels.holes import Filled
 
 PRIORS = {"mu": 0.1, "point_penalty": 0.05, "delta": 1.0, "robust": 3.0}
-OPTIONS = {**PRIORS, "n_iter": 150, "tolerance": 1e-7, "chi2_target": None}
+OPTIONS = {
+    **PRIORS,
+    "mu": 0.07,
+    "point_penalty": 0.55,
+    "n_iter": 150,
+    "tolerance": 1e-7,
+    "chi2_target": None,
+}
 
 
 def map_deconvolution(plane, psf, **options):
@@ -105,7 +112,7 @@ def test_restores_the_truth():
     assert error(result.components, truth, disc) < 0.009
     assert result.flux_out == pytest.approx(truth.sum(), rel=0.005)
     assert result.components.min() == 0
-    assert (result.iterations, result.stop_reason) == (150, StopReason.N_ITER)
+    assert (result.iterations < 150, result.stop_reason) == (True, StopReason.CONVERGED)
     assert 0.8 < result.chi2 < 1.2
     np.testing.assert_allclose(result.residual + result.extras["model"], plane, atol=1e-6 * plane.max())
     left = result.residual.astype(float)
@@ -356,5 +363,5 @@ def scales(psf, sigma):
     """Return the units of the points and the factors of the penalties, without the margin."""
     solver = MapSolver(psf, sigma.shape)
     weight = solver._on_grid(np.nan_to_num(np.nanmedian(sigma) / sigma))
-    planes = point_units(solver.convolver, psf, weight)
+    planes = point_units(solver.convolver, psf, weight, PRIORS["point_penalty"])
     return [plane[solver.frame] for plane in planes]

@@ -144,8 +144,11 @@ def test_encircled_energy_of_the_cleans_where_they_need_not_sharpen(method: str,
     assert np.abs(errors.mean(axis=0)).max() < 0.012
 
 
-BANDS = {2.0: (100, 60, 3000), 3.2: (50, 60, 3000), 5.0: (100, 30, 9000), 8.0: (100, 60, 6000)}
-"""Brightness of a large and of a small patch, and flux of two stars, by the width of the PSF."""
+BANDS = {2.0: (800, 480, 24000), 3.2: (400, 480, 24000), 5.0: (800, 240, 72000), 8.0: (800, 480, 48000)}
+"""Brightness of a large and of a small patch, and flux of two stars, by the width of the PSF.
+
+So much light that noise changes the ratios by much less than 1 %.
+"""
 LARGE, SMALL, PAIR = (50, 32), (50, 74), ((15.3, 20.4), (85.6, 70.2))
 
 

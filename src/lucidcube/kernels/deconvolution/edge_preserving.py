@@ -9,8 +9,9 @@ the pseudo-Huber function k^2 (sqrt(1 + (r/k)^2) - 1), which is linear for large
 gradient preserves edges (Mugnier, Fusco & Conan 2004, JOSA A 21, 1841); the sum of an extended and a
 point-like part is that of Giovannelli & Coulais (2005, A&A 439, 401). J is convex.
 
-Where the noise is much stronger than its median, both penalties are relieved by a factor. The variables of
-the iteration are b and p in units such that J curves about equally along all of them; see `map_start`.
+Where the noise is much stronger than its median, both penalties are relieved by a factor, and that of
+isolated points may be, see `map_points`. The variables of the iteration are b and p in units such that J
+curves about equally along all of them; see `map_start`.
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Objective:
     unit: Plane
     """Unit of the points at each pixel."""
     relief: Plane
-    """Factor of both penalties at each pixel."""
+    """Factors (2, grid y, padded_width) of the penalties of b and p at each pixel."""
     bright: float = -np.inf
     """Data times weight must exceed this for a pixel to count in `chi2`."""
     chi2: float = np.nan
@@ -111,15 +112,15 @@ def _priors(
             slope_x = parts[0, y, x + 1] - here if x < width - 1 else np.float32(0)
             square = slope_y * slope_y + slope_x * slope_x
             size = np.sqrt(square + step * step)
-            factor = relief[y, x]
+            factor = relief[0, y, x]
             smoothness[x] += factor * square / (size + step)
             down[x] = factor * slope_y / size
             right[x + 1] = factor * slope_x / size
         for x in range(width):
             divergence = down[x] + right[x + 1] - above[x] - right[x]
             gradient[0, y, x] = back[y, x] - strength * divergence
-            gradient[1, y, x] = unit[y, x] * (back[y, x] + rate * relief[y, x])
-            points[x] += unit[y, x] * relief[y, x] * parts[1, y, x]
+            gradient[1, y, x] = unit[y, x] * (back[y, x] + rate * relief[1, y, x])
+            points[x] += unit[y, x] * relief[1, y, x] * parts[1, y, x]
             above[x] = down[x]
         gradient[0, y, width:] = 0
         gradient[1, y, width:] = 0

@@ -20,6 +20,8 @@ OPENING = 3
 """Side, in pixels, of the square by which the image is opened: what is narrower becomes points."""
 NOISIER = 5.0
 """Where the noise exceeds its median by this factor, the penalties fall with its inverse."""
+USUAL_PENALTY = 0.05
+"""Weight of the points up to which that is so."""
 POINT_SCALE = 1.5
 """Unit of the points; 150 iterations come twice as close to the minimum as with 1, on fields with stars."""
 LARGEST_SCALE = 100.0
@@ -66,19 +68,23 @@ def _momentum(latest: Plane, before: Plane) -> np.float32:
     return np.float32(min(max(along, 0.0), LARGEST_MOMENTUM)) if math.isfinite(along) else np.float32(0)
 
 
-def point_units(convolver: Convolver, psf: NDArray[np.floating], weight: Plane) -> tuple[Plane, Plane]:
+def point_units(
+    convolver: Convolver, psf: NDArray[np.floating], weight: Plane, point_penalty: float
+) -> tuple[Plane, Plane]:
     """Return the unit of the points at each pixel, and the factor of the penalties.
 
     The curvature of the data term along a point is the sum of the squared weights that it reaches, times the
     PSF squared. In units of one over its root, it is the same everywhere (diagonal preconditioning). From
-    the same sum follows the noise under a point. Where it is more than `NOISIER` times the median noise,
-    in units of which the penalties are, these fall with its inverse: otherwise the centre of a bright star,
-    whose noise is that of its own light, would cost more as a point than as an outlier of the robust data
-    term. There are no such places where the noise varies less, and none in holes.
+    the same sum follows the noise under a point. Where it is more than `NOISIER` times the median noise, in
+    units of which the penalties are, these fall with its inverse; with a `point_penalty` above
+    `USUAL_PENALTY` less noise suffices. Otherwise the centre of a bright star, whose noise is that of its
+    own light, would cost more as a point than as an outlier of the robust data term. There are no such
+    places where the noise varies less, and none in holes.
 
     `weight` is (grid y, padded_width), the median noise over that of the pixel, as are both results.
     """
     width = convolver.shape[1]
+    noisier = NOISIER * min(1.0, USUAL_PENALTY / point_penalty) if point_penalty > 0 else NOISIER
     squared = Convolver(np.square(trim_psf(psf, convolver.shape)), convolver.shape)
     inside = weight[:, :width]
     reached = np.maximum(squared.correlate(np.square(inside)), 0)
@@ -88,7 +94,7 @@ def point_units(convolver: Convolver, psf: NDArray[np.floating], weight: Plane) 
     unit = np.float32(POINT_SCALE) / np.clip(np.sqrt(curvature), 1 / LARGEST_SCALE, None)
     seen = known > HALF * whole
     local = np.sqrt(np.divide(reached, known, out=np.ones_like(reached), where=seen))
-    relief = np.minimum(np.float32(1), np.float32(NOISIER) * local)
+    relief = np.minimum(np.float32(1), np.float32(noisier) * local)
     units, factors = convolver.pad(unit), convolver.pad(relief)
     units[:, width:] = 1
     return units, factors

@@ -1,0 +1,54 @@
+"""Isolated points in the MAP estimate: moons, stars and nuclei, whose flux the penalty must not reduce."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from lucidcube.kernels.deconvolution.continuation import Plane
+
+SIDE = 3
+"""Side, in pixels, of the square that holds the light of a point."""
+SIGNIFICANT = 5.0
+"""Flux of an isolated point in standard deviations: noise alone has no such peak in a million pixels."""
+CONTRAST = 3.0
+"""Least flux of an isolated point over that of its surroundings in the same pixels."""
+SHARE = 0.5
+"""Largest flux of a neighbour over that of an isolated point."""
+RING = tuple((y, x) for y in range(-4, 5) for x in range(-4, 5) if 7 < y * y + x * x < 19)
+"""Where the surroundings of a point are sampled, 3 to 4 pixels from it."""
+
+
+def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
+    """Return the pixels that hold the light of isolated points.
+
+    An isolated point is a peak of the light in squares of `SIDE` pixels. Its flux above the median of the
+    squares around it, 3 to 4 pixels away, exceeds `SIGNIFICANT` times the noise and `CONTRAST` times that
+    median, and the brightest of these squares has less than `SHARE` of it. Thus the limb of a planet, its
+    clouds, rings, and the bulge of a galaxy do not count.
+
+    Parameters
+    ----------
+    image : array of float32, (y, x)
+        The object, finite and not negative.
+    noise : array of float32, (y, x)
+        The standard deviation that the flux of a point source has in the data.
+
+    Returns
+    -------
+    array of bool, (y, x)
+        True in the squares of the isolated points.
+    """
+    flux = ndimage.uniform_filter(image, SIDE, mode="constant") * np.float32(SIDE**2)
+    y, x = np.nonzero((flux >= ndimage.maximum_filter(flux, SIDE)) & (flux > SIGNIFICANT * noise))
+    rows, columns = (
+        np.clip(at[:, None] + shift, 0, size - 1)
+        for at, shift, size in zip((y, x), np.transpose(RING), flux.shape, strict=True)
+    )
+    ring = flux[rows, columns]
+    around = np.median(ring, axis=1)
+    above = flux[y, x] - around
+    isolated = above > np.maximum(SIGNIFICANT * noise[y, x], CONTRAST * around)
+    isolated &= ring.max(axis=1) - around < SHARE * above
+    found = np.zeros(image.shape, bool)
+    found[y[isolated], x[isolated]] = True
+    return np.asarray(ndimage.maximum_filter(found, SIDE))
