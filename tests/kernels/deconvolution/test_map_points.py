@@ -83,21 +83,19 @@ def by_default(plane, psf, variance, **options):
 
 @pytest.mark.parametrize("fwhm", [2.5, 5.0])
 def test_a_faint_moon_keeps_its_flux(fwhm):
-    """The mean over ten planes is within 2 %; the penalty alone would take several times as much."""
-    psf, sigma = sharp_psf(fwhm), 1.0
-    flux = 20 * sigma / np.sqrt(np.square(psf).sum())
-    object_ = star(flux) + star(flux, (14, 40))
-    square = ndimage.maximum_filter(object_ > 0, 9)
-    kept, penalised = [], []
-    for seed in range(10):
-        plane, variance = observed(object_, psf, sigma, seed)
-        kept.append(by_default(plane, psf, variance).components[square].sum() / object_.sum())
-        solver = MapSolver(psf, plane.shape)
-        given = {"mu": 0.07, "point_penalty": 0.55 * np.sqrt(np.square(psf).sum())}
-        alone = solver.solve(plane, np.sqrt(variance), robust=3.0, n_iter=200, **given)
-        penalised.append(alone.image[square].sum() / object_.sum())
-    assert np.mean(kept) == pytest.approx(1, abs=0.02)
-    assert np.mean(penalised) < np.mean(kept) - 0.01
+    """The data have no noise, but their variance says that the signal-to-noise ratio is 20."""
+    psf = sharp_psf(fwhm)
+    norm = float(np.sqrt(np.square(psf).sum()))
+    object_ = star(20 / norm)
+    plane, _ = observed(object_, psf, 0.0)
+    given = {"mu": 0.07, "point_penalty": 0.55 * norm, "robust": 3.0, "n_iter": 300}
+    solver = MapSolver(psf, plane.shape)
+    free, penalised = (
+        solver.solve(plane, np.ones(plane.shape), free_points=k, **given).image[29:32, 29:32].sum()
+        for k in (True, False)
+    )
+    assert free == pytest.approx(object_.sum(), rel=0.02)
+    assert penalised < free - 0.01 * object_.sum()
 
 
 @pytest.mark.parametrize("fwhm", [2.0, 3.0, 5.0])
@@ -111,26 +109,9 @@ def test_bright_smooth_light_is_not_broken_into_points(fwhm):
     assert found.extras["points"][inside].sum() < 0.01 * object_[inside].sum()
 
 
-def test_the_penalty_is_in_units_of_the_norm_of_the_psf():
-    """The residual of smooth light is explained by points from the same significance on, for any PSF."""
-    for fwhm in (2.0, 4.0, 8.0):
-        psf = sharp_psf(fwhm)
-        plane, variance = observed(np.zeros(NOISE.shape), psf, 1.0)
-        strongest = Convolver(psf, plane.shape).correlate(plane).max() / np.sqrt(np.square(psf).sum())
-        above, below = (
-            by_default(plane, psf, variance, mu=1e3, point_penalty=factor * strongest, robust=None)
-            for factor in (1.1, 0.7)
-        )
-        assert above.extras["points"].max() < 0.01
-        assert below.extras["points"].max() > 0.1
-
-
 def test_a_warm_start_frees_the_same_points():
     psf = sharp_psf(3.0)
     plane, variance = observed(star(200.0), psf, 1.0)
     found = by_default(plane, psf, variance)
-    again = by_default(plane, psf, variance, n_iter=60).components
-    stage = Deconvolve(method="map")
-    repeated = stage.repeat(found, psf, plane, variance=variance)
-    assert repeated[29:32, 29:32].sum() == pytest.approx(found.components[29:32, 29:32].sum(), rel=2e-3)
-    assert again[29:32, 29:32].sum() < repeated[29:32, 29:32].sum()
+    repeated = Deconvolve(method="map").repeat(found, psf, plane, variance=variance)
+    assert repeated[28:33, 28:33].sum() == pytest.approx(found.components[28:33, 28:33].sum(), rel=0.01)

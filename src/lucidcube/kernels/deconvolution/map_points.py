@@ -14,8 +14,10 @@ CONTRAST = 3.0
 """Least flux of an isolated point over that of its surroundings in the same pixels."""
 SHARE = 0.5
 """Largest flux of a neighbour over that of an isolated point."""
-RING = tuple((y, x) for y in range(-4, 5) for x in range(-4, 5) if 7 < y * y + x * x < 19)
-"""Where the surroundings of a point are sampled, 3 to 4 pixels from it."""
+REACH = 4
+RING = tuple((y, x) for y in range(-REACH, 5) for x in range(-REACH, 5) if 7 < y * y + x * x < 19)
+"""Where the surroundings of a point are sampled, 3 to 4 pixels from it; beyond the plane it is dark."""
+TIE = np.float32(0.01)
 
 
 def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
@@ -39,12 +41,13 @@ def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
         True in the squares of the isolated points.
     """
     flux = ndimage.uniform_filter(image, SIDE, mode="constant") * np.float32(SIDE**2)
-    y, x = np.nonzero((flux >= ndimage.maximum_filter(flux, SIDE)) & (flux > SIGNIFICANT * noise))
+    # Squares that hold the same bright pixel have the same flux; the peak is the one in whose middle it is.
+    middle = flux + TIE * image
+    y, x = np.nonzero((middle >= ndimage.maximum_filter(middle, SIDE)) & (flux > SIGNIFICANT * noise))
     rows, columns = (
-        np.clip(at[:, None] + shift, 0, size - 1)
-        for at, shift, size in zip((y, x), np.transpose(RING), flux.shape, strict=True)
+        at[:, None] + REACH + shift for at, shift in zip((y, x), np.transpose(RING), strict=True)
     )
-    ring = flux[rows, columns]
+    ring = np.pad(flux, REACH)[rows, columns]
     around = np.median(ring, axis=1)
     above = flux[y, x] - around
     isolated = above > np.maximum(SIGNIFICANT * noise[y, x], CONTRAST * around)
