@@ -48,7 +48,7 @@ def test_every_value_has_its_origin(tmp_path: Path) -> None:
         "resolution: 0.1arcsec": "b.yaml:4",
         "n_iter: 9": "--set",
         "preset: recommended": "b.yaml:5",
-        "mu: 0.1": "default",
+        "mu: 0.07": "default",
     }
     assert {key: lines.get(key) for key in wanted} == wanted
     assert text.count(" # ") == len(settings(config.plain()))
