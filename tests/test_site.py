@@ -16,10 +16,14 @@ DOCS = ROOT / "docs"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the site as `make docs` does: warnings are errors, and so are cells of examples that fail."""
+    """Build the site as `make docs` does: warnings are errors, and so are cells of examples that fail.
+
+    All examples are executed, because the cache notices changes of their text only, and not of the program.
+    """
     pytest.importorskip("sphinx", reason="the site needs lucidcube[docs]")
     folder = tmp_path_factory.mktemp("site")
     options = ["--fail-on-warning", "--keep-going", "--quiet", "--doctree-dir", str(folder / "doctrees")]
+    options += ["--define", f"nb_execution_cache_path={folder / 'executed'}"]
     command = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(folder / "html")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
