@@ -50,6 +50,9 @@ def test_a_folder_of_others_is_not_used(tmp_path: Path, monkeypatch: pytest.Monk
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     assert not share_kernels(client, tmp_path)
+    folder.unlink()
+    folder.write_text("a file of the user")
+    assert not share_kernels(client, tmp_path)
     assert client.plugins == []
     assert not private(tmp_path / "missing")
 

@@ -107,6 +107,14 @@ def test_odd_paths_and_axes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert load(tmp_path / "known.yaml").target.wave_unit == "nm"
 
 
+def test_a_line_break_in_a_name_adds_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cube = tmp_path / "a\nevil: 1.fits"
+    fits.PrimaryHDU(np.ones((9, 9), np.float32)).writeto(cube)
+    made(capsys, tmp_path / "my.yaml", "no-star", str(cube))
+    assert load(tmp_path / "my.yaml").target.specifier().file == cube
+    assert not any(line.startswith("evil") for line in (tmp_path / "my.yaml").read_text().splitlines())
+
+
 def test_mistakes_are_one_line(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, star = scene / "target.fits", scene / "star.fits"
     for arguments, wanted in {

@@ -1,6 +1,7 @@
 """Make a config for the files of the user from one of those that come with lucidcube."""
 
 import re
+import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -42,9 +43,9 @@ def new_config(preset: str, target: str, star: str | None, message: Callable[[st
         found["star"] = _inspect("star", star, message)
     _hint(preset, target, found["target"], message)
     lines = [line for line in text.splitlines() if not line.startswith("#   lucidcube run")]
-    names = f"{preset} {target}" + (f" {star}" if star else "")
+    command = shlex.join(["lucidcube", "config", "new", preset, target, *([star] if star else [])])
     lines[1:1] = [
-        f"# Made by: lucidcube config new {names}",
+        f"# Made by: {printable(command)}",
         "# Paths are relative to the folder that lucidcube is called in.",
         "# All parameters are explained by: lucidcube config template, lucidcube stages NAME",
     ]

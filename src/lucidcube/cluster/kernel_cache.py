@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ class KernelCache(WorkerPlugin):  # type: ignore[misc]
     """Makes a worker process read and write compiled kernels in a folder.
 
     A process whose environment names a folder for numba's cache keeps it, and so does that of the client,
-    whose threads may be workers. Cached kernels are pickles, which
-    run code when they are read, so that only a `private` folder is used.
+    whose threads may be workers. Cached kernels are pickles, which run code when they are read, so only a
+    `private` folder is used.
     """
 
     name = "lucidcube-kernels"
@@ -51,7 +52,8 @@ def share_kernels(client: Client, work: Path) -> bool:
     numba's own folder for compiled kernels, next to the package or in the cache folder of the user.
     """
     folder = work.absolute() / FOLDER
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):  # such as a file of that name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not private(folder):
         return False
     client.register_plugin(KernelCache(folder))
