@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -35,8 +36,11 @@ from lucidcube.cluster.profile import (
     parse_duration,
 )
 from lucidcube.cluster.resources import CORE_VARIABLES, Resources, available_resources
+from lucidcube.cluster.rules import VARIABLES
 from lucidcube.cluster.slurm_runner import allocation_layout, serve
+from lucidcube.config.load import from_plain, load, of_product
 from lucidcube.errors import ConfigError
+from lucidcube.io.tables import read_provenance
 
 DEPLOY = ROOT / "deploy"
 MIB = 1 << 20
@@ -240,7 +244,7 @@ def test_local_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("machine")
-def test_the_layout_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layout_of_an_allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     profile = Profile(kind="slurm_runner")
     with pytest.raises(ConfigError, match="srun"):
         allocation_layout(profile)
@@ -256,11 +260,11 @@ def test_the_layout_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "2")
     with pytest.raises(ConfigError, match="3 tasks"):
         allocation_layout(profile)
-    serve(Profile())  # does nothing
+    serve(Profile(), tmp_path)  # does nothing
 
 
 def test_the_workers_of_an_allocation_have_the_settings_of_other_workers(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_PROCID", "2")
     monkeypatch.setenv("SLURM_NTASKS", "4")
@@ -270,7 +274,7 @@ def test_the_workers_of_an_allocation_have_the_settings_of_other_workers(
     environment = "distributed.nanny.pre-spawn-environ"
     # The context restores the settings that the worker changes for the rest of its life.
     with dask.config.set(dict.fromkeys((*WORKER_SETTINGS, environment))):
-        serve(Profile(kind="slurm_runner", memory="1GiB"))
+        serve(Profile(kind="slurm_runner", memory="1GiB", security="none"), tmp_path)
         assert {name: dask.config.get(name) for name in WORKER_SETTINGS} == WORKER_SETTINGS
         assert dask.config.get(environment) == WORKER_ENVIRONMENT
     assert options["worker_options"]["memory_limit"] == 1 << 30
@@ -347,10 +351,12 @@ export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False
 export DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False
 export DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE=0.95
 export DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION=1.1
+export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES=[]
 """
 WORKER = (
-    "python -m distributed.cli.dask_worker tcp://SCHEDULER:PORT --name lucidcube --nthreads 2 --memory-limit 4.00GiB "
-    "--nworkers 2 --nanny --death-timeout 60 --local-directory ${TMPDIR:-/tmp} --lifetime 6600s --lifetime-stagger 300s"
+    "python -m distributed.cli.dask_worker tls://SCHEDULER:PORT --name lucidcube --nthreads 2 --memory-limit 4.00GiB "
+    "--nworkers 2 --nanny --death-timeout 60 --local-directory ${TMPDIR:-/tmp} --no-dashboard "
+    "--dashboard-address 127.0.0.1:0 --lifetime 6600s --lifetime-stagger 300s"
 )
 
 
@@ -387,7 +393,7 @@ def test_site_settings_fill_in_missing_fields(here: Path) -> None:
     script = job_script(Profile(kind="slurm", site="site.yaml")) or ""
     for part in (
         "-p theirs", "--cpus-per-task=8", "--mem=16G", "-t 00:40:00", "--local-directory /local", "--nworkers 8",
-        "\nmodule load science\n", "--protocol tls --lifetime 1800s", "export OMP_NUM_THREADS=1\n", "--death-timeout 60",
+        "\nmodule load science\n", "--protocol tls --no-dashboard", "--lifetime 1800s", "export OMP_NUM_THREADS=1\n", "--death-timeout 60",
     ):  # fmt: skip
         assert part in script, part
     changed = job_script(Profile(kind="slurm", site="site.yaml", queue="mine", memory="4GiB")) or ""
@@ -440,19 +446,207 @@ def test_a_directory_with_an_unknown_variable_is_one_line(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The scratch directory of worker processes is expanded here, and that of a job on its node."""
-    monkeypatch.delenv("NOWHERE", raising=False)
-    (here / "mine.yaml").write_text("kind: processes\nworkers: 1\nlocal_directory: $NOWHERE/x\n")
+    monkeypatch.delenv("SCRATCH", raising=False)
+    (here / "mine.yaml").write_text("kind: processes\nworkers: 1\nlocal_directory: $SCRATCH/x\n")
     fits.writeto(here / "cube.fits", np.ones((4, 5, 6), np.float32), fits.Header({"CTYPE3": "WAVE"}))
     with pytest.raises(SystemExit) as caught:
         main(["interpolate", "cube.fits", "--method", "linear", "--profile", "mine.yaml"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == (
-        "lucidcube: profile: local_directory: $NOWHERE/x: a variable in it is not set\n"
+        "lucidcube: profile: local_directory: $SCRATCH/x: a variable in it is not set\n"
     )
     assert sorted(p.name for p in here.iterdir()) == ["cube.fits", "mine.yaml"]
-    assert "--local-directory $NOWHERE/x" in (
-        job_script(job_profile("slurm", local_directory="$NOWHERE/x")) or ""
+    assert "--local-directory $SCRATCH/x" in (
+        job_script(job_profile("slurm", local_directory="$SCRATCH/x")) or ""
     )
+
+
+HOSTILE = [
+    "x\ny",
+    "x\n",
+    "x y",
+    "$(touch x)",
+    "`touch x`",
+    "x;y",
+    "x&y",
+    "x|y",
+    "x>y",
+    "'x",
+    '"x',
+    "\\x",
+    "-x",
+    "",
+    "x\0",
+    "x\u2028y",
+    "ünï",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("field", ["queue", "account", "interface", "local_directory"])
+def test_fields_of_job_scripts_hold_no_commands(field: str, value: str) -> None:
+    if field == "local_directory" and value == "-x":
+        return  # the name of a folder
+    with pytest.raises(ValueError, match="a shell could take for a command"):
+        job_profile("slurm", **{field: value})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "$NOWHERE/x",
+        "${NOWHERE:-/tmp}",
+        "$TMPDIRX",
+        "${TMPDIR:-$(touch x)}",
+        "${TMPDIR:-a b}",
+        "$",
+        "${",
+        "$$",
+        "${TMPDIR:+x}",
+        "${!HOME}",
+    ],
+)
+def test_only_documented_variables_expand(value: str) -> None:
+    with pytest.raises(ValueError, match="variables that expand are HOME, USER"):
+        job_profile("slurm", local_directory=value)
+
+
+@pytest.mark.parametrize(
+    "value", ["$TMPDIR", "${TMPDIR:-/tmp}", "/local/$USER/$SLURM_JOB_ID.x", "~/scratch", "/data-1/a_b"]
+)
+def test_documented_variables_are_listed(value: str) -> None:
+    assert value in (job_script(job_profile("slurm", local_directory=value)) or "")
+    listed = (ROOT / "docs" / "hpc.md").read_text()
+    assert [name for name in VARIABLES if f"`${name}`" not in listed] == []
+
+
+def test_usual_names_are_accepted(here: Path) -> None:
+    script = (
+        job_script(
+            job_profile(
+                "slurm", queue="cpu-long,cpu_short", account="astro.2024/x+y@site", interface="eth0.100:1"
+            )
+        )
+        or ""
+    )
+    assert "#SBATCH -p cpu-long,cpu_short\n#SBATCH -A astro.2024/x+y@site\n" in script
+
+
+# Profiles that run commands
+
+RUNNING_COMMANDS = [
+    ("kind: slurm\nsite: site.yaml", "site"),
+    ("kind: slurm\narguments: {python: /tmp/evil}", "arguments.python"),
+    ("kind: slurm\narguments: {job_script_prologue: [touch x]}", "arguments.job_script_prologue"),
+    ("kind: slurm\narguments: {worker_extra_args: [--preload, evil]}", "arguments.worker_extra_args"),
+    ("kind: slurm\narguments: {shebang: '#!/tmp/evil', log_directory: logs}", "arguments.shebang"),
+    ("kind: slurm\narguments: {log_directory: 'x\n#SBATCH --x'}", "arguments.log_directory"),
+    ("kind: slurm\narguments: {log_directory: \"x\\ntouch y\"}", "arguments.log_directory"),
+    ("kind: slurm\narguments: {job_name: [x]}", "arguments.job_name"),
+    ("kind: slurm\narguments: {job_extra_directives: ['--qos=x', '--export=PATH=.']}", "arguments.job_extra_directives"),
+    ("kind: slurm\narguments: {job_extra_directives: [\"--qos=x\\ntouch y\"]}", "arguments.job_extra_directives"),
+    ("kind: htcondor\narguments: {job_extra_directives: {executable: /tmp/evil}}", "arguments.job_extra_directives"),
+    ("class: dask_jobqueue.SLURMCluster\narguments: {python: x}", "arguments.python"),
+    ("class: distributed.LocalCluster\narguments: {preload: [evil], n_workers: 1}", "arguments.preload"),
+    ("class: dask_gateway.GatewayCluster", "class"),
+    ("kind: address\naddress: tcp://10.0.0.1:8786", "address"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "field"), RUNNING_COMMANDS)
+def test_profiles_that_run_commands_need_trust(text: str, field: str, here: Path) -> None:
+    (here / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_profile("mine.yaml")
+    assert caught.value.problems == (
+        f"mine.yaml: {field}: this profile can run commands as you: read it, then add --trust-profile",
+    )
+    assert load_profile("mine.yaml", trust=True).kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: slurm\narguments: {log_directory: logs/x, job_name: sharp, death_timeout: 90}",
+        "kind: slurm\narguments: {job_extra_directives: [--begin=now+1hour, --exclusive, --constraint=avx2]}",
+        "kind: sge\narguments: {resource_spec: mem_free=4G, job_extra_directives: [-pe smp 16]}",
+        "class: distributed.LocalCluster\narguments: {n_workers: 1, processes: false}",
+    ],
+)
+def test_harmless_arguments_need_no_trust(text: str, here: Path) -> None:
+    (here / "mine.yaml").write_text(text)
+    load_profile("mine.yaml")
+
+
+def test_the_command_line_accepts_a_profile_that_is_trusted(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both a stage as a command and a config; nothing is submitted."""
+    (here / "mine.yaml").write_text("class: distributed.LocalCluster\narguments: {rubbish: 1}\n")
+    cards = fits.Header({"CTYPE3": "WAVE", "CUNIT3": "um"})
+    fits.writeto(here / "cube.fits", np.ones((4, 5, 6), np.float32), cards)
+    (here / "run.yaml").write_text("target: {input: cube.fits, stages: [{interpolate: {method: linear}}]}\n")
+    for words in (["interpolate", "cube.fits", "--method", "linear"], ["run", "run.yaml"]):
+        for trust, said in (([], "add --trust-profile"), (["--trust-profile"], "LocalCluster: ")):
+            with pytest.raises(SystemExit) as caught:
+                main([*words, "--profile", "mine.yaml", *trust])
+            error = capsys.readouterr().err.splitlines()[-1]
+            assert caught.value.code == 2
+            assert said in error
+
+
+# Profiles in configs
+
+
+@pytest.mark.parametrize("named", ["slurm.yaml", "./slurm", "/nowhere/x.yaml", "tcp://10.0.0.1:8786"])
+def test_a_config_names_built_in_profiles_only(
+    named: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("slurm.yaml", "slurm"):
+        (here / name).write_text("kind: threads\nworkers: 1\n")
+    (here / "run.yaml").write_text(f"target: {{input: cube.fits, stages: []}}\nprofile: {named}\n")
+    said = (
+        f"run.yaml: profile: {named!r}: a config can only name a built-in profile (laptop, processes, "
+        f"synchronous); type --profile {named}"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load("run.yaml")
+    assert caught.value.problems == (said,)
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "run.yaml"])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    if "nowhere" not in named:
+        assert load("run.yaml", [f"profile={named}"]).profile == named
+
+
+def test_products_and_configs_made_from_them_name_no_path(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From FITS to FITS with a profile in a file, and from the product back to a config that runs."""
+    (here / "secret").mkdir()
+    (here / "secret" / "mine.yaml").write_text("kind: threads\nworkers: 1\n")
+    cards = fits.Header({"CTYPE3": "WAVE", "CUNIT3": "um"})
+    fits.writeto(here / "cube.fits", np.ones((4, 5, 6), np.float32), cards)
+    (here / "run.yaml").write_text(
+        "target: {input: cube.fits, stages: [{interpolate: {method: linear}}]}\noutput: {path: out.fits}\n"
+    )
+    main(["run", "run.yaml", "--quiet", "--profile", "secret/mine.yaml"])
+    assert json.loads(read_provenance(here / "out.fits")["config"])["profile"] == "mine.yaml"
+    assert b"secret" not in (here / "out.fits").read_bytes()
+    capsys.readouterr()
+    main(["config", "from", "out.fits"])
+    text = capsys.readouterr().out
+    assert "profile" not in text
+    (here / "again.yaml").write_text(text)
+    assert load("again.yaml").profile == "laptop"
+
+
+def test_an_address_is_not_recorded() -> None:
+    made = from_plain({"target": {"input": "cube.fits", "stages": []}, "profile": "tcp://10.0.0.1:8786"})
+    assert made.plain()["profile"] == "address"
+    assert "profile" not in of_product(made.plain())
+    assert of_product({"profile": ["tcp://10.0.0.1:8786"]}) == {}
 
 
 def test_workers_end_before_the_walltime(here: Path) -> None:

@@ -171,7 +171,7 @@ def test_the_reason_of_waiting_jobs_is_reported(slurm: Path) -> None:
 
 def test_jobs_that_end_at_once(slurm: Path) -> None:
     broken = {"arguments": {"python": "/bin/false", "log_directory": "logs"}}
-    made = load_profile(profile(slurm, kind="slurm", **JOB | broken))
+    made = load_profile(profile(slurm, kind="slurm", **JOB | broken), trust=True)
     with (
         contextlib.chdir(slurm),
         pytest.raises(ConfigError, match="ended before a worker started"),
@@ -183,10 +183,10 @@ def test_jobs_that_end_at_once(slurm: Path) -> None:
 def test_one_allocation(slurm: Path, expected: Path) -> None:
     """The tasks of one job become scheduler, client and workers, and all of them end with the run."""
     allocation = profile(slurm, kind="slurm_runner", wait="2 min")
-    (slurm / "job.yaml").write_text(yaml.safe_dump(job("allocation.fits", allocation)))
+    (slurm / "job.yaml").write_text(yaml.safe_dump(job("allocation.fits", "laptop")))
     command = ["srun", "--ntasks=4", "--mem-per-cpu=800", "--time=5", "--kill-on-bad-exit=1"]
     done = subprocess.run(
-        [*command, sys.executable, "-m", "lucidcube", "run", "job.yaml", "--quiet"],
+        [*command, sys.executable, "-m", "lucidcube", "run", "job.yaml", "--profile", allocation, "--quiet"],
         cwd=slurm, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -66,6 +66,9 @@ def reply(fork_server: subprocess.Popen[str], word: str) -> int:
     raise AssertionError("the fork server ended")
 
 
+PROFILE = ("--profile", "profile.yaml", "--trust-profile")
+
+
 class Running:
     """A run in a process of its own."""
 
@@ -84,7 +87,7 @@ class ForkServer(NamedTuple):
 
     def start(self, folder: Path, *arguments: str) -> Running:
         assert self.process.stdin is not None
-        order = {"folder": str(folder), "arguments": ["run", "run.yaml", *arguments]}
+        order = {"folder": str(folder), "arguments": ["run", "run.yaml", *PROFILE, *arguments]}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return Running(self.process, reply(self.process, "started"))
@@ -126,7 +129,7 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkSer
 
 
 def job(files: Path, folder: Path) -> None:
-    """Write run.yaml; the profile is in a file, because it is part of the product's provenance."""
+    """Write run.yaml and the profile, whose name is part of the product's provenance."""
     folder.mkdir(exist_ok=True)
     values: dict[str, Any] = {
         "preset": "reference",
@@ -135,7 +138,6 @@ def job(files: Path, folder: Path) -> None:
         "deconvolve": {"n_iter": 30},
         "output": {"path": "out.fits"},
         "checkpoints": {"after": ["artefacts", "interpolate", "normalise_psf", "fit_psf", "deconvolve"]},
-        "profile": "profile.yaml",
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     (folder / "profile.yaml").write_text("kind: threads\nworkers: 2\n")

@@ -21,6 +21,7 @@ from lucidcube.cli.options import (
     Profile,
     Quiet,
     Sets,
+    Trust,
     Verbose,
     load_configs,
     overrides,
@@ -78,6 +79,7 @@ def run(
     *configs: Configs,
     sets: Sets = None,
     profile: Profile = None,
+    trust_profile: Trust = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     log_file: Path | None = None,
@@ -110,7 +112,7 @@ def run(
     from lucidcube.cli.run_command import run_configs
     from lucidcube.cli.stage_commands import inspector
 
-    config, given = load_configs(configs, sets, profile), overrides(sets, profile)
+    config, given = load_configs(configs, sets, profile, trust_profile), overrides(sets, profile)
     inspect = inspector(plot, plot_wavelength, plot_folder)
     made = run_configs(
         config, configs, given, inspect, quiet=quiet, verbose=verbose, log_file=log_file, report=report
@@ -156,12 +158,18 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
 
 
 @app.command
-def plan(*configs: Configs, sets: Sets = None, profile: Profile = None, json_: Json = False) -> None:
+def plan(
+    *configs: Configs,
+    sets: Sets = None,
+    profile: Profile = None,
+    trust_profile: Trust = False,
+    json_: Json = False,
+) -> None:
     """Show what a run would do: stages, shapes, blocks, bytes and memory. Nothing is computed."""
     from lucidcube.cli.console import plan_json, plan_table
     from lucidcube.runner.pipeline import check
 
-    checked = check(load_configs(configs, sets, profile))
+    checked = check(load_configs(configs, sets, profile, trust_profile))
     for warning in checked.warnings:
         to_stderr(f"warning: {warning}")
     if json_:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from lucidcube.cli.options import Configs, Profile, Sets, load_configs, overrides, to_stderr
+from lucidcube.cli.options import Configs, Profile, Sets, Trust, load_configs, overrides, to_stderr
 
 config_app = App(name="config", help="Make, check and explain configs.")
 
@@ -35,30 +35,38 @@ def from_product(product: Product) -> None:
     """Print the config that a product was made with, from which the run can be repeated."""
     import yaml
 
+    from lucidcube.config.load import of_product
     from lucidcube.io.tables import read_provenance
 
-    print(yaml.safe_dump(yaml.safe_load(read_provenance(product)["config"]), sort_keys=False), end="")
+    config = of_product(yaml.safe_load(read_provenance(product)["config"]))
+    print(yaml.safe_dump(config, sort_keys=False), end="")
 
 
 @config_app.command
-def check(*configs: Configs, sets: Sets = None, profile: Profile = None) -> None:
+def check(
+    *configs: Configs, sets: Sets = None, profile: Profile = None, trust_profile: Trust = False
+) -> None:
     """Check a config and its inputs, and report all errors at once. Nothing is computed."""
     from lucidcube.runner.pipeline import check
 
-    for warning in check(load_configs(configs, sets, profile)).warnings:
+    for warning in check(load_configs(configs, sets, profile, trust_profile)).warnings:
         to_stderr(f"warning: {warning}")
     print("no errors found")
 
 
 @config_app.command
 def show(
-    *configs: Configs, sets: Sets = None, profile: Profile = None, origin: Annotated[bool, _ORIGIN] = False
+    *configs: Configs,
+    sets: Sets = None,
+    profile: Profile = None,
+    trust_profile: Trust = False,
+    origin: Annotated[bool, _ORIGIN] = False,
 ) -> None:
     """Print the complete config as it would run, in which nothing is left to presets and defaults."""
     from lucidcube.config.origins import origins
     from lucidcube.config.show import show
 
-    config = load_configs(configs, sets, profile)
+    config = load_configs(configs, sets, profile, trust_profile)
     print(show(config, origins(config, configs, overrides(sets, profile)) if origin else None), end="")
 
 

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 _SETS = "value of a parameter, which overrides the config: deconvolve.n_iter=300"
 Sets = Annotated[list[str] | None, Parameter("--set", consume_multiple=False, negative=(), help=_SETS)]
 Configs = Annotated[Path, Parameter(help="YAML files, merged from left to right")]
-_PROFILE = "where to run: a built-in profile, the address of a scheduler, or a YAML file"
-Profile = Annotated[str | None, Parameter(help=_PROFILE)]
+PROFILE = "where to run: a built-in profile, the address of a scheduler, or a YAML file"
+Profile = Annotated[str | None, Parameter(help=PROFILE)]
+TRUST = "accept a profile from a file that can run commands as you; read it first"
+Trust = Annotated[bool, Parameter("--trust-profile", negative=(), help=TRUST)]
 Flag = Annotated[bool, Parameter(negative=())]
 Quiet = Annotated[bool, Parameter(["-q", "--quiet"], negative=())]
 Verbose = Annotated[bool, Parameter(["-v", "--verbose"], negative=())]
@@ -23,13 +25,15 @@ All = Annotated[bool, Parameter("--all", negative=())]
 Json = Annotated[bool, Parameter("--json", help="Print the plan as JSON.", negative=())]
 
 
-def load_configs(configs: tuple[Path, ...], sets: list[str] | None, profile: str | None) -> "Config":
+def load_configs(
+    configs: tuple[Path, ...], sets: list[str] | None, profile: str | None, trust_profile: bool = False
+) -> "Config":
     """Return the config of these files and options."""
     from lucidcube.config.load import load
 
     if not configs:
         raise UserError("give a config file: lucidcube run configs/quickstart.yaml")
-    return load(configs, overrides(sets, profile))
+    return load(configs, overrides(sets, profile), trust_profile=trust_profile)
 
 
 def overrides(sets: list[str] | None, profile: str | None) -> list[str]:

@@ -36,7 +36,7 @@ def run_configs(
     `inspect` is called with the cube that will be deconvolved; see `lucidcube.runner.pipeline.run` for it and
     for the errors.
     """
-    serve(config.where)  # all tasks of an allocation but one become workers and end here
+    serve(config.where, config.work())  # all tasks of an allocation but one become workers and end here
     started = datetime.now(UTC)
     with signals() as stop, running(quiet=quiet, verbose=verbose, log_file=log_file) as monitor:
         done = run(config, monitor, inspect, stop)

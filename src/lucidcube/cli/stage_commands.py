@@ -13,8 +13,9 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from lucidcube.cli.logs import running
+from lucidcube.cli.options import PROFILE, TRUST
 from lucidcube.config.describe import settings_help
-from lucidcube.config.schema import Config, Output
+from lucidcube.config.schema import Output
 from lucidcube.config.track import Input
 from lucidcube.cube import PSF
 from lucidcube.runner.one_stage import run_stage
@@ -24,7 +25,8 @@ from lucidcube.stages.base import REGISTRY, Stage
 READING = {name: field.description for name, field in Input.model_fields.items() if name != "input"}
 WRITING = {
     "output": "path, or a template of {parent}, {stem}, {tag} and {suffix}",
-    "profile": Config.model_fields["profile"].description,
+    "profile": PROFILE,
+    "trust_profile": TRUST,
     "overwrite": Output.model_fields["overwrite"].description,
 }
 RUNNING = {
@@ -32,7 +34,7 @@ RUNNING = {
     "verbose": "show details of what happens, which are always in the log",
     "log_file": "path of the log, which is written beside the product if not given",
 }
-FLAGS = ("overwrite", "plot", "quiet", "verbose")
+FLAGS = ("overwrite", "trust_profile", "plot", "quiet", "verbose")
 SHORT = {"output": ["-o", "--output"], "quiet": ["-q", "--quiet"], "verbose": ["-v", "--verbose"]}
 PLOTTING = {
     "plot": "show how one plane is deconvolved; without a display, write frames as PNG files",
@@ -65,7 +67,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
     def command(*files: str, **options: Any) -> None:
         reading = {key: options.pop(key, None) for key in READING}
         output, profile = options.pop("output", None), options.pop("profile", None) or "laptop"
-        overwrite = bool(options.pop("overwrite", False))
+        overwrite, trust = bool(options.pop("overwrite", False)), bool(options.pop("trust_profile", False))
         plotting = {key: options.pop(key, None) for key in PLOTTING}
         telling = {key: options.pop(key, None) for key in RUNNING}
         log = telling["log_file"]
@@ -79,6 +81,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
                 output=output,
                 reading=reading,
                 profile=profile,
+                trust_profile=trust,
                 overwrite=overwrite,
                 monitor=monitor,
                 inspect=inspector(**plotting),

@@ -11,13 +11,13 @@ from dask.utils import parse_bytes
 from threadpoolctl import threadpool_limits
 
 from lucidcube.cluster.jobqueue import WORKER_SETTINGS, job_arguments, job_script, queue_class, site_settings
-from lucidcube.cluster.profile import PROFILES, Layout, Profile, load_profile, local_layout
+from lucidcube.cluster.profile import PROFILES, Layout, Profile, load_profile, local_layout, profile_name
 from lucidcube.cluster.slurm_runner import allocation_layout, serve
 from lucidcube.cluster.workers import Workers, WorkersDied, WorkersLost
 
 __all__ = [
     "PROFILES", "Layout", "Profile", "Workers", "WorkersDied", "WorkersLost", "job_script",
-    "layout", "load_profile", "serve", "start_workers",
+    "layout", "load_profile", "profile_name", "serve", "start_workers",
 ]  # fmt: skip
 
 
@@ -25,7 +25,8 @@ __all__ = [
 def start_workers(profile: Profile, work: Path | None = None) -> Iterator[Workers]:
     """Start the workers that a profile describes and stop them at the end.
 
-    Workers in other processes share compiled kernels in the work folder, if one is given.
+    Workers in other processes share compiled kernels in the work folder, if one is given. The keys for their
+    connections are written there as well if other machines need them.
     ConfigError is raised if they cannot be started: there is no such scheduler, the queue refuses the job, or
     no worker comes in time.
     """

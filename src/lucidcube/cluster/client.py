@@ -14,8 +14,9 @@ import dask
 from dask.utils import format_bytes
 from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 
-from lucidcube.cluster import jobqueue
+from lucidcube.cluster import credentials, jobqueue
 from lucidcube.cluster.kernel_cache import share_kernels
 from lucidcube.cluster.profile import Profile, expand_variables, import_class, local_layout, parse_duration
 from lucidcube.cluster.slurm_runner import start_runner
@@ -24,6 +25,7 @@ from lucidcube.errors import ConfigError
 
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}
 """Worker processes of this machine share the terminal of the run, and log their connections by default."""
+LOG = logging.getLogger(__name__)
 NANNY_LOG = logging.getLogger("distributed.nanny")
 POLL_INTERVAL = 5.0
 """Seconds between checks while waiting for the first worker."""
@@ -106,23 +108,38 @@ def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) 
     If a work folder is given, the workers share compiled kernels in it.
     """
     stack.callback(NANNY_LOG.setLevel, NANNY_LOG.level)
-    workers = _start(stack, profile)
+    if not profile.dashboard:
+        stack.enter_context(dask.config.set({"distributed.scheduler.http.routes": []}))
+    workers = _start(stack, profile, work)
+    if not profile.dashboard and profile.kind != "address":
+        workers.dashboard = None
     workers.cold = work is not None and share_kernels(workers.client, work)
     return workers
 
 
-def _start(stack: ExitStack, profile: Profile) -> DaskWorkers:
+def _start(stack: ExitStack, profile: Profile, work: Path | None) -> DaskWorkers:
     if profile.kind == "processes":
         return _processes(stack, profile)
     if profile.kind == "address":
         return _connected(stack, profile)
     if profile.kind == "slurm_runner":
-        client = stack.enter_context(Client(stack.enter_context(start_runner(profile))))
+        runner, security = start_runner(profile, work, stack)
+        client = stack.enter_context(Client(stack.enter_context(runner), security=security))
         stack.callback(_retire, client)
         return _with_workers(client, profile, lambda: "no task of the allocation became a worker")
     if profile.queued:
-        return _jobs(stack, profile)
+        return _jobs(stack, profile, work)
     return _cluster(stack, profile)
+
+
+def _of_local_cluster(profile: Profile) -> dict[str, Any]:
+    """Return the arguments of a LocalCluster that say who can connect to it."""
+    security: Security | None = credentials.in_memory() if profile.security == "tls" else None
+    return {
+        "security": security,
+        "dashboard_address": "127.0.0.1:0",
+        "scheduler_kwargs": {"dashboard": profile.dashboard},
+    }
 
 
 def _retire(client: Client) -> None:
@@ -143,9 +160,9 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
         "n_workers": layout.processes,
         "threads_per_worker": layout.threads,
         "memory_limit": layout.memory,
-        "dashboard_address": "127.0.0.1:0",
         "local_directory": expand_variables(profile.local_directory) if profile.local_directory else None,
         "preload": ["lucidcube.cluster.worker_preload"],
+        **_of_local_cluster(profile),
     }
     client = stack.enter_context(Client(_started(stack, LocalCluster, arguments)))
     stack.callback(_retire, client)
@@ -155,20 +172,27 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
 def _connected(stack: ExitStack, profile: Profile) -> DaskWorkers:
     """Connect to a scheduler that is running already."""
     address = str(profile.address)
+    if not address.startswith("tls://"):
+        LOG.warning(
+            "the connection to %s is not protected: whoever can reach it can run commands as you; use a "
+            "scheduler with TLS, and give tls_ca, tls_cert and tls_key in a profile", address,
+        )  # fmt: skip
+    security = credentials.from_profile(profile)
     try:
-        client = stack.enter_context(Client(address))
-    except (OSError, ValueError) as error:
+        client = stack.enter_context(Client(address, security=security))
+    except (OSError, TypeError, ValueError) as error:  # TypeError: an address with TLS and no certificate
         raise ConfigError(f"profile: there is no dask scheduler at {address}: {error}") from error
     return _with_workers(client, profile, lambda: f"the scheduler at {address} has no workers")
 
 
-def _jobs(stack: ExitStack, profile: Profile) -> DaskWorkers:
+def _jobs(stack: ExitStack, profile: Profile, work: Path | None) -> DaskWorkers:
     """Start workers in jobs of a batch queue; a job that is lost is replaced."""
     stack.enter_context(jobqueue.site_settings(profile))
     cluster_class = jobqueue.queue_class(profile)
     arguments, queue = jobqueue.job_arguments(profile, cluster_class), cluster_class.job_cls.config_name
     jobqueue.preflight(queue, str(jobqueue.job_script(profile)))
-    cluster = _started(stack, cluster_class, arguments)
+    security = credentials.for_jobs(stack, work) if profile.security == "tls" else None
+    cluster = _started(stack, cluster_class, arguments | {"security": security})
     jobs = jobqueue.Jobs(cluster, queue, profile.jobs or 1)
     client = stack.enter_context(Client(cluster))
     jobs.replace_lost()
@@ -180,6 +204,8 @@ def _jobs(stack: ExitStack, profile: Profile) -> DaskWorkers:
 def _cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
     """Start any other dask cluster."""
     arguments = dict(profile.arguments)
+    if profile.class_path == "distributed.LocalCluster":
+        arguments = _of_local_cluster(profile) | arguments
     for name in ("interface", "local_directory"):
         if getattr(profile, name) is not None:
             arguments[name] = getattr(profile, name)

@@ -47,7 +47,13 @@ WORKER_SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.terminate": 0.95,
     # Tasks queue on the scheduler and not on the workers, whatever the settings of the user are.
     "distributed.scheduler.worker-saturation": 1.1,
+    # Workers have no pages for others to read.
+    "distributed.worker.http.routes": [],
 }
+
+
+NO_PAGE = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
+"""Arguments of workers without a page of their own."""
 
 
 class Queue(NamedTuple):
@@ -123,9 +129,10 @@ def job_arguments(profile: Profile, cluster: type[Any]) -> dict[str, Any]:
         "processes": processes,
         "local_directory": first("local_directory") or "${TMPDIR:-/tmp}",
         "job_script_prologue": [*_prologue(), *(first("job_script_prologue") or [])],
-        "worker_extra_args": [*(first("worker_extra_args") or []), *_lifetime(length)],
+        "worker_extra_args": [*(first("worker_extra_args") or []), *NO_PAGE, *_lifetime(length)],
         # Two runs on one login node must not ask for the same port.
-        "scheduler_options": {"dashboard_address": ":0"} | (first("scheduler_options") or {}),
+        "scheduler_options": {"dashboard_address": "127.0.0.1:0", "dashboard": profile.dashboard}
+        | (first("scheduler_options") or {}),
         "interface": profile.interface,
         **_queue_arguments(profile, queue, length),
         **given,
@@ -172,6 +179,8 @@ def _lifetime(length: int | None) -> list[str]:
 def job_script(profile: Profile) -> str | None:
     """Return the script of one job without the address of the scheduler; None if there is no queue.
 
+    The paths of the certificate are missing as well, which is made when the run begins.
+
     ConfigError is raised if the profile is incomplete, or if dask-jobqueue is not installed.
     """
     if not profile.queued:
@@ -183,7 +192,8 @@ def job_script(profile: Profile) -> str | None:
         of_cluster = {*signature(base).parameters} - {"interface", "protocol", "config_name"}
         of_job = {k: v for k, v in arguments.items() if k not in of_cluster}
         try:
-            return str(cluster.job_cls("tcp://SCHEDULER:PORT", name="lucidcube", **of_job).job_script())
+            address = f"{'tls' if profile.security == 'tls' else 'tcp'}://SCHEDULER:PORT"
+            return str(cluster.job_cls(address, name="lucidcube", **of_job).job_script())
         except (TypeError, ValueError) as error:
             raise ConfigError(f"profile: arguments: {' '.join(str(error).split())}") from error
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from lucidcube.cluster.resources import PROCESS_MEMORY, USABLE, available_resources
+from lucidcube.cluster.rules import check_field, commands
 from lucidcube.errors import ConfigError, closest
 from lucidcube.io.yaml_text import parse_yaml
 
@@ -39,6 +40,7 @@ _LOCAL = frozenset({"threads", "processes", "synchronous"})
 _JOBS = QUEUE_KINDS | {"class"}
 _NETWORK = _JOBS | {"slurm_runner"}
 _PROCESSES = _NETWORK | {"processes"}
+_ADDRESS = frozenset({"address"})
 
 
 def _only(kinds: frozenset[str], description: str, default: Any = None, **constraints: Any) -> Any:
@@ -70,7 +72,14 @@ class Profile(BaseModel):
     memory: str | None = _only(
         _PROCESSES, "memory limit of each worker process, or of each job of a queue, such as '4GiB'"
     )
-    address: str | None = _only(frozenset({"address"}), "address of the scheduler, as tcp://10.0.0.1:8786")
+    security: Literal["tls", "none"] = _only(
+        _PROCESSES, "protection of the connections: tls (certificates made for each run) or none", "tls"
+    )
+    dashboard: bool = _only(_PROCESSES, "whether dask's own page is served, on 127.0.0.1", False)
+    address: str | None = _only(_ADDRESS, "address of the scheduler, as tls://10.0.0.1:8786")
+    tls_ca: str | None = _only(_ADDRESS, "file with the certificate that signed that of the scheduler")
+    tls_cert: str | None = _only(_ADDRESS, "file with the certificate to show to the scheduler")
+    tls_key: str | None = _only(_ADDRESS, "file with the private key of that certificate")
     jobs: int | None = _only(_JOBS, "number of jobs; by default 1", ge=1)
     cores: int | None = _only(_JOBS, "number of cores of each job", ge=1)
     processes: int | None = _only(_JOBS, "worker processes in each job; by default one per core", ge=1)
@@ -80,7 +89,7 @@ class Profile(BaseModel):
     interface: str | None = _only(_NETWORK, "network interface, such as ib0")
     local_directory: str | None = _only(_PROCESSES, "scratch directory on the node's own disk, as '$TMPDIR'")
     wait: str = _only(
-        _NETWORK | {"address"}, "time to wait for the first worker, or for the replacement of lost ones", "1h"
+        _NETWORK | _ADDRESS, "time to wait for the first worker, or for the replacement of lost ones", "1h"
     )
     site: str | None = _only(_JOBS, "further YAML file of dask settings, as a site provides it")
     class_path: str | None = Field(
@@ -113,6 +122,11 @@ class Profile(BaseModel):
             raise ValueError("must be quoted, as '12:00:00'")
         return value
 
+    @field_validator("queue", "account", "interface", "local_directory")
+    @classmethod
+    def _check_field(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return None if value is None else check_field(str(info.field_name), value)
+
     @field_validator("class_path")
     @classmethod
     def _check_class(cls, value: str | None) -> str | None:
@@ -124,6 +138,11 @@ class Profile(BaseModel):
     def _check_kind(self) -> Self:
         if self.kind == "address" and not self.address:
             raise ValueError("kind: address needs the address of a scheduler, such as tcp://10.0.0.1:8786")
+        files = (self.tls_ca, self.tls_cert, self.tls_key)
+        if any(files) and not (all(files) and str(self.address).startswith("tls://")):
+            raise ValueError(
+                "tls_ca, tls_cert and tls_key go together, with an address that begins with tls://"
+            )
         if (self.kind == "class") != (self.class_path is not None):
             raise ValueError("class and kind: class go together, as class: dask_jobqueue.SLURMCluster")
         for name in sorted(self.model_fields_set):
@@ -169,10 +188,11 @@ def local_layout(profile: Profile) -> Layout:
     return Layout(processes, threads, limit or usable // processes)
 
 
-def load_profile(name: str) -> Profile:
+def load_profile(name: str, *, trust: bool = False) -> Profile:
     """Return a profile by its built-in name, by the address of a scheduler, or from a YAML file.
 
-    ConfigError is raised if there is no such profile, or if it is not valid.
+    ConfigError is raised if there is no such profile, if it is not valid, or if a file can run commands and
+    `trust` is False; see `lucidcube.cluster.rules`.
     """
     if name in PROFILES:
         return PROFILES[name]
@@ -184,13 +204,25 @@ def load_profile(name: str) -> Profile:
         raise ConfigError(f"profile: {name!r} is neither a built-in profile nor a file; {hint}")
     path = Path(name).expanduser()
     try:
-        return Profile.model_validate(parse_yaml(path.read_text()) or {})
+        profile = Profile.model_validate(parse_yaml(path.read_text()) or {})
     except ValidationError as error:
         raise ConfigError(*(_problem(path, e) for e in error.errors())) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    found = commands(profile.kind, profile.class_path, profile.arguments, profile.site)
+    if found and not trust:
+        raise ConfigError(
+            f"{path}: {', '.join(found)}: this profile can run commands as you: "
+            "read it, then add --trust-profile"
+        )
+    return profile
+
+
+def profile_name(name: str) -> str:
+    """Return the name of a profile without the folder of its file or the address of its scheduler."""
+    return "address" if "://" in name else name if name in PROFILES else Path(name).name
 
 
 def _is_file(name: str) -> bool:

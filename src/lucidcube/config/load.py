@@ -8,8 +8,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from lucidcube.cluster import PROFILES
 from lucidcube.config.presets import TRACKS, with_chains, with_defaults, with_inputs
-from lucidcube.config.schema import Config
+from lucidcube.config.schema import TRUST_PROFILE, Config
 from lucidcube.config.star import STAR_KINDS
 from lucidcube.config.track import DECONVOLVE, MODEL_PSF, Track
 from lucidcube.errors import ConfigError, closest, did_you_mean
@@ -17,12 +18,17 @@ from lucidcube.io.yaml_text import parse_yaml
 from lucidcube.stages.base import REGISTRY, Stage, by_word
 
 
-def load(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+def load(
+    files: str | Path | Sequence[str | Path], overrides: Sequence[str] = (), *, trust_profile: bool = False
+) -> Config:
     """Read config files, merge them from left to right, apply overrides and validate the result.
 
     Values of later files replace those of earlier ones; mappings are merged, lists are not. The overrides are
     ``target.rebin.bin_step=1nm``, ``deconvolve.n_iter=300``, ``output.path=out.fits``, ...; their values are
     YAML. ConfigError is raised if anything is wrong, with one line for each problem.
+
+    A file can only name a built-in profile, and an override any; one that can run commands is refused unless
+    `trust_profile` is True.
 
     Examples
     --------
@@ -34,7 +40,7 @@ def load(files: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
     """
     files = [files] if isinstance(files, (str, Path)) else files
     values, problems = merge(files, overrides)
-    return from_plain(values, ", ".join(str(f) for f in files), problems)
+    return from_plain(values, ", ".join(str(f) for f in files), problems, trust_profile=trust_profile)
 
 
 def merge(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
@@ -43,6 +49,9 @@ def merge(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[d
     for file in files:
         merged = _merge(merged, _read_yaml(Path(file)))
     problems: list[str] = []
+    profile = merged.get("profile")
+    if isinstance(profile, str) and _elsewhere(profile) and not any(_key(o) == "profile" for o in overrides):
+        problems.append(_ELSEWHERE.format(merged.pop("profile"), names=", ".join(PROFILES)))
     # The chain of stages depends on the preset and on the inputs, and its parameters can be changed as well.
     first = [text for text in overrides if not _is_of_stage(text)]
     for text in (*first, *(text for text in overrides if _is_of_stage(text))):
@@ -55,13 +64,20 @@ def merge(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[d
     return merged, problems
 
 
-def from_plain(values: Any, label: str = "config", problems: Sequence[str] = ()) -> Config:
-    """Validate a config given as plain data; see `load`."""
+def of_product(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config that a product records without its profile, unless that is a built-in one."""
+    return {k: v for k, v in values.items() if k != "profile" or v in tuple(PROFILES)}
+
+
+def from_plain(
+    values: Any, label: str = "config", problems: Sequence[str] = (), *, trust_profile: bool = False
+) -> Config:
+    """Validate a config given as plain data, with any profile; see `load`."""
     problems = list(problems)
     if isinstance(values, Mapping):
         values = with_defaults(with_inputs(values))
     try:
-        config = Config.model_validate(values)
+        config = Config.model_validate(values, context={TRUST_PROFILE: trust_profile})
     except ValidationError as error:
         problems += [_config_problem(e, values) for e in error.errors()]
     if problems:
@@ -110,9 +126,21 @@ def _merge(below: Any, above: Any) -> Any:
     return above
 
 
+def _key(text: str) -> str:
+    """Return the key of ``key=value``."""
+    return text.partition("=")[0].strip()
+
+
+def _elsewhere(profile: str) -> bool:
+    """Return whether this is the name of no built-in profile, and not a misspelt one either."""
+    return profile not in PROFILES and (
+        "/" in profile or "." in profile or closest(profile, PROFILES) is None
+    )
+
+
 def _is_of_stage(text: str) -> bool:
     """Return whether ``key=value`` is a parameter of a stage."""
-    track, *rest = text.partition("=")[0].strip().split(".")
+    track, *rest = _key(text).split(".")
     return track == DECONVOLVE or _is_of_item(track, rest)
 
 
@@ -233,6 +261,8 @@ def _of_variant(model: type[BaseModel], loc: Sequence[Any]) -> str:
     ]
     return f" here; it belongs to {' or '.join(words)}" if words else ""
 
+
+_ELSEWHERE = "profile: {0!r}: a config can only name a built-in profile ({names}); type --profile {0}"
 
 _MESSAGES = {
     "missing": "must be given",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from lucidcube.cluster import Profile, load_profile
+from lucidcube.cluster import Profile, load_profile, profile_name
 from lucidcube.config.presets import TRACKS, Preset
 from lucidcube.config.star import ModelledStar, PartOfTarget, Place, Star, StarInTarget
 from lucidcube.config.track import DECONVOLVE, LastStage, Target, Track, known_stage
@@ -32,13 +32,16 @@ Product = Literal[
     "provenance",
 ]
 
+TRUST_PROFILE = "trust_profile"
+"""Key of the validation context that allows profiles which can run commands."""
+
 Codec = Literal["none", "lz4", "zstd"]
 """Compression of checkpoints."""
 
 
-def _loadable(profile: str) -> str:
+def _loadable(profile: str, info: ValidationInfo) -> str:
     try:
-        load_profile(profile)
+        load_profile(profile, trust=bool((info.context or {}).get(TRUST_PROFILE)))
     except ConfigError as error:
         raise ValueError("; ".join(p.removeprefix("profile: ") for p in error.problems)) from None
     return profile
@@ -100,7 +103,9 @@ class Config(Parameters):
     output: Output = Output()
     checkpoints: Checkpoints = Checkpoints()
     profile: Annotated[str, AfterValidator(_loadable)] = Field(
-        "laptop", description="where to run: a built-in name, the address of a scheduler, or a YAML file"
+        "laptop",
+        description="where to run: laptop, processes or synchronous; --profile also takes a YAML file or the "
+        "address of a scheduler",
     )
 
     @field_validator("deconvolve")
@@ -113,7 +118,7 @@ class Config(Parameters):
     @cached_property
     def where(self) -> Profile:
         """The profile."""
-        return load_profile(self.profile)
+        return load_profile(self.profile, trust=True)  # it was judged when the config was made
 
     def tracks(self) -> dict[str, Track]:
         """Return the tracks of this config that have an input, by name."""
@@ -150,8 +155,12 @@ class Config(Parameters):
         return Path(self.output.path).parent / f"{stem}.work"
 
     def plain(self) -> dict[str, Any]:
-        """Return plain data from which `from_plain` makes the same config."""
+        """Return plain data from which `from_plain` makes the same config.
+
+        A profile that is not built in is only named: neither the path of its file nor an address is returned.
+        """
         values = self.model_dump(mode="json", exclude={*TRACKS, DECONVOLVE})
+        values["profile"] = profile_name(self.profile)
         for name, track in (("target", self.target), ("star", self.star)):
             if isinstance(track, (Track, StarInTarget)):
                 kept = track.model_dump(mode="json", exclude={"stages"}, exclude_none=True, by_alias=True)

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from lucidcube import cube as words
-from lucidcube.config.load import from_plain
+from lucidcube.config.load import from_plain, of_product
 from lucidcube.config.schema import Config
 from lucidcube.errors import BlocksFailed, UserError
 from lucidcube.report.product_file import Plane, ProductFile
@@ -65,7 +65,7 @@ def finished_run(product: ProductFile, config: Config | None = None) -> Finished
     if product.is_preview:
         return FinishedRun(product, missing="This is the report of a preview, made again.")
     try:
-        tracks = reopen(config or from_plain(product.config))
+        tracks = reopen(config or from_plain(of_product(product.config)))
     except (UserError, BlocksFailed, OSError) as error:
         reason = str(error).splitlines()[0]
         return FinishedRun(product, missing=f"The inputs of the run could not be opened ({reason}).")

@@ -60,6 +60,7 @@ def run_stage(
     output: str | None = None,
     reading: Mapping[str, Any] | None = None,
     profile: str = "laptop",
+    trust_profile: bool = False,
     overwrite: bool = False,
     monitor: Monitor | None = None,
     inspect: Inspect | None = None,
@@ -82,6 +83,8 @@ def run_stage(
         first file.
     profile
         Profile to run with.
+    trust_profile
+        Whether a profile from a file may run commands.
     overwrite
         Whether to replace an existing file that was not made by lucidcube.
     monitor
@@ -114,7 +117,7 @@ def run_stage(
         key: input_identity(track) for key, track in zip(_roles(stage, len(tracks)), tracks, strict=True)
     }
     recipe = {"stage": {name: stage.flat()}, "files": [t.input for t in tracks]}
-    where = load_profile(profile)
+    where = load_profile(profile, trust=trust_profile)
     check_engine(where.fft)
     cube = _fitted(stage, cube, where)
     segment = Segment("target", (stage,), (cube, stage(cube)), fingerprint(recipe, inputs))
