@@ -26,7 +26,8 @@ from lucidcube.errors import ConfigError
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}
 """Worker processes of this machine share the terminal of the run, and log their connections by default."""
 LOG = logging.getLogger(__name__)
-NANNY_LOG = logging.getLogger("distributed.nanny")
+LOGS_OF_THE_END = tuple(logging.getLogger(f"distributed.{name}") for name in ("nanny", "scheduler"))
+"""Logs with warnings about workers that end, also where they end because they were asked to."""
 POLL_INTERVAL = 5.0
 """Seconds between checks while waiting for the first worker."""
 
@@ -107,7 +108,8 @@ def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) 
 
     If a work folder is given, the workers share compiled kernels in it.
     """
-    stack.callback(NANNY_LOG.setLevel, NANNY_LOG.level)
+    for log in LOGS_OF_THE_END:
+        stack.callback(log.setLevel, log.level)
     if not profile.dashboard:
         stack.enter_context(dask.config.set({"distributed.scheduler.http.routes": []}))
     workers = _start(stack, profile, work)
@@ -143,9 +145,13 @@ def _of_local_cluster(profile: Profile) -> dict[str, Any]:
 
 
 def _retire(client: Client) -> None:
-    """Ask the workers to end before the scheduler does; nannies without a scheduler print warnings."""
+    """Ask the workers to end before the scheduler does; nannies without a scheduler print warnings.
+
+    The scheduler warns as well if a worker sends its regular report while it is asked to end.
+    """
     # Everything is computed, so do not wait for a worker that takes more than a few seconds to end.
-    NANNY_LOG.setLevel(logging.ERROR)
+    for log in LOGS_OF_THE_END:
+        log.setLevel(logging.ERROR)
     with suppress(OSError, TimeoutError):  # the scheduler may be lost
         client.retire_workers(close_workers=True)
 
