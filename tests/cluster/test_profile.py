@@ -647,6 +647,8 @@ def test_an_address_is_not_recorded() -> None:
     assert made.plain()["profile"] == "address"
     assert "profile" not in of_product(made.plain())
     assert of_product({"profile": ["tcp://10.0.0.1:8786"]}) == {}
+    with pytest.raises(ConfigError, match="PROVENANCE is damaged"):
+        of_product(["tcp://10.0.0.1:8786"])
 
 
 def test_workers_end_before_the_walltime(here: Path) -> None:

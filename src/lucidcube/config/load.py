@@ -1,6 +1,7 @@
 """Load configs: merge YAML files from left to right, apply ``--set`` overrides, report all errors at once."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -51,7 +52,8 @@ def merge(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[d
     problems: list[str] = []
     profile = merged.get("profile")
     if isinstance(profile, str) and _elsewhere(profile) and not any(_key(o) == "profile" for o in overrides):
-        problems.append(_ELSEWHERE.format(merged.pop("profile"), names=", ".join(PROFILES)))
+        names = ", ".join(PROFILES)
+        problems.append(_ELSEWHERE.format(merged.pop("profile"), names=names, typed=shlex.quote(profile)))
     # The chain of stages depends on the preset and on the inputs, and its parameters can be changed as well.
     first = [text for text in overrides if not _is_of_stage(text)]
     for text in (*first, *(text for text in overrides if _is_of_stage(text))):
@@ -64,8 +66,13 @@ def merge(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[d
     return merged, problems
 
 
-def of_product(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config that a product records without its profile, unless that is a built-in one."""
+def of_product(values: Any) -> dict[str, Any]:
+    """Return the config that a product records without its profile, unless that is a built-in one.
+
+    ConfigError is raised if it is no mapping.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError("the product records no config: its table PROVENANCE is damaged")
     return {k: v for k, v in values.items() if k != "profile" or v in tuple(PROFILES)}
 
 
@@ -262,7 +269,7 @@ def _of_variant(model: type[BaseModel], loc: Sequence[Any]) -> str:
     return f" here; it belongs to {' or '.join(words)}" if words else ""
 
 
-_ELSEWHERE = "profile: {0!r}: a config can only name a built-in profile ({names}); type --profile {0}"
+_ELSEWHERE = "profile: {0!r}: a config can only name a built-in profile ({names}); type --profile {typed}"
 
 _MESSAGES = {
     "missing": "must be given",
