@@ -359,9 +359,10 @@ def test_an_even_star_from_fits_to_fits(tmp_path: Path) -> None:
         fits.ImageHDU(cube[VARIANCE].values, header, name="STAT"),
     ]
     fits.HDUList(hdus).writeto(tmp_path / "star.fits")
+    fits.HDUList(hdus).writeto(tmp_path / "target.fits")
     alone = run_stage("fit_psf", [str(tmp_path / "star.fits")], {}, output=str(tmp_path / "psf.fits"))
     config = {
-        "target": {"input": str(tmp_path / "star.fits"), "stages": []},
+        "target": {"input": str(tmp_path / "target.fits"), "stages": []},
         "star": {"input": str(tmp_path / "star.fits"), "stages": ["fit_psf"]},
         "deconvolve": {"n_iter": 3},
         "output": {"path": str(tmp_path / "out.fits")},
