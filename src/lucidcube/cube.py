@@ -171,6 +171,12 @@ def is_psf(cube: xr.Dataset) -> bool:
     return PSF not in cube and not set(PSF_STAGES).isdisjoint(stages_applied(cube))
 
 
+def scale_exponent(cube: xr.Dataset, variable: str = DATA) -> int:
+    """Return the power of two by which a variable of a cube is multiplied, compared with its file."""
+    power = VARIABLES[variable].flux_power if variable in VARIABLES else 0
+    return int(cube.attrs.get(SCALE_EXPONENT, 0)) * power
+
+
 def require(cube: xr.Dataset, variables: Iterable[str], by: str) -> None:
     """Check that a cube has the variables that a stage needs, with their dimensions in the right order.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,13 @@ def test_cut_planes_have_no_coordinates(cube: xr.Dataset, tmp_path: Path) -> Non
     np.testing.assert_allclose(cut.pixel_to_world_values(0, 0, 0), there.pixel_to_world_values(10, 5, 0))
 
 
+def test_what_is_no_cube_has_no_coordinates(cube: xr.Dataset) -> None:
+    with pytest.raises(CubeError, match="wcs: 'data' has the dimensions .'y', 'x'."):
+        _ = cube.isel(wavelength=0).lucid.wcs
+    with pytest.raises(CubeError, match="wcs needs the variable 'data'"):
+        _ = xr.Dataset().lucid.wcs
+
+
 def test_white_light_is_the_mean_of_what_is_known(cube: xr.Dataset) -> None:
     with np.errstate(invalid="ignore"), pytest.warns(RuntimeWarning, match="Mean of empty"):
         expected = np.nanmean(cube["data"].values.astype(float), axis=0)
@@ -101,6 +109,17 @@ def test_all_ways_to_give_a_region_agree(cube: xr.Dataset, tmp_path: Path) -> No
     np.testing.assert_allclose(cube.lucid.spectrum(pixel, "sum")["data"][some], total[some])
     assert np.isnan(first["data"][~some]).all()
     assert (~some).sum() == 1
+
+
+def test_the_dimensions_of_a_region_may_be_in_any_order(cube: xr.Dataset) -> None:
+    y, x = np.mgrid[:61, :61]
+    inside = (x < 20) & (y < 45)
+    expected = cube.lucid.spectrum(inside)
+    region = xr.DataArray(inside, dims=("y", "x"))
+    for given in (region, region.transpose("x", "y")):
+        xr.testing.assert_identical(cube.lucid.spectrum(given), expected)
+    other = cube.lucid.spectrum(inside.T)
+    assert (other["data"] - expected["data"]).max() > 1  # in one graph
 
 
 def test_a_spectrum_is_lazy(cube: xr.Dataset, nothing_computes: None) -> None:
@@ -143,6 +162,8 @@ def test_missing_variance_and_deconvolved_data() -> None:
         (regions.CircleSkyRegion(SkyCoord(1 * u.deg, 1 * u.deg), 1 * u.arcsec), "on the sky, but the cube has no"),
         (np.ones((3, 3), bool), "of the shape .3, 3.; it must be boolean, of the shape .20, 24."),
         (np.ones((20, 24)), "array of float64"),
+        (xr.DataArray(np.ones((20, 24), bool)), "the region has the dimensions .'dim_0', 'dim_1'.; they must be"),
+        (xr.DataArray(np.ones((1, 20, 24), bool), dims=("wavelength", "y", "x")), "the region has the dimensions"),
         (5, "int is no region: give one of the package regions"),
         ("missing.reg", "missing.reg"),
     ],
@@ -213,6 +234,17 @@ def test_files_are_not_overwritten(cube: xr.Dataset, tmp_path: Path) -> None:
         part.lucid.to_fits(copy, overwrite=True)
     with pytest.raises(CubeError, match="to_fits needs the variable 'data'"):
         xr.Dataset().lucid.to_fits(tmp_path / "none.fits")
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
+    with pytest.raises(CubeError, match=f"nothing can be written in {tmp_path}: Read-only file system"):
+        arrays().lucid.to_fits(tmp_path / "deep" / "out.fits")
 
 
 def test_a_plane_is_drawn_on_the_sky(cube: xr.Dataset) -> None:

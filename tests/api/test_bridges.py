@@ -115,3 +115,7 @@ def test_a_spectrum_and_a_cube_of_specutils(cube: xr.Dataset) -> None:
     assert np.count_nonzero(whole.mask) == np.isnan(cube["data"]).sum() + 5
     with pytest.raises(CubeError, match="the planes have no wavelengths"):
         lc.to_spectrum1d(lc.from_arrays(np.ones((5, 6), np.float32), [np.nan]))
+    with pytest.raises(CubeError, match="to_spectrum1d: 'data' has the dimensions .'y', 'x'."):
+        lc.to_spectrum1d(cube.isel(wavelength=0))
+    with pytest.raises(CubeError, match="to_spectrum1d needs the variable 'data'"):
+        lc.to_spectrum1d(xr.Dataset())

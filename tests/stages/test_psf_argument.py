@@ -82,6 +82,18 @@ def test_the_psf_of_the_cube_is_replaced_with_its_modes() -> None:
     np.testing.assert_array_equal(third[PSF], second[PSF])
 
 
+def test_sharpen_replaces_the_psf_of_the_cube() -> None:
+    target, star = target_cube(), star_cube()
+    before = lc.BroadenPSF()(target, lc.FitPSF(model="effective", modes=2)(star))
+    psf = lc.gaussian_psf(target, fwhm=2.5)
+    made = lc.sharpen(before, psf=psf)
+    np.testing.assert_array_equal(made[PSF], lc.sharpen(target, psf=psf)[PSF])
+    assert PSF_MODES not in made
+    assert made[PSF].shape != before[PSF].shape
+    made = lc.sharpen(target.assign({PSF: made[PSF]}), star)
+    np.testing.assert_array_equal(made[PSF], lc.sharpen(target, star)[PSF])
+
+
 def test_an_image_serves_all_planes() -> None:
     target = target_cube()
     psf = lc.from_arrays(gaussian(1.5, 15), [np.nan])

@@ -16,6 +16,7 @@ from lucidcube.cube import CHANNEL, DATA, DIMS, HEADER, MASK, UNITS, VARIANCE, W
 from lucidcube.errors import CubeError, UserError
 from lucidcube.io.cube_wcs import cube_wcs
 from lucidcube.io.hdus import Hdu
+from lucidcube.io.header_cards import set_shape
 from lucidcube.io.headers import cards_text, cube_header, described
 from lucidcube.io.selection import product_header, select
 from lucidcube.io.specifier import Specifier
@@ -58,7 +59,7 @@ def to_ndcube(cube: xr.Dataset) -> Any:
 def from_ndcube(cube: Any) -> xr.Dataset:
     """Return an `ndcube.NDCube` as a cube; lazy if its data are dask arrays.
 
-    Its world coordinates must be a `astropy.wcs.WCS`, from which the axes are found as in files. Standard
+    Its world coordinates must be an `astropy.wcs.WCS`, from which the axes are found as in files. Standard
     deviations and inverse variances become the variance. Masked pixels that have data are 1 in the variable
     `mask`, which `Interpolate` fills. CubeError is raised if the coordinates are of another kind, if their
     axes are not those of a cube or an image, or if the uncertainty has another meaning.
@@ -74,9 +75,7 @@ def from_ndcube(cube: Any) -> xr.Dataset:
     if not isinstance(wcs, WCS):
         raise CubeError(f"{LABEL} has coordinates of the type {type(wcs).__name__}; they must be a FITS WCS")
     header = wcs.to_header(relax=True)
-    header["NAXIS"] = cube.data.ndim
-    for number, length in enumerate(reversed(cube.data.shape), 1):
-        header[f"NAXIS{number}"] = length
+    set_shape(header, cube.data.shape)
     hdu = Hdu(0, "", 1, "image", header, tuple(cube.data.shape), 0)
     chosen = select(Specifier(LABEL), hdu, (None, None, None), partial(_column, wcs))
     cards, axis = product_header(chosen)
@@ -115,6 +114,8 @@ def to_spectrum1d(cube: xr.Dataset) -> Any:
     (64,)
     """
     specutils = _package("specutils", "to_spectrum1d")
+    if DATA not in cube or cube[DATA].dims != (WAVELENGTH,):
+        require(cube, [DATA], "to_spectrum1d")
     wavelength = cube[WAVELENGTH]
     unit = str(wavelength.attrs.get(UNITS, "m"))
     if not np.isfinite(wavelength.values).all() or not unit:

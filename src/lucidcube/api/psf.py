@@ -6,6 +6,7 @@ import xarray as xr
 
 from lucidcube.config.load import stage_of
 from lucidcube.cube import BITPIX, DATA, DIMS, HEADER, HISTORY, PSF, UNITS, WAVELENGTH
+from lucidcube.io.header_cards import set_shape
 from lucidcube.io.headers import cards_text, cube_header, described, psf_header
 from lucidcube.io.wcs import pixel_side, with_pixel_side
 
@@ -87,9 +88,7 @@ def _psf(cube: xr.Dataset, **parameters: Any) -> xr.Dataset:
     made = stage_of("model_psf", parameters)(cube)
     cube, psf = described(cube), made[PSF]
     header = psf_header(cube, psf.shape)
-    header["NAXIS"] = psf.ndim
-    for number, length in enumerate(reversed(psf.shape), 1):
-        header[f"NAXIS{number}"] = length
+    set_shape(header, psf.shape)
     # From the header alone, because it is compared with those of other cubes.
     header = with_pixel_side(header, pixel_side(cube_header(cube)))
     axis = psf.ndim if f"CTYPE{psf.ndim}" in header else 0

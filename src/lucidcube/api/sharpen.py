@@ -5,7 +5,7 @@ from typing import Any
 import xarray as xr
 
 from lucidcube.config.load import from_plain
-from lucidcube.cube import PSF
+from lucidcube.cube import PSF, PSF_MODES
 from lucidcube.errors import CubeError
 from lucidcube.stages.psf_argument import StageWithPSF
 
@@ -21,7 +21,7 @@ def sharpen(
     Parameters
     ----------
     cube
-        The target, as it was observed.
+        The target, as it was observed. A PSF that it has is replaced.
     star
         The star, as it was observed, on the same pixels or with a header that states its own.
     psf
@@ -57,6 +57,7 @@ def sharpen(
         psf = star
         for stage in config.stages("star"):
             psf = stage(psf)
+    cube = cube.drop_vars([PSF, PSF_MODES], errors="ignore")
     for stage in config.stages("target"):
         if isinstance(stage, StageWithPSF) and PSF in stage.requires and PSF not in cube:
             cube = stage(cube, psf)

@@ -13,14 +13,13 @@ from lucidcube.cube import (
     HEADER,
     NOISE_WIDTH,
     PLANE,
-    SCALE_EXPONENT,
     UNITS,
-    VARIABLES,
     VARIANCE,
     WAVELENGTH,
     X,
     Y,
     require,
+    scale_exponent,
     stages_applied,
 )
 from lucidcube.errors import CubeError
@@ -62,14 +61,20 @@ def region_of(cube: xr.Dataset, region: Any) -> NDArray[np.bool_]:
     """Return the pixels (y, x) of a region of a cube.
 
     `region` is a region of the package `regions` on the sky or in pixels, the path of a DS9 region file, a
-    boolean array (y, x), or None for all pixels. A pixel belongs to a region if its centre lies in it.
-    CubeError is raised if the region needs sky coordinates that the cube does not have, or has no pixels.
+    boolean array (y, x), a boolean DataArray with the dimensions `y` and `x`, or None for all pixels. A pixel
+    belongs to a region if its centre lies in it. CubeError is raised if the region needs sky coordinates that
+    the cube does not have, if its shape or dimensions are not those of a plane, or if it has no pixels.
     """
     shape = (cube.sizes[Y], cube.sizes[X])
     if region is None:
         return np.ones(shape, np.bool_)
-    if isinstance(region, (np.ndarray, xr.DataArray)):
-        inside = np.asarray(region)
+    if isinstance(region, xr.DataArray):
+        if {*region.dims} != {Y, X}:
+            raise CubeError(f"the region has the dimensions {region.dims}; they must be {PLANE}")
+        region = region.transpose(Y, X).values
+    if isinstance(region, np.ndarray):
+        # Contiguous, because dask gives a square array and its transposed view the same token.
+        inside = np.ascontiguousarray(region)
         if inside.shape != shape or inside.dtype != np.bool_:
             raise CubeError(f"the region is an array of {inside.dtype} of the shape {inside.shape}; it must "
                             f"be boolean, of the shape {shape} of a plane")  # fmt: skip
@@ -114,7 +119,7 @@ def physical(cube: xr.Dataset, name: str, dtype: Any = np.float64) -> xr.DataArr
 
     The result has the given type; with None, that of the variable, unless the reader scaled it for float32.
     """
-    exponent = int(cube.attrs.get(SCALE_EXPONENT, 0)) * VARIABLES[name].flux_power
+    exponent = scale_exponent(cube, name)
     values = cube[name].astype(np.float64 if exponent else dtype or cube[name].dtype)
     values = values * 2.0**-exponent if exponent else values
     return values.where(np.isfinite(values)).assign_attrs({UNITS: cube[name].attrs.get(UNITS, "")})

@@ -7,9 +7,9 @@ import xarray as xr
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from lucidcube.cube import DIMS, HEADER, WAVELENGTH, X, Y
+from lucidcube.cube import DATA, DIMS, HEADER, WAVELENGTH, X, Y, require
 from lucidcube.errors import CubeError
-from lucidcube.io.header_cards import shape_of
+from lucidcube.io.header_cards import set_shape, shape_of
 from lucidcube.io.headers import cube_header, described, spectral_axis
 from lucidcube.io.spectral_cards import spectral_cards, wavelength_table
 from lucidcube.io.wcs import celestial_cards, celestial_wcs
@@ -23,8 +23,9 @@ def cube_wcs(cube: xr.Dataset) -> WCS:
 
     Wavelengths that are neither linear nor logarithmic are in a table. Without sky coordinates, x and y are
     pixels. A cube without wavelengths, such as an image, has the two axes x and y only. CubeError is raised
-    if the planes were cut, see `check_pixels`.
+    if the planes were cut, see `check_pixels`, or if there are no data with the dimensions of a cube.
     """
+    require(cube, [DATA], "wcs")
     check_pixels(cube)
     cube = described(cube)
     header, wavelength = cube_header(cube), cube[WAVELENGTH]
@@ -35,9 +36,8 @@ def cube_wcs(cube: xr.Dataset) -> WCS:
         wcs = WCS(naxis=2) if sky is None else sky
         wcs.array_shape = shape[1:]
         return wcs
-    cards["NAXIS"], cards["WCSAXES"] = 3, 3
-    for number, length in enumerate(reversed(shape), 1):
-        cards[f"NAXIS{number}"] = length
+    set_shape(cards, shape)
+    cards["WCSAXES"] = 3
     cards["CTYPE3"], cards["CUNIT3"] = str(wavelength.attrs["ctype"]), str(wavelength.attrs["units"])
     cards = spectral_cards(cards, wavelength.values, axis=3)
     for keyword in FRAME_CARDS:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from astropy.io import fits
 
@@ -50,6 +51,13 @@ def ascii_text(text: str) -> str:
 def shape_of(header: fits.Header) -> tuple[int, ...]:
     """Return the shape of the array that a header describes, in NumPy order."""
     return tuple(int(number(header, f"NAXIS{n}", 0)) for n in range(int(number(header, "NAXIS", 0)), 0, -1))
+
+
+def set_shape(header: fits.Header, shape: Sequence[int]) -> None:
+    """Set the shape of the array that a header describes, given in NumPy order, in place."""
+    header["NAXIS"] = len(shape)
+    for number, length in enumerate(reversed(shape), 1):
+        header[f"NAXIS{number}"] = length
 
 
 def set_card(header: fits.Header, n: int, name: str, value: object) -> None:

@@ -11,7 +11,7 @@ from astropy.io import fits
 from lucidcube import __version__
 from lucidcube.cube import DIMS, HEADER, HISTORY, PRIMARY_HEADER, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
-from lucidcube.io.header_cards import ascii_text
+from lucidcube.io.header_cards import ascii_text, set_shape
 from lucidcube.io.spectral import TYPE_OF_SI
 from lucidcube.io.spectral_cards import spectral_cards
 from lucidcube.io.wcs import square_pixel
@@ -32,9 +32,8 @@ def plain_header(shape: Sequence[int], unit: str, ctype: str = "") -> fits.Heade
 
     `unit` is that of the wavelengths, from which the type of the axis follows if it is not given.
     """
-    header = fits.Header({"NAXIS": len(shape)})
-    for number, length in enumerate(reversed(shape), 1):
-        header[f"NAXIS{number}"] = length
+    header = fits.Header()
+    set_shape(header, shape)
     if unit in TYPE_OF_SI:
         header["CTYPE3"], header["CUNIT3"] = ctype or TYPE_OF_SI[unit], unit
     return header

@@ -9,7 +9,7 @@ import xarray as xr
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from lucidcube.cube import CHANNEL, DATA, HEADER, SCALE_EXPONENT, UNITS, WAVELENGTH
+from lucidcube.cube import CHANNEL, DATA, HEADER, UNITS, WAVELENGTH, scale_exponent
 from lucidcube.errors import CubeError, UserError
 from lucidcube.io.reader import OpenFile, find, list_file, open_cube, open_found
 from lucidcube.io.specifier import Specifier
@@ -181,4 +181,4 @@ def _row(target: xr.Dataset, plane: int) -> Row:
 def _physical(cube: xr.Dataset, plane: int) -> Plane:
     """Read one plane in the unit of the file."""
     values = cube[DATA].isel({WAVELENGTH: plane}).values.astype(np.float64)
-    return np.ldexp(values, -int(cube.attrs.get(SCALE_EXPONENT, 0)))
+    return np.ldexp(values, -scale_exponent(cube))

@@ -4,7 +4,17 @@ from typing import Any
 
 import xarray as xr
 
-from lucidcube.cube import DATA, DIMS, PLANE, PSF_PLANE, SCALE_EXPONENT, VARIABLES, VARIANCE, is_psf, require
+from lucidcube.cube import (
+    DATA,
+    DIMS,
+    PLANE,
+    PSF_PLANE,
+    SCALE_EXPONENT,
+    VARIANCE,
+    is_psf,
+    require,
+    scale_exponent,
+)
 from lucidcube.errors import UserError
 from lucidcube.io.cube_wcs import check_pixels, sky_wcs
 from lucidcube.plotting.panels import STYLES, Column, rows_of
@@ -68,6 +78,5 @@ def _column(cube: xr.Dataset, variable: str, names: dict[str, str]) -> Column:
 
 def _as_data(cube: xr.Dataset, variable: str, names: dict[str, str]) -> xr.Dataset:
     """Return a cube whose data are a variable, with the exponent of its scale."""
-    power = VARIABLES[variable].flux_power if variable in VARIABLES else 0
-    exponent = {SCALE_EXPONENT: int(cube.attrs.get(SCALE_EXPONENT, 0)) * power}
+    exponent = {SCALE_EXPONENT: scale_exponent(cube, variable)}
     return xr.Dataset({DATA: cube[variable].rename(names).variable}, cube.coords, {**cube.attrs, **exponent})

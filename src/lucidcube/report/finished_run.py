@@ -105,6 +105,6 @@ def _plane(cube: xr.Dataset | None, name: str, number: int) -> Plane | None:
         return None
     with dask.config.set(scheduler=dask.get):
         values = cube[name].isel({words.WAVELENGTH: number}).values
-    exponent = int(cube.attrs.get(words.SCALE_EXPONENT, 0)) * words.VARIABLES[name].flux_power
+    exponent = words.scale_exponent(cube, name)
     # Fluxes near 1e-20 are multiplied by a power of two in memory, and their variance is beyond float32.
     return np.ldexp(values.astype(np.float64), -exponent) if exponent else np.asarray(values, np.float32)

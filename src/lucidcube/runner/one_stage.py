@@ -149,7 +149,11 @@ def run_stage(
 def scratch_beside(product: Path) -> Iterator[Path]:
     """Make a folder beside a product, on the same file system as every worker writes to, and remove it."""
     beside = next(folder for folder in product.absolute().parents if folder.exists())
-    with TemporaryDirectory(prefix=f".{product.name[:200]}.", suffix=".part", dir=beside) as folder:
+    try:
+        scratch = TemporaryDirectory(prefix=f".{product.name[:200]}.", suffix=".part", dir=beside)
+    except OSError as error:
+        raise CubeError(f"nothing can be written in {beside}: {error.strerror}") from error
+    with scratch as folder:
         yield Path(folder)
 
 

@@ -284,7 +284,7 @@ def _plan(image: Image, target: xr.Dataset | None) -> ImagePlan:
     else:
         header.remove("BUNIT", ignore_missing=True)
     shape = cube[variable].shape if image.is_psf else _shape(header, cube[variable].shape)
-    exponent = int(cube.attrs.get(words.SCALE_EXPONENT, 0)) * words.VARIABLES[variable].flux_power
+    exponent = words.scale_exponent(cube, variable)
     whole = cube[variable].dtype.kind != "f"
     dtype = str(cube[variable].dtype) if whole else stored_dtype(int(cube.attrs.get(words.BITPIX, -32)))
     if exponent and variable == words.VARIANCE:

@@ -21,7 +21,6 @@ from lucidcube.cube import (
     PSF_MODES,
     RESIDUAL,
     RESOLUTION,
-    SCALE_EXPONENT,
     SMOOTHING,
     UNITS,
     VARIABLES,
@@ -29,6 +28,7 @@ from lucidcube.cube import (
     X,
     Y,
     block_sizes,
+    scale_exponent,
 )
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.diagnostics import residual_structure
@@ -211,7 +211,7 @@ class Deconvolve(StageWithPSF):
             for name in {DATA, POINTS, *self.measured_errors} & outputs.keys():
                 shown = {**outputs[name].attrs, RESOLUTION: sigma * FWHM}
                 outputs[name] = outputs[name]._replace(attrs=shown)
-        scale = 2.0 ** int(cube.attrs.get(SCALE_EXPONENT, 0))
+        scale = 2.0 ** scale_exponent(cube)
         kernel = partial(_deconvolved, stage=self.on_pixels_of(cube).scaled(scale), smoothing=smoothing)
         optional = [VARIANCE, FILLED] if self.errors is None else [VARIANCE, FILLED, PSF_MODES]
         made = over_planes(cube, self.name, kernel, [DATA, PSF, CHANNEL], outputs, optional=optional)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from lucidcube.cube import DATA, SCALE_EXPONENT, WAVELENGTH
+from lucidcube.cube import DATA, WAVELENGTH, scale_exponent
 from lucidcube.errors import CubeError
 from lucidcube.kernels.psf.star_shape import source_width, star_shape
 from lucidcube.lift.lazy_arrays import source_of
@@ -65,7 +65,7 @@ def _planes(cube: xr.Dataset) -> np.ndarray:
     source = source_of(variable)  # without dask, which would compute whole blocks
     read = variable if source is None else source
     planes = np.stack([np.asarray(read[place : place + 1])[0] for place in places]).astype(np.float64)
-    return np.ldexp(planes, -int(cube.attrs.get(SCALE_EXPONENT, 0)))
+    return np.ldexp(planes, -scale_exponent(cube))
 
 
 def _median(cube: xr.Dataset) -> np.ndarray:
