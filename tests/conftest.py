@@ -20,6 +20,13 @@ def _interrupt() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that there is no display, so that no browser opens."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def nothing_computes() -> Iterator[None]:
     """Fail if anything is computed."""

@@ -13,11 +13,12 @@ import yaml
 
 from lucidcube.cli.app import main
 from lucidcube.config.load import load
+from lucidcube.errors import UserError
 from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, STORE
 from lucidcube.runner.input_checksum import CACHE
 from lucidcube.runner.lock import LOCK, locked
 from lucidcube.runner.pipeline import run
-from lucidcube.runner.prune import find, stale_files
+from lucidcube.runner.prune import PREVIEW, find, remove, stale_files
 from lucidcube.runner.reopen import checkpoints
 from lucidcube.simulate import Scene, write_scene
 
@@ -211,6 +212,20 @@ def test_nothing_is_removed_during_a_run(work: Path, capsys: pytest.CaptureFixtu
         other.join(30)
     assert pruned("run.yaml", "--remove", "--all") == 0
     assert contents(work) == {CACHE, LOCK}
+
+
+def test_nothing_is_removed_during_a_preview(work: Path) -> None:
+    previews = work / PREVIEW
+    checkpoint = previews / next(work.glob("target-artefacts-*")).name
+    shutil.copytree(work / checkpoint.name, checkpoint)
+    stray = checkpoint / f".{COMPLETE}.{HEX}.partial"
+    stray.write_text("half")
+    with locked(previews), pytest.raises(UserError, match="in use by another run"):
+        remove(work, find(work), stale_files(work))
+    assert (checkpoint / COMPLETE).exists()
+    assert stale_files(work) == [stray]
+    remove(work, find(work), stale_files(work))
+    assert contents(previews) == {LOCK}
 
 
 def test_an_empty_work_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,7 @@ def preview(
     """
     from lucidcube.cli.logs import running
     from lucidcube.cli.view import open_with_desktop, why_not_open
+    from lucidcube.cluster import serve
     from lucidcube.runner.lock import locked
     from lucidcube.runner.preview import Preview
     from lucidcube.runner.preview_product import preview_config, write_preview
@@ -61,12 +62,13 @@ def preview(
 
     numbers = _numbers(channels)
     shown, started = preview_config(load_configs(configs, sets, profile)), datetime.now(UTC)
+    serve(shown.where, shown.work())  # all tasks of an allocation but one become workers and end here
     with signals() as stop, running(quiet=quiet, verbose=verbose, log_file=log_file) as monitor:
         opened = Preview(shown, monitor)
         planes = _chosen(opened.wavelength, numbers, wave)
         with (
             locked(opened.folder),
-            computing(opened.profile, Path(shown.output.path), monitor, stop) as computer,
+            computing(opened.profile, Path(shown.output.path), shown.work(), monitor, stop) as computer,
         ):
             made = opened.compute(shown, planes, computer)
             write_preview(made, shown, opened.inputs(shown), computer)

@@ -4,6 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -68,13 +69,20 @@ def stale_files(work: Path) -> list[Path]:
         if checkpoint or folder.name == "scratch":
             names = (OF_CHUNKS, OF_FILES) if checkpoint else (OF_FILES,)
             found += [p for p in folder.rglob("*") if any(name.fullmatch(p.name) for name in names)]
-    return [p for p in found if p.is_file() and not p.is_symlink()]
+    found = [p for p in found if p.is_file() and not p.is_symlink()]
+    previews = work / PREVIEW
+    return found + (stale_files(previews) if previews in folders else [])
 
 
 def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
     """Remove checkpoints and files; UserError if a run uses the folder or something cannot be removed."""
-    with locked(work):
+    with ExitStack() as locks:
+        locks.enter_context(locked(work))
+        if (work / PREVIEW).is_dir():
+            locks.enter_context(locked(work / PREVIEW))  # previews lock their own folder only
         try:
+            for file in files:
+                file.unlink(missing_ok=True)
             for entry in entries:
                 # checkpoint.json is removed last; other files than those of checkpoints are kept.
                 for part in (STORE, CHECKSUMS):
@@ -83,8 +91,6 @@ def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
                 (entry.path / COMPLETE).unlink()
                 if not any(entry.path.iterdir()):
                     entry.path.rmdir()
-            for file in files:
-                file.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"{error.filename} cannot be removed: {error.strerror}") from error
 

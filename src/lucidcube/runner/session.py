@@ -13,15 +13,17 @@ from lucidcube.runner.signals import Stop
 
 
 @contextmanager
-def computing(profile: Profile, product: Path, monitor: Monitor, stop: Stop) -> Iterator[BlockComputer]:
+def computing(
+    profile: Profile, product: Path, work: Path, monitor: Monitor, stop: Stop
+) -> Iterator[BlockComputer]:
     """Yield what computes blocks with the workers of a profile, and inform the monitor at the end.
 
-    The summary of the computer has the path of the product.
+    The summary of the computer has the path of the product; `work` is the work folder.
     """
     start, summary = time.monotonic(), Summary(product)
     monitor.starts(product)
     try:
-        with start_workers(profile) as workers:
+        with start_workers(profile, work) as workers:
             yield BlockComputer(workers, monitor, stop, summary, profile.fft)
         summary.product_bytes = product.stat().st_size if product.exists() else 0
     finally:

@@ -54,12 +54,15 @@ class Choices:
             changed |= {
                 f"{DECONVOLVE}.{k}": v for k, v in self.deconvolve.items() if v != before.deconvolve[k]
             }
-        return [f"{key}={json.dumps(value)}" for key, value in changed.items()]
+        return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changed.items()]
 
 
-def tuned(files: Sequence[Path], sets: Sequence[str], config: Config, choices: Choices) -> Config:
-    """Return the config of files and overrides with other choices; ConfigError if it is not valid."""
-    return load(files, [*sets, *choices.overrides(config)])
+def tuned(files: Sequence[Path], sets: Sequence[str], choices: Choices) -> Config:
+    """Return the config of files, as they are now, and overrides with other choices.
+
+    ConfigError is raised if it is not valid.
+    """
+    return load(files, [*sets, *choices.overrides(load(files, sets))])
 
 
 def stage_of(config: Config, name: str) -> Stage | None:

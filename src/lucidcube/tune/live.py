@@ -1,5 +1,6 @@
 """Compute one plane in a thread; a new request replaces the one before."""
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,6 +58,10 @@ class LivePlane:
             return
         except (UserError, BlocksFailed, StageError, OSError) as error:
             found = str(error)
+        except Exception as error:
+            # Nobody waits for the result of this thread, so that the page would never be told.
+            logging.getLogger(__name__).exception("plane %d was not computed", plane)
+            found = f"{type(error).__name__}: {error}"
         if number == self._number:
             answer(found)
 
@@ -65,7 +70,7 @@ class LivePlane:
 def live_plane(config: Config) -> Iterator[LivePlane]:
     """Open the inputs of a config, lock the checkpoints of its previews, and start its workers."""
     preview = Preview(config)
-    work = computing(preview.profile, Path(config.output.path), Monitor(), Stop())
+    work = computing(preview.profile, Path(config.output.path), config.work(), Monitor(), Stop())
     with locked(preview.folder), work as computer:
         live = LivePlane(preview, computer.workers)
         try:

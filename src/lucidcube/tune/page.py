@@ -54,8 +54,9 @@ class TunePage:
     """The controls and the images of one browser tab."""
 
     def __init__(self, file: ConfigFile, sets: list[str], config: Config, live: LivePlane) -> None:
-        self._file, self._sets, self._config, self._live = file, sets, config, live
+        self._file, self._sets, self._live = file, sets, live
         self._choices = Choices.of(config)
+        self._written: set[Path] = set()  # region files of this page, which it may replace
         self._shown: xr.Dataset | None = None
         self._document: Any = None
         self._images: Images | None = None
@@ -128,7 +129,7 @@ class TunePage:
         return Choices(mask, self._method.value, {name: f.value for name, f in self._fields.items()})
 
     def _tuned(self) -> Config:
-        return tuned([self._file.path], self._sets, self._config, self._chosen())
+        return tuned([self._file.path], self._sets, self._chosen())
 
     def _ask(self) -> None:
         """Ask for the result of the present values."""
@@ -184,10 +185,11 @@ class TunePage:
         path = Path(self._region_file.value).expanduser()
         if not path.name or path.suffix != ".reg":
             raise UserError(f"{path}: give the name of a file that ends with .reg")
-        if path.exists() and str(path) not in self._choices.mask["const_regions"]:
+        if path.exists() and path not in self._written:
             raise UserError(f"{path} exists; give another name")
         drawn = (self._images.polygons, self._images.ellipses, self._images.boxes)
         count = write_regions(path, *(source.data for source in drawn))
+        self._written.add(path)
         files = dict.fromkeys([*self._choices.mask["const_regions"], str(path)])
         mask = {**self._choices.mask, "const_regions": [*files]}
         self._choices = Choices(mask, self._choices.method, self._choices.deconvolve)

@@ -1,8 +1,12 @@
 """Write chosen values into a config file; its comments and its layout are kept."""
 
+import os
+import stat
 from collections.abc import Iterable
 from io import StringIO
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -12,9 +16,10 @@ from ruamel.yaml.util import load_yaml_guess_indent
 
 from lucidcube.config.load import load
 from lucidcube.config.presets import TRACKS, with_chains, with_inputs
+from lucidcube.config.schema import Config
 from lucidcube.config.track import DECONVOLVE
 from lucidcube.errors import ConfigError, UserError
-from lucidcube.io.atomic import write_atomically
+from lucidcube.io.atomic import atomic_file
 from lucidcube.stages.base import REGISTRY
 from lucidcube.tune.choices import MASK, Choices
 
@@ -28,15 +33,16 @@ class ConfigFile:
     def __init__(self, path: Path) -> None:
         """Read the file; ConfigError is raised if it is not a valid config."""
         load(path)
-        self.path = path
-        self._text = path.read_text()
+        self.path = path.expanduser()
+        self._text = self.path.read_text()
         self._original = self._text
 
     def save(self, choices: Choices) -> list[str]:
         """Write the values that differ from those of the file; return them as arguments of ``--set``.
 
-        The first time, a copy of the file is kept beside it. The new file is only written if it gives the
-        config with these values. UserError is raised if the file was changed meanwhile, or cannot be written.
+        The first time, a copy of the file is kept beside it, under a name that no file has. The new file is
+        only written if it gives the config with these values. A symbolic link is followed, and the file keeps
+        its permissions. UserError is raised if the file was changed meanwhile, or cannot be written.
         """
         config = load(self.path)
         changes = choices.overrides(config)
@@ -46,22 +52,40 @@ class ConfigFile:
         if self.path.read_text() != self._text:
             raise UserError(f"{self.path} was changed meanwhile, and is not overwritten: start again")
         text = _changed(self._text, choices, Choices.of(config), self.path)
-        backup, trial = (self.path.with_name(self.path.name + suffix) for suffix in (BACKUP, ".new"))
         try:
-            write_atomically(trial, text)
-            try:
-                same = ({**c.plain(), "preset": None} for c in (load(trial), wanted))
-                if next(same) != next(same):
-                    raise UserError(f"{self.path} cannot be changed automatically; add {' '.join(changes)}")
-            finally:
-                trial.unlink()
+            same = ({**c.plain(), "preset": None} for c in (_load_text(text), wanted))
+            if next(same) != next(same):
+                raise UserError(f"{self.path} cannot be changed automatically; add {' '.join(changes)}")
+            file = self.path.resolve()
+            mode = stat.S_IMODE(file.stat().st_mode)
             if self._text == self._original:
-                write_atomically(backup, self._original)
-            write_atomically(self.path, text, durable=True)
+                _write(_unused_backup(file), self._original, mode)
+            _write(file, text, mode)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from error
         self._text = text
         return changes
+
+
+def _load_text(text: str) -> Config:
+    """Return the config of a text."""
+    with TemporaryDirectory(prefix="lucidcube-") as folder:
+        trial = Path(folder) / "config.yaml"
+        trial.write_text(text, encoding="utf-8")
+        return load(trial)
+
+
+def _unused_backup(file: Path) -> Path:
+    """Return a path beside a file, for a copy of it, that does not exist yet."""
+    names = (file.name + BACKUP + (f"-{number}" if number > 1 else "") for number in count(1))
+    return next(path for path in map(file.with_name, names) if not os.path.lexists(path))
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Write a file with these permissions."""
+    with atomic_file(path, durable=True) as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text.encode())
 
 
 def _changed(text: str, choices: Choices, before: Choices, path: Path) -> str:

@@ -28,8 +28,9 @@ TOKEN = "token"
 class OnlyWithToken(AuthProvider):  # type: ignore[misc]
     """Answer 403 to requests without the token in the address or in the cookie."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, port: int) -> None:
         self._token = token
+        self._cookie = f"{TOKEN}-{port}"  # cookies do not tell ports apart
         super().__init__()
 
     @property
@@ -43,13 +44,12 @@ class OnlyWithToken(AuthProvider):  # type: ignore[misc]
         return "/"
 
     def _user(self, handler: Any) -> str:
-        name = f"{TOKEN}-{handler.request.host.rpartition(':')[2]}"  # cookies do not tell ports apart
         given = handler.get_query_argument(TOKEN, "")
         if hmac.compare_digest(given.encode(), self._token.encode()):
             if not handler.request.headers.get("Upgrade"):
-                handler.set_cookie(name, self._token, httponly=True, samesite="Strict")
+                handler.set_cookie(self._cookie, self._token, httponly=True, samesite="Strict")
             return "user"
-        kept = handler.get_cookie(name, "")
+        kept = handler.get_cookie(self._cookie, "")
         if not hmac.compare_digest(kept.encode(), self._token.encode()):
             raise HTTPError(403)
         return "user"
@@ -63,6 +63,8 @@ def serve(path: Path, sets: list[str], port: int, opened: Callable[[str], None])
     """
     config, file = load([path], sets), ConfigFile(path)
     Choices.of(config)
+    if config.where.kind == "slurm_runner":
+        raise UserError("lucidcube tune cannot use a profile of the kind slurm_runner: --set profile=threads")
     token, port = secrets.token_urlsafe(24), _free(port)
     logging.getLogger("tornado.access").setLevel(logging.ERROR)  # it would print each answer of 403
     with live_plane(config) as live:
@@ -75,7 +77,7 @@ def serve(path: Path, sets: list[str], port: int, opened: Callable[[str], None])
             start=False,
             title="lucidcube tune",
             verbose=False,
-            auth_provider=OnlyWithToken(token),
+            auth_provider=OnlyWithToken(token, port),
         )
         server.start()
         loop = IOLoop.current()
