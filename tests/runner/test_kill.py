@@ -192,7 +192,8 @@ def test_signals_end_a_run_cleanly(
     assert running.ends() == code
     said = (tmp_path / "log.txt").read_text().splitlines()
     assert said[-1].endswith(
-        "finished blocks are kept; to continue, run the same command: lucidcube run run.yaml"
+        "finished blocks are kept; to continue, run the same command: "
+        "lucidcube run run.yaml --profile profile.yaml --trust-profile"
     )
     assert "Traceback" not in "".join(said)
     assert sorted(os.listdir(tmp_path)) == ["log.txt", "out.log", "profile.yaml", "run.yaml", "target.work"]
