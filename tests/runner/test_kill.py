@@ -148,6 +148,11 @@ def recorded(folder: Path) -> int:
     return sum(c.blocks - len(c.missing()) for c in kept)
 
 
+def written(folder: Path) -> int:
+    """Return the number of records of finished blocks, also of those that are about to be checked."""
+    return len([*(folder / "target.work").glob("*-*-*/checksums/*")])
+
+
 def assert_resumes(folder: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
     """Check that the same run makes the same product and computes only the missing blocks."""
     there = recorded(folder)
@@ -167,7 +172,9 @@ def test_kill_at_random_moments(tmp_path: Path, fork_server: ForkServer, referen
         folder = tmp_path / f"{finished}"
         job(reference_run.files, folder)
         running = fork_server.start(folder)
-        time.sleep(rng.uniform(0.05, 0.6 * reference_run.seconds))
+        goal = rng.randrange(written(folder), BLOCKS + 1)
+        wait_for(lambda folder=folder, goal=goal: written(folder) >= goal)  # type: ignore[misc]
+        time.sleep(rng.uniform(0.0, 0.3 * reference_run.seconds) if rng.randrange(4) == 0 else 0.0)
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.pid, signal.SIGKILL)
         code = running.ends()
