@@ -38,6 +38,10 @@ class Browser:
         self.page.goto(path if isinstance(path, str) else path.resolve().as_uri())
         return self
 
+    def another(self) -> Browser:
+        """Return another window of the same browser, in which nothing is open."""
+        return Browser(self._browser)
+
     def _requested(self, url: str) -> None:
         if not url.startswith("data:"):
             self.requests.append(url)

@@ -249,7 +249,7 @@ def test_jobs_get_the_paths_of_their_keys(tmp_path: Path, monkeypatch: pytest.Mo
     profile = Profile(kind="slurm", cores=1, memory="1GiB", wait="1s")
     with (
         pytest.raises(ConfigError, match="before a worker started"),
-        start_workers(profile, tmp_path / "work"),
+        start_workers(profile, tmp_path / "run.work"),
     ):
         pass
     texts = [path.read_text() for path in tmp_path.glob("sbatch.*.script")]
@@ -257,9 +257,9 @@ def test_jobs_get_the_paths_of_their_keys(tmp_path: Path, monkeypatch: pytest.Mo
     assert commands
     for command in commands:
         assert " tls://" in command
-        assert f"--tls-key {tmp_path}/work/tls-" in command
+        assert f"--tls-key {tmp_path}/run.work/tls-" in command
     assert not any("PRIVATE" in text for text in texts)
-    assert not [*(tmp_path / "work").glob("tls-*")]
+    assert not [*(tmp_path / "run.work").glob("tls-*")]
 
 
 def test_the_tasks_of_an_allocation_share_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from lucidcube.config.load import load
 from lucidcube.io.regions import const_regions
 from lucidcube.simulate import Scene, write_scene
 
+UP_TO_DATE = "The images are up to date"
 HOSTILE = "<img src=x onerror=alert(1)>.yaml"
 CONFIG = """\
 # second night
@@ -45,12 +47,19 @@ class Served(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serve the page about a small scene, whose config has a hostile name."""
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small scene."""
     folder = tmp_path_factory.mktemp("tune")
     write_scene(Scene(shape=(8, 31, 31), seed=4, wavelength_step=1e-9), folder)
+    return folder
+
+
+@contextmanager
+def serving(scene: Path, folder: Path) -> Iterator[Served]:
+    """Serve the page about a scene with a config in another folder, which has a hostile name."""
     config = folder / HOSTILE
-    config.write_text(CONFIG.replace("FOLDER", str(folder)))
+    text = CONFIG.replace("FOLDER/sharp", f"{folder}/sharp").replace("FOLDER", str(scene))
+    config.write_text(text)
     command = [sys.executable, "-m", "lucidcube", "tune", str(config), "--no-open"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     timer = threading.Timer(120, process.kill)
@@ -64,13 +73,44 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     process.communicate()
 
 
+@pytest.fixture(scope="module")
+def served(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serve a page whose config no test changes."""
+    with serving(scene, tmp_path_factory.mktemp("served")) as running:
+        yield running
+
+
+@pytest.fixture
+def own(scene: Path, tmp_path: Path) -> Iterator[Served]:
+    """Serve a page for one test, which may change its config."""
+    with serving(scene, tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def opened(served: Served) -> Iterator[Browser]:
+    """Open the page in a browser."""
+    with chromium() as browser:
+        yield shown(browser, served)
+
+
+def shown(browser: Browser, served: Served) -> Browser:
+    """Open the page, and wait for its first result."""
+    browser.open(served.address, width=1400)
+    wait_for(browser, UP_TO_DATE)
+    browser.page.wait_for_function("Bokeh.documents[0].get_model_by_name('outline') !== null")
+    return browser
+
+
 @pytest.fixture
 def page(served: Served) -> Iterator[Browser]:
-    """Open the page, and wait for its first result."""
-    with chromium() as browser:
-        browser.open(served.address, width=1400)
-        wait_for(browser, "The images are up to date")
-        browser.page.wait_for_function("Bokeh.documents[0].get_model_by_name('outline') !== null")
+    with opened(served) as browser:
+        yield browser
+
+
+@pytest.fixture
+def own_page(own: Served) -> Iterator[Browser]:
+    with opened(own) as browser:
         yield browser
 
 
@@ -86,12 +126,16 @@ def source(browser: Browser, name: str) -> Any:
     return browser.evaluate(script)
 
 
-def wait_for_another_outline(browser: Browser, before: Any) -> None:
+def wait_for_another(get: Callable[[], Any], before: Any, browser: Browser) -> None:
     for _ in range(100):
-        if source(browser, "outline") != before:
+        if get() != before:
             return
         browser.page.wait_for_timeout(200)
-    raise AssertionError("the outline is still the same")
+    raise AssertionError("the page is still the same")
+
+
+def wait_for_another_outline(browser: Browser, before: Any) -> None:
+    wait_for_another(lambda: source(browser, "outline"), before, browser)
 
 
 def pixels(browser: Browser, name: str) -> Any:
@@ -162,17 +206,17 @@ def test_the_cut_moves_the_outline_and_the_result_follows(page: Browser, tmp_pat
     field.fill("1.5")
     field.press("Enter")
     wait_for_another_outline(page, before)
-    wait_for(page, "The images are up to date")
+    wait_for(page, UP_TO_DATE)
     assert source(page, "outline")["xs"] != before["xs"]
     assert pixels(page, "after") != after
     assert page.screenshot(tmp_path / "page.png").stat().st_size > 30_000
 
 
 @pytest.mark.slow
-def test_a_region_is_drawn_saved_and_marked(page: Browser, served: Served) -> None:
-    mouse, keyboard = page.page.mouse, page.page.keyboard
-    page.page.locator("[title*='Draw boxes']").click()
-    box = page.page.locator(".bk-Figure").first.bounding_box()
+def test_a_region_is_drawn_saved_and_marked(own_page: Browser, own: Served) -> None:
+    mouse, keyboard = own_page.page.mouse, own_page.page.keyboard
+    own_page.page.locator("[title*='Draw boxes']").click()
+    box = own_page.page.locator(".bk-Figure").first.bounding_box()
     x, y = box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"]
     keyboard.down("Shift")
     mouse.move(x, y)
@@ -181,46 +225,46 @@ def test_a_region_is_drawn_saved_and_marked(page: Browser, served: Served) -> No
     mouse.move(x + 60, y + 40, steps=4)
     mouse.up()
     keyboard.up("Shift")
-    drawn = source(page, "boxes")
+    drawn = source(own_page, "boxes")
     assert len(drawn["x"]) == 1
     assert drawn["width"][0] > 2
-    before = source(page, "outline")
-    page.page.get_by_text("Save drawn regions").click()
-    wait_for_another_outline(page, before)
-    wait_for(page, "The images are up to date")
-    path = served.config.with_suffix(".reg")
+    before = source(own_page, "outline")
+    own_page.page.get_by_text("Save drawn regions").click()
+    wait_for_another_outline(own_page, before)
+    wait_for(own_page, UP_TO_DATE)
+    path = own.config.with_suffix(".reg")
     (group,) = const_regions([path])
     area = drawn["width"][0] * abs(drawn["height"][0])
     assert abs(group.mask(0, (31, 31)).sum() - area) < 2 * (drawn["width"][0] + abs(drawn["height"][0]))
-    page.page.get_by_text("Write these values").click()
-    wait_for(page, "now has")
-    assert load(served.config).stages("target")[2].flat()["const_regions"] == [str(path)]
+    own_page.page.get_by_text("Write these values").click()
+    wait_for(own_page, "now has")
+    assert load(own.config).stages("target")[2].flat()["const_regions"] == [str(path)]
 
 
 @pytest.mark.slow
 def test_values_are_written_with_comments_kept_and_wrong_ones_are_refused(
-    page: Browser, served: Served
+    own_page: Browser, own: Served
 ) -> None:
-    before = served.config.read_text()
-    iterations = page.page.get_by_label("iterations (n_iter)")
+    before = own.config.read_text()
+    iterations = own_page.page.get_by_label("iterations (n_iter)")
     iterations.fill("13")
     iterations.press("Enter")
-    wait_for(page, "The images are up to date")
-    page.page.get_by_label("Method").select_option("map")
-    wait_for(page, "The images are up to date")
-    smoothness = page.page.get_by_label("mu", exact=True)
+    wait_for(own_page, UP_TO_DATE)
+    own_page.page.get_by_label("Method").select_option("map")
+    wait_for(own_page, UP_TO_DATE)
+    smoothness = own_page.page.get_by_label("mu", exact=True)
     smoothness.fill("-1")
     smoothness.press("Enter")
-    wait_for(page, "deconvolve.mu")
-    page.page.get_by_text("Write these values").click()
-    wait_for(page, "deconvolve.mu")
-    assert served.config.read_text() == before
+    wait_for(own_page, "deconvolve.mu")
+    own_page.page.get_by_text("Write these values").click()
+    wait_for(own_page, "deconvolve.mu")
+    assert own.config.read_text() == before
     smoothness.fill("0.2")
     smoothness.press("Enter")
-    wait_for(page, "The images are up to date")
-    page.page.get_by_text("Write these values").click()
-    wait_for(page, "now has")
-    made, text = load(served.config).deconvolve, served.config.read_text()
+    wait_for(own_page, UP_TO_DATE)
+    own_page.page.get_by_text("Write these values").click()
+    wait_for(own_page, "now has")
+    made, text = load(own.config).deconvolve, own.config.read_text()
     assert made is not None
     assert (made.flat()["method"], made.flat()["mu"]) == ("map", 0.2)
     assert "# second night" in text
@@ -228,14 +272,32 @@ def test_values_are_written_with_comments_kept_and_wrong_ones_are_refused(
 
 
 @pytest.mark.slow
-def test_interruption_ends_quietly_after_the_changes_were_printed(served: Served) -> None:
-    served.process.send_signal(signal.SIGINT)
-    out, err = served.process.communicate(timeout=30)
-    assert served.process.returncode == 0
-    assert "const_regions" in out
-    assert all(
-        "Refusing websocket connection from Origin 'http://example.org'" in line for line in err.splitlines()
-    )
+def test_two_tabs_have_results_of_their_own(page: Browser, served: Served) -> None:
+    """A tab that is waiting gets its result, although another one asks for planes meanwhile."""
+    other = shown(page.another(), served)
+    before = pixels(page, "after")
+    for tab, cut in ((page, "1.5"), (other, "2.0"), (other, "1.2")):
+        field = tab.page.locator(".bk-input").first
+        field.fill(cut)
+        field.press("Enter")
+    for tab in (page, other):
+        wait_for_another(lambda tab=tab: pixels(tab, "after"), before, tab)  # type: ignore[misc]
+    assert pixels(page, "after") != pixels(other, "after")
+
+
+@pytest.mark.slow
+def test_interruption_ends_quietly_after_the_changes_were_printed(own_page: Browser, own: Served) -> None:
+    iterations = own_page.page.get_by_label("iterations (n_iter)")
+    iterations.fill("13")
+    iterations.press("Enter")
+    wait_for(own_page, UP_TO_DATE)
+    own_page.page.get_by_text("Write these values").click()
+    wait_for(own_page, "now has")
+    own.process.send_signal(signal.SIGINT)
+    out, err = own.process.communicate(timeout=30)
+    assert own.process.returncode == 0
+    assert "n_iter" in out
+    assert not err
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from lucidcube.cli.options import (
     Configs,
     Flag,
     Json,
+    LogFile,
     Profile,
     Quiet,
     Sets,
@@ -82,7 +83,7 @@ def run(
     trust_profile: Trust = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
-    log_file: Path | None = None,
+    log_file: LogFile = None,
     plot: Flag = False,
     plot_wavelength: str | None = None,
     plot_folder: Path | None = None,
@@ -94,12 +95,6 @@ def run(
 
     Parameters
     ----------
-    quiet
-        Show no progress and no messages but warnings.
-    verbose
-        Show details of what happens, which are always in the log.
-    log_file
-        Path of the log, which is written beside the product if not given.
     plot
         Show how one plane is deconvolved; without a display, write frames as PNG files.
     plot_wavelength

@@ -19,8 +19,12 @@ Profile = Annotated[str | None, Parameter(help=PROFILE)]
 TRUST = "accept a profile from a file that can run commands as you; read it first"
 Trust = Annotated[bool, Parameter("--trust-profile", negative=(), help=TRUST)]
 Flag = Annotated[bool, Parameter(negative=())]
-Quiet = Annotated[bool, Parameter(["-q", "--quiet"], negative=())]
-Verbose = Annotated[bool, Parameter(["-v", "--verbose"], negative=())]
+_QUIET = "Show no progress and no messages but warnings."
+Quiet = Annotated[bool, Parameter(["-q", "--quiet"], negative=(), help=_QUIET)]
+_VERBOSE = "Show details of what happens, which are always in the log."
+Verbose = Annotated[bool, Parameter(["-v", "--verbose"], negative=(), help=_VERBOSE)]
+_LOG_FILE = "Path of the log, which is written beside the product if not given."
+LogFile = Annotated[Path | None, Parameter(help=_LOG_FILE)]
 All = Annotated[bool, Parameter("--all", negative=())]
 Json = Annotated[bool, Parameter("--json", help="Print the plan as JSON.", negative=())]
 

@@ -1,7 +1,7 @@
 """The commands that make pages about products, and the report at the end of a run."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,16 +71,25 @@ def compare(
 
 
 def report_of_run(
-    config: Any, done: Summary, started: datetime, files: Sequence[Path], sets: Sequence[str]
+    config: Any,
+    done: Summary,
+    started: datetime,
+    files: Sequence[Path],
+    sets: Sequence[str],
+    cubes: Mapping[str, Any] | None = None,
 ) -> Path | None:
-    """Write the report of a run that has just ended; a failure is a warning, because the product exists."""
+    """Write the report of a run that has just ended; a failure is a warning, because the product exists.
+
+    `cubes` are those of a preview; see `lucidcube.report.page.write_report`.
+    """
     try:
         from lucidcube.config.origins import origins
         from lucidcube.report.numbers import run_record
         from lucidcube.report.page import write_report
 
         record = run_record(done, started.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"))
-        return write_report(done.path, config=config, origins=origins(config, files, sets), run=record)
+        where = origins(config, files, sets)
+        return write_report(done.path, config=config, origins=where, run=record, cubes=cubes)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         print(f"lucidcube: warning: the report was not written: {reason}", file=sys.stderr)

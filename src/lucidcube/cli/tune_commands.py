@@ -1,20 +1,16 @@
 """The commands that show what a run would do: `preview` and `tune`."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from lucidcube.cli.options import Configs, Profile, Quiet, Sets, Verbose, load_configs, overrides
+from lucidcube.cli.options import Configs, LogFile, Profile, Quiet, Sets, Verbose, load_configs, overrides
 from lucidcube.errors import UserError
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from lucidcube.config.schema import Config
-    from lucidcube.runner.preview import PreviewedPlanes
 
 Open = Annotated[bool | None, Parameter("--open", negative="--no-open")]
 
@@ -27,7 +23,7 @@ def preview(
     profile: Profile = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
-    log_file: Path | None = None,
+    log_file: LogFile = None,
     open_: Open = None,
 ) -> None:
     """Compute a few planes of a run, write them with a report, and print the path of the report.
@@ -42,16 +38,11 @@ def preview(
         planes that are spread over the cube are chosen.
     wave
         Wavelengths of planes: 0.65um,0.72um
-    quiet
-        Show no progress and no messages but warnings.
-    verbose
-        Show details of what happens, which are always in the log.
-    log_file
-        Path of the log, which is written beside the file if not given.
     open_
         Open the report in a browser, which is also done without this option if there is a display.
     """
     from lucidcube.cli.logs import running
+    from lucidcube.cli.report_commands import report_of_run
     from lucidcube.cli.view import open_with_desktop, why_not_open
     from lucidcube.cluster import serve
     from lucidcube.runner.lock import locked
@@ -72,9 +63,10 @@ def preview(
         ):
             made = opened.compute(shown, planes, computer)
             write_preview(made, shown, opened.inputs(shown), computer)
-        page = _report(made, shown, computer.summary, started, configs, overrides(sets, profile))
-    print(page)
-    if open_ or (open_ is None and why_not_open() is None):
+        changes = overrides(sets, profile)
+        page = report_of_run(shown, computer.summary, started, configs, changes, made.cubes())
+    print(page or shown.output.path)
+    if page is not None and (open_ or (open_ is None and why_not_open() is None)):
         open_with_desktop(page)
 
 
@@ -91,30 +83,11 @@ def _numbers(channels: str | None) -> list[int]:
 def _chosen(axis: "xr.DataArray", numbers: list[int], wave: str | None) -> list[int]:
     """Return the numbers of the planes to compute."""
     from lucidcube.plotting.channels import nearest_plane
-    from lucidcube.runner.preview import spread_planes
+    from lucidcube.runner.preview import checked_planes, spread_planes
 
     wanted = [part.strip() for part in (wave or "").split(",") if part.strip()]
-    return [*numbers, *(nearest_plane(axis, text) for text in wanted)] or spread_planes(axis.size)
-
-
-def _report(
-    made: "PreviewedPlanes",
-    config: "Config",
-    summary: Any,
-    started: datetime,
-    files: Sequence[Path],
-    changes: Sequence[str],
-) -> Path:
-    from lucidcube.config.origins import origins
-    from lucidcube.report.numbers import run_record
-    from lucidcube.report.page import write_report
-
-    cubes = {"before": made.before, "cleaned": made.cleaned, "result": made.result}
-    if made.observed_star is not None:
-        cubes["star"] = made.observed_star
-    record = run_record(summary, started.strftime("%Y-%m-%d %H:%M:%S UTC"))
-    where = origins(config, files, changes)
-    return write_report(Path(config.output.path), config=config, origins=where, run=record, cubes=cubes)
+    chosen = [*numbers, *(nearest_plane(axis, text) for text in wanted)] or spread_planes(axis.size)
+    return checked_planes(chosen, axis.size)
 
 
 def tune(

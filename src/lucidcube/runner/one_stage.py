@@ -36,8 +36,9 @@ from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import fingerprint
 from lucidcube.runner.compute import BlockComputer, check_engine
 from lucidcube.runner.input_checksum import input_identity
+from lucidcube.runner.inputs import in_blocks, open_track
 from lucidcube.runner.monitor import Monitor, Summary
-from lucidcube.runner.pipeline import Inspect, compute_segment, in_blocks, open_track
+from lucidcube.runner.pipeline import Inspect, compute_segment
 from lucidcube.runner.plan import Step, fit_memory, plan_stage
 from lucidcube.runner.products import stage_product, write
 from lucidcube.runner.segments import Segment

@@ -20,16 +20,13 @@ from lucidcube.config.python import from_python
 from lucidcube.config.schema import Codec, Config
 from lucidcube.config.star import PartOfTarget
 from lucidcube.config.track import Track
-from lucidcube.cube import PSF, WAVELENGTH, X, Y, describe_blocks
+from lucidcube.cube import PSF, describe_blocks
 from lucidcube.errors import BlocksFailed, ConfigError, Failure, UserError
-from lucidcube.io.reader import open_cube
-from lucidcube.io.specifier import Specifier
-from lucidcube.lift.blocks import limit_block_bytes, planes_per_block
-from lucidcube.lift.lazy_arrays import rechunk_sources
-from lucidcube.runner.checkpoint import Checkpoint, fingerprint
+from lucidcube.lift.blocks import limit_block_bytes
+from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.compare_inputs import star_problems, star_warnings
 from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
-from lucidcube.runner.input_checksum import input_identity
+from lucidcube.runner.inputs import in_blocks, input_identities, open_track, track_keys
 from lucidcube.runner.lock import locked
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.part_files import remove_stale_parts
@@ -37,7 +34,6 @@ from lucidcube.runner.plan import Step, fit_memory, plan_segment
 from lucidcube.runner.products import run_product, write
 from lucidcube.runner.segments import Segment, stages_of, walk
 from lucidcube.runner.signals import Stop
-from lucidcube.runner.star_in_target import star_in_target
 from lucidcube.runner.validate import may_replace, order_problems, output_problems
 from lucidcube.stages.attach_psf import NOTE
 from lucidcube.stages.base import Stage
@@ -253,36 +249,6 @@ def raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
         monitor.message(f"{name}: the stages after {error.failures[0].label} were not run because of that")
     if failures:
         raise BlocksFailed(failures)
-
-
-def open_track(
-    track: Track, monitor: Monitor, *, scratch: Path | None = None, specifier: Specifier | None = None
-) -> xr.Dataset:
-    """Open the input of a track, or another array of the same file in the same way; see `open_cube`."""
-    cube = open_cube(
-        specifier or track.specifier(),
-        wave_start=track.wave_start,
-        wave_step=track.wave_step,
-        wave_unit=track.wave_unit,
-        scratch=scratch,
-        message=monitor.message,
-    )
-    return star_in_target(cube, track.place) if isinstance(track, PartOfTarget) else cube
-
-
-def input_identities(config: Config) -> dict[str, dict[str, Any]]:
-    """Return what identifies the content of the inputs of the tracks."""
-    return {name: input_identity(track, config.work()) for name, track in config.tracks().items()}
-
-
-def track_keys(inputs: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys of the inputs, on which those of the checkpoints depend."""
-    return {name: fingerprint(identity) for name, identity in inputs.items()}
-
-
-def in_blocks(cube: xr.Dataset) -> xr.Dataset:
-    """Return a cube in blocks of the size that is aimed for now."""
-    return rechunk_sources(cube, planes_per_block(cube.sizes[WAVELENGTH], cube.sizes[Y] * cube.sizes[X]))
 
 
 def _all_in_blocks(sources: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:

@@ -7,33 +7,23 @@ their own, from which the next preview starts. The segments from the last one th
 computed for the chosen planes only, and are not kept.
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any
 
-import dask.array as da
-import numpy as np
 import xarray as xr
-from dask.core import flatten
-from dask.optimization import cull
 
 from lucidcube.config.schema import Config
-from lucidcube.cube import DATA, PSF, TRACK, WAVELENGTH, X, Y, block_sizes, describe_blocks
+from lucidcube.cube import DATA, PSF, TRACK, WAVELENGTH, X, Y, block_sizes
 from lucidcube.errors import ConfigError
-from lucidcube.lift.blocks import GROUP, limit_block_bytes, over_blocks
+from lucidcube.lift.blocks import GROUP, limit_block_bytes
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.compute import BlockComputer
+from lucidcube.runner.inputs import in_blocks, input_identities, track_keys
 from lucidcube.runner.monitor import Monitor
-from lucidcube.runner.pipeline import (
-    check,
-    compute_segment,
-    in_blocks,
-    input_identities,
-    raise_first,
-    track_keys,
-)
+from lucidcube.runner.needed_blocks import in_memory, needed_blocks, planes_at
+from lucidcube.runner.pipeline import check, compute_segment, raise_first
 from lucidcube.runner.prune import PREVIEW
 from lucidcube.runner.segments import Segment, cut, walk
 from lucidcube.stages.base import Stage
@@ -64,6 +54,11 @@ class PreviewedPlanes:
     if its planes are not those of the target."""
     observed_star: xr.Dataset | None
     warnings: Sequence[str]
+
+    def cubes(self) -> dict[str, xr.Dataset]:
+        """Return the cubes for a report; see `lucidcube.report.finished_run.FinishedRun`."""
+        found = {"before": self.before, "cleaned": self.cleaned, "result": self.result}
+        return found if self.observed_star is None else found | {"star": self.observed_star}
 
 
 @dataclass
@@ -125,7 +120,7 @@ class Preview:
         chosen = checked_planes(planes, self.wavelength.size)
         keys, findings = track_keys(self.inputs(config)), _Findings(config, computer.monitor)
         lazily = self._walk(config, keys, chosen, lambda _, segment: _of_run(config, segment) or segment.cube)
-        needed = _needed_blocks(lazily, chosen)
+        needed = needed_blocks(lazily.segments, lazily.ends, lazily.wanted(), chosen)
         findings.warn(lazily.segments)
 
         def keep(number: int, segment: Segment) -> xr.Dataset:
@@ -140,9 +135,9 @@ class Preview:
         walked = self._walk(config, keys, chosen, keep)
         for segment in walked.ends:
             for stage, cube in zip(segment.stages, segment.cubes, strict=False):
-                stage.check(_at(cube, chosen))
+                stage.check(planes_at(cube, chosen))
         label = ", ".join(stage.name for segment in walked.ends for stage in segment.stages)
-        made = _in_memory(walked.wanted(), chosen, f"target: {label}", computer)
+        made = in_memory(walked.wanted(), chosen, f"target: {label}", computer)
         findings.look_at(walked, made, chosen)
         star = walked.star
         if star is None or TRACK not in made["result"].get(PSF, xr.DataArray()).attrs:
@@ -150,8 +145,8 @@ class Preview:
         else:
             rows = chosen if star.sizes[WAVELENGTH] > 1 else [0]
             observed = walked.input_of("star", ("fit_psf",))
-            observed = None if observed is None else _at(observed[[DATA]], rows).load()
-            star = _at(star, rows).load()
+            observed = None if observed is None else planes_at(observed[[DATA]], rows).load()
+            star = planes_at(star, rows).load()
         return PreviewedPlanes(
             tuple(chosen),
             self.wavelength.size,
@@ -215,7 +210,7 @@ class _Findings:
         for number, segment in enumerate(walked.ends):
             for stage, cube in zip(segment.stages, segment.cubes, strict=False):
                 if stage is self._config.deconvolve:
-                    given = _at(cube, planes).assign({DATA: made["cleaned"][DATA].variable})
+                    given = planes_at(cube, planes).assign({DATA: made["cleaned"][DATA].variable})
                     self._add(segment, stage, stage.warnings(given))
             self.find(segment, made[str(number)])
 
@@ -265,10 +260,6 @@ def _of_run(config: Config, segment: Segment) -> xr.Dataset | None:
     return segment.cube.assign({name: kept[name].variable for name in segment.variables})
 
 
-def _at(cube: xr.Dataset, planes: Sequence[int]) -> xr.Dataset:
-    return cube.isel({WAVELENGTH: list(planes)})
-
-
 def _separated(cube: xr.Dataset, planes: Sequence[int]) -> xr.Dataset:
     """Return a lazy cube in which each of some planes is a block of its own."""
     borders = {*accumulate(block_sizes(cube))} | {n + end for n in planes for end in (0, 1)}
@@ -282,91 +273,3 @@ def _planes_of(cube: xr.Dataset, blocks: Sequence[int]) -> list[int]:
     """Return the numbers of the planes in some blocks of a cube."""
     ends = [*accumulate(block_sizes(cube), initial=0)]
     return [n for block in blocks for n in range(ends[block], ends[block + 1])]
-
-
-def _needed_blocks(lazily: _Walk, planes: Sequence[int]) -> list[list[int]]:
-    """Return, for each segment, its blocks on which the chosen planes depend.
-
-    The last segments are looked at first: what they read of a segment before are the blocks of its results.
-    """
-    arrays = _lazy_arrays([_at(cube, planes) for cube in lazily.wanted().values()])
-    outputs = [_lazy_arrays([segment.cube[[*segment.variables]]]) for segment in lazily.segments]
-    graph: dict[Any, Any] = {}
-    for array in chain(arrays.values(), *(made.values() for made in outputs)):
-        graph.update(array.__dask_graph__())
-    of_segment = {name: number for number, made in enumerate(outputs) for name in made}
-    ends = {id(segment) for segment in lazily.ends}
-    kept = {name for name, n in of_segment.items() if id(lazily.segments[n]) not in ends}
-    leaves = {key: None for key in graph if isinstance(key, tuple) and key[0] in kept}
-    needed: list[set[int]] = [set() for _ in lazily.segments]
-
-    def look_at(keys: Iterable[Any], own: Mapping[str, da.Array]) -> None:
-        """Add the blocks of other segments that some results of one depend on."""
-        inner = {key: task for key, task in graph.items() if key not in leaves or key[0] in own}
-        used, _ = cull({**leaves, **inner}, [*keys])
-        for name, block in {key[:2] for key in used if key in leaves and key[0] not in own}:
-            number = of_segment[name]
-            needed[number] |= _same_planes(outputs[number][name], block, lazily.segments[number].cube)
-
-    look_at(flatten([array.__dask_keys__() for array in arrays.values()]), {})
-    for number in reversed(range(len(outputs))):
-        sizes = block_sizes(lazily.segments[number].cube)
-        own = {n: array.rechunk({0: sizes}) for n, array in outputs[number].items()} if needed[number] else {}
-        for array in own.values():
-            graph.update(array.__dask_graph__())
-        rows = [array.__dask_keys__() for array in own.values()]
-        look_at(flatten([keys[block] for keys in rows for block in needed[number]]), outputs[number])
-    return [sorted(blocks) for blocks in needed]
-
-
-def _same_planes(array: da.Array, block: int, cube: xr.Dataset) -> set[int]:
-    """Return the blocks of a cube with the planes of a block of one of its arrays, which may be larger."""
-    first, last = (sum(array.chunks[0][:n]) for n in (block, block + 1))
-    borders = [*accumulate(block_sizes(cube), initial=0)]
-    return {*range(bisect_right(borders, first) - 1, bisect_left(borders, last))}
-
-
-def _lazy_arrays(cubes: Sequence[xr.Dataset]) -> dict[str, da.Array]:
-    """Return the lazy arrays of cubes by name."""
-    arrays = (variable.data for cube in cubes for variable in cube.data_vars.values())
-    return {array.name: array for array in arrays if isinstance(array, da.Array)}
-
-
-def _in_memory(
-    cubes: Mapping[str, xr.Dataset], planes: Sequence[int], label: str, computer: BlockComputer
-) -> dict[str, xr.Dataset]:
-    """Compute the chosen planes of cubes, one task for each plane, which shares what it computes."""
-    chosen = {name: _at(cube, planes) for name, cube in cubes.items()}
-    arrays = [*_lazy_arrays([*chosen.values()]).items()]
-    joined = xr.Dataset(
-        {
-            name: ((WAVELENGTH, *(f"{name}_{i}" for i in range(1, a.ndim))), a.rechunk({0: 1}))
-            for name, a in arrays
-        }
-    )
-    values: dict[str, Any] = {}
-    if arrays:
-        work = over_blocks(joined, _together, [name for name, _ in arrays], "object")
-        first = next(iter(chosen.values()))
-        rows = dict(
-            computer.compute(label, work, range(len(planes)), describe_blocks(first.chunk({WAVELENGTH: 1})))
-        )
-        for i, (name, _) in enumerate(arrays):
-            values[name] = np.concatenate([rows[n][i] for n in range(len(planes))])
-
-    def loaded(variable: xr.Variable) -> xr.Variable:
-        if not isinstance(variable.data, da.Array):
-            return variable
-        return xr.Variable(variable.dims, values[variable.data.name], variable.attrs)
-
-    return {
-        name: cube.assign({v: loaded(cube[v].variable) for v in cube.data_vars})
-        for name, cube in chosen.items()
-    }
-
-
-def _together(position: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
-    """Return the blocks of all arrays as one item."""
-    item = np.empty(1, object)
-    item[0] = arrays
-    return item

@@ -7,8 +7,9 @@ import xarray as xr
 from lucidcube.config.schema import Config
 from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import Checkpoint
+from lucidcube.runner.inputs import input_identities, open_track, track_keys
 from lucidcube.runner.monitor import Monitor
-from lucidcube.runner.pipeline import check, input_identities, open_track, raise_first, track_keys
+from lucidcube.runner.pipeline import check, raise_first
 from lucidcube.runner.segments import Segment, walk
 
 

@@ -1,12 +1,11 @@
-"""Compute one plane in a thread; a new request replaces the one before."""
+"""Compute one plane in a thread, for all pages in turn; a new request replaces the last of its page."""
 
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 
 from lucidcube.cluster.workers import Workers
 from lucidcube.config.schema import Config
@@ -23,31 +22,32 @@ Answer = Callable[[PreviewedPlanes | str], None]
 
 
 class LivePlane:
-    """Compute planes in a thread of its own, one at a time, and only the one that was asked for last."""
+    """Compute planes in a thread of its own, one at a time."""
 
     def __init__(self, preview: Preview, workers: Workers) -> None:
         self.preview = preview
-        self._workers, self._lock = workers, Lock()
+        self._workers = workers
         self._thread = ThreadPoolExecutor(1, "lucidcube-plane")
-        self._number, self._stop = 0, Stop()
+        self._running, self._closed = Stop(), False
 
-    def request(self, config: Config, plane: int, answer: Answer) -> Future[None]:
-        """Ask for a plane of the run of a config; `answer` is called in the thread, unless it is replaced."""
-        with self._lock:
-            self._number += 1
-            self._stop.requested = signal.SIGTERM  # no further block of the request before is submitted
-            stop = self._stop = Stop()
-            return self._thread.submit(self._compute, self._number, config, plane, stop, answer)
+    def request(self, config: Config, plane: int, answer: Answer) -> Stop:
+        """Ask for a plane of the run of a config; `answer` is called in the thread.
+
+        Once the result is marked by `replace`, no further block is computed, and `answer` is not called.
+        """
+        stop = Stop()
+        self._thread.submit(self._compute, config, plane, stop, answer)
+        return stop
 
     def close(self) -> None:
         """Stop after the blocks in flight."""
-        with self._lock:
-            self._number += 1
-            self._stop.requested = signal.SIGTERM
+        self._closed = True
+        replace(self._running)
         self._thread.shutdown(cancel_futures=True)
 
-    def _compute(self, number: int, config: Config, plane: int, stop: Stop, answer: Answer) -> None:
-        if number != self._number:
+    def _compute(self, config: Config, plane: int, stop: Stop, answer: Answer) -> None:
+        self._running = stop
+        if stop.requested or self._closed:
             return
         summary = Summary(Path(config.output.path))
         computer = BlockComputer(self._workers, Monitor(), stop, summary, self.preview.profile.fft)
@@ -62,8 +62,13 @@ class LivePlane:
             # Nobody waits for the result of this thread, so that the page would never be told.
             logging.getLogger(__name__).exception("plane %d was not computed", plane)
             found = f"{type(error).__name__}: {error}"
-        if number == self._number:
+        if not stop.requested:
             answer(found)
+
+
+def replace(request: Stop) -> None:
+    """Mark a request as replaced by a newer one of the same page."""
+    request.requested = signal.SIGTERM
 
 
 @contextmanager

@@ -18,19 +18,20 @@ from lucidcube.cube import (
     DATA,
     MASK,
     RESIDUAL,
-    SCALE_EXPONENT,
     UNITS,
     VARIANCE,
     WAVELENGTH,
+    scale_exponent,
 )
 from lucidcube.errors import UserError
 from lucidcube.plotting.channels import describe_plane, unit_text
 from lucidcube.runner.preview import PreviewedPlanes
+from lucidcube.runner.signals import Stop
 from lucidcube.stages.base import REGISTRY, by_word
 from lucidcube.tune.choices import OFFERED, Choices, stage_of, tuned, usual
 from lucidcube.tune.drawn_regions import unused_name, write_regions
 from lucidcube.tune.images import Images
-from lucidcube.tune.live import LivePlane
+from lucidcube.tune.live import LivePlane, replace
 from lucidcube.tune.save import ConfigFile
 
 NARROW, FIELD = 300, 130
@@ -55,7 +56,7 @@ class TunePage:
 
     def __init__(self, file: ConfigFile, sets: list[str], config: Config, live: LivePlane) -> None:
         self._file, self._sets, self._live = file, sets, live
-        self._choices = Choices.of(config)
+        self._choices, self._request = Choices.of(config), Stop()
         self._written: set[Path] = set()  # region files of this page, which it may replace
         self._shown: xr.Dataset | None = None
         self._document: Any = None
@@ -146,7 +147,8 @@ class TunePage:
         def answer(found: PreviewedPlanes | str) -> None:
             document.add_next_tick_callback(lambda: self._show(found))
 
-        self._live.request(config, plane, answer)
+        replace(self._request)
+        self._request = self._live.request(config, plane, answer)
 
     def _show(self, found: PreviewedPlanes | str) -> None:
         """Show a result, or the message of an error."""
@@ -249,8 +251,7 @@ def _field(name: str, value: Any) -> Any:
 
 def _in_unit(cube: xr.Dataset) -> Any:
     """Return the plane of a cube in the unit of its file."""
-    exponent = int(cube.attrs.get(SCALE_EXPONENT, 0))
-    return np.ldexp(cube[DATA].values[0].astype(np.float64), -exponent)
+    return np.ldexp(cube[DATA].values[0].astype(np.float64), -scale_exponent(cube))
 
 
 def _variance(cube: xr.Dataset) -> Any:
