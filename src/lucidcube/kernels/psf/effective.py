@@ -157,7 +157,7 @@ class _Window:
         self.rings = Rings(*(np.array(column) for column in zip(*rows, strict=True)))
         self.trust = [np.ones(pixels.y.size) for pixels in self.pixels]
         aperture = zip(self.pixels, self.centre, stars, strict=True)
-        self.flux = np.array([_aperture_flux(p, c, CORE * scale, s.level) for p, c, s in aperture])
+        self.flux = np.array([p.light_within(CORE * scale, c, s.level) for p, c, s in aperture])
 
     def _smoother(self, weight: Doubles, degree: int) -> Doubles:
         """Return the matrix that smooths values along wavelength."""
@@ -294,9 +294,3 @@ def _near(plane: Reals, variance: Reals | None, chosen: Mask, floor: float) -> P
         noise = noise._replace(constant=max(noise.constant, floor**2))
         squared = noise.variance(values)
     return Pixels(y + rows[0], x + columns[0], values, squared, noise)
-
-
-def _aperture_flux(pixels: Pixels, centre: Doubles, radius: float, level: float) -> float:
-    """Return the light above a level within a radius of the star."""
-    inside = np.hypot(pixels.y - centre[0], pixels.x - centre[1]) < radius
-    return float(np.sum(pixels.values[inside] - level))

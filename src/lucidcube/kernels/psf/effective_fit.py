@@ -40,6 +40,11 @@ class Pixels(NamedTuple):
     noise: NoiseModel | None
     """Noise as a function of the signal, if the variance is not known; the variance then follows the fits."""
 
+    def light_within(self, radius: float, centre: Doubles, level: float) -> float:
+        """Return the light above a level within a radius of the centre (y, x)."""
+        inside = np.hypot(self.y - centre[0], self.x - centre[1]) < radius
+        return float(np.sum(self.values[inside] - level))
+
     def follow(self, signal: Doubles) -> "Pixels":
         """Return the pixels with the variance for this signal, if it is not known."""
         return (
