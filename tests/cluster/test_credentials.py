@@ -24,17 +24,20 @@ from lucidcube.cluster.slurm_runner import serve, start_runner
 from lucidcube.errors import ConfigError
 
 ATTACK = """
-import os, pickle, socket, sys
+import contextlib, os, sys
 import dask
 from distributed import Client
 from distributed.security import Security
 
 uid, protocol, address = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-if uid:
-    os.setgid(uid)
-    os.setuid(uid)
 security = Security.temporary() if protocol == "tls" else None
 dask.config.set({"distributed.comm.timeouts.connect": "2s", "distributed.comm.retry.count": 0})
+if uid:
+    # Import what a connection needs, because the other user may not read the installed packages.
+    with contextlib.suppress(OSError, TypeError), Client(f"{protocol}://127.0.0.1:1", security=security, timeout="1s"):
+        pass
+    os.setgid(uid)
+    os.setuid(uid)
 try:
     with Client(f"{protocol}://{address}", security=security, timeout="2s") as client:
         print("executed as", client.run_on_scheduler(os.getuid))
