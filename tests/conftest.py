@@ -27,6 +27,16 @@ def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _no_default_scheduler() -> Iterator[None]:
+    """Fail if a test leaves a default scheduler behind, because later tests would compute with it."""
+    before = dask.config.get("scheduler", None)
+    yield
+    left = dask.config.get("scheduler", None)
+    dask.config.set(scheduler=before)
+    assert left is before, f"the test left dask's scheduler set to {left!r}"
+
+
 @pytest.fixture
 def nothing_computes() -> Iterator[None]:
     """Fail if anything is computed."""

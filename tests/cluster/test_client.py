@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info
 
 from lucidcube.cluster import PROFILES, Profile, Workers, load_profile, start_workers
+from lucidcube.cluster.client import start_cluster
 from lucidcube.cluster.resources import available_resources
 from lucidcube.errors import ConfigError
 
@@ -35,7 +38,7 @@ def client() -> Iterator[Client]:
     """Start a cluster inside this process."""
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster) as made,
+        Client(cluster, set_as_default=False) as made,
     ):
         yield made
 
@@ -170,3 +173,15 @@ def test_a_scheduler_without_workers_is_an_error() -> None:
             start_workers(Profile(kind="address", address=address, wait="1s")),
         ):
             pass
+
+
+def test_runs_that_overlap_leave_no_default_scheduler() -> None:
+    """The first of two runs may end first; what is computed after both needs no client."""
+    first, second = ExitStack(), ExitStack()
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
+        for stack in (first, second):
+            start_cluster(stack, Profile(kind="address", address=cluster.scheduler_address))
+        assert dask.config.get("scheduler", None) is None
+        first.close()
+        second.close()
+    assert da.ones(3).sum().compute() == 3

@@ -91,7 +91,7 @@ def client() -> Iterator[Client]:
     """Start a cluster inside this process, which is fast and whose threads can be observed."""
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster) as made,
+        Client(cluster, set_as_default=False) as made,
     ):
         yield made
 
@@ -195,7 +195,7 @@ def test_a_run_without_workers_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "CHECK_INTERVAL", 0.1)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         made = DaskWorkers(client, timeout=0.3, reason=lambda: "the queue is closed")
         results = start(made, slowly, range(BLOCKS))

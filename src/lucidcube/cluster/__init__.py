@@ -44,7 +44,7 @@ def start_workers(profile: Profile, work: Path | None = None) -> Iterator[Worker
     from lucidcube.cluster.client import start_cluster
 
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(WORKER_SETTINGS))
+        stack.enter_context(dask.config.set(WORKER_SETTINGS | {"scheduler": dask.get}))
         yield start_cluster(stack, profile, work)
 
 

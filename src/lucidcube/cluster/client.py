@@ -27,7 +27,7 @@ QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}
 """Worker processes of this machine share the terminal of the run, and log their connections by default."""
 LOG = logging.getLogger(__name__)
 LOGS_OF_THE_END = tuple(logging.getLogger(f"distributed.{name}") for name in ("nanny", "scheduler"))
-"""Logs with warnings about workers that end, also where they end because they were asked to."""
+"""Logs with warnings and errors about workers that end, also where they were asked to."""
 POLL_INTERVAL = 5.0
 """Seconds between checks while waiting for the first worker."""
 
@@ -126,7 +126,7 @@ def _start(stack: ExitStack, profile: Profile, work: Path | None) -> DaskWorkers
         return _connected(stack, profile)
     if profile.kind == "slurm_runner":
         runner, security = start_runner(profile, work, stack)
-        client = stack.enter_context(Client(stack.enter_context(runner), security=security))
+        client = stack.enter_context(_client(stack.enter_context(runner), security))
         stack.callback(_retire, client)
         return _with_workers(client, profile, lambda: "no task of the allocation became a worker")
     if profile.queued:
@@ -144,14 +144,24 @@ def _of_local_cluster(profile: Profile) -> dict[str, Any]:
     }
 
 
+def _client(address: Any, security: Security | None = None) -> Client:
+    """Connect to a scheduler without making it the default of this process.
+
+    The default stays behind if the first of two clients is closed first, and whatever is computed afterwards
+    then fails because no client is left.
+    """
+    return Client(address, security=security, set_as_default=False)
+
+
 def _retire(client: Client) -> None:
     """Ask the workers to end before the scheduler does; nannies without a scheduler print warnings.
 
-    The scheduler warns as well if a worker sends its regular report while it is asked to end.
+    The scheduler warns as well if a worker sends its regular report while it is asked to end, and a nanny
+    logs an error if it is stopped while its worker ends.
     """
     # Everything is computed, so do not wait for a worker that takes more than a few seconds to end.
     for log in LOGS_OF_THE_END:
-        log.setLevel(logging.ERROR)
+        log.setLevel(logging.CRITICAL)
     with suppress(OSError, TimeoutError):  # the scheduler may be lost
         client.retire_workers(close_workers=True)
 
@@ -170,7 +180,7 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
         "preload": ["lucidcube.cluster.worker_preload"],
         **_of_local_cluster(profile),
     }
-    client = stack.enter_context(Client(_started(stack, LocalCluster, arguments)))
+    client = stack.enter_context(_client(_started(stack, LocalCluster, arguments)))
     stack.callback(_retire, client)
     return DaskWorkers(client, memory=layout.memory)
 
@@ -185,7 +195,7 @@ def _connected(stack: ExitStack, profile: Profile) -> DaskWorkers:
         )  # fmt: skip
     security = credentials.from_profile(profile)
     try:
-        client = stack.enter_context(Client(address, security=security))
+        client = stack.enter_context(_client(address, security))
     except (OSError, TypeError, ValueError) as error:  # TypeError: an address with TLS and no certificate
         raise ConfigError(f"profile: there is no dask scheduler at {address}: {error}") from error
     return _with_workers(client, profile, lambda: f"the scheduler at {address} has no workers")
@@ -200,7 +210,7 @@ def _jobs(stack: ExitStack, profile: Profile, work: Path | None) -> DaskWorkers:
     security = credentials.for_jobs(stack, work) if profile.security == "tls" else None
     cluster = _started(stack, cluster_class, arguments | {"security": security})
     jobs = jobqueue.Jobs(cluster, queue, profile.jobs or 1)
-    client = stack.enter_context(Client(cluster))
+    client = stack.enter_context(_client(cluster))
     jobs.replace_lost()
     workers = _with_workers(client, profile, jobs.reason, jobs.ended)
     workers.maintain = jobs.replace_lost
@@ -216,7 +226,7 @@ def _cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
         if getattr(profile, name) is not None:
             arguments[name] = getattr(profile, name)
     cluster = _started(stack, import_class(str(profile.class_path)), arguments)
-    client = stack.enter_context(Client(cluster))
+    client = stack.enter_context(_client(cluster))
     if profile.jobs:
         cluster.adapt(minimum=profile.jobs, maximum=profile.jobs)
     return _with_workers(client, profile, lambda: f"{profile.class_path} started none")
