@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lucidcube.cluster import Profile, start_workers
-from lucidcube.cluster.kernel_cache import FOLDER, KernelCache, private, share_kernels
+import lucidcube
+from lucidcube.cluster import Profile, kernel_cache, start_workers
+from lucidcube.cluster.kernel_cache import FOLDER, KernelCache, installed_kernels, private, share_kernels
 
 
 class FakeClient:
@@ -22,6 +23,24 @@ class FakeClient:
 
     def register_plugin(self, plugin: KernelCache) -> None:
         self.plugins.append(plugin)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that there are no compiled kernels next to the package."""
+    monkeypatch.setattr(kernel_cache, "installed_kernels", lambda: False)
+
+
+def test_kernels_next_to_the_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client: Any = FakeClient()
+    monkeypatch.setattr(lucidcube, "__path__", [str(tmp_path / "lucidcube")])
+    monkeypatch.setattr(kernel_cache, "installed_kernels", installed_kernels)
+    assert share_kernels(client, tmp_path / "work")
+    cache = tmp_path / "lucidcube" / "kernels" / "__pycache__"
+    cache.mkdir(parents=True)
+    (cache / "mask._dilate-30.py311.nbi").touch()
+    assert not share_kernels(client, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_folder_is_for_the_user_alone(tmp_path: Path) -> None:
@@ -89,8 +108,12 @@ def dilated(cut: float) -> tuple[int, int, str]:
 @pytest.mark.timeout(120)
 def test_workers_share_what_one_of_them_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    arguments = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "1GiB"}
+    profile = Profile.model_validate(
+        {"kind": "class", "class": "distributed.LocalCluster", "arguments": arguments}
+    )
     for cold in (True, False):
-        with start_workers(Profile(kind="processes", workers=1, memory="1GiB"), tmp_path) as workers:
+        with start_workers(profile, tmp_path) as workers:
             assert workers.cold is cold
             done = workers.result(workers.submit("mask", 0, dilated, 1.0))
             assert done == (8, int(cold), str(tmp_path / FOLDER))

@@ -17,7 +17,7 @@ from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
 from lucidcube.cluster import credentials, jobqueue
-from lucidcube.cluster.kernel_cache import share_kernels
+from lucidcube.cluster.kernel_cache import installed_kernels, share_kernels
 from lucidcube.cluster.profile import Profile, expand_variables, import_class, local_layout, parse_duration
 from lucidcube.cluster.slurm_runner import start_runner
 from lucidcube.cluster.workers import Workers, WorkersDied, WorkersLost
@@ -106,7 +106,8 @@ def _dashboard(client: Client) -> str | None:
 def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) -> DaskWorkers:
     """Start the workers that a profile describes, or raise ConfigError; closing the stack stops them.
 
-    If a work folder is given, the workers share compiled kernels in it.
+    If a work folder is given, workers that may run on other machines share compiled kernels in it, unless
+    there are some next to the package.
     """
     for log in LOGS_OF_THE_END:
         stack.callback(log.setLevel, log.level)
@@ -115,7 +116,10 @@ def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) 
     workers = _start(stack, profile, work)
     if not profile.dashboard and profile.kind != "address":
         workers.dashboard = None
-    workers.cold = work is not None and share_kernels(workers.client, work)
+    if profile.kind == "processes":
+        workers.cold = not installed_kernels()
+    elif work is not None:
+        workers.cold = share_kernels(workers.client, work)
     return workers
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from distributed import Client
 from distributed.diagnostics.plugin import WorkerPlugin
 
+import lucidcube
+
 FOLDER = "kernels"
 """Name of the folder within the work folder of a run."""
 VARIABLE = "NUMBA_CACHE_DIR"
@@ -45,12 +47,20 @@ def private(folder: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
+def installed_kernels() -> bool:
+    """Return whether compiled kernels lie next to the package, where numba keeps them if it can."""
+    return any(Path(lucidcube.__path__[0]).rglob("*.nbi"))
+
+
 def share_kernels(client: Client, work: Path) -> bool:
     """Let all workers keep compiled kernels in a work folder; return whether there are none yet.
 
-    The folder is made for the present user alone. If there is another one of that name, each worker uses
+    Nothing is done if there are compiled kernels next to the package, since these are for all processes that
+    import it. The folder is made for the present user alone. If there is another one of that name, each worker uses
     numba's own folder for compiled kernels, next to the package or in the cache folder of the user.
     """
+    if installed_kernels():
+        return False
     folder = work.absolute() / FOLDER
     with suppress(OSError):  # such as a file of that name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
