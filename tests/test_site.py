@@ -12,6 +12,7 @@ from locations import ROOT
 from lucidcube.stages.base import REGISTRY
 
 DOCS = ROOT / "docs"
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.md"))
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,20 @@ def test_the_site_is_complete(site: Path) -> None:
             said = re.search(r'alt="[^"]{12,}(?<!\.png)"', image)
             assert said or name.startswith("notebooks/"), f"{name}: {image}"
         assert "https://cdn" not in page, f"{name} needs a network"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_check_their_numbers_and_show_pictures(site: Path, notebook: Path) -> None:
+    """A cell that fails ends the build."""
+    assert "assert" in notebook.read_text()
+    page = (site / "notebooks" / f"{notebook.stem}.html").read_text()
+    assert page.count("<img") >= 3
+
+
+def test_there_are_notebooks() -> None:
+    assert len(NOTEBOOKS) >= 2
 
 
 def test_texts_about_methods_belong_to_stages() -> None:
