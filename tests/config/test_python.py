@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ import lucidcube as lc
 from lucidcube.config.load import from_plain
 from lucidcube.config.python import from_python
 from lucidcube.errors import ConfigError
+from lucidcube.stages.base import Stage
 
 
 def test_stages_and_paths_stand_for_their_text(tmp_path: Path) -> None:
@@ -53,3 +56,21 @@ def test_mistakes_are_config_errors(tmp_path: Path) -> None:
         lc.run(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="config: targt: unknown key; did you mean 'target'"):
         lc.run({"targt": "a.fits", "target": "b.fits"})
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "lines"),
+    [
+        (lc.Deconvolve, {"method": "mapp"}, ["deconvolve.method: must be one of map, .*; did you mean 'map'"]),
+        (lc.Deconvolve, {"n_iterr": 3}, ["deconvolve.n_iterr: unknown key; did you mean 'n_iter'"]),
+        (type(lc.Deconvolve()), {"mu": -3}, ["deconvolve.mu: input should be greater than or equal to 0 .not -3."]),
+        (lc.Mask, {"cutt": 3, "grow": "x"}, ["mask.grow: .* .not 'x'.", "mask.cutt: unknown key; .*'cut'"]),
+    ],
+)  # fmt: skip
+def test_wrong_parameters_of_a_stage(stage: type[Stage], values: dict[str, Any], lines: list[str]) -> None:
+    """The same lines as for a config."""
+    with pytest.raises(ConfigError) as caught:
+        stage(**values)
+    assert len(caught.value.problems) == len(lines)
+    for problem, line in zip(caught.value.problems, lines, strict=True):
+        assert re.match(line, problem), problem

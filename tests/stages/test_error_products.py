@@ -29,6 +29,7 @@ from lucidcube.cube import (
     Y,
     from_arrays,
 )
+from lucidcube.errors import ConfigError
 from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene, write_scene
 from lucidcube.stages import Deconvolve, FitPSF
@@ -208,7 +209,7 @@ def test_true_means_the_defaults() -> None:
 
 
 def test_one_repeat_says_nothing() -> None:
-    with pytest.raises(ValueError, match="draws"):
+    with pytest.raises(ConfigError, match="draws"):
         Deconvolve(errors={"draws": 1})
 
 

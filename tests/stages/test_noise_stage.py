@@ -13,6 +13,7 @@ from config_scenes import galaxy, observe
 from lucidcube.cli.app import main
 from lucidcube.config.load import from_plain
 from lucidcube.cube import DATA, NOISE_FACTOR, NOISE_WIDTH, VARIANCE, WAVELENGTH, from_arrays
+from lucidcube.errors import ConfigError
 from lucidcube.kernels.noise import correlated_pixels, noise_width
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.pipeline import run
@@ -93,7 +94,7 @@ def test_a_given_factor_multiplies_the_variance() -> None:
     np.testing.assert_array_equal(made[NOISE_FACTOR].values, 2.5)
     assert found(stage, cube) == ""
     for wrong in (-1.0, "twice"):
-        with pytest.raises(ValueError, match="calibrate"):
+        with pytest.raises(ConfigError, match="calibrate"):
             Noise(calibrate=wrong)
 
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
-from pydantic import ValidationError
 
 from lucidcube.cli.app import main
 from lucidcube.config.load import from_plain
 from lucidcube.cube import HEADER, PSF, PSF_PLANE, VARIANCE, WAVELENGTH, from_arrays
-from lucidcube.errors import CubeError
+from lucidcube.errors import ConfigError, CubeError
 from lucidcube.runner.pipeline import run
 from lucidcube.stages.deconvolve import Deconvolve
 from resolution_scenes import STARS, psf, stars
@@ -54,7 +53,7 @@ class TestWidth:
 
     @pytest.mark.parametrize("given", [1.9, 0, -4, "1", "nan", "1nm", "sharp", "-1arcsec", True, [3]])
     def test_that_is_meaningless_is_refused(self, given: object) -> None:
-        with pytest.raises(ValidationError, match="resolution"):
+        with pytest.raises(ConfigError, match="resolution"):
             sigma(given, cube())
 
     @pytest.mark.parametrize("given", [cube(sky=False), cube(cdelt=(0.025, 0.05))], ids=["no sky", "oblong"])

@@ -56,8 +56,8 @@ def share_kernels(client: Client, work: Path) -> bool:
     """Let all workers keep compiled kernels in a work folder; return whether there are none yet.
 
     Nothing is done if there are compiled kernels next to the package, since these are for all processes that
-    import it. The folder is made for the present user alone. If there is another one of that name, each worker uses
-    numba's own folder for compiled kernels, next to the package or in the cache folder of the user.
+    import it. The folder is made for the present user alone. If there is another one of that name, each
+    worker uses numba's own folder for compiled kernels, next to the package or in the user's cache folder.
     """
     if installed_kernels():
         return False

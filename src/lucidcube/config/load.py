@@ -1,12 +1,11 @@
 """Load configs: merge YAML files from left to right, apply ``--set`` overrides, report all errors at once."""
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from lucidcube.cluster import PROFILES
@@ -16,7 +15,10 @@ from lucidcube.config.star import STAR_KINDS
 from lucidcube.config.track import DECONVOLVE, MODEL_PSF, Track
 from lucidcube.errors import ConfigError, closest, did_you_mean
 from lucidcube.io.yaml_text import parse_yaml
-from lucidcube.stages.base import REGISTRY, Stage, by_word
+from lucidcube.stages.base import REGISTRY, Stage
+from lucidcube.stages.problems import problem, stage_problem, stage_problems
+
+_ELSEWHERE = "profile: {0!r}: a config can only name a built-in profile ({names}); type --profile {typed}"
 
 
 def load(
@@ -97,7 +99,7 @@ def stage_of(name: str, values: Mapping[str, Any]) -> Stage:
     try:
         return REGISTRY[name].parse(values)
     except ValidationError as error:
-        raise ConfigError(*(_stage_problem(e, name, name, e["loc"]) for e in error.errors())) from None
+        raise ConfigError(*stage_problems(REGISTRY[name], error)) from None
 
 
 def input_of(values: Mapping[str, Any]) -> Track:
@@ -105,7 +107,7 @@ def input_of(values: Mapping[str, Any]) -> Track:
     try:
         return Track.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(*(_problem(e, Track, e["loc"]) for e in error.errors())) from None
+        raise ConfigError(*(problem(e, Track, e["loc"]) for e in error.errors())) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -213,76 +215,13 @@ def _config_problem(error: ErrorDetails, values: Mapping[str, Any]) -> str:
     """Describe a validation error of a config in one line."""
     key, *rest = error["loc"] or ("",)
     if key == DECONVOLVE:
-        return _stage_problem(error, DECONVOLVE, DECONVOLVE, rest)
+        return stage_problem(error, DECONVOLVE, DECONVOLVE, rest)
     if key == "star" and rest and rest[0] == "psf" and error["type"] != "missing":
-        return _stage_problem(error, MODEL_PSF, "star.psf", rest[1:])
+        return stage_problem(error, MODEL_PSF, "star.psf", rest[1:])
     if key in TRACKS and len(rest) > 1 and rest[0] == "stages":
         name = _name(values[str(key)]["stages"][rest[1]])
-        return _stage_problem(error, name, f"{key}.{name}", rest[2:])
+        return stage_problem(error, name, f"{key}.{name}", rest[2:])
     if key == "star" and rest and isinstance(values[key], Mapping):
         kind = next((k for word, k in STAR_KINDS.items() if word in values[key]), Track)
-        return _problem(error, kind, rest, "star")
-    return _problem(error, Config, error["loc"])
-
-
-def _stage_problem(error: ErrorDetails, name: str, where: str, loc: Sequence[Any]) -> str:
-    """Describe a validation error of a stage, where `loc` begins with the words that choose the variant."""
-    if name not in REGISTRY:
-        return _problem(error, Stage, (), where)
-    stage = REGISTRY[name]
-    variants, words = stage.variants(), len(stage.choices)
-    for choice, word in zip(stage.choices, loc, strict=False):
-        variants = by_word(variants, choice)[word]
-    if error["type"] == "union_tag_invalid":
-        return _problem(error, stage, [error["ctx"]["discriminator"].strip("'")], where)
-    return _problem(error, variants[0], loc[words:], where)
-
-
-def _problem(error: ErrorDetails, model: type[BaseModel], loc: Sequence[Any], where: str = "") -> str:
-    """Describe a validation error at a place within a model."""
-    place = ".".join([where] * bool(where) + [str(p) for p in loc if isinstance(p, str)])
-    kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
-    if kind == "extra_forbidden":
-        hint = _of_variant(model, loc) or did_you_mean(str(loc[-1]), _fields_at(model, loc))
-        return f"{place}: unknown key{hint}"
-    message = _MESSAGES.get(kind, error["msg"].removeprefix("Value error, "))
-    if kind in ("literal_error", "union_tag_invalid"):
-        given = context.get("tag", given)
-        words = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
-        message = f"must be one of {', '.join(words)}{did_you_mean(str(given), words, others=False)}"
-    shown = (
-        f" (not {given!r})" if kind not in ("missing", "value_error") and not isinstance(given, dict) else ""
-    )
-    return f"{place}: " * bool(place) + f"{message[0].lower()}{message[1:]}{shown}"
-
-
-def _of_variant(model: type[BaseModel], loc: Sequence[Any]) -> str:
-    """Say which other choices of a stage a key belongs to; nothing if there is none."""
-    if not issubclass(model, Stage) or len(loc) != 1:
-        return ""
-    words = [
-        f"{choice}: {word}"
-        for choice in model.choices
-        for word, variants in by_word(model.variants(), choice).items()
-        if all(loc[0] in variant.model_fields for variant in variants)
-    ]
-    return f" here; it belongs to {' or '.join(words)}" if words else ""
-
-
-_ELSEWHERE = "profile: {0!r}: a config can only name a built-in profile ({names}); type --profile {typed}"
-
-_MESSAGES = {
-    "missing": "must be given",
-    "model_type": "must be a mapping of keys to values",
-    "model_attributes_type": "must be a mapping of keys to values",
-    "tuple_type": "must be a list",
-}
-
-
-def _fields_at(model: type[BaseModel], loc: Sequence[Any]) -> Mapping[str, Any]:
-    """Return the fields of the innermost model that contains the place."""
-    for part in loc[:-1]:
-        field = model.model_fields[part]
-        kinds = (field.annotation, *get_args(field.annotation))
-        model = next(a for a in kinds if isinstance(a, type) and issubclass(a, BaseModel))
-    return model.model_fields
+        return problem(error, kind, rest, "star")
+    return problem(error, Config, error["loc"])

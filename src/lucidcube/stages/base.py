@@ -10,9 +10,10 @@ from typing import Annotated, Any, ClassVar, Self, Union, get_args
 
 import xarray as xr
 from astropy import units
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lucidcube.cube import DATA, HISTORY, PSF, PSF_PLANE, WAVELENGTH, X, Y, block_sizes, require
+from lucidcube.errors import ConfigError
 from lucidcube.lift.windows import planes_read
 
 REGISTRY: dict[str, type[Stage]] = {}
@@ -103,8 +104,21 @@ class Stage(Parameters, ABC):
             _VARIANTS[cls.name].append(cls)
 
     def __new__(cls, **values: Any) -> Self:
-        """Create an instance of the chosen variant, which pydantic then initialises with the same values."""
-        return super().__new__(type(cls.parse(values)) if cls.__dict__.get("choices") else cls)
+        """Create an instance of the chosen variant, which pydantic then initialises with the same values.
+
+        ConfigError is raised if a parameter is unknown or has an invalid value, with one line for each.
+        pydantic calls this without values for the stages in a config, which it has validated before.
+        """
+        from lucidcube.stages.problems import stage_problems  # which imports this module
+
+        try:
+            if cls.__dict__.get("choices"):
+                return super().__new__(type(cls.parse(values)))
+            if values:
+                cls.model_validate(values)
+            return super().__new__(cls)
+        except ValidationError as error:
+            raise ConfigError(*stage_problems(cls, error)) from None
 
     @classmethod
     def variants(cls) -> Sequence[type[Stage]]:
