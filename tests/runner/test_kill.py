@@ -34,6 +34,7 @@ from lucidcube import io
 from lucidcube.cli import app as cli
 from lucidcube.runner import pipeline
 import lucidcube.runner.compute
+lucidcube.runner.compute.CHECK_INTERVAL = 1.0
 import lucidcube.cli.console, lucidcube.cli.stage_commands
 for line in sys.stdin:
     order = json.loads(line)
@@ -229,79 +230,194 @@ def test_two_runs_at_once(tmp_path: Path, fork_server: ForkServer, reference_run
 
 # A cluster on this machine
 
+MOMENTS = (1, BLOCKS // 2, BLOCKS - 4)
+"""Numbers of finished blocks at which something is killed or stopped: early, in the middle, and late."""
+
+
+def on_a_cluster(folder: Path, *profile: str) -> None:
+    (folder / "profile.yaml").write_text("\n".join(profile))
+
+
+def on_threads(folder: Path) -> None:
+    (folder / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
+
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """Return the processes of the cluster's workers."""
+    """Return the processes of the cluster's workers that are neither stopped nor dead."""
     below = psutil.Process(pid).children(recursive=True)
-    return [p for p in below if "spawn_main" in " ".join(p.cmdline()) and p.is_running()]
+    found = []
+    for process in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            alive = process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+            if alive and "spawn_main" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        process.send_signal(number)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("order", [("KILL", "STOP", "KILL"), ("STOP", "KILL", "STOP")])
+def test_workers_that_are_killed_or_stop_for_ever(
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, order: tuple[str, ...]
+) -> None:
+    """The blocks of a worker without heartbeat, or that takes too long, are computed by others."""
+    job(reference_run.files, tmp_path)
+    on_a_cluster(tmp_path, "kind: processes", "workers: 2", "block_timeout: 1s", "worker_timeout: 60s")
+    running = fork_server.start(tmp_path)
+    for moment, name in zip(MOMENTS, order, strict=True):
+        wait_for(lambda moment=moment: written(tmp_path) >= moment)  # type: ignore[misc]
+        signal_all(workers_of(running.pid)[:1], signal.Signals[f"SIG{name}"])
+    assert running.ends() == 0, (tmp_path / "log.txt").read_text()
+    said = (tmp_path / "log.txt").read_text()
+    assert "which is given up" in said
+    assert "Traceback" not in said
+    assert "in the largest worker" in said
+    assert (tmp_path / "out.fits").read_bytes() == reference_run.product
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("victim", ["worker", "client", "SIGINT"])
-def test_kill_on_a_cluster(
-    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, victim: str
+def test_kill_the_client_of_a_cluster(
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun
 ) -> None:
+    """It is scheduler and nanny of the workers as well, which end with it."""
     job(reference_run.files, tmp_path)
-    (tmp_path / "profile.yaml").write_text("kind: processes\nworkers: 2\n")
-    running = fork_server.start(tmp_path)
-    wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
-    workers = workers_of(running.pid)
-    assert len(workers) >= 2
-    if victim == "worker":
-        workers[0].kill()
-        assert running.ends() == 0, (tmp_path / "log.txt").read_text()
-        assert "in the largest worker" in (tmp_path / "log.txt").read_text()
-        assert (tmp_path / "out.fits").read_bytes() == reference_run.product
-        return
-    if victim == "client":
+    for moment in MOMENTS:
+        on_a_cluster(tmp_path, "kind: processes", "workers: 2")
+        running = fork_server.start(tmp_path)
+        wait_for(lambda moment=moment: written(tmp_path) >= moment)  # type: ignore[misc]
+        workers = workers_of(running.pid)
         os.kill(running.pid, signal.SIGKILL)
         assert running.ends() == -signal.SIGKILL
-        psutil.wait_procs(workers, timeout=30)
-    else:
-        os.killpg(running.pid, signal.SIGINT)  # like a terminal, which sends it to the workers, too
-        assert running.ends() == 130, (tmp_path / "log.txt").read_text()
-        assert not [p for p in workers if p.is_running()]
-        (done,) = (x for x in (tmp_path / "log.txt").read_text().splitlines() if "blocks:" in x)
-        assert f" {recorded(tmp_path)} done" in done, "blocks in flight are finished"
-    (tmp_path / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
+        assert not psutil.wait_procs(workers, timeout=30)[1]
+    on_threads(tmp_path)
     assert_resumes(tmp_path, fork_server, reference_run)
 
 
 @pytest.mark.timeout(150)
-def test_kill_of_a_scheduler(tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
+def test_stop_and_continue_the_client_of_a_cluster(
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun
+) -> None:
+    """A run that was suspended goes on, however long its workers were not heard of."""
     job(reference_run.files, tmp_path)
-    common = ["--no-nanny", "--no-dashboard", "--nthreads", "2"]
+    on_a_cluster(tmp_path, "kind: processes", "workers: 2", "block_timeout: 1s", "worker_timeout: 5s")
+    running = fork_server.start(tmp_path)
+    wait_for(lambda: written(tmp_path) >= MOMENTS[1])
+    os.kill(running.pid, signal.SIGSTOP)
+    time.sleep(7)
+    os.kill(running.pid, signal.SIGCONT)
+    assert running.ends() == 0, (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "out.fits").read_bytes() == reference_run.product
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(("number", "code"), [("INT", 130), ("TERM", 75), ("HUP", 75)])
+def test_signals_to_all_processes_of_a_cluster(
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, number: str, code: int
+) -> None:
+    """A terminal or a batch system sends signals to the workers, too, which finish their blocks."""
+    job(reference_run.files, tmp_path)
+    on_a_cluster(tmp_path, "kind: processes", "workers: 2")
+    running = fork_server.start(tmp_path)
+    wait_for(lambda: written(tmp_path) >= 1)
+    workers = workers_of(running.pid)
+    assert len(workers) == 2
+    os.killpg(running.pid, signal.Signals[f"SIG{number}"])
+    assert running.ends() == code, (tmp_path / "log.txt").read_text()
+    assert not [p for p in workers if p.is_running()]
+    (done,) = (x for x in (tmp_path / "log.txt").read_text().splitlines() if "blocks:" in x)
+    assert f" {recorded(tmp_path)} done" in done, "blocks in flight are finished"
+    on_threads(tmp_path)
+    assert_resumes(tmp_path, fork_server, reference_run)
+
+
+# A cluster that is running already
+
+
+class Elsewhere:
+    """A scheduler, and workers with nannies, each in a process of its own."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        where = folder / "where"
+        self.scheduler = self._start("scheduler", "--port", "0", "--scheduler-file", str(where))
+        wait_for(lambda: where.exists() and where.read_text().endswith("}"))
+        self.address = json.loads(where.read_text())["address"]
+
+    def worker(self) -> psutil.Process:
+        """Start a nanny, and wait for its worker."""
+        nanny = self._start("worker", self.address, "--nthreads", "1")
+        wait_for(lambda: workers_of(nanny.pid))
+        return nanny
+
+    def _start(self, what: str, *arguments: str) -> psutil.Process:
+        command = [sys.executable, "-W", "ignore", "-m", f"distributed.cli.dask_{what}", "--no-dashboard"]
+        with (self._folder / "cluster.txt").open("ab") as log:
+            made = self._stack.enter_context(
+                subprocess.Popen([*command, *arguments], stdout=log, stderr=log, cwd=self._folder)
+            )
+        process = psutil.Process(made.pid)
+        self._stack.callback(end, process)
+        return process
+
+
+def end(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for each in [process, *process.children(recursive=True)]:
+            each.kill()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Elsewhere]:
     with contextlib.ExitStack() as stack:
+        yield Elsewhere(tmp_path, stack)
 
-        def start(*arguments: str) -> subprocess.Popen[bytes]:
-            with (tmp_path / "log.txt").open("ab") as log:
-                made = stack.enter_context(
-                    subprocess.Popen([sys.executable, "-m", *arguments], stdout=log, stderr=log, cwd=tmp_path)
-                )
-            stack.callback(made.kill)
-            return made
 
-        scheduler = start(
-            "distributed.cli.dask_scheduler", "--port", "0", "--scheduler-file", "where", "--no-dashboard"
-        )
-        wait_for((tmp_path / "where").exists)
-        start(
-            "distributed.cli.dask_worker",
-            "--scheduler-file",
-            "where",
-            *common,
-        )
-        address = json.loads((tmp_path / "where").read_text())["address"]
-        (tmp_path / "profile.yaml").write_text(f"kind: address\naddress: {address}\n")
-        running = fork_server.start(tmp_path)
-        wait_for(lambda: any((tmp_path / "target.work").glob("*-*-*/checksums/0*")))
-        scheduler.kill()
-        assert running.ends() == 1
+@pytest.mark.timeout(150)
+def test_a_worker_and_its_nanny_that_stop_for_ever(
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, elsewhere: Elsewhere
+) -> None:
+    """Nobody can restart the worker; it is removed, and others compute its blocks."""
+    job(reference_run.files, tmp_path)
+    frozen, other = elsewhere.worker(), elsewhere.worker()
+    on_a_cluster(tmp_path, "kind: address", f"address: {elsewhere.address}", "block_timeout: 1s", "wait: 2s")
+    running = fork_server.start(tmp_path)
+    wait_for(lambda: written(tmp_path) >= MOMENTS[0])
+    signal_all([frozen, *workers_of(frozen.pid)], signal.SIGSTOP)
+    wait_for(lambda: written(tmp_path) >= MOMENTS[1])
+    other.kill()  # the other nanny; its worker ends with it
+    assert running.ends() == 1
     said = (tmp_path / "log.txt").read_text()
-    assert "the connection to the dask scheduler was lost" in said
+    assert "which is given up" in said
+    assert "lucidcube: no workers left: the scheduler at tcp://" in said
     assert "finished blocks are kept" in said
+    assert "Traceback" not in said
+    on_threads(tmp_path)
+    assert_resumes(tmp_path, fork_server, reference_run)
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("name", ["KILL", "STOP"])
+def test_the_end_of_a_scheduler(
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, elsewhere: Elsewhere, name: str
+) -> None:
+    job(reference_run.files, tmp_path)
+    elsewhere.worker()
+    on_a_cluster(tmp_path, "kind: address", f"address: {elsewhere.address}", "worker_timeout: 3s")
+    running = fork_server.start(tmp_path)
+    wait_for(lambda: written(tmp_path) >= 1)
+    signal_all([elsewhere.scheduler], signal.Signals[f"SIG{name}"])
+    assert running.ends() == 1
+    said = (tmp_path / "log.txt").read_text()
+    lost = {"KILL": "the connection to the dask scheduler was lost", "STOP": "has not answered for 3 s"}
+    assert f"{lost[name]}" in said
+    assert "finished blocks are kept" in said
+    assert "Traceback" not in said
     assert not (tmp_path / "out.fits").exists()
-    (tmp_path / "profile.yaml").write_text("kind: threads\nworkers: 2\n")
+    on_threads(tmp_path)
     assert_resumes(tmp_path, fork_server, reference_run)
 
 

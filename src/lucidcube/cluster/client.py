@@ -2,25 +2,20 @@
 
 import logging
 import time
-import uuid
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import dask
-from dask.utils import format_bytes
 from distributed import Client, LocalCluster
-from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
 from lucidcube.cluster import credentials, jobqueue
+from lucidcube.cluster.dask_workers import DaskWorkers
 from lucidcube.cluster.kernel_cache import installed_kernels, share_kernels
 from lucidcube.cluster.profile import Profile, expand_variables, import_class, local_layout, parse_duration
 from lucidcube.cluster.slurm_runner import start_runner
-from lucidcube.cluster.workers import Workers, WorkersDied, WorkersLost
 from lucidcube.errors import ConfigError
 
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}
@@ -30,77 +25,10 @@ LOGS_OF_THE_END = tuple(logging.getLogger(f"distributed.{name}") for name in ("n
 """Logs with warnings and errors about workers that end, also where they were asked to."""
 POLL_INTERVAL = 5.0
 """Seconds between checks while waiting for the first worker."""
-
-
-class DaskWorkers(Workers):
-    """The workers of the dask cluster to which a client is connected.
-
-    `memory` is the memory limit of each worker in bytes, if it has one. After `timeout` seconds without any
-    worker the run is given up, and `reason` says why there are none; lost workers may be replaced before by
-    `maintain`, which is called every few seconds.
-    """
-
-    remote = True
-
-    def __init__(
-        self,
-        client: Client,
-        memory: int | None = None,
-        timeout: float = 300.0,
-        reason: Callable[[], str] = lambda: "they ended and did not come back",
-        maintain: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(client.get_executor(pure=False), 0, _dashboard(client))
-        self.client, self.memory, self.timeout = client, memory, timeout
-        self.reason, self.maintain = reason, maintain
-        self._run = uuid.uuid4().hex[:8]
-        self._tasks = 0
-        self._last_seen = time.monotonic()
-        self.check()
-
-    @property
-    def window(self) -> int:
-        """Two blocks for each thread of the workers, as counted at the last check."""
-        return 2 * max(1, self.threads)
-
-    def submit(self, name: str, block: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Submit a block as a task whose key names it, as ``('deconvolve target-1f3a', 17)``."""
-        self._tasks += 1  # a block that is retried needs a key of its own
-        key = (f"{name}-{self._run}{self._tasks:x}", block)
-        return self.executor.submit(function, *arguments, key=key)
-
-    def result(self, future: Future[Any]) -> Any:
-        """Return the result of a block or raise its exception; see `Workers`."""
-        try:
-            return future.result()
-        except KilledWorker as error:
-            limit = f"{format_bytes(self.memory)} of memory each" if self.memory else "no memory limit"
-            raise WorkersDied(
-                f"{error.allowed_failures + 1} workers died while computing it, one after the other, with "
-                f"{limit}: give them more memory, or fewer threads each"
-            ) from error
-        except CancelledError as error:
-            raise WorkersLost("the connection to the dask scheduler was lost") from error
-
-    def check(self) -> None:
-        """Count the workers and maintain them; see `Workers`."""
-        try:
-            self.threads = sum(self.client.nthreads().values())
-        except OSError as error:
-            raise WorkersLost(f"the connection to the dask scheduler was lost: {error}") from error
-        self.maintain()
-        now = time.monotonic()
-        if self.threads:
-            self._last_seen = now
-        elif now - self._last_seen > self.timeout:
-            raise WorkersLost(f"no workers left: {self.reason()}")
-
-
-def _dashboard(client: Client) -> str | None:
-    """Return the address of dask's own page, if bokeh is installed to draw it."""
-    with suppress(KeyError):  # the scheduler was started without one
-        return (client.dashboard_link or None) if find_spec("bokeh") else None
-    return None
+START_TIMEOUT = 300.0
+"""Seconds in which a worker on this machine must start; its nanny would wait for a stopped one for ever."""
+CLOSE_TIMEOUT = 30.0
+"""Seconds to wait for workers that are asked to end."""
 
 
 def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) -> DaskWorkers:
@@ -111,8 +39,9 @@ def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) 
     """
     for log in LOGS_OF_THE_END:
         stack.callback(log.setLevel, log.level)
-    if not profile.dashboard:
-        stack.enter_context(dask.config.set({"distributed.scheduler.http.routes": []}))
+    stack.enter_context(
+        dask.config.set({"distributed.scheduler.worker-ttl": f"{parse_duration(profile.worker_timeout)}s"})
+    )
     workers = _start(stack, profile, work)
     if not profile.dashboard and profile.kind != "address":
         workers.dashboard = None
@@ -167,7 +96,7 @@ def _retire(client: Client) -> None:
     for log in LOGS_OF_THE_END:
         log.setLevel(logging.CRITICAL)
     with suppress(OSError, TimeoutError):  # the scheduler may be lost
-        client.retire_workers(close_workers=True)
+        client.sync(client.scheduler.retire_workers, close_workers=True, callback_timeout=CLOSE_TIMEOUT)
 
 
 def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
@@ -182,11 +111,12 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
         "memory_limit": layout.memory,
         "local_directory": expand_variables(profile.local_directory) if profile.local_directory else None,
         "preload": ["lucidcube.cluster.worker_preload"],
+        "death_timeout": START_TIMEOUT,
         **_of_local_cluster(profile),
     }
     client = stack.enter_context(_client(_started(stack, LocalCluster, arguments)))
     stack.callback(_retire, client)
-    return DaskWorkers(client, memory=layout.memory)
+    return DaskWorkers(client, memory=layout.memory, profile=profile)
 
 
 def _connected(stack: ExitStack, profile: Profile) -> DaskWorkers:
@@ -262,4 +192,4 @@ def _with_workers(
                 raise ConfigError(f"profile: no worker within {profile.wait}: {reason()}") from None
     workers = client.scheduler_info()["workers"].values()
     memory = min((w["memory_limit"] for w in workers if w.get("memory_limit")), default=None)
-    return DaskWorkers(client, memory, timeout, reason)
+    return DaskWorkers(client, memory, timeout, reason, profile=profile)

@@ -51,9 +51,14 @@ WORKER_SETTINGS: dict[str, Any] = {
     "distributed.worker.http.routes": [],
 }
 
-
 NO_PAGE = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
 """Arguments of workers without a page of their own."""
+
+
+def scheduler_settings(profile: Profile) -> dict[str, Any]:
+    """Return the settings of dask for a scheduler that is started for this profile."""
+    timeout = {"distributed.scheduler.worker-ttl": f"{parse_duration(profile.worker_timeout)}s"}
+    return timeout if profile.dashboard else timeout | {"distributed.scheduler.http.routes": []}
 
 
 class Queue(NamedTuple):

@@ -41,6 +41,7 @@ _JOBS = QUEUE_KINDS | {"class"}
 _NETWORK = _JOBS | {"slurm_runner"}
 _PROCESSES = _NETWORK | {"processes"}
 _ADDRESS = frozenset({"address"})
+_REMOTE = _PROCESSES | _ADDRESS
 
 
 def _only(kinds: frozenset[str], description: str, default: Any = None, **constraints: Any) -> Any:
@@ -91,6 +92,9 @@ class Profile(BaseModel):
     wait: str = _only(
         _NETWORK | _ADDRESS, "time to wait for the first worker, or for the replacement of lost ones", "1h"
     )
+    block_timeout: str = _only(_REMOTE, "shortest time after which a block may be given up", "2min")
+    block_factor: float = _only(_REMOTE, "times the median after which a block is given up", 20.0, gt=1)
+    worker_timeout: str = _only(_REMOTE, "time without sign of life after which a worker is given up", "5min")
     site: str | None = _only(_JOBS, "further YAML file of dask settings, as a site provides it")
     class_path: str | None = Field(
         None, alias="class", description="class of the dask cluster, such as dask_jobqueue.SLURMCluster"
@@ -109,7 +113,7 @@ class Profile(BaseModel):
             return values | {"kind": "class"}
         return values
 
-    @field_validator("memory", "walltime", "wait", mode="before")
+    @field_validator("memory", "walltime", "wait", "block_timeout", "worker_timeout", mode="before")
     @classmethod
     def _check_units(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from dask.utils import parse_bytes
 
-from lucidcube.cluster.jobqueue import WORKER_ENVIRONMENT, WORKER_SETTINGS
+from lucidcube.cluster.jobqueue import WORKER_ENVIRONMENT, WORKER_SETTINGS, scheduler_settings
 from lucidcube.cluster.profile import Layout, Profile, expand_variables, import_class, parse_duration
 from lucidcube.cluster.resources import USABLE, available_resources
 from lucidcube.errors import ConfigError
@@ -79,7 +79,7 @@ def start_runner(profile: Profile, work: Path | None, stack: ExitStack) -> tuple
         dask.config.set(
             WORKER_SETTINGS
             | {"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}
-            | ({} if profile.dashboard else {"distributed.scheduler.http.routes": []})
+            | scheduler_settings(profile)
         )
         # A runner ends its own process with SIGINT, which must not be reported as an error.
         signal.signal(signal.SIGINT, lambda *_: sys.exit())

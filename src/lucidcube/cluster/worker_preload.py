@@ -1,19 +1,24 @@
-"""Preload of worker processes on this machine: Ctrl-C is left to the run, which lets the workers finish.
+"""Preload of worker processes on this machine: signals are left to the run, which lets the workers finish.
 
-A terminal sends SIGINT to all processes at once; workers that ended on it could not finish their blocks.
+A terminal sends SIGINT to all processes at once, and SIGHUP when it is closed; batch systems send SIGTERM.
+Workers that ended on it could not finish their blocks. They end with the run in any case.
 """
 
 import logging
 import signal
 from typing import Any
 
+EXPECTED = ("Scheduler was unaware of this worker", "Worker stream died during communication")
+"""Beginnings of messages about what the scheduler handles: that it has removed this or another worker."""
+
 
 async def dask_setup(worker: Any) -> None:
-    """Ignore SIGINT; dask calls this in the main thread of each new worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore signals; dask calls this in the main thread of each new worker process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     logging.getLogger("distributed.worker").addFilter(_is_unexpected)
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
-    """Return whether a message is more than that the scheduler has removed the worker at the end of a run."""
-    return not record.getMessage().startswith("Scheduler was unaware of this worker")
+    """Return whether a message is more than that the scheduler has removed a worker."""
+    return not record.getMessage().startswith(EXPECTED)

@@ -1,12 +1,14 @@
 """Handle requests to stop: blocks in flight are finished and recorded, and no others are submitted."""
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 
 class Stopped(KeyboardInterrupt):
@@ -49,7 +51,7 @@ _current: Stop | None = None
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """Turn the first SIGTERM or SIGINT into a request to stop; the second one ends the process at once.
+    """Turn the first SIGTERM, SIGHUP or SIGINT into a request to stop; the second ends the process at once.
 
     Within another such context the flag of that context is returned. Only the main thread receives signals;
     in any other thread nothing is changed.
@@ -61,12 +63,16 @@ def signals() -> Iterator[Stop]:
     stop = _current = Stop()
     before: dict[signal.Signals, Any] = {}
 
+    terminals = [stream.fileno() for stream in _streams() if stream.isatty()]
+
     def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _discard_output(terminals)
         for other in before:
             signal.signal(other, signal.SIG_DFL)  # blocks are written atomically, so nothing is harmed
         stop.request(signal.Signals(number))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup ignores signals on purpose
             before[number] = signal.signal(number, handle)
     try:
@@ -75,3 +81,17 @@ def signals() -> Iterator[Stop]:
         _current = None
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _streams() -> list[TextIO]:
+    """Return the streams for output that are open, as most are."""
+    return [stream for stream in (sys.__stdout__, sys.__stderr__) if stream is not None and not stream.closed]
+
+
+def _discard_output(terminals: Sequence[int]) -> None:
+    """Discard what is written to terminals that were closed, where writing would be an error."""
+    for terminal in terminals:
+        if not os.isatty(terminal):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, terminal)
+            os.close(null)
