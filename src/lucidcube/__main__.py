@@ -1,6 +1,6 @@
 """``python -m lucidcube``."""
 
-from lucidcube.cli.app import main
+from lucidcube.cli.start import main
 
 if __name__ == "__main__":
     main()

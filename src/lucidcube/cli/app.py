@@ -28,10 +28,9 @@ from lucidcube.cli.options import (
     overrides,
     to_stderr,
 )
+from lucidcube.cli.start import INTERRUPTED, STAGE_FAILED, STOPPED, TERMINATED, USER_ERROR, machine_fails
 from lucidcube.errors import BlocksFailed, StageError, UserError, did_you_mean, printable
 from lucidcube.runner.signals import signals
-
-STAGE_FAILED, USER_ERROR, STOPPED, INTERRUPTED, TERMINATED = 1, 2, 75, 130, 143
 
 EXIT_CODES = (
     "Exit codes: 0 success, 1 a stage failed on some planes, 2 a mistake in the input, 75 stopped (can be "
@@ -222,9 +221,9 @@ def simulate(folder: Path, *, size: str = "5MB", seed: int = 0, truth: Flag = Fa
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit.
 
-    The exit codes are 0 for success, 1 if a stage failed on some blocks, 2 for a mistake of the user, 75
-    (EX_TEMPFAIL) if a run was stopped by SIGTERM and can be continued, 130 and 143 if the program was
-    interrupted or terminated, and 141 if the reader of its output closed the pipe.
+    The exit codes are 0 for success, 1 if a stage failed on some blocks, 2 for a mistake of the user or a
+    failing disk, 75 (EX_TEMPFAIL) if a run was stopped by SIGTERM or SIGHUP and can be continued, 130 and 143
+    if the program was interrupted or terminated, and 141 if the reader of its output closed the pipe.
     """
     with ends_quietly():
         _main(sys.argv[1:] if arguments is None else arguments)
@@ -246,8 +245,12 @@ def _main(arguments: list[str]) -> None:
     except BlocksFailed as error:
         count = f"blocks that failed: {len(error.failures)}"
         _exit(STAGE_FAILED, *str(error).splitlines(), *([f"{count}; {kept}"] if resumable else []))
+    except (OSError, ImportError) as error:
+        if not machine_fails(error):
+            raise
+        _exit(USER_ERROR, f"the disk or the machine fails: {error}", *([kept] if resumable else []))
     except KeyboardInterrupt as error:
-        terminated = getattr(error, "signal", None) == signal.SIGTERM
+        terminated = getattr(error, "signal", None) in (signal.SIGTERM, signal.SIGHUP)
         text = "stopped" if terminated else "interrupted"
         code = (STOPPED if resumable else TERMINATED) if terminated else INTERRUPTED
         _exit(code, f"{text}; {kept}" if resumable else text)

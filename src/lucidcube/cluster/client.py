@@ -12,6 +12,7 @@ from distributed import Client, LocalCluster
 from distributed.security import Security
 
 from lucidcube.cluster import credentials, jobqueue
+from lucidcube.cluster.dask_logs import short_logs
 from lucidcube.cluster.dask_workers import DaskWorkers
 from lucidcube.cluster.kernel_cache import installed_kernels, share_kernels
 from lucidcube.cluster.profile import Profile, expand_variables, import_class, local_layout, parse_duration
@@ -37,6 +38,7 @@ def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) 
     If a work folder is given, workers that may run on other machines share compiled kernels in it, unless
     there are some next to the package.
     """
+    stack.enter_context(short_logs())
     for log in LOGS_OF_THE_END:
         stack.callback(log.setLevel, log.level)
     stack.enter_context(

@@ -8,8 +8,14 @@ import logging
 import signal
 from typing import Any
 
-EXPECTED = ("Scheduler was unaware of this worker", "Worker stream died during communication")
-"""Beginnings of messages about what the scheduler handles: that it has removed this or another worker."""
+from lucidcube.cluster.dask_logs import shorten_logs
+
+EXPECTED = (
+    "Scheduler was unaware of this worker",
+    "Worker stream died during communication",
+    "Failed to communicate with scheduler during heartbeat",
+)
+"""Beginnings of messages that follow from the removal of this or another worker by the scheduler."""
 
 
 async def dask_setup(worker: Any) -> None:
@@ -17,6 +23,7 @@ async def dask_setup(worker: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logging.getLogger("distributed.worker").addFilter(_is_unexpected)
+    shorten_logs()
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
