@@ -189,7 +189,9 @@ def test_kill_at_random_moments(tmp_path: Path, fork_server: ForkServer, referen
     assert len({*moments}) > 4, f"always killed at the same moment: {moments}"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
 def test_signals_end_a_run_cleanly(
     tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, number: signal.Signals, code: int
 ) -> None:
