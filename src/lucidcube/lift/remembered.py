@@ -7,6 +7,7 @@ the planes of a window without a checkpoint in between.
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -14,40 +15,51 @@ import numpy as np
 
 Result = TypeVar("Result")
 RECENT = 16
-"""Number of results that are kept."""
+"""Number of results that are kept by default."""
 
 
 class Remembered(Generic[Result]):
     """A function of arrays whose recent results are kept, in this process, by a digest of its arguments.
 
-    The arguments are arrays or None. The results are shared, and must not be modified.
+    The arguments are arrays, words or None. The results are shared, and must not be modified. A thread that
+    asks for what another one computes waits for its result. `recent` is the number of results that are kept.
     """
 
-    def __init__(self, function: Callable[..., Result]) -> None:
-        self._function = function
-        self._results: OrderedDict[bytes, Result] = OrderedDict()
+    def __init__(self, function: Callable[..., Result], recent: int = RECENT) -> None:
+        self._function, self._recent = function, recent
+        self._results: OrderedDict[bytes, Future[Result]] = OrderedDict()
         self._lock = Lock()
 
-    def __call__(self, *arrays: np.ndarray | None) -> Result:
-        """Return the result for these arrays."""
-        key = _digest(arrays)
+    def __call__(self, *arguments: np.ndarray | str | None) -> Result:
+        """Return the result for these arguments."""
+        key = _digest(arguments)
         with self._lock:
-            if key in self._results:
+            known = self._results.get(key)
+            if known is not None:
                 self._results.move_to_end(key)
-                return self._results[key]
-        result = self._function(*arrays)
-        with self._lock:
-            self._results[key] = result
-            while len(self._results) > RECENT:
-                self._results.popitem(last=False)
-        return result
+            else:
+                own = self._results[key] = Future()
+                while len(self._results) > self._recent:
+                    self._results.popitem(last=False)
+        if known is not None:
+            return known.result()
+        try:
+            own.set_result(self._function(*arguments))
+        except BaseException as error:
+            own.set_exception(error)
+            with self._lock:
+                self._results.pop(key, None)
+            raise
+        return own.result()
 
 
-def _digest(arrays: tuple[Any, ...]) -> bytes:
-    """Return a digest of arrays, their shapes and their types."""
+def _digest(arguments: tuple[Any, ...]) -> bytes:
+    """Return a digest of arrays, their shapes and their types, or of words."""
     digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(b"none" if array is None else f"{array.shape} {array.dtype}".encode())
-        if array is not None:
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            digest.update(f"{argument.shape} {argument.dtype}".encode())
+            digest.update(np.ascontiguousarray(argument).view(np.uint8).data)
+        else:
+            digest.update(repr(argument).encode())
     return digest.digest()

@@ -21,11 +21,14 @@ from lucidcube.cube import (
     WAVELENGTH,
 )
 from lucidcube.kernels.artefacts.combined_score import combined_score, suspects
-from lucidcube.kernels.artefacts.psf_consistency import psf_consistency
+from lucidcube.kernels.artefacts.psf_consistency import psf_consistency, robust_estimate
 from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
+from lucidcube.kernels.deconvolution.map_solver import Solution
+from lucidcube.kernels.fourier.engines import current_engine
 from lucidcube.kernels.noise import known_variance
 from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
 from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.lift.remembered import Remembered
 from lucidcube.lift.windows import over_windows
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.psf_argument import StageWithPSF
@@ -49,7 +52,7 @@ class Artefacts(StageWithPSF):
     """
 
     name: ClassVar[str] = "artefacts"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_artefactmap"
@@ -172,7 +175,8 @@ def _scores(
     given = [None] * len(data) if variance is None else variance
     variance = np.stack([known_variance(p, v) for p, v in zip(data, given, strict=True)])
     tested = spectral and len(data) >= FEWEST_PLANES
-    deviation = spectral_outliers(data, variance).z if tested else np.full(data.shape, np.nan, np.float32)
+    deviation = _deviations(data, variance) if tested else np.full(data.shape, np.nan, np.float32)
+    start = _start(data, psf, variance, deviation, cut) if tested else None
     data, psf, variance, deviation = data[wanted], psf[wanted], variance[wanted], deviation[wanted]
     found = suspects(deviation, cut=cut)
     sharpness = np.zeros(data.shape, np.float32)
@@ -185,8 +189,26 @@ def _scores(
                 cut=cut,
                 exclude=found.marks[i],
                 plausible=np.abs(deviation[i]) < PLAUSIBLE * cut,
+                start=start,
             )
     made = combined_score(deviation, sharpness, found)
     missing = ~np.isfinite(data)
     made.score[missing] = made.amplitude[missing] = np.nan
     return made
+
+
+def _start(
+    data: np.ndarray, psf: np.ndarray, variance: np.ndarray, deviation: np.ndarray, cut: float
+) -> Solution | None:
+    """Return the object in the middle plane of a window, or in the nearest one with data and a PSF."""
+    usable = [i for i in range(len(data)) if np.isfinite(psf[i]).any() and np.isfinite(data[i]).any()]
+    if not usable:
+        return None
+    middle = min(usable, key=lambda i: abs(i - len(data) // 2))
+    marks = suspects(deviation[[middle]], cut=cut).marks[0]
+    return _object(data[middle], variance[middle], usable_psf(psf[middle]), marks, current_engine().__name__)
+
+
+# The blocks of a group of planes share a window, and hence these results.
+_deviations = Remembered(lambda data, variance: spectral_outliers(data, variance).z, recent=2)
+_object = Remembered(lambda *given: robust_estimate(*given[:-1]), recent=4)

@@ -1,7 +1,7 @@
 """Find pixels that are sharper than the PSF allows."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from lucidcube.kernels.deconvolution.common import Variance
 from lucidcube.kernels.deconvolution.continuation import Plane
-from lucidcube.kernels.deconvolution.map_solver import MapSolver
+from lucidcube.kernels.deconvolution.map_solver import MapSolver, Solution
 from lucidcube.kernels.noise import MAD_TO_SIGMA, correlated_pixels, estimate_variance
 
 MODEL_ERROR = 0.005
@@ -32,12 +32,15 @@ class Round(NamedTuple):
     """Pixels that differ by more than this multiple of the cut have no weight."""
 
 
-ROUNDS = Round(180, 2.0, math.inf), Round(60, 10.0, 2.4), Round(60, 2.0, 1.6)
+FIRST = Round(180, 2.0, math.inf)
+ROUNDS = FIRST, Round(60, 10.0, 2.4), Round(60, 2.0, 1.6), Round(60, 10.0, 1.0)
 """The first round is so robust that no artefact pulls the estimate, which makes it converge slowly at sharp
-peaks. The second fits those, and spreads artefacts within its limit over their neighbours; the last reverses
-the latter."""
-LAST = Round(60, 10.0, 1.0)
-"""A further round, in which plausible pixels have their weight back."""
+peaks. The second fits those, and spreads artefacts within its limit over their neighbours; the third reverses
+the latter. In the last one, plausible pixels have their weight back."""
+CONTINUED = Round(30, 2.0, math.inf), Round(15, 10.0, 2.4), Round(30, 2.0, 1.6), Round(15, 10.0, 1.0)
+"""The same for an estimate that starts from one of a similar object: 90 iterations in place of 360."""
+BRIGHT = 0.3
+"""Pixels are bright where the model exceeds this fraction of that of the brightest percent."""
 FITTING = 0.4
 """Fraction of the pixels of a group that must be cleared for any of them to be."""
 CLEARED = 0.6
@@ -52,6 +55,7 @@ def psf_consistency(
     cut: float = 5.0,
     exclude: NDArray[np.bool_] | None = None,
     plausible: NDArray[np.bool_] | None = None,
+    start: Solution | None = None,
 ) -> NDArray[np.float32]:
     """Return by how many standard deviations each pixel differs from anything blurred by the PSF.
 
@@ -71,37 +75,96 @@ def psf_consistency(
     estimates took for an artefact fits then, while a hot pixel does not. Of a connected group,
     `FITTING` must fit, because a point can explain a single pixel of a stripe.
 
+    `start` is an estimate of a similar object, of any brightness, such as that of `robust_estimate` for a
+    neighbouring plane. The rounds are then shorter, see `CONTINUED`.
+
     The result (y, x) float32 is (plane - model) / sqrt(variance + (0.005 model)^2 + (c range)^2), NaN without
     data. The range of the model is that in a box of 5 x 5 pixels. Its factor c is the error of the PSF, which
     is measured in the plane, and is zero where the residuals at edges are not larger than the noise.
     """
-    spread = np.asarray(estimate_variance(plane) if variance is None else variance, np.float64)
-    known = np.isfinite(plane) & np.isfinite(spread) & (spread > 0)
-    sigma = np.sqrt(np.where(known, spread, np.nan))
-    none = np.zeros(plane.shape, bool)
-    exclude, plausible = (none if given is None else given for given in (exclude, plausible))
-    correlated = correlated_pixels(plane, spread, exclude)
-    solver, solution, z = MapSolver(psf, plane.shape), None, np.zeros(plane.shape)
-    for n_iter, robust, limit in (*ROUNDS, LAST):
-        beyond = np.abs(z) > limit * cut
-        cleared = plausible & beyond if limit == LAST.limit else none
-        if limit == LAST.limit and not cleared.any():
+    given = _Given.of(plane, variance, exclude)
+    plausible = np.zeros(plane.shape, bool) if plausible is None else plausible
+    solution = None if start is None else _as_bright(start, plane, given.exclude)
+    rounds = ROUNDS if solution is None else CONTINUED
+    solver, z = MapSolver(psf, plane.shape), np.zeros(plane.shape)
+    for number in rounds:
+        beyond, last = np.abs(z) > number.limit * cut, number is rounds[-1]
+        cleared = plausible & beyond & last
+        if last and not cleared.any():
             break
-        solution = solver.solve(
-            plane,
-            np.where(exclude | (beyond & ~cleared), np.nan, sigma),
-            robust=robust,
-            n_iter=n_iter,
-            correlated=correlated,
-            start=solution,
-        )
-        left, steep = plane - solution.model, _range(solution.model)
-        error = np.hypot(sigma, MODEL_ERROR * solution.model)
-        new = left / np.hypot(error, _psf_error(left, error, steep, ~exclude & known) * steep)
-        better = np.abs(new) < np.minimum(np.abs(z), CLEARED * cut)
-        fits = plausible & better & ~_misfits(cleared, better)
-        z = np.where(fits, new, z) if cleared.any() else new
+        solution = given.solve(solver, number, beyond & ~cleared, solution)
+        new = given.deviation(solution.model)
+        if last:
+            better = np.abs(new) < np.minimum(np.abs(z), CLEARED * cut)
+            new = np.where(plausible & better & ~_misfits(cleared, better), new, z)
+        z = new
     return z.astype(np.float32)
+
+
+def robust_estimate(
+    plane: Plane,
+    variance: Variance,
+    psf: NDArray[np.floating],
+    exclude: NDArray[np.bool_] | None = None,
+) -> Solution:
+    """Return the estimate of the first round of `psf_consistency`, from which that of others can start."""
+    return _Given.of(plane, variance, exclude).solve(MapSolver(psf, plane.shape), FIRST)
+
+
+class _Given(NamedTuple):
+    """A plane (y, x) with the standard deviation of its noise, NaN where it is unknown."""
+
+    plane: Plane
+    sigma: NDArray[np.float64]
+    exclude: NDArray[np.bool_]
+    correlated: float
+
+    @classmethod
+    def of(cls, plane: Plane, variance: Variance, exclude: NDArray[np.bool_] | None) -> Self:
+        spread = np.asarray(estimate_variance(plane) if variance is None else variance, np.float64)
+        known = np.isfinite(plane) & np.isfinite(spread) & (spread > 0)
+        exclude = np.zeros(plane.shape, bool) if exclude is None else exclude
+        sigma = np.sqrt(np.where(known, spread, np.nan))
+        return cls(plane, sigma, exclude, correlated_pixels(plane, spread, exclude))
+
+    def solve(
+        self,
+        solver: MapSolver,
+        number: Round,
+        left_out: NDArray[np.bool_] | None = None,
+        start: Solution | None = None,
+    ) -> Solution:
+        """Return the estimate of a round, in which some further pixels have no weight."""
+        excluded = self.exclude if left_out is None else self.exclude | left_out
+        return solver.solve(
+            self.plane,
+            np.where(excluded, np.nan, self.sigma),
+            robust=number.robust,
+            n_iter=number.n_iter,
+            correlated=self.correlated,
+            start=start,
+        )
+
+    def deviation(self, model: Plane) -> NDArray[np.float64]:
+        """Return the deviation from a model in standard deviations, see `psf_consistency`."""
+        left, steep = self.plane - model, _range(model)
+        error = np.hypot(self.sigma, MODEL_ERROR * model)
+        usable = ~self.exclude & np.isfinite(self.sigma)
+        deviation: NDArray[np.float64] = left / np.hypot(
+            error, _psf_error(left, error, steep, usable) * steep
+        )
+        return deviation
+
+
+def _as_bright(start: Solution, plane: Plane, exclude: NDArray[np.bool_]) -> Solution | None:
+    """Return an estimate multiplied so that it is as bright as a plane; None if it says nothing about it."""
+    usable = np.isfinite(plane) & ~exclude
+    level = float(np.percentile(start.model[usable], 99)) if usable.any() else 0.0
+    bright = usable & (start.model > BRIGHT * level)
+    if not level > 0 or not bright.any():
+        return None
+    ratio = float(np.median(plane[bright] / start.model[bright]))
+    return start._replace(parts=start.parts * np.float32(ratio)) if ratio > 0 else None
 
 
 def _misfits(cleared: NDArray[np.bool_], better: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -130,7 +193,7 @@ def _psf_error(
     """
     prominence = (steep / error)[usable].astype(np.float64)
     residual = np.abs((left / error)[usable]).astype(np.float64)
-    order = np.argsort(-prominence, kind="stable")[: max(FEWEST, int(STEEP_SHARE * prominence.size))]
+    order = _largest(prominence, max(FEWEST, int(STEEP_SHARE * prominence.size)))
     largest, number = 0.0, FEWEST
     while number <= order.size:
         chosen = order[:number]
@@ -139,3 +202,12 @@ def _psf_error(
             largest = max(largest, (scatter - 1) / float(np.median(prominence[chosen] ** 2)))
         number *= 4
     return math.sqrt(largest)
+
+
+def _largest(values: NDArray[np.float64], number: int) -> NDArray[np.intp]:
+    """Return the indices of the largest values in descending order; there may be fewer than `number`."""
+    number = min(number, values.size)
+    if number == 0:
+        return np.zeros(0, np.intp)
+    candidates = np.flatnonzero(values >= np.partition(values, -number)[-number])
+    return candidates[np.argsort(-values[candidates], kind="stable")][:number]

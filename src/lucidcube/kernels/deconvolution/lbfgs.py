@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from lucidcube.kernels.deconvolution.lbfgs_memory import Memory, Vector
@@ -117,6 +118,7 @@ def _search(
     return None
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
 def _two_loops(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     """Run the recursion of L-BFGS on scalar products instead of vectors.
 
@@ -124,17 +126,36 @@ def _two_loops(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     the newest, then the changes of the gradient, and the gradient last. The direction is the sum of these
     vectors with the returned factors.
     """
-    pairs = gram.shape[0] // 2
-    factors, shares = np.zeros(2 * pairs + 1), np.zeros(pairs)
-    factors[-1] = -1
-    size = np.sqrt(np.diagonal(gram))
-    used = [s for s in range(pairs) if gram[s, s + pairs] > LEAST_CURVATURE * size[s] * size[s + pairs]]
-    for s in used:
-        shares[s] = factors @ gram[s] / gram[s, s + pairs]
-        factors[s + pairs] -= shares[s]
-    if used:
-        newest = used[0] + pairs
-        factors *= gram[used[0], newest] / gram[newest, newest]
-    for s in reversed(used):
-        factors[s] += shares[s] - factors @ gram[s + pairs] / gram[s, s + pairs]
+    rows = gram.shape[0]
+    pairs = rows // 2
+    factors, shares = np.zeros(rows), np.zeros(pairs)
+    factors[rows - 1] = -1
+    newest = -1
+    for s in range(pairs):
+        if _is_curved(gram, s, pairs):
+            shares[s] = _dot(factors, gram[s]) / gram[s, s + pairs]
+            factors[s + pairs] -= shares[s]
+            newest = s if newest < 0 else newest
+    if newest >= 0:
+        scale = gram[newest, newest + pairs] / gram[newest + pairs, newest + pairs]
+        for k in range(rows):
+            factors[k] *= scale
+    for s in range(pairs - 1, -1, -1):
+        if _is_curved(gram, s, pairs):
+            factors[s] += shares[s] - _dot(factors, gram[s + pairs]) / gram[s, s + pairs]
     return factors
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _is_curved(gram: NDArray[np.float64], s: int, pairs: int) -> bool:
+    """Return whether a step and its change of the gradient tell the curvature."""
+    return gram[s, s + pairs] > LEAST_CURVATURE * np.sqrt(gram[s, s] * gram[s + pairs, s + pairs])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _dot(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Return the scalar product; that of NumPy takes longer to compile."""
+    total = 0.0
+    for k in range(one.size):
+        total += one[k] * other[k]
+    return total

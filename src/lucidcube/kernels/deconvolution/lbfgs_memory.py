@@ -8,6 +8,8 @@ The members are stored in blocks that hold a part of all vectors, so that a pass
 all scalar products of a block are taken while it is in the cache.
 """
 
+from functools import cache
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -56,19 +58,14 @@ class Memory:
         """The indices of the members."""
         return self._members[: self._size]
 
-    def _rows(self) -> NDArray[np.int64]:
-        """Return the rows of the steps, from the newest, of the changes of gradient, and of the gradient."""
-        steps = [(self._newest - k) % SLOTS for k in range(self.count)]
-        return np.array([*steps, *(row + SLOTS for row in steps), GRADIENT])
-
     def products(self) -> NDArray[np.float64]:
         """Return the scalar products of steps, changes and gradient, in this order, over free variables."""
-        return _products(self._used, self._rows())
+        return _products(self._used, _rows(self._newest, self.count))
 
     def step(self, factors: NDArray[np.float64], length: float) -> float:
         """Write the variables after a projected step along a sum of these vectors; return gradient . step."""
         scaled = (factors * length).astype(np.float32)
-        return _step(self._used, self._indices, self._rows(), scaled, self._variables)
+        return _step(self._used, self._indices, _rows(self._newest, self.count), scaled, self._variables)
 
     def difference(self) -> tuple[float, float, float, float]:
         """Form the pair of the present step, for `accept`.
@@ -97,6 +94,15 @@ class Memory:
     def _enlist(self, *, initial: bool = False) -> None:
         vectors = self._variables, self._gradient
         self._size = _enlist(self._blocks, self._members, self._size, self._is_member, *vectors, initial)
+
+
+@cache
+def _rows(newest: int, count: int) -> NDArray[np.int64]:
+    """Return the rows of the steps, from the newest, of the changes of gradient, and of the gradient."""
+    steps = [(newest - k) % SLOTS for k in range(count)]
+    rows = np.array([*steps, *(row + SLOTS for row in steps), GRADIENT])
+    rows.flags.writeable = False
+    return rows
 
 
 @njit(cache=True, nogil=True)
