@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import numpy as np
@@ -30,6 +31,7 @@ class Plane:
     params = SIDES
     param_names = ("side",)
     timeout = 300.0
+    timer = time.process_time
     given: Planes
 
     def setup(self, side: int) -> None:

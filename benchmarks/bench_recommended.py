@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import xarray as xr
 
@@ -18,6 +20,7 @@ class Recommended:
     params = (101, 341)
     param_names = ("side",)
     timeout = 600.0
+    timer = time.process_time
     target: xr.Dataset
     star: xr.Dataset
     marked: xr.Dataset
