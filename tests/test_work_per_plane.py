@@ -57,10 +57,10 @@ class Work(NamedTuple):
 
 
 # An iteration of `map`, which `artefacts` and `interpolate` use too, takes four transforms: `deconvolve` has 200
-# iterations, `interpolate` 150, and `artefacts` 75 or 90, and 180 for the object in one plane of a window, from which
+# iterations, `interpolate` 150, and `artefacts` 80 to 135, and 180 for the object in one plane of a window, from which
 # the others start. Without that it would be 1280 transforms.
 CASES: dict[str, tuple[str, dict[str, Any], Work]] = {
-    "artefacts": ("artefacts", {}, Work(433, 2840, 27)),
+    "artefacts": ("artefacts", {}, Work(463, 3036, 27)),
     "artefacts ssa": ("artefacts", {"method": "ssa", "window": 6}, Work(34.7, 34.7, 6.9)),
     "interpolate": ("interpolate", {}, Work(677, 4440, 74)),
     "interpolate ssa": ("interpolate", {"method": "ssa", "window": 6}, Work(19, 19, 10.5)),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
+import pytest
 
 from lucidcube.lift.remembered import RECENT, Remembered
 
@@ -51,6 +53,50 @@ def test_old_results_are_forgotten() -> None:
     assert count.calls == RECENT + 1
     total(np.full(3, 0))
     assert count.calls == RECENT + 2
+
+
+def test_the_number_of_results_is_limited() -> None:
+    count = Counting()
+    total = Remembered(count, recent=1)
+    for number in (1, 2, 1):
+        total(np.full(3, number))
+    assert count.calls == 3
+
+
+def test_words_make_a_difference() -> None:
+    total = Remembered(lambda array, word: f"{array.sum():g} {word}")
+    assert [total(np.ones(2), word) for word in ("a", "b", "a")] == ["2 a", "2 b", "2 a"]
+
+
+def test_threads_wait_for_what_another_one_computes() -> None:
+    count, begun, released = Counting(), Event(), Event()
+
+    def slow(*arrays: np.ndarray | None) -> float:
+        begun.set()
+        assert released.wait(10)
+        return count(*arrays)
+
+    total = Remembered(slow)
+    with ThreadPoolExecutor(4) as pool:
+        results = [pool.submit(total, np.ones(5)) for _ in range(4)]
+        assert begun.wait(10)
+        released.set()
+        assert [result.result(10) for result in results] == [5.0] * 4
+    assert count.calls == 1
+
+
+def test_errors_are_raised_and_not_remembered() -> None:
+    failures = [ValueError("first")]
+
+    def sometimes(array: np.ndarray) -> float:
+        if failures:
+            raise failures.pop()
+        return float(array.sum())
+
+    total = Remembered(sometimes)
+    with pytest.raises(ValueError, match="first"):
+        total(np.ones(3))
+    assert total(np.ones(3)) == 3
 
 
 def test_threads_get_the_right_results() -> None:

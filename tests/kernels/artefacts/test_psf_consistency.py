@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from disc_scene import ODD_PLANES, SIGMA, moffat, planet, rim
-from lucidcube.kernels.artefacts.psf_consistency import psf_consistency
+from lucidcube.kernels.artefacts.psf_consistency import _largest, psf_consistency, robust_estimate
 from lucidcube.kernels.fourier.convolver import Convolver
 
 VARIANCE = np.full((64, 64), SIGMA**2, np.float32)
@@ -126,3 +126,46 @@ def test_a_psf_that_is_too_wide_marks_neither_the_limb_nor_points():
     z = np.abs(psf_consistency(plane.astype(np.float32), VARIANCE, wide))
     assert (z[~marks] > 5).mean() < 0.02
     assert (z[marks] > 5).all()
+
+
+@pytest.mark.parametrize("lacking", [False, True], ids=["similar", "without its moons"])
+def test_a_start_from_a_brighter_plane_gives_the_same_with_less_work(monkeypatch, lacking):
+    """Points that the start lacks, because a ghost hides them in its plane, are no artefacts either."""
+    plane, psf, marks, points = scene()
+    sign = np.where(np.indices(plane.shape).sum(axis=0) % 2, 1, -1)
+    sign[28] = 1
+    good = planet()[0] if lacking else plane - marks * sign * 15 * SIGMA
+    noise = np.random.default_rng(1).normal(0, 3 * SIGMA, plane.shape)
+    start = robust_estimate((3 * good + noise).astype(np.float32), 18 * VARIANCE, psf)
+    counted = []
+    convolve = Convolver.convolve_padded
+    monkeypatch.setattr(Convolver, "convolve_padded", lambda *given: counted.append(1) or convolve(*given))
+    cold = psf_consistency(plane, VARIANCE, psf, plausible=~marks)
+    without, counted[:] = len(counted), []
+    warm = psf_consistency(plane, VARIANCE, psf, plausible=~marks, start=start)
+    assert len(counted) < (0.5 if lacking else 0.4) * without
+    assert (np.abs(warm)[points] < 3).all()
+    assert (np.abs(warm)[~marks] > 5).sum() <= 1
+    assert (np.abs(warm)[marks] > 4).all()
+    if not lacking:
+        difference = np.sqrt(np.mean((warm - cold)[~marks] ** 2))
+        assert difference < 0.25, difference
+
+
+@pytest.mark.parametrize("change", [0, -1, np.nan], ids=["dark", "negative", "nothing"])
+def test_a_start_that_says_nothing_about_a_plane_is_not_used(change):
+    plane, psf, _, _ = scene()
+    start = robust_estimate(plane * np.float32(change), VARIANCE, psf)
+    expected = psf_consistency(plane, VARIANCE, psf)
+    if np.isnan(change):
+        np.testing.assert_array_equal(psf_consistency(plane, VARIANCE, psf, start=start), expected)
+    empty = start._replace(model=np.zeros_like(start.model))
+    np.testing.assert_array_equal(psf_consistency(plane, VARIANCE, psf, start=empty), expected)
+
+
+@pytest.mark.parametrize("number", [1, 5, 40, 1000])
+def test_the_largest_values_are_those_of_a_whole_sort(number):
+    values = np.random.default_rng(0).integers(0, 30, 200).astype(float)
+    expected = np.argsort(-values, kind="stable")[:number]
+    np.testing.assert_array_equal(_largest(values, number), expected)
+    assert _largest(values[:0], number).size == 0

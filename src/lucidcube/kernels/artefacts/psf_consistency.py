@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from lucidcube.kernels.deconvolution.common import Variance
 from lucidcube.kernels.deconvolution.continuation import Plane
-from lucidcube.kernels.deconvolution.map_solver import MapSolver, Solution
+from lucidcube.kernels.deconvolution.map_solver import TOLERANCE, MapSolver, Solution
 from lucidcube.kernels.noise import MAD_TO_SIGMA, correlated_pixels, estimate_variance
 
 MODEL_ERROR = 0.005
@@ -30,6 +30,8 @@ class Round(NamedTuple):
     """The residual beyond which the data term is linear, in units of the noise."""
     limit: float
     """Pixels that differ by more than this multiple of the cut have no weight."""
+    tolerance: float = TOLERANCE
+    """The round ends when the objective twice decreases by less than this fraction."""
 
 
 FIRST = Round(180, 2.0, math.inf)
@@ -37,8 +39,9 @@ ROUNDS = FIRST, Round(60, 10.0, 2.4), Round(60, 2.0, 1.6), Round(60, 10.0, 1.0)
 """The first round is so robust that no artefact pulls the estimate, which makes it converge slowly at sharp
 peaks. The second fits those, and spreads artefacts within its limit over their neighbours; the third reverses
 the latter. In the last one, plausible pixels have their weight back."""
-CONTINUED = Round(30, 2.0, math.inf), Round(15, 10.0, 2.4), Round(30, 2.0, 1.6), Round(15, 10.0, 1.0)
-"""The same for an estimate that starts from one of a similar object: 90 iterations in place of 360."""
+CONTINUED = Round(30, 2.0, math.inf), Round(15, 10.0, 2.4), Round(30, 2.0, 1.6), Round(60, 10.0, 1.0, 3e-4)
+"""The same for an estimate that starts from one of a similar object. The last round is longer where the start
+lacks a point, such as a moon behind a ghost."""
 BRIGHT = 0.3
 """Pixels are bright where the model exceeds this fraction of that of the brightest percent."""
 FITTING = 0.4
@@ -141,6 +144,7 @@ class _Given(NamedTuple):
             np.where(excluded, np.nan, self.sigma),
             robust=number.robust,
             n_iter=number.n_iter,
+            tolerance=number.tolerance,
             correlated=self.correlated,
             start=start,
         )
