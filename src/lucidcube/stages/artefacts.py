@@ -24,7 +24,7 @@ from lucidcube.kernels.artefacts.combined_score import combined_score, suspects
 from lucidcube.kernels.artefacts.psf_consistency import psf_consistency, robust_estimate
 from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
 from lucidcube.kernels.deconvolution.map_solver import Solution
-from lucidcube.kernels.fourier.engines import current_engine
+from lucidcube.kernels.fourier.convolver import engine_name
 from lucidcube.kernels.noise import known_variance
 from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
 from lucidcube.lift.blocks import Output, over_planes
@@ -206,7 +206,7 @@ def _start(
         return None
     middle = min(usable, key=lambda i: abs(i - len(data) // 2))
     marks = suspects(deviation[[middle]], cut=cut).marks[0]
-    return _object(data[middle], variance[middle], usable_psf(psf[middle]), marks, current_engine().__name__)
+    return _object(data[middle], variance[middle], usable_psf(psf[middle]), marks, engine_name())
 
 
 # The blocks of a group of planes share a window, and hence these results.

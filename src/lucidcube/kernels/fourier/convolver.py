@@ -10,12 +10,26 @@ from numpy.typing import NDArray
 from lucidcube.kernels.fourier.direct_sums import Floats, Support, convolve_pixels, subtract
 from lucidcube.kernels.fourier.engines import Engine, EngineName, current_engine, use_engine
 
-__all__ = ["Convolver", "EngineName", "Floats", "Support", "autocorrelation_filter", "trim_psf", "use_engine"]
+__all__ = [
+    "Convolver",
+    "EngineName",
+    "Floats",
+    "Support",
+    "autocorrelation_filter",
+    "engine_name",
+    "trim_psf",
+    "use_engine",
+]
 
 SIZE_STEPS = 8
 """Sizes of transform between the smallest and the largest, along each axis; see `Convolver.subtract_part`."""
 TRANSFERS_KEPT = 4
 """Number of transforms of the PSF that are kept, of 4 bytes for each point."""
+
+
+def engine_name() -> str:
+    """Return the name of the engine of this context, see `use_engine`."""
+    return current_engine().name
 
 
 def trim_psf(psf: NDArray[np.floating], shape: tuple[int, int]) -> Floats:
