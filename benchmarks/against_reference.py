@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.mask import bad_pixel_mask
 from lucidcube.kernels.ssa.artefact_score import badness
 
-from .comparison import Comparison, cpu_of
+from .comparison import Comparison, children_cpu, cpu_of
 from .reference_program import THREADS, Reference, planes_of
 from .scenes import CLEAN, LUCY, SSA, normalised, radial_psf
 from .whole_run import run, write_config
@@ -114,30 +113,38 @@ def compare_kernels(
         yield comparison
 
 
-def compare_whole(reference: Reference, folder: Path, rounds: int) -> Comparison:
-    """Compare wall times from raw files to products on all cores, including the start-up of every command.
+def compare_whole(reference: Reference, folder: Path, rounds: int, blas: str) -> Iterator[Comparison]:
+    """Compare whole runs from raw files to products on all cores, including the start-up of every command.
 
-    The reference takes minutes, during which the speed of the machine may change. Our run is therefore
-    repeated before each of its commands, and the mean of these runs is compared with the sum of the commands.
+    The reference has `blas` threads. It takes minutes, during which the speed of the machine may change. Our
+    run is therefore repeated before each of its commands, and the mean of these runs is compared with the
+    sum of the commands.
     """
-    comparison = Comparison("whole run, wall / reference", 40)
+    threads = f"{blas} BLAS thread" + ("s" if blas != "1" else "")
+    cpu = Comparison(f"whole run / reference, {threads}", 25)
+    wall = Comparison(f"whole run / reference, {threads}", 40, clock="wall")
     for number in range(rounds):
-        theirs, ours = 0.0, []
+        theirs, ours = np.zeros(2), []
         for module, arguments in reference.chain():
-            ours.append(wall_time(folder))
+            ours.append(times_of_run(folder))
             start = time.perf_counter()
-            reference.run(module, *arguments, blas="2")
-            theirs += time.perf_counter() - start
-        comparison.add(theirs, statistics.mean(ours))
-        spread = f"{comparison.ours[-1]:.2f} s ({min(ours):.2f} to {max(ours):.2f})"
-        print(f"round {number}: {theirs:.1f} s / {spread}", file=sys.stderr, flush=True)
-    return comparison
+            spent = reference.run(module, *arguments, blas=blas)
+            theirs += spent, time.perf_counter() - start
+        means = np.mean(ours, axis=0)
+        for comparison, peer, own in zip((cpu, wall), theirs, means, strict=True):
+            comparison.add(float(peer), float(own))
+        print(
+            f"round {number}, CPU and wall: {theirs.round(1)} s / {means.round(2)} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    yield from (cpu, wall)
 
 
-def wall_time(folder: Path) -> float:
-    """Return the wall time of our run of the case in a folder, without checkpoints."""
+def times_of_run(folder: Path) -> tuple[float, float]:
+    """Return the CPU and the wall time of our run of the case in a folder, without checkpoints."""
     environment = {name: value for name, value in os.environ.items() if name not in THREADS}
     write_config(folder, "obs.fits", CLEAN["n_iter"])
-    start = time.perf_counter()
+    before, start = children_cpu(), time.perf_counter()
     run(folder, environment)
-    return time.perf_counter() - start
+    return children_cpu() - before, time.perf_counter() - start

@@ -8,9 +8,12 @@ installed. Both sides use one thread and are measured alternately, so that other
     python -m benchmarks.compare --work /somewhere        # kernels, peers, limits
     python -m benchmarks.compare --work /somewhere whole  # the whole run
 
-A ratio is the CPU time of the peer divided by ours: the median and the range over the rounds. The start-up
-time of the reference's commands, which is measured in each round, is subtracted. For the whole run it is the
-ratio of wall times, including start-up.
+A ratio is the time of the peer divided by ours: the median and the range over the rounds. Kernels and
+packages have one thread each, so that their CPU time is their wall time; the start-up time of the reference's
+commands, which is measured in each round, is subtracted. For the whole run both clocks are compared, with
+start-up, on all cores; ``--blas`` are the numbers of BLAS threads that the reference is tried with. With
+``--markdown PAGE``, each table replaces the one after ``<!-- compare.py NAME -->`` in a page, such as
+``docs/performance.md``.
 """
 
 from __future__ import annotations
@@ -26,29 +29,30 @@ from threadpoolctl import threadpool_limits
 from .against_limit import compare_limit
 from .against_reference import compare_kernels, compare_whole
 from .against_textbook import compare_textbook
-from .comparison import HEAD, Comparison
+from .comparison import HEAD, Comparison, replace_table
 from .reference_program import MIN_PLANES, Reference, make_case
 from .scenes import scene
 
 WHAT = ("reference", "textbook", "limit", "whole")
 
 
-def compare(chosen: argparse.Namespace, python: str, folder: Path) -> Iterator[Comparison]:
-    """Yield the requested comparisons as they are made."""
+def compare(what: str, chosen: argparse.Namespace, python: str, folder: Path) -> Iterator[Comparison]:
+    """Yield the comparisons of a kind as they are made."""
     rounds = chosen.rounds
-    if "reference" in chosen.what:
+    if what == "reference":
         few = folder / "few"
         make_case(few, max(chosen.planes, MIN_PLANES), chosen.side)
         yield from compare_kernels(Reference(python, few), few, chosen.planes, rounds, chosen.only)
     seen = scene(chosen.side).plane(0)
-    if "textbook" in chosen.what:
+    if what == "textbook":
         yield from compare_textbook(seen.blurred, seen.psf, rounds, 100)
-    if "limit" in chosen.what:
+    if what == "limit":
         yield from compare_limit(seen.blurred, seen.psf, rounds)
-    if "whole" in chosen.what:
+    if what == "whole":
         whole = folder / "whole"
         make_case(whole, 12, chosen.side)
-        yield compare_whole(Reference(python, whole), whole, rounds)
+        for blas in chosen.blas:
+            yield from compare_whole(Reference(python, whole), whole, rounds, blas)
 
 
 def main() -> None:
@@ -64,6 +68,10 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=341)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], help="rows of the reference table")
+    parser.add_argument(
+        "--blas", nargs="*", default=["1", "2"], help="BLAS threads of the reference's whole run"
+    )
+    parser.add_argument("--markdown", type=Path, help="page whose tables are replaced")
     chosen = parser.parse_args()
     if unknown := {*chosen.what} - {*WHAT}:
         parser.error(f"there is no comparison {', '.join(sorted(unknown))}; choose from {', '.join(WHAT)}")
@@ -72,10 +80,16 @@ def main() -> None:
         sys.exit(
             "set REFERENCE_PY to the Python of an environment with aopp_deconv_tool==0.1.28 numpy==1.26.4"
         )
-    print(HEAD)
     with threadpool_limits(1):
-        for comparison in compare(chosen, python, chosen.work.resolve()):
-            print(comparison.line(), flush=True)
+        for what in chosen.what:
+            lines = [HEAD]
+            print(HEAD)
+            for comparison in compare(what, chosen, python, chosen.work.resolve()):
+                lines.append(comparison.line())
+                print(lines[-1], flush=True)
+            if chosen.markdown is not None:
+                page = replace_table(chosen.markdown.read_text(), what, "\n".join(lines))
+                chosen.markdown.write_text(page)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-HEAD = "| what | peer, ms | lucidcube, ms | ratio (spread) | goal |\n|---|---|---|---|---|"
+HEAD = "| what | clock | peer, ms | lucidcube, ms | ratio (spread) | goal |\n|---|---|---|---|---|---|"
 
 
 @dataclass
 class Comparison:
-    """The times of a peer and of lucidcube in each round, in seconds.
+    """The times of a peer and of lucidcube in each round, in seconds of a clock, CPU or wall.
 
     `goal` is the smallest ratio of the peer's time to ours; with `at_most` it is the largest ratio of our
     time to that of the peer, which is then the time that the arithmetic needs.
@@ -21,6 +22,7 @@ class Comparison:
     name: str
     goal: float
     at_most: bool = False
+    clock: str = "CPU"
     peer: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
 
@@ -38,7 +40,7 @@ class Comparison:
         goal = f"{'<=' if self.at_most else '>='} {self.goal:g}{'' if met else ' (missed)'}"
         peer, ours = (1e3 * statistics.median(side) for side in (self.peer, self.ours))
         spread = f"{min(ratios):.3g} to {max(ratios):.3g}"
-        return f"| {self.name} | {peer:.4g} | {ours:.4g} | {middle:.3g} ({spread}) | {goal} |"
+        return f"| {self.name} | {self.clock} | {peer:.4g} | {ours:.4g} | {middle:.3g} ({spread}) | {goal} |"
 
 
 def cpu_of(function: Callable[[], object], shortest: float = 0.05) -> float:
@@ -59,3 +61,22 @@ def ratio(one: Callable[[], object], other: Callable[[], object], rounds: int = 
             call()
             spent.append(time.perf_counter() - start)
     return min(times[0]) / min(times[1])
+
+
+def children_cpu() -> float:
+    """Return the CPU seconds of the processes that this one started and that have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def replace_table(text: str, name: str, table: str) -> str:
+    """Return a Markdown page with a new table after the comment ``<!-- compare.py NAME -->``.
+
+    ValueError is raised if the page has no such comment.
+    """
+    before, mark, after = text.partition(f"<!-- compare.py {name} -->\n")
+    if not mark:
+        raise ValueError(f"there is no comment <!-- compare.py {name} -->")
+    lines = after.lstrip("\n").split("\n")
+    rest = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    return before + mark + "\n" + table + "\n" + "\n".join(lines[rest:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from astropy.io import fits
 
 from lucidcube.simulate import Scene, write_scene
 
+from .comparison import children_cpu
 from .scenes import WAVELENGTH
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -31,7 +31,7 @@ class Reference:
 
     def run(self, module: str, *arguments: str, blas: str = "1") -> float:
         """Run a command and return its CPU seconds, including those of its children."""
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = children_cpu()
         done = subprocess.run(
             [self._python, "-m", f"aopp_deconv_tool.{module}", *arguments],
             cwd=self._folder,
@@ -41,8 +41,7 @@ class Reference:
         )
         if done.returncode and "--help" not in arguments:
             sys.exit(f"{module} failed:\n{done.stderr[-2000:]}")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        return children_cpu() - before
 
     def file(self, name: str) -> str:
         """Return the argument for a file of the folder, including the axes of the image."""

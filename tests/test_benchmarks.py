@@ -75,14 +75,26 @@ def test_comparisons_are_made_and_printed(monkeypatch, capsys, tmp_path):
     for peer, ours in ((2.0, 0.1), (1.0, 0.2), (3.0, 0.1)):
         ratio.add(peer, ours)
         limit.add(1.0, ours * 10)
-    assert ratio.line() == "| a / b | 2000 | 100 | 20 (5 to 30) | >= 10 |"
-    assert limit.line() == "| c / d | 1000 | 1000 | 1 (1 to 2) | <= 1.3 |"
-    options = ["--work", str(tmp_path), "--side", "41", "--rounds", "1"]
+    assert ratio.line() == "| a / b | CPU | 2000 | 100 | 20 (5 to 30) | >= 10 |"
+    assert limit.line() == "| c / d | CPU | 1000 | 1000 | 1 (1 to 2) | <= 1.3 |"
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Before.\n\n<!-- compare.py limit -->\n\n| old |\n|---|\n\nAfter.\n<!-- compare.py textbook -->\n"
+    )
+    options = ["--work", str(tmp_path), "--side", "41", "--rounds", "1", "--markdown", str(page)]
     monkeypatch.setattr(sys, "argv", ["compare", "textbook", "limit", *options])
     compare.main()
-    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()]
-    assert len(rows) >= 2 + 1 + 6
-    assert all(len(row) == 7 for row in rows)
+    printed = capsys.readouterr().out.splitlines()
+    rows = [line.split("|") for line in printed]
+    assert len(rows) >= 2 + 2 + 6
+    assert all(len(row) == 8 for row in rows)
+    written = page.read_text()
+    assert "old" not in written
+    assert "Before.\n\n<!-- compare.py limit -->\n\n| what |" in written
+    assert "|\n\nAfter." in written
+    assert {*printed} == {line for line in written.splitlines() if line.startswith("|")}
+    with pytest.raises(ValueError, match="no comment <!-- compare.py whole -->"):
+        compare.replace_table(written, "whole", "| new |")
 
 
 @pytest.mark.slow
