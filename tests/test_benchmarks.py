@@ -125,3 +125,26 @@ def test_the_comparison_with_the_reference_program_runs_its_commands(monkeypatch
     assert [row.name.partition(" / ")[0] for row in rows] == [*against.ROWS]
     assert [row.peer for row in rows] == [[0.25]] * len(rows)
     assert all(row.ours[0] > 0 for row in rows)
+
+
+def test_whole_runs_are_compared_by_both_clocks(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT))
+    against = importlib.import_module("benchmarks.against_reference")
+    monkeypatch.setattr(against, "times_of_run", lambda folder: (2.0, 1.0))
+    monkeypatch.setattr(against.time, "perf_counter", iter(range(100)).__next__)
+
+    class Reference:
+        used: list[str] = []
+
+        def chain(self):
+            yield from [("rebin", []), ("deconvolve", [])]
+
+        def run(self, module, *arguments, blas):
+            self.used.append(blas)
+            return 30.0
+
+    cpu, wall = against.compare_whole(Reference(), tmp_path, 1, "2")
+    assert Reference.used == ["2", "2"]
+    assert (cpu.clock, cpu.peer, cpu.ours) == ("CPU", [60.0], [2.0])
+    assert (wall.clock, wall.peer, wall.ours) == ("wall", [2.0], [1.0])
+    assert "2 BLAS threads" in cpu.name
