@@ -134,7 +134,8 @@ def test_whole_runs_are_compared_by_both_clocks(monkeypatch, tmp_path):
     monkeypatch.setattr(against.time, "perf_counter", iter(range(100)).__next__)
 
     class Reference:
-        used: list[str] = []
+        def __init__(self):
+            self.used = []
 
         def chain(self):
             yield from [("rebin", []), ("deconvolve", [])]
@@ -143,8 +144,9 @@ def test_whole_runs_are_compared_by_both_clocks(monkeypatch, tmp_path):
             self.used.append(blas)
             return 30.0
 
-    cpu, wall = against.compare_whole(Reference(), tmp_path, 1, "2")
-    assert Reference.used == ["2", "2"]
+    reference = Reference()
+    cpu, wall = against.compare_whole(reference, tmp_path, 1, "2")
+    assert reference.used == ["2", "2"]
     assert (cpu.clock, cpu.peer, cpu.ours) == ("CPU", [60.0], [2.0])
     assert (wall.clock, wall.peer, wall.ours) == ("wall", [2.0], [1.0])
     assert "2 BLAS threads" in cpu.name
