@@ -125,6 +125,24 @@ def test_errors_as_commands(files: Files, tmp_path: Path) -> None:
     assert not np.array_equal(given["ERROR"][0], bare["ERROR"][0])
 
 
+def test_the_width_of_the_psf(files: Files, tmp_path: Path) -> None:
+    """Its uncertainty is an option of the config and of the command, and adds to the error of a bright star."""
+    wide, none = (
+        read(run(config(files, tmp_path / f"{width}", errors={"draws": 2, "psf_width": width})).path)[
+            "ERROR"
+        ][0]
+        for width in (0.3, 0.0)
+    )
+    bright = files.truth > np.percentile(files.truth, 90)
+    assert np.median(wide[bright]) > 1.1 * np.median(none[bright])
+    psf, out = tmp_path / "psf.fits", tmp_path / "out.fits"
+    main(["fit_psf", str(files.star), "--modes", "4", "-o", str(psf)])
+    main([
+        "deconvolve", str(files.target), str(psf), "--errors", "{draws: 2, psf_width: 0.3}", "-o", str(out),
+    ])  # fmt: skip
+    np.testing.assert_allclose(read(out)["ERROR"][0], wide, rtol=1e-3)
+
+
 def test_errors_of_fluxes_of_1e_20(files: Files, tmp_path: Path) -> None:
     unit = 2.0**-66
     with fits.open(files.target) as hdus:

@@ -13,7 +13,19 @@ import xarray as xr
 from dask.base import tokenize
 from pydantic import BeforeValidator
 
-from lucidcube.cube import BROADENING, DATA, PSF, PSF_PLANE, UNITS, VARIANCE, WAVELENGTH, X, Y
+from lucidcube.cube import (
+    BROADENING,
+    DATA,
+    MODE,
+    PSF,
+    PSF_MODES,
+    PSF_PLANE,
+    UNITS,
+    VARIANCE,
+    WAVELENGTH,
+    X,
+    Y,
+)
 from lucidcube.errors import CubeError
 from lucidcube.kernels.deconvolution.psf_broadening import PlaneFit, broadened, core_sigma, fit_broadening
 from lucidcube.kernels.deconvolution.resolution import FWHM

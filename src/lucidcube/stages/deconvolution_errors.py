@@ -18,6 +18,14 @@ class Errors(Parameters):
         "the resolution, or 1 without one",
         gt=0,
     )
+    psf_width: float = parameter(
+        0.02,
+        "",
+        "standard deviation of the width of the PSF of the target, relative to it: the seeing, or the "
+        "correction, is rarely the same for star and target",
+        ge=0,
+        lt=0.5,
+    )
 
 
 def _errors(value: Any) -> Any:

@@ -32,7 +32,7 @@ from lucidcube.cube import (
 )
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.diagnostics import residual_structure
-from lucidcube.kernels.deconvolution.errors import errors_by_repeats
+from lucidcube.kernels.deconvolution.errors import PILOTS, errors_by_repeats
 from lucidcube.kernels.deconvolution.resolution import FWHM, at_resolution
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.noise import estimate_variance
@@ -49,8 +49,9 @@ WITH_ERRORS = (ERROR, BIAS)
 """Variables of planes that are made if errors are wanted."""
 RESOLUTION_SCRATCH = 20
 """Planes in memory while a plane is filtered to a resolution."""
-ERROR_SCRATCH = 58
-"""Float32 planes in memory, in addition to those of the deconvolution, while the errors are measured."""
+ERROR_SCRATCH = 64
+"""Float32 planes in memory, in addition to those of the deconvolution and to the two that are kept of each
+repeat, while the errors are measured."""
 
 
 class Deconvolve(StageWithPSF):
@@ -68,13 +69,15 @@ class Deconvolve(StageWithPSF):
     zero. A plane without a PSF is not deconvolved: all of its data are in the residual.
 
     With `errors`, simulated data are deconvolved like the plane. The scatter and the bias of the results give
-    the error of the components after smoothing by a Gaussian, whose width is in the header. It contains the
-    noise, what the method does not recover, and the error of the PSF if `fit_psf` made its modes; it does not
-    contain artefacts that were missed. It is NaN where nothing was observed, or a pixel was filled.
+    the error of the components after smoothing by a Gaussian, whose width is in the header. It is the root of
+    the mean squared deviation from the object: it contains the noise, the bias, what the power of the residual
+    says the method has lost, the uncertainty of the width of the PSF, and the error of the PSF if `fit_psf` made
+    its modes. It contains artefacts that were missed as far as they are left in the residual. It is NaN where
+    nothing was observed, or a pixel was filled.
     """
 
     name: ClassVar[str] = "deconvolve"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED, PSF_MODES)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *WITH_ERRORS, *DECONVOLUTION_LOG)
@@ -182,6 +185,7 @@ class Deconvolve(StageWithPSF):
             psf,
             **given,
             modes=modes,
+            psf_width=self.errors.psf_width,
             repeat=partial(sharp.repeat, found, psf, **given),
             draws=self.errors.draws,
             smoothing=smoothing,
@@ -225,7 +229,8 @@ class Deconvolve(StageWithPSF):
         if self.errors is None:
             return work
         block = max(block_sizes(after))
-        pixels = (2 * block + ERROR_SCRATCH) * before.sizes[Y] * before.sizes[X]
+        repeats = 2 * (self.errors.draws + PILOTS)
+        pixels = (2 * block + repeats + ERROR_SCRATCH) * before.sizes[Y] * before.sizes[X]
         modes = math.prod(before[PSF_MODES].shape[1:]) if PSF_MODES in before else 0
         return work + 4 * (pixels + 2 * (block + 1) * modes)
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy.signal import fftconvolve
 
-from lucidcube.kernels.deconvolution.psf_broadening import PlaneFit, broadened, core_sigma, fit_broadening
+from lucidcube.kernels.deconvolution.psf_broadening import (
+    PlaneFit,
+    broadened,
+    core_sigma,
+    fit_broadening,
+    width_mode,
+)
 from lucidcube.kernels.psf.analytic import model_psf
 from lucidcube.kernels.psf.optical_psf import Optics
 
@@ -86,3 +92,19 @@ def test_variances_add_up(sigma):
     assert made.sum() == pytest.approx(1, abs=1e-6)
     assert (made * y**2).sum() == pytest.approx(1.5**2 + sigma**2, rel=1e-3)
     assert core_sigma(made) == pytest.approx(np.hypot(1.5, sigma), rel=1e-2)
+
+
+@pytest.mark.parametrize("sides", [(41, 41), (31, 45), (1, 1)])
+def test_the_mode_of_the_width(sides):
+    """A Gaussian plus the mode is a wider Gaussian."""
+
+    def gaussian(sigma):
+        y, x = (np.arange(side) - side // 2 for side in sides)
+        image = np.exp(-(y[:, None] ** 2 + x**2) / (2 * sigma**2))
+        return image / image.sum()
+
+    psf = gaussian(2.0).astype(np.float32)
+    psf.flags.writeable = False
+    mode = width_mode(psf, 0.05)
+    assert mode.sum() == pytest.approx(0, abs=1e-7)
+    np.testing.assert_allclose(psf + mode, gaussian(2.1), atol=2e-4 * psf.max())

@@ -7,12 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lucidcube.kernels.deconvolution.common import Deconvolution, Pixels, Variance, of_nearest
+from lucidcube.kernels.deconvolution.common import Deconvolution, Pixels, Variance
 from lucidcube.kernels.deconvolution.continuation import Plane
-from lucidcube.kernels.deconvolution.map import noise_by_pixel
-from lucidcube.kernels.deconvolution.resolution import filtered_residual
-from lucidcube.kernels.fourier.convolver import Convolver
-from lucidcube.kernels.noise import noise_width
+from lucidcube.kernels.deconvolution.moments import Doubles, Mask, Moments
+from lucidcube.kernels.deconvolution.residual_check import FEWEST, Repeat, lost_structure
+from lucidcube.kernels.deconvolution.simulated_data import Simulation, finite
 
 PILOTS = 2
 """Number of repeats that tell which pixels are significant."""
@@ -26,12 +25,8 @@ VARIANCE_SMOOTHING, BIAS_SMOOTHING = 1.0, 2.0
 """Widths, in pixels, of the Gaussians over which the variance and the squared bias are averaged."""
 LEAST_GAIN = 0.4
 """Smallest part of a deviation that a repeat is believed to reproduce."""
-FEWEST = 30
-"""Number of significant pixels below which the gain is not measured."""
 
-Doubles = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-Repeat = Callable[[Plane], Plane]
+Deconvolve = Callable[[Plane], Plane]
 """Function that deconvolves data (y, x) as the plane was, and returns the components."""
 
 
@@ -52,7 +47,8 @@ def errors_by_repeats(
     variance: Variance,
     filled: NDArray[np.generic] | None,
     modes: NDArray[np.floating] | None,
-    repeat: Repeat,
+    psf_width: float,
+    repeat: Deconvolve,
     draws: int,
     smoothing: float,
     add_residual: bool = False,
@@ -70,7 +66,8 @@ def errors_by_repeats(
     - Where the components are significant, they are the reference. They lack what the deconvolution did not
       recover, and contain noise. The gain g is the part of a deviation of the object that the result
       follows: the response to a repeat that becomes the object, with the same noise. To first order the
-      squared bias is that of the object times g^2, plus (1 - g)^2 times the variance.
+      squared bias is that of the object times g^2, plus (1 - g)^2 times the variance. What was lost
+      altogether follows from the power of the residual, see `residual_check`.
 
     Both are averaged over neighbouring pixels, because a few repeats do not tell them for each pixel; and the
     squared error is a mean with that of the surroundings, which has the weight of `BROAD_WEIGHT` repeats.
@@ -85,6 +82,8 @@ def errors_by_repeats(
     modes
         (mode, y, x) principal components of the uncertainty of the PSF, each for one standard deviation and
         of the shape of the PSF; or None. Data are simulated with a random PSF, and deconvolved with `psf`.
+    psf_width
+        Standard deviation of the width of the PSF, relative to it: one more component.
     repeat
         Deconvolves simulated data.
     draws
@@ -105,19 +104,31 @@ def errors_by_repeats(
     measured = pixels.valid & ~pixels.outside
     if found.model is None or not measured.any():
         return Errors(*(np.full_like(plane, np.nan) for _ in range(2)))
-    simulation = _Simulation(found, plane, psf, variance, pixels, modes, number=PILOTS + draws, seed=seed)
+    simulation = Simulation(
+        found, plane, psf, variance, pixels, modes, psf_width, number=PILOTS + draws, seed=seed
+    )
     components = simulation.components
+
+    repeats: list[Repeat] = []
 
     def deviation(result: Doubles, data: Plane, reference: Doubles) -> Doubles:
         """Return how much a result from data differs from their object, at the resolution."""
         smooth = _smoothed(result - reference, smoothing)
         return smooth + simulation.residual(result, data, smoothing) if add_residual else smooth
 
-    moments, pilots = _Moments(plane.shape), []
+    def count(result: Doubles, data: Plane, reference: Doubles) -> Doubles:
+        """Return the deviation of a repeat that counts."""
+        found_deviation = deviation(result, data, reference)
+        moments.add(found_deviation)
+        planes = simulation.left(result, data), found_deviation
+        repeats.append(Repeat(*((each / simulation.noise).astype(np.float32) for each in planes)))
+        return found_deviation
+
+    moments, pilots = Moments(plane.shape), []
     for _ in range(PILOTS):
         data = simulation.data(components)
-        pilots.append(_finite(repeat(data)))
-        moments.add(deviation(pilots[-1], data, components))
+        pilots.append(finite(repeat(data)))
+        count(pilots[-1], data, components)
     noise = np.sqrt(_pooled(moments.variance, BIAS_SMOOTHING))
     significant = _smoothed(components, smoothing) > SIGNIFICANT * noise
     moments.restrict(significant)
@@ -127,105 +138,33 @@ def errors_by_repeats(
     for number in range(draws):
         draw = simulation.draw()
         data = simulation.data(reference, draw)
-        result = _finite(repeat(data))
-        found_deviation = deviation(result, data, reference)
-        moments.add(found_deviation)
+        result = finite(repeat(data))
+        found_deviation = count(result, data, reference)
         if number == 0 and np.count_nonzero(significant & measured) >= FEWEST:
             data = simulation.data(result, draw)
-            again = _finite(repeat(data))
+            again = finite(repeat(data))
             change = found_deviation[significant]
             response = deviation(again, data, result)[significant]
             gain = float(np.clip(change @ response / (change @ change), LEAST_GAIN, 1))
     scatter, bias = moments.variance, moments.mean
     squared = bias**2 - scatter / moments.number
-    unrecovered = np.maximum(squared - (1 - gain) ** 2 * scatter, 0) / gain**2
-    squared = np.where(significant, unrecovered, squared)
-    near = _pooled(scatter, VARIANCE_SMOOTHING) + np.maximum(_pooled(squared, BIAS_SMOOTHING), 0)
-    parts = (_mean_within(scatter + squared, measured & part) for part in (significant, ~significant))
+    recovered = np.maximum(squared - (1 - gain) ** 2 * scatter, 0) / gain**2
+    unit = simulation.noise**2
+    lost = unit * lost_structure(
+        (simulation.left(components, plane) / simulation.noise).astype(np.float32),
+        repeats,
+        significant & measured,
+        smoothing=smoothing,
+        squared=squared / unit,
+        counted=recovered / unit,
+    )
+    squared = np.where(significant, recovered, squared)
+    near = _pooled(scatter, VARIANCE_SMOOTHING) + np.maximum(_pooled(squared, BIAS_SMOOTHING), 0) + lost
+    parts = (_mean_within(scatter + squared + lost, measured & p) for p in (significant, ~significant))
     broad = np.maximum(np.where(significant, *parts), 0)
     total = (draws * near + BROAD_WEIGHT * broad) / (draws + BROAD_WEIGHT)
     bias /= np.where(significant, gain, 1)
     return Errors(*(np.where(measured, a, np.nan).astype(np.float32) for a in (np.sqrt(total), bias)))
-
-
-class _Simulation:
-    """Simulates data of a plane (y, x) for objects that are similar to its components."""
-
-    def __init__(
-        self,
-        found: Deconvolution,
-        plane: Plane,
-        psf: NDArray[np.floating],
-        variance: Variance,
-        pixels: Pixels,
-        modes: NDArray[np.floating] | None,
-        *,
-        number: int,
-        seed: int,
-    ) -> None:
-        self.components = _finite(found.components)
-        self._model, self._present = _finite(found.model), pixels.present
-        self._modes, self._amplitudes = _finite(modes), None
-        self._convolver, self._psf, self._valid = Convolver(psf, plane.shape), psf, pixels.valid
-        self._rng = np.random.default_rng(seed)
-        if modes is not None:
-            self._amplitudes = iter(_unit_variance(self._rng.standard_normal((number, len(modes)))))
-        sigma = noise_by_pixel(plane, variance, pixels)
-        self._width = noise_width(plane, np.square(sigma), ~pixels.valid)
-        known = np.isfinite(sigma)
-        if known.any() and not known.all():
-            sigma[~known] = of_nearest(sigma, known, ~known)
-        self._sigma = np.nan_to_num(sigma)
-
-    def draw(self) -> Plane:
-        """Return the deviation of random data from the model of the components: noise, and another PSF."""
-        white = self._rng.standard_normal(self._sigma.shape)
-        if self._width:
-            white = ndimage.gaussian_filter(white, self._width, mode="wrap")
-            white /= white.std()
-        deviation = self._sigma * white
-        if self._amplitudes is not None:
-            change = np.tensordot(next(self._amplitudes), self._modes, 1)
-            deviation += Convolver(change, deviation.shape).convolve(self.components)
-        return deviation.astype(np.float32)
-
-    def data(self, reference: Doubles, draw: Plane | None = None) -> Plane:
-        """Return random data (y, x) of an object, NaN where the plane is."""
-        light = self._convolver.convolve(reference - self.components)
-        data = self._model + light + (self.draw() if draw is None else draw)
-        return np.where(self._present, data, np.float32(np.nan)).astype(np.float32)
-
-    def residual(self, components: Doubles, data: Plane, smoothing: float) -> Plane:
-        """Return what components leave of data (y, x), at the resolution."""
-        model = self._model + self._convolver.convolve(components - self.components)
-        left = np.where(self._valid, data - model, 0).astype(np.float32)
-        noise = float(np.mean(np.square(self._sigma[self._valid])))
-        return filtered_residual(left, components.astype(np.float32), self._psf, smoothing, noise)
-
-
-class _Moments:
-    """Number, mean and variance (y, x) of planes."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.number, self._sum, self._squares = np.zeros((3, *shape))
-
-    def add(self, plane: Doubles) -> None:
-        self.number += 1
-        self._sum += plane
-        self._squares += plane**2
-
-    def restrict(self, where: Mask) -> None:
-        """Forget the planes elsewhere."""
-        for array in (self.number, self._sum, self._squares):
-            array[~where] = 0
-
-    @property
-    def mean(self) -> Doubles:
-        return self._sum / self.number
-
-    @property
-    def variance(self) -> Doubles:
-        return np.maximum(self._squares - self.number * self.mean**2, 0) / (self.number - 1)
 
 
 def _reference(components: Doubles, excess: Doubles, significant: Mask, inside: Mask) -> Doubles:
@@ -243,17 +182,6 @@ def _mean_within(plane: Doubles, part: Mask) -> Doubles:
     """Return the mean of the surroundings of each pixel that belong to a part of the plane."""
     weight = part.astype(np.float64)
     return _pooled(weight * plane, BROAD_SMOOTHING) / np.maximum(_pooled(weight, BROAD_SMOOTHING), 1e-6)
-
-
-def _unit_variance(amplitudes: Doubles) -> Doubles:
-    """Return random amplitudes (draw, mode) with a mean of zero and a variance of one over few draws."""
-    deviations = amplitudes - amplitudes.mean(axis=0)
-    return np.asarray(deviations / deviations.std(axis=0, ddof=1))
-
-
-def _finite(plane: NDArray[np.floating] | None) -> Doubles:
-    """Return a plane in double precision, with zero for NaN."""
-    return np.nan_to_num(np.asarray(plane, np.float64))
 
 
 def _smoothed(plane: Doubles, width: float) -> Doubles:

@@ -120,3 +120,11 @@ def broadened(psf: NDArray[np.floating], sigma: float) -> NDArray[np.float32]:
         return np.asarray(psf, np.float32)
     wide = ndimage.gaussian_filter(psf.astype(np.float64), sigma, mode="constant", truncate=6.0)
     return (wide / wide.sum()).astype(np.float32)
+
+
+def width_mode(psf: NDArray[np.floating], relative: float) -> NDArray[np.float64]:
+    """Return the change (y, x) of a PSF, odd in both axes, that becomes wider by a fraction; its sum is 0."""
+    given = np.asarray(psf, np.float64)
+    scale, middle = 1 + relative, (np.array(given.shape) - 1) / 2
+    wide = ndimage.affine_transform(given, np.full(2, 1 / scale), middle * (1 - 1 / scale), mode="nearest")
+    return np.asarray(wide * (given.sum() / wide.sum()) - given)
