@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from astropy.io import fits
+from scipy import ndimage
 
 from config_scenes import error, moffat, observe, planet
 from lucidcube.config.load import from_plain, load
@@ -76,6 +77,23 @@ def test_a_width_is_a_number_or_an_angle(files: Any, tmp_path: Path) -> None:
         ConfigError, match="broaden_psf: the header holds no sky coordinates: give fwhm in pixels"
     ):
         product(files, tmp_path / "c", "50mas")
+
+
+def test_the_modes_are_broadened_as_the_psf(files: Any, tmp_path: Path) -> None:
+    """The errors of the deconvolution belong to the PSF that it used."""
+    given = {
+        "star": {"input": str(files.target.parent / "star.fits"), "stages": [{"fit_psf": {"modes": 2}}]},
+        "deconvolve": {"method": "map", "n_iter": 2, "errors": {"draws": 2}},
+    }
+    before, after = (product(files, tmp_path / name, fwhm, **given) for name, fwhm in (("a", 0), ("b", 3.0)))
+    assert before["PSF_MODES"].shape == after["PSF_MODES"].shape
+    sigma = 3.0 / np.sqrt(8 * np.log(2))
+    for plain, wide in zip(before["PSF_MODES"], after["PSF_MODES"], strict=True):
+        expected = ndimage.gaussian_filter(
+            plain.astype(float), (0, sigma, sigma), mode="constant", truncate=6
+        )
+        np.testing.assert_allclose(wide, expected, atol=1e-4 * np.abs(plain).max())
+    assert not np.array_equal(before["ERROR"], after["ERROR"])
 
 
 @pytest.mark.slow

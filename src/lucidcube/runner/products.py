@@ -117,12 +117,12 @@ def run_product(
     images: list[Image] = []
     tables: list[fits.BinTableHDU] = []
     for product in dict.fromkeys([*products, *ALWAYS]):
-        if product == "psf" and words.PSF in cube and words.TRACK not in cube[words.PSF].attrs:
-            images.append(Image(cube, words.PSF, "PSF", is_psf=True))
-        elif product == "psf" and star is not None:
-            images.append(Image(star, words.DATA, "PSF", is_psf=True))
-            if words.PSF_MODES in star:
-                images.append(Image(star, words.PSF_MODES, words.PSF_MODES.upper(), is_psf=True))
+        made_here = words.PSF in cube and words.TRACK not in cube[words.PSF].attrs
+        with_psf, name = (cube, words.PSF) if made_here else (star, words.DATA)
+        if product == "psf" and with_psf is not None:
+            images.append(Image(with_psf, name, "PSF", is_psf=True))
+            if words.PSF_MODES in with_psf:
+                images.append(Image(with_psf, words.PSF_MODES, words.PSF_MODES.upper(), is_psf=True))
         images += [
             Image(cube, v, _label(cube, v))
             for v in PRODUCT_VARIABLES[product]

@@ -40,17 +40,14 @@ class Segment:
     @property
     def variables(self) -> tuple[str, ...]:
         """Variables to keep in a checkpoint: those that the segment adds or changes."""
-        same = {*_unchanged(self.cubes[0], self.cube), PSF}
-        if self._makes_psf():
-            same.remove(PSF)
-        if not any(PSF_MODES in s.produces for s in self.stages):
-            same.add(PSF_MODES)
+        same = {*_unchanged(self.cubes[0], self.cube), PSF, PSF_MODES}
+        same -= {name for name in (PSF, PSF_MODES) if self._makes(name)}
         return tuple(str(v) for v in self.cube.data_vars if v not in same)
 
-    def _makes_psf(self) -> bool:
-        """Return whether a stage of this segment makes or changes the PSF, which is the star's otherwise."""
+    def _makes(self, name: str) -> bool:
+        """Return whether a stage of this segment makes or changes a variable that is the star's otherwise."""
         around = zip(self.stages, self.cubes, self.cubes[1:], strict=False)
-        return any(PSF in s.produces and PSF not in {*_unchanged(a, b)} for s, a, b in around)
+        return any(name in s.produces and name not in {*_unchanged(a, b)} for s, a, b in around)
 
     @property
     def name(self) -> str:

@@ -25,9 +25,16 @@ from lucidcube.cube import (
     WAVELENGTH,
     X,
     Y,
+    block_sizes,
 )
 from lucidcube.errors import CubeError
-from lucidcube.kernels.deconvolution.psf_broadening import PlaneFit, broadened, core_sigma, fit_broadening
+from lucidcube.kernels.deconvolution.psf_broadening import (
+    PlaneFit,
+    broadened,
+    broadened_modes,
+    core_sigma,
+    fit_broadening,
+)
 from lucidcube.kernels.deconvolution.resolution import FWHM
 from lucidcube.lift.blocks import Output, nan_for_inf, over_planes
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
@@ -60,14 +67,15 @@ class BroadenPSF(StageWithPSF):
     is too broad leaves residuals at edges and points, which cannot be that sharp. The broadest PSF that does
     not is taken. Use it for targets with a limb, other sharp edges or points. A PSF that is less than about
     7 % too narrow is left as it is, and one that is too broad is not made narrower. The full width at half
-    maximum of the Gaussian is written to a table, NaN if it could not be fitted. The default, 0, passes the
-    PSF on unchanged.
+    maximum of the Gaussian is written to a table, NaN if it could not be fitted. The modes of the error of
+    the PSF are convolved likewise. The default, 0, passes the PSF on unchanged.
     """
 
     name: ClassVar[str] = "broaden_psf"
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
-    optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
-    produces: ClassVar[tuple[str, ...]] = (PSF, BROADENING)
+    version: ClassVar[int] = 2
+    optional: ClassVar[tuple[str, ...]] = (VARIANCE, PSF_MODES)
+    produces: ClassVar[tuple[str, ...]] = (PSF, PSF_MODES, BROADENING)
     files: ClassVar[tuple[str, ...]] = (DATA, PSF)
     copies: ClassVar[float] = 3
     scratch: ClassVar[float] = 8
@@ -87,9 +95,13 @@ class BroadenPSF(StageWithPSF):
             return cube.copy()
         kernel = partial(_broadened, relative=self.fwhm == "fit")
         outputs = {PSF: Output(dims=PSF_PLANE, attrs={UNITS: ""})}
+        if PSF_MODES in cube:
+            outputs[PSF_MODES] = Output(dims=(MODE, *PSF_PLANE), attrs={UNITS: ""})
         outputs[BROADENING] = Output(dims=(), dtype="float64", attrs={UNITS: "pixel"})
         widths = cube.assign({WIDTH: (WAVELENGTH, self._widths(cube))})
-        return cube.assign(over_planes(widths, self.name, kernel, [PSF, WIDTH], outputs))
+        return cube.assign(
+            over_planes(widths, self.name, kernel, [PSF, WIDTH], outputs, optional=[PSF_MODES])
+        )
 
     def check(self, cube: xr.Dataset) -> None:
         """Check the PSF; see `Stage.check`."""
@@ -110,7 +122,9 @@ class BroadenPSF(StageWithPSF):
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
         """Return the bytes of memory for one block, and for the planes of a fit."""
         planes = 12 * PLANES + 60 if self.fwhm == "fit" else 0
-        return super().working_bytes(before, after) + 4 * planes * before.sizes[Y] * before.sizes[X]
+        work = super().working_bytes(before, after) + 4 * planes * before.sizes[Y] * before.sizes[X]
+        modes = math.prod(before[PSF_MODES].shape[1:]) if PSF_MODES in before else 0
+        return work + 4 * (2 * max(block_sizes(after)) + 4) * modes
 
     def _widths(self, cube: xr.Dataset) -> Any:
         """Return the width of each plane: FWHM in pixels, or the result of the fit."""
@@ -134,10 +148,15 @@ class BroadenPSF(StageWithPSF):
             raise CubeError(f"{self.name}: {error}: give fwhm in pixels, such as fwhm: 2") from None
 
 
-def _broadened(psf: np.ndarray, width: float, *, relative: bool) -> tuple[np.ndarray, float]:
-    """Return the PSF and the FWHM of the Gaussian with which it was convolved."""
+def _broadened(
+    psf: np.ndarray, width: float, modes: np.ndarray | None, *, relative: bool
+) -> tuple[np.ndarray | float, ...]:
+    """Return the PSF, its modes if any, and the FWHM of the Gaussian with which they were convolved."""
     sigma = math.sqrt(width) * core_sigma(usable_psf(psf)) if relative else width / FWHM
-    return broadened(psf, sigma) if sigma > 0 else psf, float(sigma * FWHM)
+    made = [psf] if modes is None else [psf, modes]
+    if sigma > 0:
+        made = [broadened(psf, sigma)] + ([] if modes is None else [broadened_modes(modes, sigma)])
+    return *made, float(sigma * FWHM)
 
 
 def _shares(

@@ -70,10 +70,10 @@ class Deconvolve(StageWithPSF):
 
     With `errors`, simulated data are deconvolved like the plane. The scatter and the bias of the results give
     the error of the components after smoothing by a Gaussian, whose width is in the header. It is the root of
-    the mean squared deviation from the object: it contains the noise, the bias, what the power of the residual
-    says the method has lost, the uncertainty of the width of the PSF, and the error of the PSF if `fit_psf` made
-    its modes. It contains artefacts that were missed as far as they are left in the residual. It is NaN where
-    nothing was observed, or a pixel was filled.
+    the mean squared deviation from the object: it contains the noise, the bias, what the method has lost
+    according to the power of the residual, the uncertainty of the width of the PSF, and the error of the PSF
+    if `fit_psf` made its modes. Artefacts that were missed are in it as far as they are left in the residual.
+    It is NaN where nothing was observed, or a pixel was filled.
     """
 
     name: ClassVar[str] = "deconvolve"

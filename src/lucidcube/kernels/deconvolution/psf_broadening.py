@@ -122,6 +122,13 @@ def broadened(psf: NDArray[np.floating], sigma: float) -> NDArray[np.float32]:
     return (wide / wide.sum()).astype(np.float32)
 
 
+def broadened_modes(modes: NDArray[np.floating], sigma: float) -> NDArray[np.float32]:
+    """Return the modes (mode, y, x) of a PSF, which have no light in total, convolved as by `broadened`."""
+    known = np.nan_to_num(modes.astype(np.float64))
+    wide = ndimage.gaussian_filter(known, (0, sigma, sigma), mode="constant", truncate=6.0)
+    return wide.astype(np.float32)
+
+
 def width_mode(psf: NDArray[np.floating], relative: float) -> NDArray[np.float64]:
     """Return the change (y, x) of a PSF, odd in both axes, that becomes wider by a fraction; its sum is 0."""
     given = np.asarray(psf, np.float64)
