@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 pytest.importorskip("panel", reason="no Panel: pip install lucidcube[gui]")
@@ -55,22 +56,23 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(scene: Path, folder: Path) -> Iterator[Served]:
+def serving(scene: Path, folder: Path, text: str = CONFIG) -> Iterator[Served]:
     """Serve the page about a scene with a config in another folder, which has a hostile name."""
     config = folder / HOSTILE
-    text = CONFIG.replace("FOLDER/sharp", f"{folder}/sharp").replace("FOLDER", str(scene))
-    config.write_text(text)
+    config.write_text(text.replace("FOLDER/sharp", f"{folder}/sharp").replace("FOLDER", str(scene)))
     command = [sys.executable, "-m", "lucidcube", "tune", str(config), "--no-open"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     timer = threading.Timer(120, process.kill)
     timer.start()
-    assert process.stdout is not None
-    address = process.stdout.readline().strip()
-    assert address.startswith("http://127.0.0.1:"), process.communicate()
-    yield Served(config, address, process)
-    timer.cancel()
-    process.kill()
-    process.communicate()
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:"), process.communicate()
+        yield Served(config, address, process)
+    finally:
+        timer.cancel()
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -212,33 +214,82 @@ def test_the_cut_moves_the_outline_and_the_result_follows(page: Browser, tmp_pat
     assert page.screenshot(tmp_path / "page.png").stat().st_size > 30_000
 
 
-@pytest.mark.slow
-def test_a_region_is_drawn_saved_and_marked(own_page: Browser, own: Served) -> None:
-    mouse, keyboard = own_page.page.mouse, own_page.page.keyboard
-    own_page.page.locator("[title*='Draw boxes']").click()
-    box = own_page.page.locator(".bk-Figure").first.bounding_box()
-    x, y = box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"]
+def drag(browser: Browser, x: float, y: float) -> None:
+    """Drag by 60 and 40 pixels from a place, in parts of the first image, with shift held."""
+    mouse, keyboard = browser.page.mouse, browser.page.keyboard
+    left, top = place(browser, x, y)
     keyboard.down("Shift")
-    mouse.move(x, y)
+    mouse.move(left, top)
     mouse.down()
-    mouse.move(x + 30, y + 20)
-    mouse.move(x + 60, y + 40, steps=4)
+    mouse.move(left + 30, top + 20)
+    mouse.move(left + 60, top + 40, steps=4)
     mouse.up()
     keyboard.up("Shift")
-    drawn = source(own_page, "boxes")
-    assert len(drawn["x"]) == 1
-    assert drawn["width"][0] > 2
+
+
+def place(browser: Browser, x: float, y: float) -> tuple[float, float]:
+    """Return the position on the page of a place in the first image."""
+    box = browser.page.locator(".bk-Figure").first.bounding_box()
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def draw_triangle(browser: Browser) -> None:
+    """Draw a polygon as the page says: a long press, a click, a long press."""
+    mouse = browser.page.mouse
+    for corner, milliseconds in (((0.2, 0.6), 500), ((0.4, 0.6), 0), ((0.3, 0.8), 500)):
+        mouse.move(*place(browser, *corner), steps=3)
+        mouse.down()
+        browser.page.wait_for_timeout(milliseconds)
+        mouse.up()
+        browser.page.wait_for_timeout(400)  # two clicks would be a double-click
+
+
+@pytest.mark.slow
+def test_regions_are_drawn_saved_and_marked(own_page: Browser, own: Served) -> None:
+    own_page.page.locator("[title*='Draw boxes']").click()
+    drag(own_page, 0.4, 0.4)
+    own_page.page.locator("[title*='Draw ellipses']").click()
+    drag(own_page, 0.2, 0.2)
+    own_page.page.locator("[title*='Draw polygons']").click()
+    draw_triangle(own_page)
+    box, ellipse, polygon = (source(own_page, name) for name in ("boxes", "ellipses", "polygons"))
+    assert [len(box["x"]), len(ellipse["x"]), len(polygon["xs"])] == [1, 1, 1]
     before = source(own_page, "outline")
     own_page.page.get_by_text("Save drawn regions").click()
     wait_for_another_outline(own_page, before)
     wait_for(own_page, UP_TO_DATE)
     path = own.config.with_suffix(".reg")
+    areas = [
+        box["width"][0] * abs(box["height"][0]),
+        np.pi / 4 * ellipse["width"][0] * abs(ellipse["height"][0]),
+        _area(polygon["xs"][0], polygon["ys"][0]),
+    ]
+    assert min(areas) > 5
     (group,) = const_regions([path])
-    area = drawn["width"][0] * abs(drawn["height"][0])
-    assert abs(group.mask(0, (31, 31)).sum() - area) < 2 * (drawn["width"][0] + abs(drawn["height"][0]))
+    assert group.mask(0, (31, 31)).sum() == pytest.approx(sum(areas), rel=0.2)
     own_page.page.get_by_text("Write these values").click()
     wait_for(own_page, "now has")
     assert load(own.config).stages("target")[2].flat()["const_regions"] == [str(path)]
+
+
+def _area(x: list[float], y: list[float]) -> float:
+    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
+
+
+@pytest.mark.slow
+def test_a_cut_by_channel_has_a_slider_for_each(scene: Path, tmp_path: Path) -> None:
+    by_channel = CONFIG.replace("cut: 5", "cut: [[0, 5], [3, 6]]")
+    with serving(scene, tmp_path, by_channel) as own, opened(own) as page:
+        before = source(page, "outline")
+        assert page.page.get_by_text("Cut at channel 3 (standard deviations)").is_visible()
+        field = page.page.locator(".bk-input").nth(1)
+        field.fill("1")
+        field.press("Enter")
+        wait_for_another_outline(page, before)
+        wait_for(page, UP_TO_DATE)
+        page.page.get_by_text("Write these values").click()
+        wait_for(page, "now has")
+        assert load(own.config).stages("target")[2].flat()["cut"] == [[0, 5], [3, 1]]
 
 
 @pytest.mark.slow

@@ -118,7 +118,8 @@ class Images:
                 renderers=[around], description="Draw ellipses: hold shift and drag", icon=_icon(ELLIPSE)
             ),
             PolyDrawTool(
-                renderers=[polygons], description="Draw polygons: double-click, click corners, double-click"
+                renderers=[polygons],
+                description="Draw polygons: a long press at the first and the last corner",
             ),
         )
 

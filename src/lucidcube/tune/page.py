@@ -47,7 +47,8 @@ dl div { display: flex; gap: 6px; } dt { color: #555; } dd { margin: 0; font-wei
 """
 HINT = (
     "To mark a region, choose a shape beside the first image: hold shift and drag for a box or an ellipse; "
-    "double-click, click the corners and double-click for a polygon."
+    "for a polygon, press the button half a second at the first corner, click at the others, and press it "
+    "as long at the last."
 )
 
 
@@ -124,8 +125,12 @@ class TunePage:
     def _chosen(self) -> Choices:
         """Return the values of the controls."""
         mask = {**self._choices.mask}
-        if "cut" in self._mask:
-            mask["cut"] = self._mask["cut"].value
+        cut = mask["cut"]
+        mask["cut"] = (
+            [[channel, self._mask[_cut_at(channel)].value] for channel, _ in cut]
+            if isinstance(cut, list)
+            else self._mask["cut"].value
+        )
         mask["grow"] = self._mask["grow"].value if self._mask["grows"].value else None
         return Choices(mask, self._method.value, {name: f.value for name, f in self._fields.items()})
 
@@ -222,19 +227,26 @@ def _text(content: str = "") -> Any:
 
 
 def _mask_controls(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the controls of the mask; a cut that depends on the channel has none."""
-    controls: dict[str, Any] = {}
-    if isinstance(values["cut"], (int, float)):
-        controls["cut"] = pn.widgets.EditableFloatSlider(
-            name="Cut (standard deviations)", start=1.0, end=20.0, step=0.1, value=float(values["cut"]),
-            fixed_start=0.0, width=NARROW - 20,
-        )  # fmt: skip
+    """Return the controls of the mask; a cut that depends on the channel has one for each that is given."""
+    cut = values["cut"]
+    cuts = {_cut_at(channel): value for channel, value in cut} if isinstance(cut, list) else {"cut": cut}
+    controls: dict[str, Any] = {
+        name: pn.widgets.EditableFloatSlider(
+            name=f"{name.capitalize()} (standard deviations)", value=float(value),
+            start=1.0, end=20.0, step=0.1, fixed_start=0.0, width=NARROW - 20,
+        )
+        for name, value in cuts.items()
+    }  # fmt: skip
     controls["grows"] = pn.widgets.Checkbox(name="Let marks grow", value=values["grow"] is not None)
     controls["grow"] = pn.widgets.EditableFloatSlider(
         name="Grow to amplitude (standard deviations)", start=0.1, end=5.0, step=0.1,
         value=float(values["grow"] or 1.5), fixed_start=0.01, width=NARROW - 20,
     )  # fmt: skip
     return controls
+
+
+def _cut_at(channel: float) -> str:
+    return f"cut at channel {channel:g}"
 
 
 def _slides(widget: Any) -> bool:
