@@ -221,8 +221,19 @@ def test_a_store_with_other_variables_is_not_reused(written: Checkpoint) -> None
     assert "badness" in again.open()
 
 
-def test_a_missing_store_is_created_again(written: Checkpoint) -> None:
-    (written.path / STORE / DATA / "zarr.json").unlink()
+@pytest.mark.parametrize("name", ["zarr.json", f"{DATA}/zarr.json", "cut/zarr.json", f"{WAVELENGTH}/c.0"])
+def test_a_missing_document_is_written_again(written: Checkpoint, name: str) -> None:
+    before = (written.path / STORE / name).read_bytes()
+    (written.path / STORE / name).unlink()
+    again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
+    assert (written.path / STORE / name).read_bytes() == before
+    assert again.missing() == []
+    same(again)
+
+
+@pytest.mark.parametrize("name", [STORE, CHECKSUMS, f"{STORE}/{DATA}"])
+def test_a_missing_folder_is_created_again(written: Checkpoint, name: str) -> None:
+    shutil.rmtree(written.path / name)
     again = Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"})
     assert again.missing() == [0, 1, 2, 3]
     compute(again.write(cube(), NAMES))
@@ -285,6 +296,26 @@ def test_a_chunk_is_read_once_for_all_its_planes(
     source[2:3]
     chunk(written, DATA, 1).unlink()
     np.testing.assert_array_equal(source[3:4], cube()[DATA].values[3:4])
+
+
+def test_a_store_of_another_type_is_not_reused(written: Checkpoint) -> None:
+    """The bytes of the chunks, and so their checksums, would be the same."""
+    other = cube().assign({DATA: cube()[DATA].astype("int32")})
+    again = Checkpoint.prepare(written.path, other, NAMES, {"why": "test"})
+    assert again.missing() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["truncated", "of another version"])
+def test_a_store_with_other_documents_is_an_error_until_it_is_prepared(
+    written: Checkpoint, kind: str
+) -> None:
+    path = written.path / STORE / DATA / "zarr.json"
+    path.write_bytes(path.read_bytes()[:-9] if kind == "truncated" else path.read_bytes() + b" ")
+    assert not written.is_complete()
+    with pytest.raises(UserError, match="run the config again"):
+        written.open()
+    assert Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"}).missing() == []
+    assert written.is_complete()
 
 
 def test_a_new_store_in_the_same_place_has_other_graph_names(written: Checkpoint) -> None:

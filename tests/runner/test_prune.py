@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lucidcube.cli.app import main
+from lucidcube.cluster.credentials import for_jobs
 from lucidcube.config.load import load
 from lucidcube.errors import UserError
 from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, STORE
@@ -226,6 +227,25 @@ def test_nothing_is_removed_during_a_preview(work: Path) -> None:
     assert stale_files(work) == [stray]
     remove(work, find(work), stale_files(work))
     assert contents(previews) == {LOCK}
+
+
+def test_keys_of_killed_runs_are_removed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.ExitStack() as killed:
+        for_jobs(killed, work)
+        (left,) = work.glob("tls-*")
+        others = [work / "tls-mine", work / "tls-0123abcd", work / "tls-abcd0123"]
+        for path in others[:2]:
+            path.mkdir(mode=0o755)
+        others[2].symlink_to(left.name)
+        with locked(work):
+            assert stale_files(work) == []
+        before = contents(work)
+        assert pruned(str(work)) == 0
+        assert "temporary files: 1" in capsys.readouterr().out
+        assert contents(work) == before
+        assert pruned(str(work), "--remove") == 0
+        assert not left.exists()
+        assert all(path.is_symlink() or path.is_dir() for path in others)
 
 
 def test_an_empty_work_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

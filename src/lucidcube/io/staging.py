@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import google_crc32c
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from lucidcube.errors import CubeError
 from lucidcube.io.atomic import atomic_file
 from lucidcube.io.header_cards import MALFORMED
 from lucidcube.io.plane_reader import fill
+from lucidcube.io.work_files import DAMAGE, open_regular, own_folder, read_sealed, remove, write_sealed
 
 _Triple = tuple[int, int, int]
 
@@ -39,7 +41,8 @@ class ScratchFolder:
     """The folder for rewritten arrays, created when it is first needed.
 
     Each method raises CubeError if the input is damaged or the folder is full. Files that an earlier call
-    made from the same, unchanged input are reused.
+    made from the same, unchanged input are reused if their sizes and checksums are those that were recorded
+    in a file beside each.
 
     `given` is None for a temporary folder that is removed at exit; `message` is called with a sentence before
     slow operations.
@@ -57,9 +60,11 @@ class ScratchFolder:
             atexit.register(shutil.rmtree, self._given, ignore_errors=True)
         folder = Path(self._given).expanduser()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if not folder.parent.exists():  # the work folder of a run
+                own_folder(folder.parent)
+            own_folder(folder)
         except OSError as error:
-            raise CubeError(f"the scratch folder {folder} cannot be made: {error.strerror}") from None
+            raise CubeError(f"the scratch folder {folder} cannot be used: {error.strerror}") from None
         return folder
 
     def decompressed(self, path: Path, name: str) -> Path:
@@ -73,10 +78,10 @@ class ScratchFolder:
         if opener is None:
             return path
         target = self.path / f"{_key(path)}.fits"
-        if not target.exists():
+        if not _is_as_recorded(target):
             self._message(f"{name} is compressed: decompressing it once")
             errors = self._errors(f"{name} cannot be decompressed")
-            with errors, opener(path) as source, atomic_file(target) as file:
+            with errors, opener(path) as source, _recorded_file(target) as file:
                 shutil.copyfileobj(source, file, 1 << 20)
         return target
 
@@ -96,10 +101,10 @@ class ScratchFolder:
             integers = probe.dtype.kind in "iu"
             dtype = ">f8" if integers or probe.dtype.itemsize > 4 else ">f4"
             target = self.path / f"{_key(path)}-{hdu}{dtype[1:]}.raw"
-            if not target.exists():
+            if not _is_as_recorded(target):
                 self._message(f"{name} is tile-compressed: decompressing it once")
                 blank = image.header.get("BLANK", image.header.get("ZBLANK")) if integers else None
-                with atomic_file(target) as out:
+                with _recorded_file(target) as out:
                     for part in _parts(image.shape):
                         values = _section(image, part)
                         floats = values.astype(dtype)
@@ -118,7 +123,7 @@ class ScratchFolder:
         """
         layout = hashlib.sha256(repr((offset, dtype, shape, strides)).encode()).hexdigest()[:16]
         target = self.path / f"{_key(path)}-{layout}.raw"
-        if target.exists():
+        if _is_as_recorded(target):
             return target
         self._message(f"{name}: its planes are scattered over the file: transposing it once")
         planes, slow, fast = shape
@@ -128,7 +133,7 @@ class ScratchFolder:
         with (
             self._errors(f"{name} cannot be transposed"),
             open(path, "rb") as source,
-            atomic_file(target) as file,
+            _recorded_file(target) as file,
         ):
             file.truncate(planes * slow * fast * item)
             for first in range(0, slow, rows):
@@ -147,6 +152,39 @@ class ScratchFolder:
             yield
         except (*MALFORMED, EOFError, RuntimeError, lzma.LZMAError, zlib.error) as error:
             raise CubeError(f"{what} into {self.path}: {error}") from None
+
+
+@contextmanager
+def _recorded_file(target: Path) -> Iterator[BinaryIO]:
+    """Open a new file that gets its name when it is complete, and record its size and checksum beside it."""
+    for path in (target, _record(target)):
+        if path.is_dir():  # which cannot be replaced
+            remove(path)
+    with atomic_file(target) as file:
+        yield file
+        found = _size_and_sum(file)
+    write_sealed(_record(target), found)
+
+
+def _is_as_recorded(target: Path) -> bool:
+    """Return whether there is a file with the recorded size and checksum."""
+    try:
+        with open_regular(target) as file:
+            return read_sealed(_record(target)) == _size_and_sum(file)
+    except DAMAGE:
+        return False
+
+
+def _size_and_sum(file: BinaryIO) -> dict[str, int]:
+    total = google_crc32c.Checksum()
+    file.seek(0)
+    while block := file.read(1 << 20):
+        total.update(block)
+    return {"size": file.tell(), "sum": int.from_bytes(total.digest(), "big")}
+
+
+def _record(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
 
 
 def _section(image: fits.CompImageHDU, part: tuple[int | slice, ...]) -> NDArray[Any]:

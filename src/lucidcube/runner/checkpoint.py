@@ -5,18 +5,19 @@ A checkpoint is a folder named by its track, its stage and a fingerprint of ever
     target-rebin-3f2a9c41d0b7a6e5/
         cube.zarr/          the variables, one chunk per block (zarr v3; `xarray.open_zarr` reads it)
         checksums/000007    CRC-32C of the arrays of block 7, written after its chunks
-        checkpoint.json     the ingredients of the fingerprint, written after the empty store
+        checkpoint.json     what the store holds, the checksums of its other files, and the ingredients of the
+                            fingerprint, with a checksum of all that; written after the empty store
 
 Only blocks with a matching checksum record are reused; missing, incomplete and damaged blocks are computed
 again. The checksums are those of the decoded arrays, so that codecs and file names do not matter.
-Coordinates and attributes are compared with those of the cube and written again if they differ.
+Coordinates and attributes are compared with those of the cube and written again if they differ. A folder with
+a damaged ``checkpoint.json``, or with anything but regular files where these belong, is made again.
 """
 
 import errno
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,17 +25,27 @@ from pathlib import Path
 from typing import Any, Self
 
 import dask.array as da
-import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
+from pydantic import BaseModel
 
 from lucidcube.config.schema import Codec
 from lucidcube.cube import WAVELENGTH, block_sizes
 from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
+from lucidcube.io.work_files import (
+    DAMAGE,
+    check_files,
+    checksum,
+    read_json,
+    read_regular,
+    read_sealed,
+    remove,
+    write_sealed,
+)
 from lucidcube.lift.blocks import over_blocks
-from lucidcube.runner.store import COORDINATES, NOT_DATA, create_store, holds, open_variable, plain_attrs
+from lucidcube.runner.store import COORDINATES, NOT_DATA, chunk_fits, create_store, open_variable
 
 STORE, CHECKSUMS, COMPLETE = "cube.zarr", "checksums", "checkpoint.json"
 NAME = re.compile(r"(?P<track>[a-z]+)-(?P<stage>[a-z_]+)-[0-9a-f]{16}")
@@ -51,9 +62,24 @@ def fingerprint(*ingredients: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class _Contents(BaseModel, extra="forbid", strict=True, frozen=True):
+    """What ``checkpoint.json`` says of a store."""
+
+    variables: dict[str, str]
+    """Type, dimensions, shape and block of each variable, as text."""
+    blocks: int
+    codec: Codec
+    files: dict[str, int]
+    """Checksums of the files of the store that are no chunks of variables."""
+    ingredients: Any
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """The output of one segment on disk, in the folder `path`."""
+    """The output of one segment on disk, in the folder `path`.
+
+    Methods that read the store raise UserError if it is missing or damaged; see `prepare` and `is_complete`.
+    """
 
     path: Path
 
@@ -61,73 +87,99 @@ class Checkpoint:
     def prepare(
         cls, path: Path, cube: xr.Dataset, variables: Sequence[str], ingredients: Any, codec: Codec = "none"
     ) -> Self:
-        """Create an empty store for variables of the lazy cube after a segment, or open an existing one.
+        """Create an empty store for variables of the lazy cube after a segment, or repair an existing one.
 
         `ingredients` are the plain data from which the name of the folder was made, and `codec` is the
         compression of a new store. A folder that cannot be written raises UserError.
         """
-        checkpoint = cls(path)
+        checkpoint, described = cls(path), _described(cube, variables)
         try:
-            if (path / COMPLETE).exists() and checkpoint._restore(cube, variables):
-                return checkpoint
-            if path.exists():
-                shutil.rmtree(path)
-            (path / CHECKSUMS).mkdir(parents=True)
-            create_store(path / STORE, cube, variables, codec)
-            contents = {"variables": list(variables), "ingredients": ingredients}
-            write_atomically(path / COMPLETE, json.dumps(contents, indent=1, default=str), durable=True)
+            try:
+                kept = checkpoint._contents()
+            except DAMAGE:
+                kept = None
+            if kept is None or kept.variables != described:
+                remove(path)
+                for name in (CHECKSUMS, *(f"{STORE}/{v}" for v in (*COORDINATES, *variables))):
+                    (path / name).mkdir(parents=True)
+                kept = _Contents(
+                    variables=described,
+                    blocks=len(block_sizes(cube)),
+                    codec=codec,
+                    files={},
+                    ingredients=ingredients,
+                )
+            files = create_store(path / STORE, cube, variables, kept.codec)
+            if kept.files != files:
+                write_sealed(path / COMPLETE, kept.model_dump() | {"files": files}, durable=True)
         except OSError as error:
             raise UserError(
                 f"cannot write checkpoints to {path}: {error.strerror or error}; set checkpoints.dir"
             ) from error
         return checkpoint
 
-    def _restore(self, cube: xr.Dataset, variables: Sequence[str]) -> bool:
-        """Return whether the store matches the cube; rewrite coordinates and attributes that differ."""
+    def _contents(self) -> _Contents:
+        """Return the contents of ``checkpoint.json``; one of `DAMAGE` is raised if this is no checkpoint."""
+        contents = _Contents.model_validate(read_sealed(self.path / COMPLETE))
+        names = (*COORDINATES, *contents.variables)
+        check_files(self.path, (STORE, CHECKSUMS))
+        check_files(self.path / STORE, names)
+        for folder in (CHECKSUMS, *(f"{STORE}/{name}" for name in names)):
+            check_files(self.path / folder)
+        return contents
+
+    def _verified(self, *, coordinates: bool) -> _Contents:
+        """Return the contents of ``checkpoint.json`` after the files of the store were compared with it.
+
+        Blocks can be verified and written without the coordinates.
+        """
         try:
-            if json.loads((self.path / COMPLETE).read_bytes())["variables"] != list(variables):
-                return False
-            group = zarr.open_group(self.path / STORE, mode="r+")
-            expected = {n: (cube[n].shape, cube[n].dtype, cube[n].dims) for n in (*COORDINATES, *variables)}
-            arrays = {name: group[name] for name in expected}
-            found = {n: (a.shape, a.dtype, a.metadata.dimension_names) for n, a in arrays.items()}
-            if found != expected or any(arrays[n].chunks[0] != block_sizes(cube)[0] for n in variables):
-                return False
-            if group.attrs.asdict() != plain_attrs(cube.attrs) | NOT_DATA:
-                group.attrs.put(plain_attrs(cube.attrs) | NOT_DATA)
-            for name, array in arrays.items():
-                if array.attrs.asdict() != plain_attrs(cube[name].attrs):
-                    array.attrs.put(plain_attrs(cube[name].attrs))
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return False  # documents of the store are damaged; any other OSError must not cost the store
-        for name in COORDINATES:
-            if not holds(arrays[name], cube[name].values):
-                arrays[name][:] = cube[name].values
-        return True
+            contents = self._contents()
+            for name, expected in contents.files.items():
+                skipped = not coordinates and name.startswith(tuple(f"{c}/" for c in COORDINATES))
+                if not skipped and checksum(read_regular(self.path / STORE / name)) != expected:
+                    raise ValueError(f"{name} was changed")
+        except (OSError, *DAMAGE) as error:
+            raise UserError(
+                f"cannot read the checkpoint {self.path}: {error}; run the config again"
+            ) from error
+        return contents
 
     def _arrays(self) -> dict[str, zarr.Array]:
         """Return the arrays of the variables, without the coordinates."""
-        group = zarr.open_group(self.path / STORE, mode="r+")
-        names = json.loads((self.path / COMPLETE).read_bytes())["variables"]
+        names = self._verified(coordinates=False).variables
+        group = self._group()
         return {name: group[name].with_config({"write_empty_chunks": True}) for name in names}
+
+    def _group(self) -> zarr.Group:
+        try:
+            return zarr.open_group(self.path / STORE, mode="r+")
+        except OSError as error:
+            raise UserError(
+                f"cannot read the checkpoint {self.path}: {error}; run the config again"
+            ) from error
 
     @property
     def blocks(self) -> int:
         """Number of blocks."""
-        return int(next(iter(self._arrays().values())).cdata_shape[0])
+        return self._verified(coordinates=False).blocks
 
     def missing(self, *, verify: bool = True) -> list[int]:
         """Return the numbers of the blocks that are missing or damaged.
 
         All blocks are read and their checksums compared, unless `verify` is false: then a record is enough.
         """
-        arrays, numbers = self._arrays(), range(self.blocks)
+        numbers = range(self.blocks)
+        arrays = self._arrays() if verify else {}
 
         def present(number: int) -> bool:
             try:
-                record = json.loads((self.path / CHECKSUMS / f"{number:06d}").read_bytes())
-                return bool(not verify or record == _checksums(number, _read(arrays, number)))
-            except (OSError, ValueError, TypeError, RuntimeError):
+                record = read_json(self.path / CHECKSUMS / f"{number:06d}")
+                if not verify:
+                    return True
+                fits = all(chunk_fits(self.path / STORE, array, number) for array in arrays.values())
+                return bool(fits and record == _checksums(number, _read(arrays, number)))
+            except (OSError, ValueError, TypeError, RuntimeError, MemoryError):
                 return False
 
         with ThreadPoolExecutor(READERS) as pool:
@@ -136,9 +188,10 @@ class Checkpoint:
     def is_complete(self) -> bool:
         """Return whether there is a record for every block; their checksums are not verified."""
         try:
-            return (self.path / COMPLETE).is_file() and not self.missing(verify=False)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False  # the documents of the store are damaged
+            self._verified(coordinates=True)
+            return not self.missing(verify=False)
+        except UserError:
+            return False
 
     def write(self, cube: xr.Dataset, variables: Sequence[str]) -> da.Array:
         """Return a lazy array (blocks,) of numbers of bytes; computing one writes a block and its record.
@@ -158,7 +211,8 @@ class Checkpoint:
 
         All blocks must exist; see `missing`.
         """
-        group = zarr.open_group(self.path / STORE, mode="r")
+        self._verified(coordinates=True)
+        group = self._group()
         coordinates = {n: (WAVELENGTH, group[n][:], group[n].attrs.asdict()) for n in COORDINATES}
         # A new store in the same place gets other names in the graph.
         token = f"{self.path} {(self.path / COMPLETE).stat().st_mtime_ns}"
@@ -168,7 +222,16 @@ class Checkpoint:
 
     def nbytes(self) -> int:
         """Return the number of bytes on disk."""
-        return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
+        return sum(f.lstat().st_size for f in self.path.rglob("*") if f.is_file())
+
+
+def _described(cube: xr.Dataset, variables: Sequence[str]) -> dict[str, str]:
+    """Return what the chunks of each variable hold."""
+    block = block_sizes(cube)[0]
+    found = {str(name): cube[name].variable for name in variables}
+    return {
+        n: f"{v.dtype} {','.join(map(str, v.dims))} {v.shape}, blocks of {block}" for n, v in found.items()
+    }
 
 
 def _read(arrays: Mapping[str, zarr.Array], number: int) -> dict[str, np.ndarray]:
@@ -181,7 +244,7 @@ def _checksums(number: int, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     for name, array in arrays.items():
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         data.flags.writeable = False
-        record[name] = int(google_crc32c.value(data))
+        record[name] = checksum(data)
     return record
 
 

@@ -1,24 +1,25 @@
 """Identify the input of a track by the content of its file and the part of it that is read."""
 
 import hashlib
-import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lucidcube.config.track import Track
-from lucidcube.io.atomic import write_atomically
 from lucidcube.io.reader import file_identity
+from lucidcube.io.work_files import DAMAGE, read_sealed, write_sealed
 
 CACHE = "inputs.json"
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def input_identity(track: Track, work: Path | None = None) -> dict[str, Any]:
     """Return the name, size and SHA-256 of a track's file, and how it is read; fingerprints start from it.
 
-    Checksums are cached in the folder `work`. A file with the same path, size, inode and time of modification
-    is not read again, because that takes as long as a stage for large cubes. A file that cannot be read
-    raises CubeError.
+    Checksums are cached in the folder `work`, in a file with a checksum of its own. An input with the same
+    path, size, inode and time of modification is not read again, because that takes as long as a stage for
+    large cubes. An input that cannot be read raises CubeError.
     """
     specifier = track.specifier()
     size, digest = _checksum(specifier.file, work)
@@ -33,12 +34,12 @@ def _checksum(file: Path, work: Path | None) -> tuple[int, str]:
     now = file.stat()
     key, state = str(file.resolve()), [now.st_size, now.st_mtime_ns, now.st_ino]
     cached: dict[str, Any] = {}
-    with suppress(OSError, ValueError, TypeError):
-        cached = dict(json.loads((work / CACHE).read_text()))
-    found = cached.get(key)
-    if isinstance(found, list) and len(found) == 4 and found[:3] == state and isinstance(found[3], str):
-        return now.st_size, found[3]
+    with suppress(OSError, *DAMAGE):
+        cached = read_sealed(work / CACHE)
+    match cached.get(key):
+        case [*known, str(digest)] if known == state and SHA256.fullmatch(digest):
+            return now.st_size, digest
     size, digest = file_identity(file)
     with suppress(OSError):  # the cache only saves time
-        write_atomically(work / CACHE, json.dumps({**cached, key: [*state, digest]}))
+        write_sealed(work / CACHE, {**cached, key: [*state, digest]})
     return size, digest

@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 
 from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
+from lucidcube.io.work_files import DAMAGE, read_json
+from lucidcube.runner.work_folder import own_work_folder
 
 LOCK, HOLDER = "in-use.lock", "in-use.json"
 
@@ -27,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     lock = FileLock(folder / LOCK)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        own_work_folder(folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about file systems without locks, for which this is documented
             lock.acquire(timeout=0)
@@ -52,7 +54,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        holder = json.loads(path.read_text())
+    with suppress(OSError, *DAMAGE, KeyError, TypeError):
+        holder = read_json(path)
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     return "which has just started"

@@ -35,6 +35,7 @@ from lucidcube.runner.products import run_product, write
 from lucidcube.runner.segments import Segment, stages_of, walk
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.validate import may_replace, order_problems, output_problems
+from lucidcube.runner.work_folder import scratch_folder
 from lucidcube.stages.attach_psf import NOTE
 from lucidcube.stages.base import Stage
 from lucidcube.stages.match_psf import match_psf
@@ -64,13 +65,14 @@ class Plan:
 def check(config: Config, monitor: Monitor | None = None) -> Plan:
     """Open the inputs and build the whole run lazily, so that mistakes are found before any computation.
 
-    ConfigError is raised with every problem that was found, one line each.
+    ConfigError is raised with every problem that was found, one line each, or UserError for the work folder.
     """
+    scratch = scratch_folder(config.work())
     problems: list[str] = [*order_problems(config), *output_problems(config)]
     sources: dict[str, xr.Dataset] = {}
     for name, track in config.tracks().items():
         try:
-            sources[name] = open_track(track, monitor or Monitor(), scratch=config.work() / "scratch")
+            sources[name] = open_track(track, monitor or Monitor(), scratch=scratch)
         except UserError as error:
             where = name if isinstance(track, PartOfTarget) else f"{name}.input"
             problems += [f"{where}: {p}" for p in error.problems]

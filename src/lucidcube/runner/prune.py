@@ -1,7 +1,6 @@
 """List and remove the contents of a work folder: checkpoints and stale temporary files."""
 
 import re
-import shutil
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from lucidcube.errors import UserError
+from lucidcube.io.work_files import remove as remove_path
 from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, NAME, STORE, Checkpoint
 from lucidcube.runner.input_checksum import CACHE
 from lucidcube.runner.lock import LOCK, locked
@@ -19,6 +19,8 @@ PREVIEW = "preview"
 OF_CHUNKS = re.compile(r".+\.[0-9a-f]{32}\.partial")
 OF_FILES = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 """The names of temporary files that a killed run leaves behind: of zarr's chunks, and of our own files."""
+OF_KEYS = re.compile(r"tls-[a-z0-9_]{8}")
+"""The names of folders with keys, see `lucidcube.cluster.credentials.for_jobs`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def find(work: Path, current: Collection[str] | None = None) -> list[Entry]:
     Only folders (not links) with the name of a checkpoint and a ``checkpoint.json`` are listed.
     """
     entries = []
-    for path in sorted(chain(*(f.iterdir() for f in (work, work / PREVIEW) if f.is_dir()))):
+    folders = [work, *([work / PREVIEW] if not (work / PREVIEW).is_symlink() else [])]
+    for path in sorted(chain(*(f.iterdir() for f in folders if f.is_dir()))):
         name = NAME.fullmatch(path.name)
         if name is None or path.is_symlink() or not (path / COMPLETE).is_file():
             continue
@@ -59,7 +62,10 @@ def find(work: Path, current: Collection[str] | None = None) -> list[Entry]:
 
 
 def stale_files(work: Path) -> list[Path]:
-    """Return the temporary files that killed runs left in a folder, if it is a work folder."""
+    """Return the temporary files, and the folders with keys, that killed runs left in a work folder.
+
+    The list is empty if the folder is no work folder. Keys are listed if no run uses the folder.
+    """
     if not any((work / name).is_file() for name in (LOCK, CACHE)):
         return []
     folders = [p for p in work.iterdir() if p.is_dir() and not p.is_symlink()]
@@ -70,7 +76,9 @@ def stale_files(work: Path) -> list[Path]:
             names = (OF_CHUNKS, OF_FILES) if checkpoint else (OF_FILES,)
             found += [p for p in folder.rglob("*") if any(name.fullmatch(p.name) for name in names)]
     found = [p for p in found if p.is_file() and not p.is_symlink()]
+    keys = [p for p in folders if OF_KEYS.fullmatch(p.name) and not p.stat().st_mode & 0o077]
     previews = work / PREVIEW
+    found += keys if keys and _is_free(work) else []
     return found + (stale_files(previews) if previews in folders else [])
 
 
@@ -82,17 +90,24 @@ def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
             locks.enter_context(locked(work / PREVIEW))  # previews lock their own folder only
         try:
             for file in files:
-                file.unlink(missing_ok=True)
+                remove_path(file)
             for entry in entries:
                 # checkpoint.json is removed last; other files than those of checkpoints are kept.
-                for part in (STORE, CHECKSUMS):
-                    if (entry.path / part).exists():
-                        shutil.rmtree(entry.path / part)
-                (entry.path / COMPLETE).unlink()
+                for part in (STORE, CHECKSUMS, COMPLETE):
+                    remove_path(entry.path / part)
                 if not any(entry.path.iterdir()):
                     entry.path.rmdir()
         except OSError as error:
             raise UserError(f"{error.filename} cannot be removed: {error.strerror}") from error
+
+
+def _is_free(work: Path) -> bool:
+    """Return whether no run uses a folder."""
+    try:
+        with locked(work):
+            return True
+    except UserError:
+        return False
 
 
 def _blocks(path: Path) -> tuple[int, int]:
@@ -100,5 +115,5 @@ def _blocks(path: Path) -> tuple[int, int]:
     checkpoint = Checkpoint(path)
     try:
         return checkpoint.blocks, len(checkpoint.missing(verify=False))
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except UserError:
         return 0, 0

@@ -11,6 +11,7 @@ from lucidcube.runner.inputs import input_identities, open_track, track_keys
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.pipeline import check, raise_first
 from lucidcube.runner.segments import Segment, walk
+from lucidcube.runner.work_folder import scratch_folder
 
 
 def reopen(config: Config) -> dict[str, list[tuple[Segment, bool]]]:
@@ -20,7 +21,7 @@ def reopen(config: Config) -> dict[str, list[tuple[Segment, bool]]]:
     last cube of a segment has the variables of its checkpoint. Block for block, all others are computed when
     they are used. UserError is raised if an input cannot be opened or the cubes do not fit the stages.
     """
-    scratch = config.work() / "scratch"
+    scratch = scratch_folder(config.work())
     sources = {n: open_track(track, Monitor(), scratch=scratch) for n, track in config.tracks().items()}
     found: dict[str, list[tuple[Segment, bool]]] = {name: [] for name in sources}
 

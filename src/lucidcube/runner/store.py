@@ -1,7 +1,11 @@
-"""Create and read zarr stores of cubes with the public interface of zarr."""
+"""Create and read zarr stores of cubes with the public interface of zarr.
+
+The files of an existing store, other than chunks, are never interpreted before they are known to be right.
+"""
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +14,12 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec
+from zarr.storage import MemoryStore
 
 from lucidcube.config.schema import Codec
 from lucidcube.cube import CHANNEL, PLANE, WAVELENGTH, block_sizes
+from lucidcube.io.atomic import write_atomically
+from lucidcube.io.work_files import DAMAGE, checksum, read_regular
 from lucidcube.lift.lazy_arrays import from_source
 
 COMPRESSORS: dict[str, BloscCodec | None] = {
@@ -20,14 +27,30 @@ COMPRESSORS: dict[str, BloscCodec | None] = {
     "lz4": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
     "zstd": BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
 }
+CODEC_HEADER = 4096
+"""More bytes than a codec adds to a chunk that cannot be compressed."""
 COORDINATES = (WAVELENGTH, CHANNEL)
 NOT_DATA = {"coordinates": CHANNEL}
 """The attribute of a store that tells xarray which variables are coordinates (CF conventions)."""
 
 
-def create_store(store: Path, cube: xr.Dataset, variables: Sequence[str], codec: Codec) -> None:
-    """Create a store: the coordinates of a cube, and empty arrays with a chunk for each block."""
-    group = zarr.create_group(store, attributes=plain_attrs(cube.attrs) | NOT_DATA)
+def create_store(store: Path, cube: xr.Dataset, variables: Sequence[str], codec: Codec) -> dict[str, int]:
+    """Create a store: the coordinates of a cube, and empty arrays with a chunk for each block.
+
+    In an existing store the files that are not as they would be in a new one are written again; chunks of
+    variables are kept. The folders must exist. The checksum of each file is returned.
+    """
+    files = _files(cube, variables, codec)
+    for name, content in files.items():
+        if not _holds(store / name, content):
+            write_atomically(store / name, content)
+    return {name: checksum(content) for name, content in files.items()}
+
+
+def _files(cube: xr.Dataset, variables: Sequence[str], codec: Codec) -> dict[str, bytes]:
+    """Return the contents of the files of a new store."""
+    made: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(made), attributes=plain_attrs(cube.attrs) | NOT_DATA)
     block = block_sizes(cube)[0]
     for name in (*COORDINATES, *variables):
         variable = cube[name].variable
@@ -45,20 +68,26 @@ def create_store(store: Path, cube: xr.Dataset, variables: Sequence[str], codec:
         )
         if name in COORDINATES:
             array[:] = variable.values
+    return {name: content.to_bytes() for name, content in made.items()}
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    try:
+        return read_regular(file, len(content)) == content
+    except DAMAGE:
+        return False
+
+
+def chunk_fits(store: Path, array: zarr.Array, number: int) -> bool:
+    """Return whether the file of a block is no larger than its chunk can be."""
+    file = store / array.path / ".".join(["c", str(number), *"0" * (array.ndim - 1)])
+    return file.lstat().st_size <= math.prod(array.chunks) * array.dtype.itemsize + CODEC_HEADER
 
 
 def plain_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Return attributes as they are after a round trip through JSON."""
     plain: dict[str, Any] = json.loads(json.dumps({k: v for k, v in attrs.items() if v is not None}))
     return plain
-
-
-def holds(array: zarr.Array, values: np.ndarray) -> bool:
-    """Return whether an array can be read and has these values."""
-    try:
-        return bool(np.array_equal(array[:], values, equal_nan=values.dtype.kind == "f"))
-    except (OSError, ValueError, RuntimeError):
-        return False
 
 
 def open_variable(name: str, array: zarr.Array, token: str) -> xr.Variable:
