@@ -39,7 +39,7 @@ class Interpolate(StageWithPSF):
     """
 
     name: ClassVar[str] = "interpolate"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     optional: ClassVar[tuple[str, ...]] = (MASK, VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, FILLED, VARIANCE)
     copies: ClassVar[float] = 7.5
