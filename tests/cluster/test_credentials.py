@@ -122,7 +122,7 @@ def test_nothing_of_a_local_run_listens_elsewhere(protected: DaskWorkers) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_the_dashboard_is_served_where_it_is_asked_for() -> None:
     pytest.importorskip("bokeh")
     with start_workers(Profile(kind="processes", workers=1, memory="700MiB", dashboard=True)) as workers:
@@ -151,7 +151,7 @@ def with_keys(address: str, folder: Path) -> dict[str, Any]:
     return {"kind": "address", "address": address, **files}
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_a_running_scheduler_with_certificates(
     running: tuple[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,7 +161,7 @@ def test_a_running_scheduler_with_certificates(
     assert not [r for r in caplog.records if r.name.startswith("lucidcube")]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_a_connection_without_certificates_warns(caplog: pytest.LogCaptureFixture) -> None:
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "200ms"}),
@@ -172,7 +172,7 @@ def test_a_connection_without_certificates_warns(caplog: pytest.LogCaptureFixtur
     assert "tcp://127.0.0.1:9 is not protected" in caplog.text
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_a_scheduler_with_certificates_needs_them(running: tuple[str, Path], tmp_path: Path) -> None:
     address, folder = running
     with (
@@ -249,7 +249,9 @@ def test_jobs_get_the_paths_of_their_keys(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / name).chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert dask_jobqueue.SLURMCluster
-    profile = Profile(kind="slurm", cores=1, memory="1GiB", wait="1s")
+    # The jobs are looked at several times, because it may take a while until the first has its number.
+    monkeypatch.setattr("lucidcube.cluster.client.POLL_INTERVAL", 0.3)
+    profile = Profile(kind="slurm", cores=1, memory="1GiB", wait="60s")
     with (
         pytest.raises(ConfigError, match="before a worker started"),
         start_workers(profile, tmp_path / "run.work"),

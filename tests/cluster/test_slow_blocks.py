@@ -120,7 +120,7 @@ def client() -> Iterator[Client]:
         RELEASED.set()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_a_block_that_hangs_is_given_up_on_each_worker(
     client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

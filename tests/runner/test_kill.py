@@ -165,7 +165,7 @@ def assert_resumes(folder: Path, fork_server: ForkServer, reference_run: Referen
     assert not [p.name for p in folder.iterdir() if p.name.endswith(".part")]
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_kill_at_random_moments(tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
     rng, kills, finished = random.Random(4), 0, 0
     moments: list[int] = []
@@ -261,7 +261,7 @@ def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_workers_that_are_killed_or_stop_for_ever(
     tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun
 ) -> None:
@@ -280,7 +280,7 @@ def test_workers_that_are_killed_or_stop_for_ever(
     assert (tmp_path / "out.fits").read_bytes() == reference_run.product
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_kill_the_client_of_a_cluster(
     tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun
 ) -> None:
@@ -298,7 +298,7 @@ def test_kill_the_client_of_a_cluster(
     assert_resumes(tmp_path, fork_server, reference_run)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("number", "code"), [("INT", 130), ("HUP", 75)])
 def test_signals_to_all_processes_of_a_cluster(
     tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, number: str, code: int
@@ -361,7 +361,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Elsewhere]:
         yield Elsewhere(tmp_path, stack)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_a_worker_and_its_nanny_that_stop_for_ever(
     tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, elsewhere: Elsewhere
 ) -> None:
@@ -384,7 +384,7 @@ def test_a_worker_and_its_nanny_that_stop_for_ever(
     assert_resumes(tmp_path, fork_server, reference_run)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("name", "text"),
     [("KILL", "the connection to the dask scheduler was lost"), ("STOP", "has not answered for 2 s")],

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -25,6 +25,13 @@ FIRST_LINE = "# log of lucidcube"
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 EVENTS = "lucidcube.run"
 """Name of the logger of what a monitor is told."""
+
+
+class _OnDisk(logging.FileHandler):
+    """A handler for which a record that cannot be written is lost, and does not matter."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing; logging would print a traceback for each record."""
 
 
 class LogFile(logging.Handler):
@@ -57,7 +64,7 @@ class LogFile(logging.Handler):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 path.replace(path.with_name(f"{path.name}.1"))
-            self._file = logging.FileHandler(path, "x", encoding="utf-8")
+            self._file = _OnDisk(path, "x", encoding="utf-8")
         except OSError as error:
             raise UserError(f"the log {path} cannot be written: {error.strerror or error}") from None
         self._file.setFormatter(self.formatter)
@@ -78,7 +85,8 @@ class LogFile(logging.Handler):
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # as in `_OnDisk`
+                self._file.close()
         super().close()
 
 
