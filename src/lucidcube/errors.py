@@ -99,5 +99,13 @@ def did_you_mean(name: str, known: Iterable[str], *, others: bool = True) -> str
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters, such as those that move the cursor, escaped."""
+    """Return a text with all control characters escaped: those that move the cursor or the order of letters.
+
+    Surrogates, by which Python represents the bytes of odd file names, are escaped as well.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text as `printable` does, with its line breaks kept."""
+    return "\n".join(map(printable, text.split("\n")))

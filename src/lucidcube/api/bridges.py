@@ -1,6 +1,5 @@
 """Cubes as objects of the packages ndcube and specutils, and back."""
 
-from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -16,7 +15,7 @@ from lucidcube.cube import CHANNEL, DATA, DIMS, HEADER, MASK, UNITS, VARIANCE, W
 from lucidcube.errors import CubeError, UserError
 from lucidcube.io.cube_wcs import cube_wcs
 from lucidcube.io.hdus import Hdu
-from lucidcube.io.header_cards import set_shape
+from lucidcube.io.header_cards import set_shape, unit_of
 from lucidcube.io.headers import cards_text, cube_header, described
 from lucidcube.io.selection import product_header, select
 from lucidcube.io.specifier import Specifier
@@ -149,10 +148,7 @@ def _parts(cube: xr.Dataset) -> dict[str, Any]:
 def _unit(cube: xr.Dataset) -> Any:
     """Return the unit of the data, or None if it is not stated or not known to astropy."""
     text = str(cube[DATA].attrs.get(UNITS, ""))
-    for style in ("fits", "generic"):
-        with suppress(ValueError):
-            return units.Unit(text, format=style) if text else None
-    return None
+    return (unit_of(text, "fits") or unit_of(text, "generic")) if text else None
 
 
 def _variance(uncertainty: Any) -> Any:

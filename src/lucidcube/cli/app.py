@@ -27,6 +27,7 @@ from lucidcube.cli.options import (
     load_configs,
     overrides,
     to_stderr,
+    to_stdout,
 )
 from lucidcube.cli.start import INTERRUPTED, STAGE_FAILED, STOPPED, TERMINATED, USER_ERROR, machine_fails
 from lucidcube.errors import BlocksFailed, StageError, UserError, did_you_mean, printable
@@ -111,7 +112,7 @@ def run(
     made = run_configs(
         config, configs, given, inspect, quiet=quiet, verbose=verbose, log_file=log_file, report=report
     )
-    print(made.product)
+    to_stdout(made.product)
 
 
 @app.command
@@ -148,7 +149,9 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
         pruning.remove(work, removed, stale)
         print(f"removed {len(removed)} of {len(entries)} checkpoints and {len(stale)} temporary files")
     else:
-        print(f"nothing to remove in {work}" + ("" if current is not None or not entries else "; see --all"))
+        to_stdout(
+            f"nothing to remove in {work}" + ("" if current is not None or not entries else "; see --all")
+        )
 
 
 @app.command
@@ -215,7 +218,7 @@ def simulate(folder: Path, *, size: str = "5MB", seed: int = 0, truth: Flag = Fa
 
     for path in write_scene(scene_for_size(parse_size(size), seed=seed), folder, truth=truth):
         if path is not None:
-            print(path)
+            to_stdout(path)
 
 
 def main(arguments: list[str] | None = None) -> None:

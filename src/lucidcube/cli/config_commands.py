@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from lucidcube.cli.options import Configs, Profile, Sets, Trust, load_configs, overrides, to_stderr
+from lucidcube.cli.options import Configs, Profile, Sets, Trust, load_configs, overrides, to_stderr, to_stdout
 
 config_app = App(name="config", help="Make, check and explain configs.")
 
@@ -39,7 +39,7 @@ def from_product(product: Product) -> None:
     from lucidcube.io.tables import read_provenance
 
     config = of_product(yaml.safe_load(read_provenance(product)["config"]))
-    print(yaml.safe_dump(config, sort_keys=False), end="")
+    to_stdout(yaml.safe_dump(config, sort_keys=False), end="")
 
 
 @config_app.command
@@ -67,7 +67,7 @@ def show(
     from lucidcube.config.show import show
 
     config = load_configs(configs, sets, profile, trust_profile)
-    print(show(config, origins(config, configs, overrides(sets, profile)) if origin else None), end="")
+    to_stdout(show(config, origins(config, configs, overrides(sets, profile)) if origin else None), end="")
 
 
 @config_app.command
@@ -95,4 +95,4 @@ def new(preset: str, target: str, star: str | None = None) -> None:
     """
     from lucidcube.cli.new_config import new_config
 
-    print(new_config(preset, target, star, to_stderr), end="")
+    to_stdout(new_config(preset, target, star, to_stderr), end="")

@@ -12,11 +12,14 @@ from dask.utils import format_bytes, format_time
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from lucidcube.cli.closed_pipe import Console
 from lucidcube.cli.compilation import Compilation, listening
+from lucidcube.cli.options import to_stdout
 from lucidcube.cluster.jobqueue import job_script
 from lucidcube.cube import DATA
+from lucidcube.errors import printable, printable_lines
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.pipeline import Plan
 from lucidcube.runner.plan import peak_memory
@@ -68,7 +71,7 @@ class Progress(Monitor):
 
     def message(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(printable_lines(text), soft_wrap=True, markup=False)
 
     def segment(self, label: str, blocks: int, reused: int) -> None:
         """Start a bar, or report that the whole segment is reused."""
@@ -127,7 +130,7 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], text:
     for column in columns:
         table.add_column(column, justify="left" if column in text else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     console = Console(highlight=False)
     console.width = max(console.width, TABLE_WIDTH)
     console.print(table)
@@ -145,7 +148,7 @@ def prune_table(work: Path, entries: Sequence[Entry], temporary: Sequence[Path])
     if rows:
         _print_table(columns, rows, {*columns} - {"age", "size"})
     total = format_bytes(sum(e.nbytes for e in entries))
-    print(f"{work}: {len(entries)} checkpoints, {total}; temporary files: {len(temporary)}")
+    to_stdout(f"{work}: {len(entries)} checkpoints, {total}; temporary files: {len(temporary)}")
     stale = [e.nbytes for e in entries if e.current is False]
     if stale or temporary:
         freed = sum(stale) + sum(p.stat().st_size for p in temporary if p.exists())
@@ -169,7 +172,7 @@ def plan_table(plan: Plan) -> None:
     _print_table(("track", "stage", *numbers, "kept"), rows, {"track", "stage", "kept"})
     known, layout = plan_json(plan), plan.layout
     limit = f" of {format_bytes(layout.memory)}" if layout.memory else ""
-    print(
+    to_stdout(
         f"{known['tasks']} tasks; reads {format_bytes(known['read_bytes'])}; "
         f"checkpoints: at most {format_bytes(known['scratch_bytes'])} in {known['work']}\n"
         f"profile {plan.config.profile}: {layout.processes or 'some'} processes of "
@@ -177,7 +180,7 @@ def plan_table(plan: Plan) -> None:
         f"predicted peak memory of each: {format_bytes(known['peak_memory_bytes'])}{limit}"
     )
     if known["job_script"]:
-        print(f"\njob script:\n{known['job_script']}")
+        to_stdout(f"\njob script:\n{known['job_script']}")
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

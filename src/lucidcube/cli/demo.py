@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from lucidcube.cli.options import to_stdout
 from lucidcube.config.load import load
 from lucidcube.config.shipped import shipped
 from lucidcube.errors import UserError
@@ -36,9 +37,9 @@ def demo(
         raise UserError(f"{folder} cannot be written to: {error.strerror or error}") from None
     with contextlib.chdir(folder):  # the paths of the config are relative
         made = run_configs(load(CONFIG), [Path(CONFIG)], [], quiet=quiet)
-    print(folder / made.product)
+    to_stdout(folder / made.product)
     if made.report is not None:
-        print(folder / made.report)
+        to_stdout(folder / made.report)
         if open_ or (open_ is None and why_not_open() is None):
             open_with_desktop(folder / made.report)
 

@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from lucidcube.cli.options import to_stdout
+from lucidcube.errors import printable
+
 Text = str | None
 Flag = Annotated[bool, Parameter(negative=())]
 Texts = Annotated[list[str] | None, Parameter(consume_multiple=False, negative=())]
@@ -48,7 +51,7 @@ def info(
 
     specifier = parse_specifier(cube).with_options(ext=ext, slice=slice, wave=wave, axes=axes)
     found = inspect_file(specifier, _to_stderr)
-    print(json.dumps(found, indent=1) if json_ else info_text(found))
+    to_stdout(json.dumps(found, indent=1) if json_ else info_text(found))
     if found["problems"]:
         raise CubeError(*found["problems"])
 
@@ -95,7 +98,7 @@ def view(
 
     chosen = Chosen(white, _split(channel), _split(wave), _split(hdu))
     path = write_view(cube, chosen, output, scale, overwrite=overwrite, message=_to_stderr)
-    print(path)
+    to_stdout(path)
     if open_:
         open_with_desktop(path)
 
@@ -131,7 +134,7 @@ def convert(
         raise UserError("give an input and an output: lucidcube convert obs.fits obs.zarr")
     given = (wave_start, wave_step, wave_unit)
     convert_files(paths[:-1], Path(paths[-1]), given, overwrite=overwrite, message=_to_stderr)
-    print(paths[-1])
+    to_stdout(paths[-1])
 
 
 def fetch(
@@ -159,10 +162,10 @@ def fetch(
     files = list_record(server)
     wanted = [file.name for file in files] if all_ else names
     if not wanted:
-        print(record_text(files))
+        to_stdout(record_text(files))
         return
     for path in fetch_files(files, wanted, output, overwrite=overwrite, message=_to_stderr):
-        print(path)
+        to_stdout(path)
 
 
 def _split(texts: list[str] | None) -> list[str]:
@@ -170,7 +173,7 @@ def _split(texts: list[str] | None) -> list[str]:
 
 
 def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (info, view, convert, fetch)

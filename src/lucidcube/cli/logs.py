@@ -15,7 +15,7 @@ import numpy as np
 
 from lucidcube import __version__
 from lucidcube.cli.console import LOG_INTERVAL, Progress, summary
-from lucidcube.errors import ConfigError, UserError, printable
+from lucidcube.errors import ConfigError, UserError, printable, printable_lines
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.one_stage import SUFFIX
 
@@ -34,12 +34,24 @@ class _OnDisk(logging.FileHandler):
         """Do nothing; logging would print a traceback for each record."""
 
 
+class _Printable(logging.Formatter):
+    """A formatter that escapes control characters; only tracebacks have several lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return printable(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, and its traceback."""
+        return printable_lines(super().format(record))
+
+
 class LogFile(logging.Handler):
     """A handler that keeps records in memory until its file is opened."""
 
     def __init__(self, given: Path | None) -> None:
         super().__init__(logging.DEBUG)
-        self.setFormatter(logging.Formatter(FORMAT))
+        self.setFormatter(_Printable(FORMAT))
         self._given = given
         self._kept: list[logging.LogRecord] = []
         self._path: Path | None = None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from lucidcube.errors import UserError, printable
+from lucidcube.errors import UserError, printable, printable_lines
 
 if TYPE_CHECKING:
     from lucidcube.config.schema import Config
@@ -43,6 +43,11 @@ def load_configs(
 def overrides(sets: list[str] | None, profile: str | None) -> list[str]:
     """Return the values of ``--set``, and that of ``--profile`` in the same form."""
     return [*(sets or []), *([f"profile={profile}"] if profile else [])]
+
+
+def to_stdout(text: object, end: str = "\n") -> None:
+    """Print a result, which may have several lines and foreign text in it."""
+    print(printable_lines(str(text)), end=end, flush=True)
 
 
 def to_stderr(text: str) -> None:

@@ -1,6 +1,5 @@
 """The commands that make pages about products, and the report at the end of a run."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from lucidcube.cli.options import to_stderr, to_stdout
 from lucidcube.errors import UserError
 from lucidcube.runner.monitor import Summary
 
@@ -46,7 +46,7 @@ def report(
         if json.loads(read_provenance(product)["config"]) == config.plain():
             origins = origins_of(config, files, overrides)
     try:
-        print(write_report(product, origins=origins))
+        to_stdout(write_report(product, origins=origins))
     except OSError as error:
         raise UserError(f"{product}: the report cannot be written: {error.strerror or error}") from error
 
@@ -65,7 +65,7 @@ def compare(
     from lucidcube.report.compare import write_comparison
 
     try:
-        print(write_comparison(a, b, truth=truth, output=output))
+        to_stdout(write_comparison(a, b, truth=truth, output=output))
     except OSError as error:
         raise UserError(f"the comparison cannot be written: {error.strerror or error}") from error
 
@@ -92,5 +92,5 @@ def report_of_run(
         return write_report(done.path, config=config, origins=where, run=record, cubes=cubes)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        print(f"lucidcube: warning: the report was not written: {reason}", file=sys.stderr)
+        to_stderr(f"warning: the report was not written: {reason}")
         return None

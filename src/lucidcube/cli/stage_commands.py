@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from lucidcube.cli.logs import running
-from lucidcube.cli.options import PROFILE, TRUST
+from lucidcube.cli.options import PROFILE, TRUST, to_stdout
 from lucidcube.config.describe import settings_help
 from lucidcube.config.schema import Output
 from lucidcube.config.track import Input
@@ -86,7 +86,7 @@ def _command(cls: type[Stage]) -> Callable[..., None]:
                 monitor=monitor,
                 inspect=inspector(**plotting),
             )
-        print(path)
+        to_stdout(path)
 
     kinds = inspect.Parameter
     files = Annotated[str, Parameter(help=f"FITS files: {', '.join(cls().files)}")]

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from lucidcube.cli.options import Configs, LogFile, Profile, Quiet, Sets, Verbose, load_configs, overrides
+from lucidcube.cli.options import (
+    Configs,
+    LogFile,
+    Profile,
+    Quiet,
+    Sets,
+    Verbose,
+    load_configs,
+    overrides,
+    to_stdout,
+)
 from lucidcube.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +75,7 @@ def preview(
             write_preview(made, shown, opened.inputs(shown), computer)
         changes = overrides(sets, profile)
         page = report_of_run(shown, computer.summary, started, configs, changes, made.cubes())
-    print(page or shown.output.path)
+    to_stdout(page or shown.output.path)
     if page is not None and (open_ or (open_ is None and why_not_open() is None)):
         open_with_desktop(page)
 
@@ -117,7 +127,7 @@ def tune(
     from lucidcube.tune.server import serve
 
     def opened(address: str) -> None:
-        print(address, flush=True)
+        to_stdout(address)
         if open_ or (open_ is None and why_not_open() is None):
             import webbrowser
 

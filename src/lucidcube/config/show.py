@@ -1,5 +1,6 @@
 """Print a complete config as YAML, with where each value comes from."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from lucidcube.config.origins import settings
 from lucidcube.config.presets import TRACKS
 from lucidcube.config.schema import Config
 from lucidcube.config.track import DECONVOLVE
+from lucidcube.errors import printable
 
 COMMENT_COLUMN = 56
 """Column at which comments start, unless the value is longer."""
@@ -24,14 +26,16 @@ def show(config: Config, origins: Mapping[str, str] | None = None) -> str:
     keys, lines = iter(settings(values)), []
     for line, is_setting in _lines(values):
         origin = (origins or {}).get(next(keys)) if is_setting else None
-        lines.append(f"{line:{COMMENT_COLUMN}} # {origin}" if origin else line)
+        lines.append(f"{line:{COMMENT_COLUMN}} # {printable(origin)}" if origin else line)
     return "\n".join(lines) + "\n"
 
 
 def one_line(value: Any) -> str:
-    """Return a value as YAML on one line."""
+    """Return a value as YAML on one line, with escapes where it has control characters."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.strip().removesuffix("...").strip()
+    text = text.strip().removesuffix("...").strip()
+    # JSON is YAML, and its escapes and those of `printable` are known to both.
+    return text if text.isprintable() else printable(json.dumps(value, ensure_ascii=False))
 
 
 def _lines(values: Mapping[str, Any], indent: str = "") -> Iterator[tuple[str, bool]]:

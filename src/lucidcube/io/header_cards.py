@@ -2,14 +2,22 @@
 
 import math
 import re
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
+from astropy import units
 from astropy.io import fits
 
 from lucidcube.errors import CubeError, printable
 
 MALFORMED = (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, fits.VerifyError)
 """What astropy raises on files that are not FITS (found by changing random bytes)."""
+
+_LONG = re.compile(r"(?<![\d.])\d{5}")
+"""A number of many digits, which may be an exponent that would take astropy minutes or all memory."""
+
+_NUMBER = re.compile(r"\s*[-+.\d]*(?:[eE][-+]?\d+)?")
 
 _MATRIX = re.compile(r"(CD|PC)(\d+)_(\d+)([A-Z]?)")
 
@@ -41,6 +49,28 @@ def number(header: fits.Header, keyword: str, default: float) -> float:
     if not math.isfinite(result):
         raise CubeError(f"the card {keyword} = {value!r} of the header is not a number")
     return result
+
+
+def unit_of(text: str, form: str | None = None) -> units.UnitBase | None:
+    """Return the unit that a text describes, in a form that astropy knows; None for any other text."""
+    if _LONG.search(text):
+        return None
+    try:
+        with warnings.catch_warnings(action="ignore", category=units.UnitsWarning):
+            return units.Unit(text, format=form)
+    except (ValueError, TypeError, ArithmeticError, RecursionError):
+        return None
+
+
+def quantity_of(value: Any) -> units.Quantity:
+    """Return a number, or a text of a number and a unit, as a quantity; ValueError for anything else."""
+    start = _NUMBER.match(value) if isinstance(value, str) else None
+    if start is not None and _LONG.search(value, start.end()):
+        raise ValueError("the unit has a long number in it")
+    try:
+        return units.Quantity(value)
+    except (TypeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def ascii_text(text: str) -> str:

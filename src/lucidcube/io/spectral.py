@@ -3,7 +3,6 @@
 import logging
 import math
 import re
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
-from lucidcube.io.header_cards import number, text
+from lucidcube.io.header_cards import number, text, unit_of
 
 _log = logging.getLogger(__name__)
 
@@ -80,11 +79,8 @@ def spectral_unit(spelling: str) -> Unit | None:
     plain = " ".join(spelling.strip().lower().split()).replace(" ", ".").strip("[]()'\"")
     if plain in _UNITS:
         return Unit(*_UNITS[plain])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", units.UnitsWarning)
-            unit = units.Unit(spelling.strip(), format="fits")
-    except (ValueError, TypeError):
+    unit = unit_of(spelling.strip(), "fits")
+    if unit is None:
         return None
     for si in ("m", "Hz", "m/s"):
         if unit != units.dimensionless_unscaled and unit.is_equivalent(si):

@@ -1,14 +1,14 @@
 """Find planes by their wavelength, and describe them."""
 
 import math
-import warnings
 
 import numpy as np
 import xarray as xr
 from astropy import units
 
 from lucidcube.cube import CHANNEL, UNITS, WAVELENGTH
-from lucidcube.errors import UserError
+from lucidcube.errors import UserError, printable
+from lucidcube.io.header_cards import quantity_of, unit_of
 
 SHOWN_UNITS = {"m": "um", "Hz": "GHz", "m/s": "km/s"}
 
@@ -40,7 +40,7 @@ def nearest_plane(axis: xr.DataArray, wanted: float | str) -> int:
 
 def _in_unit(text: str, unit: str) -> float:
     try:
-        quantity = units.Quantity(text)
+        quantity = quantity_of(text)
         if quantity.unit == units.dimensionless_unscaled:
             return float(quantity.value)
         return float(quantity.to_value(unit, equivalencies=units.spectral()))
@@ -59,7 +59,10 @@ def _with_unit(value: float, unit: str) -> str:
 
 def unit_text(text: str) -> str:
     """Format a unit such as ``10**(-20)*erg/s/cm**2`` for labels; an unknown unit is returned unchanged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", units.UnitsWarning)
-        unit = units.Unit(text, parse_strict="silent")
-    return str(unit.to_string("unicode")).removeprefix("1×")
+    unit = unit_of(text)
+    return text if unit is None else str(unit.to_string("unicode")).removeprefix("1×")
+
+
+def plain(text: str) -> str:
+    """Return foreign text as matplotlib shows it unchanged: without control characters and mathematics."""
+    return printable(text).replace("$", r"\$")

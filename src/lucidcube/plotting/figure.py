@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.kernels.deconvolution.common import Deconvolution, IterationState
+from lucidcube.plotting.channels import plain
 from lucidcube.stages.deconvolve import Deconvolve
 
 try:
@@ -119,7 +120,7 @@ class Picture:
         ax.set_ylabel("y (pixel)", fontsize=9, color=INK)
         bar = self.figure.colorbar(image, cax=ax.inset_axes((1.03, 0, 0.045, 1)))
         bar.ax.tick_params(labelsize=8, colors=INK)
-        ax.set_title(unit, loc="right", fontsize=8.5, color=INK)
+        ax.set_title(plain(unit), loc="right", fontsize=8.5, color=INK)
         return image
 
     def _make_histogram(self, ax: Any) -> None:

@@ -17,6 +17,7 @@ from lucidcube.cube import (
 )
 from lucidcube.errors import UserError
 from lucidcube.io.cube_wcs import check_pixels, sky_wcs
+from lucidcube.plotting.channels import plain
 from lucidcube.plotting.panels import STYLES, Column, rows_of
 from lucidcube.plotting.sheet import Scale, looks, set_asinh_ticks
 
@@ -47,10 +48,10 @@ def draw_plane(
             check_pixels(cube)
         ax = plt.figure(layout="constrained").add_subplot(projection=wcs)
     image = ax.imshow(panel.values, origin="lower", interpolation="nearest", **looks(panel, scale))
-    ax.set_title(row.title, loc="left", fontsize="medium")
+    ax.set_title(plain(row.title), loc="left", fontsize="medium")
     _label(ax)
     bar = ax.figure.colorbar(image, ax=ax)
-    bar.set_label(f"{variable} ({panel.unit})" if panel.unit else variable)
+    bar.set_label(f"{variable} ({plain(panel.unit)})" if panel.unit else variable)
     if panel.style == "flags":
         bar.set_ticks([0, 1, 2, 3] if not panel.unit else [0, 1])
     elif scale == "asinh" and panel.style in ("flux", "psf"):

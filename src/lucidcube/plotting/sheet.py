@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from matplotlib.patheffects import withStroke
 
 from lucidcube import __version__
 from lucidcube.errors import UserError
+from lucidcube.plotting.channels import plain
 from lucidcube.plotting.figure import GREY, INK, colours, percentile
 from lucidcube.plotting.panels import Panel
 
@@ -41,18 +43,19 @@ def draw_sheet(title: str, rows: Sequence[tuple[str, Sequence[Panel]]], scale: S
         raise UserError(f"{columns} HDUs of {len(rows)} planes are too many for a sheet: choose fewer")
     size = (PANEL * 1.3 * columns + 0.3, PANEL * len(rows) * 1.1 + 0.5)
     figure = FigureCanvasAgg(Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")).figure
-    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    figure.suptitle(plain(title), fontsize=11, color=INK, x=0.01, ha="left")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, (text, panels) in zip(grid, rows, strict=True):
         for place, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             _draw(figure, ax, panel, scale)
             ax.set_title(
-                panel.title if place else f"{panel.title}, {text}", loc="left", fontsize=9, color=INK
+                plain(panel.title if place else f"{panel.title}, {text}"), loc="left", fontsize=9, color=INK
             )
         if panels[0].matrix is not None:
             _compass(axes[0], panels[0].matrix)
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": f"lucidcube {__version__}"})
+    with warnings.catch_warnings(action="ignore"):  # about letters that the font does not have
+        figure.savefig(content, format="png", metadata={"Software": f"lucidcube {__version__}"})
     return content.getvalue()
 
 
@@ -70,7 +73,7 @@ def _draw(figure: Any, ax: Any, panel: Panel, scale: Scale) -> None:
     ax.set_ylabel(f"y ({unit})", fontsize=8, color=INK)
     ax.tick_params(labelsize=7, colors=INK)
     bar = figure.colorbar(image, ax=ax, shrink=0.85, pad=0.02)
-    bar.set_label(panel.unit, fontsize=7, color=INK)
+    bar.set_label(plain(panel.unit), fontsize=7, color=INK)
     bar.ax.tick_params(labelsize=7, colors=INK)
     if panel.style == "flags" and not panel.unit:
         bar.set_ticks([0, 1, 2, 3])

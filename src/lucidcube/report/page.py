@@ -13,7 +13,7 @@ from dask.utils import format_bytes, format_time
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lucidcube.config.schema import Config
-from lucidcube.errors import UserError
+from lucidcube.errors import UserError, printable_lines
 from lucidcube.io.atomic import write_atomically
 from lucidcube.report.citation import bibtex, citation
 from lucidcube.report.finished_run import FinishedRun, finished_run
@@ -174,10 +174,11 @@ def _earlier(path: Path, identity: str) -> dict[str, Any]:
 
 @cache
 def environment() -> Environment:
-    """Return the templates; all values are escaped."""
+    """Return the templates; all values are escaped, control characters included."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

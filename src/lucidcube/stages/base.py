@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from lucidcube.cube import DATA, HISTORY, PSF, PSF_PLANE, WAVELENGTH, X, Y, block_sizes, require
 from lucidcube.errors import ConfigError
+from lucidcube.io.header_cards import quantity_of
 from lucidcube.lift.windows import planes_read
 
 REGISTRY: dict[str, type[Stage]] = {}
@@ -40,7 +41,7 @@ def _si_value(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        quantity = units.Quantity(value)
+        quantity = quantity_of(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{value!r} is not a number with a unit, such as '1 nm'") from error
     for unit in (units.m, units.Hz, units.m / units.s, units.dimensionless_unscaled):

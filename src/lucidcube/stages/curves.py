@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator
 
 from lucidcube.errors import CubeError
+from lucidcube.io.header_cards import quantity_of
 from lucidcube.stages.lengths import in_pixels, length
 
 LONGEST = 1.0
@@ -34,7 +35,7 @@ def _metres(value: Any) -> float:
     """Return a wavelength in metres, given as a number in metres or as text with a unit."""
     message = f"{value!r} is not a wavelength, such as '480nm'"
     try:
-        quantity = units.Quantity(value)
+        quantity = quantity_of(value)
         if quantity.unit == units.dimensionless_unscaled:
             quantity = quantity.value * units.m
         metres = float(quantity.to_value(units.m, equivalencies=units.spectral()))

@@ -9,13 +9,14 @@ from astropy.io import fits
 from pydantic import BeforeValidator
 
 from lucidcube.cube import HEADER
+from lucidcube.io.header_cards import quantity_of
 
 
 def length(value: Any) -> float | str:
     """Return a number of pixels, or the text of an angle; both are positive."""
     message = f"{value!r} is neither a positive number of pixels nor an angle such as '0.08arcsec'"
     try:
-        quantity = units.Quantity(value)
+        quantity = quantity_of(value)
         size = float(quantity.value)
     except (TypeError, ValueError) as error:
         raise ValueError(message) from error

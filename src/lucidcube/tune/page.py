@@ -23,7 +23,7 @@ from lucidcube.cube import (
     WAVELENGTH,
     scale_exponent,
 )
-from lucidcube.errors import UserError
+from lucidcube.errors import UserError, printable
 from lucidcube.plotting.channels import describe_plane, unit_text
 from lucidcube.runner.preview import PreviewedPlanes
 from lucidcube.runner.signals import Stop
@@ -206,7 +206,7 @@ class TunePage:
 
     def _write_config(self) -> str:
         changes = self._file.save(self._chosen())
-        print(*changes, sep="\n", flush=True)
+        print(*map(printable, changes), sep="\n", flush=True)
         return f"{self._file.path.name} now has {', '.join(changes)}" if changes else "Nothing has changed."
 
     def _tell(self, action: Callable[[], str]) -> None:
