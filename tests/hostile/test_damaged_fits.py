@@ -13,7 +13,7 @@ from tests.commands import call
 
 from lucidcube.errors import CubeError
 from lucidcube.io.hdus import list_hdus
-from lucidcube.io.structure import LARGEST_HEADER
+from lucidcube.io.limits import most_cards
 
 SHAPE = (3, 40, 41)
 """Several FITS blocks, so that a change of BITPIX or NAXIS changes their number."""
@@ -100,7 +100,7 @@ def test_the_commands_refuse_it_in_one_line(
 def test_a_header_without_end(sound: bytes, tmp_path: Path) -> None:
     end = sound.index(b"END" + b" " * 77, 2880)
     path = tmp_path / "cube.fits"
-    path.write_bytes(sound[:end] + b"COMMENT".ljust(80) * (LARGEST_HEADER // 80) + sound[end:])
+    path.write_bytes(sound[:end] + b"COMMENT".ljust(80) * (most_cards()) + sound[end:])
     with pytest.raises(CubeError, match="no end, or more than 14400 cards"):
         list_hdus(path, "cube.fits")
 

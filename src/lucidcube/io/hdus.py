@@ -12,6 +12,7 @@ from astropy.io import fits
 
 from lucidcube.errors import CubeError, closest
 from lucidcube.io.header_cards import MALFORMED, number, shape_of, text
+from lucidcube.io.limits import open_regular
 from lucidcube.io.plane_reader import Encoding, Meaning
 from lucidcube.io.structure import check_structure
 
@@ -85,7 +86,7 @@ def list_hdus(path: Path, name: str) -> list[Hdu]:
 
     A file that is not a FITS file, or is truncated, raises CubeError.
     """
-    with open(path, "rb") as start:
+    with open_regular(path) as start:
         if not start.read(9).startswith(b"SIMPLE  ="):
             raise CubeError(f"{name} is not a FITS file: it does not begin with SIMPLE")
     check_structure(path, name)

@@ -11,7 +11,7 @@ from astropy.io import fits
 from lucidcube import __version__
 from lucidcube.cube import DIMS, HEADER, HISTORY, PRIMARY_HEADER, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
-from lucidcube.io.header_cards import ascii_text, set_shape
+from lucidcube.io.header_cards import MALFORMED, ascii_text, set_shape
 from lucidcube.io.spectral import TYPE_OF_SI
 from lucidcube.io.spectral_cards import spectral_cards
 from lucidcube.io.wcs import square_pixel
@@ -143,5 +143,5 @@ def is_product(path: Path) -> bool:
     """Return whether a file is a product of lucidcube, by the provenance cards in its primary header."""
     try:
         return path.is_file() and VERSION_CARD in fits.getheader(path)
-    except (OSError, ValueError, fits.VerifyError):
+    except MALFORMED:
         return False

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from lucidcube import cube as words
 from lucidcube.errors import ConfigError, CubeError, closest
 from lucidcube.io.hdus import Companion, Hdu, choose, list_hdus, variance_of, wavelength_column
 from lucidcube.io.header_cards import text
+from lucidcube.io.limits import open_regular
 from lucidcube.io.locate import is_rather_variance, locate, scale_exponent
 from lucidcube.io.plane_reader import Meaning, PlaneReader
 from lucidcube.io.selection import Selection, product_header, select
@@ -40,7 +40,7 @@ class FileIdentity(NamedTuple):
 def file_identity(path: str | Path) -> FileIdentity:
     """Read a file piecewise and return its size and hash; CubeError if it cannot be read."""
     try:
-        with open(Path(path).expanduser(), "rb") as file:
+        with open_regular(Path(path).expanduser()) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return FileIdentity(file.tell(), digest)
     except OSError as error:
@@ -236,9 +236,7 @@ def part_of(cube: xr.Dataset, rows: range, columns: range) -> xr.Dataset:
 
 def _check_readable(path: Path, name: str) -> None:
     try:
-        if stat.S_ISFIFO(path.stat().st_mode):  # opening it would wait for a writer
-            raise CubeError(f"{name} is a pipe, which cannot be read twice; write it to a file first")
-        path.open("rb").close()
+        open_regular(path).close()
     except FileNotFoundError:
         folder = path.parent
         if not folder.is_dir():
@@ -251,11 +249,15 @@ def _check_readable(path: Path, name: str) -> None:
             else f"the folder {folder.resolve()} has {len(names)} files"
         )
         raise CubeError(f"there is no file {name}; {where}") from None
-    except IsADirectoryError:
-        raise CubeError(
-            f"{name} is a folder and no FITS file; see lucidcube convert for zarr stores"
-        ) from None
     except OSError as error:
+        if path.is_dir():
+            raise CubeError(
+                f"{name} is a folder and no FITS file; see lucidcube convert for zarr stores"
+            ) from None
+        if path.is_fifo():
+            raise CubeError(
+                f"{name} is a pipe, which cannot be read twice; write it to a file first"
+            ) from None
         raise CubeError(f"{name} cannot be read: {error.strerror or error}") from None
 
 

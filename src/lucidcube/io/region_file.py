@@ -31,6 +31,7 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 
 from lucidcube.errors import CubeError
+from lucidcube.io.limits import open_regular
 
 LARGEST_FILE = 1 << 20
 """Number of bytes that a region file may have; ten thousand regions fit."""
@@ -158,10 +159,12 @@ def load_regions(
 def _statements(path: str | Path) -> Iterator[tuple[str, str]]:
     """Yield place and text of each statement, without comments and display settings."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
-        raise CubeError(f"{path}: cannot read this region file ({error})") from error
+        raise CubeError(
+            f"{path}: cannot read this region file ({getattr(error, 'strerror', None) or error})"
+        ) from error
     if len(content) > LARGEST_FILE:
         raise CubeError(f"{path}: a region file may have {LARGEST_FILE} bytes at most; divide it")
     text = content.decode("utf-8-sig", errors="replace")

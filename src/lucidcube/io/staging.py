@@ -17,11 +17,13 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 from astropy.io import fits
+from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
 from lucidcube.io.atomic import atomic_file
 from lucidcube.io.header_cards import MALFORMED
+from lucidcube.io.limits import MOST_DECOMPRESSED, most_decompressed
 from lucidcube.io.plane_reader import fill
 from lucidcube.io.work_files import DAMAGE, open_regular, own_folder, read_sealed, remove, write_sealed
 
@@ -82,7 +84,7 @@ class ScratchFolder:
             self._message(f"{name} is compressed: decompressing it once")
             errors = self._errors(f"{name} cannot be decompressed")
             with errors, opener(path) as source, _recorded_file(target) as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+                _copy(source, file, most_decompressed(path.stat().st_size), name)
         return target
 
     def untiled(self, path: Path, hdu: int, name: str) -> tuple[Path, str]:
@@ -185,6 +187,21 @@ def _size_and_sum(file: BinaryIO) -> dict[str, int]:
 
 def _record(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
+
+
+def _copy(source: BinaryIO, target: BinaryIO, most: int, name: str) -> None:
+    """Copy a FITS file of at most that many bytes."""
+    total = 0
+    while piece := source.read(1 << 20):
+        if total == 0 and not piece.startswith(b"SIMPLE  ="):
+            raise CubeError(f"{name} is not a FITS file: after decompression it does not begin with SIMPLE")
+        total += len(piece)
+        if total > most:
+            raise CubeError(
+                f"{name} has more than {format_bytes(most)} after decompression; "
+                f"{MOST_DECOMPRESSED} in the environment sets this limit"
+            )
+        target.write(piece)
 
 
 def _section(image: fits.CompImageHDU, part: tuple[int | slice, ...]) -> NDArray[Any]:

@@ -2,6 +2,8 @@
 
 import io
 import math
+import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +14,13 @@ from astropy.io import fits
 from lucidcube.errors import CubeError
 from lucidcube.io.hdu_bytes import BLOCK
 from lucidcube.io.header_cards import MALFORMED, number, text
+from lucidcube.io.limits import MOST_CARDS, most_cards, open_regular
 
-LARGEST_HEADER = 400 * BLOCK
-"""Largest header in bytes; it has 14 400 cards."""
+MOST_HDUS = 5000
+"""Number of HDUs that a file may have."""
+LARGEST_REST = 1 << 20
+"""Number of zeros and spaces that may follow the last HDU."""
+_END = re.compile(rb"(?:.{80})*?END {77}", re.DOTALL)
 _TABLE = {"BITPIX": (8,), "NAXIS": (2,), "GCOUNT": (1,)}
 KINDS: Mapping[str, Mapping[str, Sequence[int]]] = {
     "IMAGE": {"PCOUNT": (0,), "GCOUNT": (1,)},
@@ -35,10 +41,13 @@ def check_structure(path: Path, name: str) -> None:
     are found when the HDUs are listed. `name` is the name of the file for messages. CubeError is raised for
     other files.
     """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    cards = most_cards()
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         start = extension = 0
-        while (header := _header(file, start, f"{name}: extension {extension}")) is not None:
+        while (header := _header(file, start, f"{name}: extension {extension}", cards)) is not None:
+            if extension == MOST_HDUS:
+                raise CubeError(f"{name} has more than {MOST_HDUS} extensions")
             what = f"{name}: extension {extension}"
             if extension:
                 _check_kind(header, what)
@@ -52,10 +61,17 @@ def check_structure(path: Path, name: str) -> None:
             start, extension = end, extension + 1
 
 
-def _header(file: BinaryIO, start: int, what: str) -> fits.Header | None:
+def _header(file: BinaryIO, start: int, what: str, cards: int) -> fits.Header | None:
     """Return the header at an offset, and leave the file at its end; None if it is cut short."""
     file.seek(start)
-    content = file.read(LARGEST_HEADER)
+    largest = -(-cards * 80 // BLOCK) * BLOCK
+    content = b""
+    # Most headers are short, and none needs to be read beyond the card END.
+    while not _END.match(content) and len(content) < largest:
+        piece = file.read(min(max(len(content), 10 * BLOCK), largest - len(content)))
+        if not piece:
+            break
+        content += piece
     stream = io.BytesIO(content)
     try:
         with warnings.catch_warnings(
@@ -63,9 +79,10 @@ def _header(file: BinaryIO, start: int, what: str) -> fits.Header | None:
         ):  # those of the cards are logged when the HDUs are listed
             header = fits.Header.fromfile(stream)
     except MALFORMED:
-        if len(content) == LARGEST_HEADER:
+        if len(content) == largest:
             raise CubeError(
-                f"{what}: the header has no end, or more than {LARGEST_HEADER // 80} cards"
+                f"{what}: the header has no end, or more than {cards} cards; "
+                f"{MOST_CARDS} in the environment sets this limit"
             ) from None
         return None
     file.seek(start + stream.tell())
@@ -98,14 +115,14 @@ def _data_size(header: fits.Header, what: str) -> int:
 
 
 def _check_rest(file: BinaryIO, end: int, what: str) -> None:
-    """Check that nothing but zeros and spaces follow the data of the last HDU."""
+    """Check that nothing but some zeros and spaces follow the data of the last HDU."""
     file.seek(end)
-    while content := file.read(1 << 20):
-        if content.strip(b"\0 "):
-            raise CubeError(
-                f"{what} should end at byte {end}, but what follows is no extension: its BITPIX, NAXIS or "
-                "PCOUNT, or the header of the next extension, may be damaged"
-            )
+    content = file.read(LARGEST_REST + 1)
+    if content.strip(b"\0 ") or len(content) > LARGEST_REST:
+        raise CubeError(
+            f"{what} should end at byte {end}, but what follows is no extension: its BITPIX, NAXIS or "
+            "PCOUNT, or the header of the next extension, may be damaged"
+        )
 
 
 def _padded(size: int) -> int:
