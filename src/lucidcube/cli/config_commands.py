@@ -36,9 +36,9 @@ def from_product(product: Product) -> None:
     import yaml
 
     from lucidcube.config.load import of_product
-    from lucidcube.io.tables import read_provenance
+    from lucidcube.io.tables import config_of, read_provenance
 
-    config = of_product(yaml.safe_load(read_provenance(product)["config"]))
+    config = of_product(config_of(read_provenance(product), str(product)))
     to_stdout(yaml.safe_dump(config, sort_keys=False), end="")
 
 

@@ -34,16 +34,14 @@ def report(
     if product.suffix.lower() in YAML:
         from lucidcube.config.load import load
         from lucidcube.config.origins import origins as origins_of
-        from lucidcube.io.tables import read_provenance
+        from lucidcube.io.tables import config_of, read_provenance
 
         files, overrides = [product, *configs], sets or []
         config = load(files, overrides)
         product = Path(config.output.path)
         if not product.is_file():
             raise UserError(f"{product} does not exist yet: lucidcube run {files[0]}")
-        import json
-
-        if json.loads(read_provenance(product)["config"]) == config.plain():
+        if config_of(read_provenance(product), str(product)) == config.plain():
             origins = origins_of(config, files, overrides)
     try:
         to_stdout(write_report(product, origins=origins))

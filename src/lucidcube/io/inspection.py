@@ -12,13 +12,16 @@ from lucidcube import cube as words
 from lucidcube.errors import CubeError, UserError
 from lucidcube.io.hdus import DEFAULT_NAMES, Hdu, meaning_of
 from lucidcube.io.header_cards import number, text
-from lucidcube.io.reader import CONVERSIONS, ERRORS, Found, OpenFile, find, list_file, open_found
+from lucidcube.io.reader import CONVERSIONS, ERRORS, Found, OpenFile, find, list_file, open_found, part_of
 from lucidcube.io.specifier import Specifier
 from lucidcube.io.spectral import SpectralGrid, spectral_unit
 from lucidcube.io.wcs import sky_matrix
 
 SAMPLE = (0.2, 0.5, 0.8)
 """Places along the wavelength of the planes that are read, as fractions of their number."""
+
+LARGEST_SAMPLE = 1 << 26
+"""Number of pixels of a plane that are read."""
 
 _QUALITY = {"DQ", "MASK", "QUALITY", "QUAL", "FLAGS", "FLAG", "BADPIX", "BPM"}
 _TYPES = {8: "uint8", 16: "int16", 32: "int32", 64: "int64", -32: "float32", -64: "float64"}
@@ -193,6 +196,10 @@ def _sample(cube: xr.Dataset) -> dict[str, Any]:
     planes = sorted({min(int(count * place), count - 1) for place in SAMPLE})
     exponent = int(cube.attrs[words.SCALE_EXPONENT])
     missing, known = [], []
+    rows, columns = cube.sizes[words.Y], cube.sizes[words.X]
+    if rows * columns > LARGEST_SAMPLE:
+        columns = min(columns, LARGEST_SAMPLE)
+        cube = part_of(cube, range(LARGEST_SAMPLE // columns), range(columns))
     for plane in planes:
         values = cube[words.DATA][plane].values
         finite = np.isfinite(values)

@@ -23,6 +23,7 @@ from lucidcube.io.plane_reader import Meaning, PlaneReader
 from lucidcube.io.selection import Selection, product_header, select
 from lucidcube.io.specifier import Specifier, parse_specifier
 from lucidcube.io.staging import ScratchFolder
+from lucidcube.io.stated_sums import PIECE, StatedSums
 from lucidcube.io.wcs import part_header
 from lucidcube.lift.blocks import planes_per_block
 from lucidcube.lift.lazy_arrays import from_source, source_of
@@ -38,11 +39,20 @@ class FileIdentity(NamedTuple):
 
 
 def file_identity(path: str | Path) -> FileIdentity:
-    """Read a file piecewise and return its size and hash; CubeError if it cannot be read."""
+    """Read a file piecewise and return its size and hash.
+
+    CubeError is raised if it cannot be read, or if its data do not have the sum that their DATASUM states.
+    """
     try:
-        with open_regular(Path(path).expanduser()) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return FileIdentity(file.tell(), digest)
+        place = Path(path).expanduser()
+        with open_regular(place) as file:
+            digest, sums = hashlib.sha256(), StatedSums(place)
+            while piece := file.read(PIECE):
+                digest.update(piece)
+                sums.add(piece)
+            for warning in sums.check(str(path)):
+                _log.warning(warning)
+            return FileIdentity(file.tell(), digest.hexdigest())
     except OSError as error:
         raise CubeError(f"{path} cannot be read: {error.strerror or error}") from None
 

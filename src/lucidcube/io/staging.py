@@ -27,6 +27,9 @@ from lucidcube.io.limits import MOST_DECOMPRESSED, most_decompressed
 from lucidcube.io.plane_reader import fill
 from lucidcube.io.work_files import DAMAGE, open_regular, own_folder, read_sealed, remove, write_sealed
 
+
+from lucidcube.io.tiles import check_tiles
+
 _Triple = tuple[int, int, int]
 
 SLAB = 64 << 20
@@ -92,6 +95,8 @@ class ScratchFolder:
 
         Return the path and the dtype with byte order.
         """
+        with self._errors(f"{name} cannot be decompressed"):
+            check_tiles(path, hdu, name)
         with (
             self._errors(f"{name} cannot be decompressed"),
             warnings.catch_warnings(action="ignore"),  # the warnings were logged when the headers were read
@@ -152,7 +157,7 @@ class ScratchFolder:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (*MALFORMED, EOFError, RuntimeError, lzma.LZMAError, zlib.error) as error:
+        except (*MALFORMED, EOFError, RuntimeError, MemoryError, lzma.LZMAError, zlib.error) as error:
             raise CubeError(f"{what} into {self.path}: {error}") from None
 
 

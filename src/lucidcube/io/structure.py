@@ -5,7 +5,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +41,22 @@ def check_structure(path: Path, name: str) -> None:
     are found when the HDUs are listed. `name` is the name of the file for messages. CubeError is raised for
     other files.
     """
+    for _ in _walk(path, name):
+        pass
+
+
+def hdu_places(path: Path) -> Iterator[tuple[fits.Header, int, int, int]]:
+    """Yield header, first byte, first byte of the data and end of each HDU; see `check_structure` for errors.
+
+    Nothing is yielded for a file that is not a FITS file, and for an HDU that is cut short.
+    """
+    with open_regular(path) as file:
+        sound = file.read(9) == b"SIMPLE  ="
+    return _walk(path, str(path)) if sound else iter(())
+
+
+def _walk(path: Path, name: str) -> Iterator[tuple[fits.Header, int, int, int]]:
+    """Yield the places of all HDUs, and check that nothing lies between them."""
     cards = most_cards()
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -51,9 +67,11 @@ def check_structure(path: Path, name: str) -> None:
             what = f"{name}: extension {extension}"
             if extension:
                 _check_kind(header, what)
-            end = file.tell() + _padded(_data_size(header, what))
+            data = file.tell()
+            end = data + _padded(_data_size(header, what))
             if end > size:
                 return
+            yield header, start, data, end
             file.seek(end)
             if file.read(8) != b"XTENSION":
                 _check_rest(file, end, what)

@@ -1,8 +1,8 @@
 """Make the tables of products: one row per plane, and the provenance."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,15 @@ from lucidcube import __version__
 from lucidcube.cube import PARAMETER, SCALE_EXPONENT, UNITS, VARIABLES, WAVELENGTH
 from lucidcube.errors import CubeError
 from lucidcube.io.header_cards import MALFORMED, ascii_text
+from lucidcube.io.limits import open_regular
+from lucidcube.io.staging import ScratchFolder
+from lucidcube.io.structure import check_structure
+from lucidcube.io.yaml_text import LARGEST_TEXT
 
 PROVENANCE = "PROVENANCE"
 PREVIEW = "PREVIEW"
+LARGEST_PROVENANCE = 1 << 24
+"""Number of bytes that the provenance table of a product may have."""
 _CODES = {"f": "D", "i": "J", "u": "B"}
 
 
@@ -89,14 +95,35 @@ def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str
 
 def read_provenance(path: str | Path) -> dict[str, str]:
     """Return the rows of the provenance table of a product; CubeError if it is missing or damaged."""
-    path = Path(path).expanduser()
-    if path.is_fifo():  # opening it would wait for a writer
-        raise CubeError(f"{path} is a pipe, and no product of lucidcube run")
+    path, label = Path(path).expanduser(), str(path)
     try:
-        with fits.open(io.BytesIO(path.read_bytes()) if path.suffix == ".gz" else path) as hdus:
+        open_regular(path).close()
+        file = ScratchFolder(None, lambda text: None).decompressed(path, label)
+        check_structure(file, label)
+        with fits.open(file, memmap=False) as hdus:
             if PROVENANCE not in hdus:
-                raise CubeError(f"{path} has no {PROVENANCE} table: it was not made by lucidcube run")
+                raise CubeError(f"{label} has no {PROVENANCE} table: it was not made by lucidcube run")
+            header = hdus[PROVENANCE].header
+            if int(header["NAXIS1"]) * int(header["NAXIS2"]) + int(header["PCOUNT"]) > LARGEST_PROVENANCE:
+                raise CubeError(f"{label}: its {PROVENANCE} table has more than {LARGEST_PROVENANCE} bytes")
             table = hdus[PROVENANCE].data
+            if {table[name].dtype.kind for name in ("KEY", "VALUE")} - {"U", "S"}:
+                raise CubeError(f"{label}: its {PROVENANCE} table does not hold text")
             return {str(key): str(value) for key, value in zip(table["KEY"], table["VALUE"], strict=True)}
     except MALFORMED as error:
-        raise CubeError(f"{path} cannot be read as a product of lucidcube: {error}") from error
+        raise CubeError(f"{label} cannot be read as a product of lucidcube: {error}") from error
+
+
+def config_of(provenance: Mapping[str, str], name: str) -> dict[str, Any]:
+    """Return the config in the provenance of a product as plain data; CubeError if it is no mapping.
+
+    `name` is the name of the product.
+    """
+    values: Any = None
+    text = provenance.get("config", "")
+    if len(text) <= LARGEST_TEXT:
+        with suppress(ValueError, RecursionError):
+            values = json.loads(text)
+    if not isinstance(values, dict):
+        raise CubeError(f"{name} records no config: its {PROVENANCE} table is damaged")
+    return values

@@ -22,7 +22,7 @@ from lucidcube.report.numbers import summarise, versions
 from lucidcube.report.page import check_ours, environment
 from lucidcube.report.pictures import Picture, flux_scale, picture, symmetric_scale
 from lucidcube.report.planes import READ, Planes, choose, label_of, measure, wavelength_fraction
-from lucidcube.report.product_file import Plane, ProductFile, shown_wavelengths
+from lucidcube.report.product_file import Plane, ProductFile, shown_wavelengths, unreadable
 
 SAME_GRID = 0.01
 """Largest difference between the wavelengths of two cubes, as a fraction of a channel."""
@@ -69,7 +69,7 @@ def write_comparison(a: Path, b: Path, *, truth: str | None = None, output: Path
     """
     path = output or a.with_name(f"{a.stem}-vs-{b.stem}.html")
     check_ours(path)
-    with ExitStack() as stack:
+    with unreadable(f"{a}, {b}"), ExitStack() as stack:
         products = [stack.enter_context(ProductFile(p)) for p in (a, b)]
         runs = [FinishedRun(p) for p in products]
         _check_grid(runs[0], str(b), products[1].wavelength, products[1].unit, _image(runs[1], 0).shape)

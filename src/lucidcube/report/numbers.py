@@ -36,7 +36,7 @@ def collect(
                 "file": product.path.name,
                 "bytes": product.path.stat().st_size,
                 "datasum": product.identity,
-                "version": product.provenance["version"],
+                "version": product.provenance.get("version", "unknown"),
                 "hdus": product.names,
             },
             "warnings": product.warnings,

@@ -21,7 +21,7 @@ from lucidcube.report.log_charts import log_charts, stop_reasons
 from lucidcube.report.numbers import collect
 from lucidcube.report.pictures import FAINT, FILLED, MARKED, gradient
 from lucidcube.report.planes import read_planes
-from lucidcube.report.product_file import ProductFile
+from lucidcube.report.product_file import ProductFile, unreadable
 from lucidcube.report.psf_section import psf_charts, psf_examples
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -70,7 +70,7 @@ def write_report(
     page_path, json_path = report_path(product), numbers_path(product)
     check_ours(page_path)
     check_ours(json_path)
-    with ProductFile(product) as opened:
+    with unreadable(str(product)), ProductFile(product) as opened:
         earlier = _earlier(json_path, opened.identity)
         finished = finished_run(opened, config) if cubes is None else FinishedRun(opened, cubes)
         planes = read_planes(finished)

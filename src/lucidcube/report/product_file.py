@@ -1,13 +1,15 @@
 """Read single planes, tables and facts of a product."""
 
-import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import xarray as xr
 from astropy.io import fits
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from lucidcube.cube import UNITS, WAVELENGTH
@@ -16,7 +18,7 @@ from lucidcube.io.header_cards import MALFORMED
 from lucidcube.io.headers import WARNING_CARD
 from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import Specifier
-from lucidcube.io.tables import PREVIEW, PROVENANCE, read_provenance
+from lucidcube.io.tables import PREVIEW, PROVENANCE, config_of, read_provenance
 
 Plane = NDArray[np.floating]
 
@@ -29,6 +31,20 @@ def shown_wavelengths(cube: xr.Dataset) -> tuple[Any, str]:
     unit = str(cube[WAVELENGTH].attrs.get(UNITS, ""))
     shown, factor = SHOWN_UNITS.get(unit, (unit, 1.0))
     return cube[WAVELENGTH].values * factor, shown
+
+
+@contextmanager
+def unreadable(name: str) -> Iterator[None]:
+    """Turn what tables and headers with odd contents cause into CubeError; `name` is that of the products."""
+    try:
+        yield
+    except (*MALFORMED, ArithmeticError, RecursionError, MemoryError, TemplateError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CubeError(
+            f"{name}: no page can be made of this; its tables may be damaged ({reason})"
+        ) from error
 
 
 class ProductFile:
@@ -77,8 +93,7 @@ class ProductFile:
     @property
     def config(self) -> dict[str, Any]:
         """The config of the run as plain data."""
-        values: dict[str, Any] = json.loads(self.provenance["config"])
-        return values
+        return config_of(self.provenance, str(self.path))
 
     @property
     def inputs(self) -> dict[str, dict[str, str]]:
