@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from dask.utils import parse_bytes
 
-from lucidcube.errors import ConfigError
+from lucidcube.errors import ConfigError, CubeError, closest
 
 MOST_CARDS = "LUCIDCUBE_MOST_CARDS"
 """Environment variable: the number of cards that a header may have; 14 400 by default."""
@@ -38,6 +38,34 @@ def open_regular(path: str | Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def check_readable(path: Path, name: str) -> None:
+    """Raise CubeError if a file cannot be read; `name` is its name for messages."""
+    try:
+        open_regular(path).close()
+    except FileNotFoundError:
+        folder = path.parent
+        if not folder.is_dir():
+            raise CubeError(f"no folder {folder}") from None
+        names = [other.name for other in folder.iterdir()]
+        near = closest(path.name, names, files=True)
+        where = (
+            f"did you mean {Path(name).parent / near}?"
+            if near
+            else f"the folder {folder.resolve()} has {len(names)} files"
+        )
+        raise CubeError(f"there is no file {name}; {where}") from None
+    except OSError as error:
+        if path.is_dir():
+            raise CubeError(
+                f"{name} is a folder and no FITS file; see lucidcube convert for zarr stores"
+            ) from None
+        if path.is_fifo():
+            raise CubeError(
+                f"{name} is a pipe, which cannot be read twice; write it to a file first"
+            ) from None
+        raise CubeError(f"{name} cannot be read: {error.strerror or error}") from None
 
 
 def _check_kind(mode: int) -> None:

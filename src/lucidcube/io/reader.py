@@ -14,10 +14,10 @@ import xarray as xr
 from astropy.io import fits
 
 from lucidcube import cube as words
-from lucidcube.errors import ConfigError, CubeError, closest
+from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.hdus import Companion, Hdu, choose, list_hdus, variance_of, wavelength_column
 from lucidcube.io.header_cards import text
-from lucidcube.io.limits import open_regular
+from lucidcube.io.limits import check_readable, open_regular
 from lucidcube.io.locate import is_rather_variance, locate, scale_exponent
 from lucidcube.io.plane_reader import Meaning, PlaneReader
 from lucidcube.io.selection import Selection, product_header, select
@@ -119,7 +119,7 @@ def list_file(
         specifier = Specifier(os.fspath(specifier))
     wanted = parse_specifier(specifier) if isinstance(specifier, str) else specifier
     path, name = wanted.file, wanted.path
-    _check_readable(path, name)
+    check_readable(path, name)
     folder = ScratchFolder(scratch, message)
     path = folder.decompressed(path, name)
     return OpenFile(wanted, path, list_hdus(path, name), folder)
@@ -242,33 +242,6 @@ def part_of(cube: xr.Dataset, rows: range, columns: range) -> xr.Dataset:
     header = part_header(fits.Header.fromstring(cube.attrs[words.HEADER], sep="\n"), rows, columns)
     cards = header.tostring(sep="\n", endcard=False, padding=False)
     return xr.Dataset(variables, cube.coords, {**cube.attrs, words.HEADER: cards})
-
-
-def _check_readable(path: Path, name: str) -> None:
-    try:
-        open_regular(path).close()
-    except FileNotFoundError:
-        folder = path.parent
-        if not folder.is_dir():
-            raise CubeError(f"no folder {folder}") from None
-        names = [other.name for other in folder.iterdir()]
-        near = closest(path.name, names, files=True)
-        where = (
-            f"did you mean {Path(name).parent / near}?"
-            if near
-            else f"the folder {folder.resolve()} has {len(names)} files"
-        )
-        raise CubeError(f"there is no file {name}; {where}") from None
-    except OSError as error:
-        if path.is_dir():
-            raise CubeError(
-                f"{name} is a folder and no FITS file; see lucidcube convert for zarr stores"
-            ) from None
-        if path.is_fifo():
-            raise CubeError(
-                f"{name} is a pipe, which cannot be read twice; write it to a file first"
-            ) from None
-        raise CubeError(f"{name} cannot be read: {error.strerror or error}") from None
 
 
 def _lazy(reader: PlaneReader, block: int | None, units: str) -> xr.Variable:

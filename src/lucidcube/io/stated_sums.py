@@ -66,8 +66,8 @@ class StatedSums:
             what = f"of extension {unit.number} "
             if unit.datasum and fold(int(unit.datasum)) % 0xFFFFFFFF != data % 0xFFFFFFFF:
                 raise CubeError(
-                    f"{name}: the data {what}do not have the sum in their card DATASUM: they are damaged, or "
-                    f"the card was not updated; get the file again, or set {DATASUM}=ignore in the environment"
+                    f"{name}: the data {what}do not have the sum in their card DATASUM: they are damaged, "
+                    f"or it was not updated; get the file again, or set {DATASUM}=ignore in the environment"
                 )
             if unit.checksum and fold(header + data) not in _RIGHT:
                 warnings.append(f"{name}: the header {what}was changed after its CHECKSUM was written")

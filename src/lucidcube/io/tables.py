@@ -14,7 +14,7 @@ from lucidcube import __version__
 from lucidcube.cube import PARAMETER, SCALE_EXPONENT, UNITS, VARIABLES, WAVELENGTH
 from lucidcube.errors import CubeError
 from lucidcube.io.header_cards import MALFORMED, ascii_text
-from lucidcube.io.limits import open_regular
+from lucidcube.io.limits import check_readable
 from lucidcube.io.staging import ScratchFolder
 from lucidcube.io.structure import check_structure
 from lucidcube.io.yaml_text import LARGEST_TEXT
@@ -96,8 +96,8 @@ def provenance_table(config: Mapping[str, Any], inputs: Mapping[str, Mapping[str
 def read_provenance(path: str | Path) -> dict[str, str]:
     """Return the rows of the provenance table of a product; CubeError if it is missing or damaged."""
     path, label = Path(path).expanduser(), str(path)
+    check_readable(path, label)
     try:
-        open_regular(path).close()
         file = ScratchFolder(None, lambda text: None).decompressed(path, label)
         check_structure(file, label)
         with fits.open(file, memmap=False) as hdus:

@@ -42,9 +42,7 @@ def unreadable(name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CubeError(
-            f"{name}: no page can be made of this; its tables may be damaged ({reason})"
-        ) from error
+        raise CubeError(f"{name}: no page can be made: its tables may be damaged ({reason})") from error
 
 
 class ProductFile:
