@@ -22,7 +22,7 @@ from pydantic import (
 from lucidcube.cluster.resources import PROCESS_MEMORY, USABLE, available_resources
 from lucidcube.cluster.rules import check_field, commands
 from lucidcube.errors import ConfigError, closest
-from lucidcube.io.yaml_text import parse_yaml
+from lucidcube.io.yaml_text import parse_yaml, read_yaml_text
 
 QueueKind = Literal["slurm", "pbs", "lsf", "sge", "htcondor"]
 Kind = Literal["threads", "processes", "synchronous", "address", QueueKind, "slurm_runner", "class"]
@@ -208,7 +208,7 @@ def load_profile(name: str, *, trust: bool = False) -> Profile:
         raise ConfigError(f"profile: {name!r} is neither a built-in profile nor a file; {hint}")
     path = Path(name).expanduser()
     try:
-        profile = Profile.model_validate(parse_yaml(path.read_text()) or {})
+        profile = Profile.model_validate(parse_yaml(read_yaml_text(path)) or {})
     except ValidationError as error:
         raise ConfigError(*(_problem(path, e) for e in error.errors())) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 from lucidcube.config.load import merge
 from lucidcube.config.presets import TRACKS, with_defaults, with_inputs
 from lucidcube.config.schema import Config
-from lucidcube.io.yaml_text import Located, parse_located
+from lucidcube.io.yaml_text import Located, parse_located, read_yaml_text
 
 DEFAULT, OPTION = "default", "--set"
 
@@ -56,7 +56,7 @@ def origins(config: Config, files: Sequence[str | Path], overrides: Sequence[str
 
 def _places(file: Path) -> Iterator[tuple[str, str]]:
     """Yield the name and the line of a file for each of its settings."""
-    for key, value in settings(parse_located(file.expanduser().read_text())).items():
+    for key, value in settings(parse_located(read_yaml_text(file.expanduser()))).items():
         first = value[0] if type(value) is list and value else value  # the stages of a track
         yield key, f"{file.name}:{first.line}" if isinstance(first, Located) else file.name
 

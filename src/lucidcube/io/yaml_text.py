@@ -1,10 +1,12 @@
 """Parse YAML, refuse mappings in which a key is given twice, and tell the lines of values."""
 
+from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
 from lucidcube.errors import ConfigError
+from lucidcube.io.limits import open_regular
 
 MOST_ALIASES = 100
 """Number of aliases (``*name``) above which a text is refused: nested ones multiply what it holds."""
@@ -44,6 +46,18 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506  a subclass of SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the date 2024-13-45
         raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from None
+
+
+def read_yaml_text(path: Path) -> str:
+    """Return the text of a regular file that is not too long for a text of YAML.
+
+    OSError or UnicodeDecodeError is raised if it cannot be read, and ConfigError if it is too long.
+    """
+    with open_regular(path) as file:
+        content = file.read(LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT:
+        raise ConfigError(f"longer than {LARGEST_TEXT} bytes")
+    return content.decode()
 
 
 class Located:
