@@ -144,3 +144,34 @@ def test_any_text_of_an_override(tmp_path: Path, key: list[str], value: str) -> 
         load([path], [f"{'.'.join(key)}={value}"])
     except ConfigError as error:
         assert error.problems
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["deconvolve.mu=true", "deconvolve.n_iter=true", "target.wave_start=false", "target.rebin.bin_step=true",
+     "target.mask.cut=true", "target.mask.cut=[[0, true]]", "target.mask.grow=yes"],
+)  # fmt: skip
+def test_true_is_no_number(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("target: {input: x.fits}\nstar: {input: y.fits}\n")
+    with pytest.raises(ConfigError, match="true and false are no numbers|is not a number|neither a positive"):
+        load([path], [override])
+    assert load([path], ["deconvolve.errors=true", "target.noise.calibrate=true"])
+
+
+@pytest.mark.timeout(20)
+def test_configs_and_profiles_are_regular_files_of_moderate_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in ("/dev/zero", tmp_path, "/dev/tty"):
+        code, _, err = call(capsys, "config", "check", path)
+        assert code == 2
+        assert len(err.splitlines()) == 1
+
+
+def test_units_that_would_take_minutes(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("target: {input: x.fits}\nstar: {input: y.fits}\n")
+    for value in ("1 10**99999999 m", "1e5m**999999", "1 m/0"):
+        with pytest.raises(ConfigError):
+            load([path], [f"target.rebin.bin_step={value}"])

@@ -111,7 +111,7 @@ def test_graph_names_are_stable_and_differ_between_files(tmp_path: Path) -> None
 def test_the_reader_is_small_and_picklable(tmp_path: Path) -> None:
     cube = open_cube(str(muse(tmp_path / "cube.fits")), block=1)
     assert len(pickle.dumps(cube["data"].data.dask)) < 20_000
-    assert pickle.loads(pickle.dumps(cube)).equals(cube)  # noqa: S301 (our own)
+    assert pickle.loads(pickle.dumps(cube)).equals(cube)
 
 
 INDEX = st.integers(-9, 9)

@@ -329,7 +329,7 @@ def test_groups_are_small_and_picklable(write):
     group = dynamic_regions([(0, write("image;circle(1,2,3)")), (3, write("image;circle(1,9,3)", "b.reg"))])
     packed = pickle.dumps(group)
     assert len(packed) < 2000
-    assert pickle.loads(packed).at(1) == group.at(1)  # noqa: S301 (our own bytes)
+    assert pickle.loads(packed).at(1) == group.at(1)
 
 
 @pytest.mark.slow

@@ -285,7 +285,7 @@ def test_any_run_of_planes_can_be_read(written: Checkpoint, key: slice) -> None:
     source = source_of(written.open()[DATA].variable)
     for _ in range(2):
         np.testing.assert_array_equal(source[key], cube()[DATA].values[key])
-    again = pickle.loads(pickle.dumps(source))  # noqa: S301
+    again = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(again[key, 1:3], cube()[DATA].values[key, 1:3])
 
 

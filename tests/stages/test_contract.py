@@ -203,7 +203,7 @@ def test_parameters_round_trip_through_yaml(stage: Stage) -> None:
 
 @every_variant
 def test_instances_can_be_pickled(stage: Stage) -> None:
-    again = pickle.loads(pickle.dumps(stage))  # noqa: S301
+    again = pickle.loads(pickle.dumps(stage))
     assert again == stage
     assert type(again) is type(stage)
 

@@ -75,7 +75,9 @@ def open_with_desktop(path: Path) -> None:
     """Open a file with the program of the desktop for its kind; UserError if that is impossible."""
     if (reason := why_not_open()) is not None:
         raise UserError(f"{path} is written, but {reason}: leave out --open")
-    subprocess.Popen([_opener(), str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # No shell reads the path, which is absolute and thus no option.
+    command = [_opener(), str(path.absolute())]
+    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
 
 
 def _opener() -> str:

@@ -81,7 +81,7 @@ class Found(NamedTuple):
 
     def variance_reader(self, message: Callable[[str], None]) -> PlaneReader:
         """Return the reader of the variance; the message says what is done to other measures of errors."""
-        assert self.variance is not None
+        assert self.variance is not None  # noqa: S101  for mypy
         other, meaning, _ = self.variance
         reader = self._locate(other, meaning)
         label = f"{self.file.wanted.path}{{{other.name}}}"

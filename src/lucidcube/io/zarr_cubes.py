@@ -73,7 +73,7 @@ def fits_to_zarr(
 
 def _variance_attrs(found: Found) -> dict[str, str]:
     """Return the name and the header of the HDU with the errors, as they are for the variance."""
-    assert found.variance is not None
+    assert found.variance is not None  # noqa: S101  for mypy
     hdu, meaning, _ = found.variance
     name = hdu.name or str(hdu.number)
     cards = fits.Header.fromstring(_alike(found, hdu).attrs[words.HEADER], sep="\n")

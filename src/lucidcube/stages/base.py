@@ -10,7 +10,15 @@ from typing import Annotated, Any, ClassVar, Self, Union, get_args
 
 import xarray as xr
 from astropy import units
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from lucidcube.cube import DATA, HISTORY, PSF, PSF_PLANE, WAVELENGTH, X, Y, block_sizes, require
 from lucidcube.errors import ConfigError
@@ -54,10 +62,30 @@ SpectralWidth = Annotated[float, BeforeValidator(_si_value, json_schema_input_ty
 """A width on the spectral axis in SI units; text such as ``"1 nm"`` is accepted."""
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """Return a type and all that it is made of."""
+    return {annotation}.union(*map(_kinds, get_args(annotation)))
+
+
+def _has_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_has_bool, value)))
+
+
 class Parameters(BaseModel):
     """Base class of everything that the user can set: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, values: Any) -> Any:
+        """Refuse true and false where a number is meant, for which pydantic takes 1 and 0."""
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            field = cls.model_fields.get(name) if isinstance(name, str) else None
+            kinds = set() if field is None else _kinds(field.annotation)
+            if kinds & {int, float} and bool not in kinds and _has_bool(value):
+                raise ValueError(f"{name}: true and false are no numbers")
+        return values
 
 
 class Stage(Parameters, ABC):

@@ -21,7 +21,7 @@ from lucidcube.tune.page import TunePage
 from lucidcube.tune.save import ConfigFile
 
 HOST = "127.0.0.1"
-TOKEN = "token"
+TOKEN = "token"  # noqa: S105  a name, no secret
 """Name of the token in the address of the page, and of the cookie that holds it afterwards."""
 
 

@@ -143,7 +143,7 @@ def _odd_transform(x: Sequence[Complex]) -> list[Complex]:
             even = (x[j] + x[n - j]).multiply_add(math.cos(angle), even)
             difference, sine = x[j] - x[n - j], math.sin(angle)
             odd = difference * sine if odd is None else difference.multiply_add(sine, odd)
-        assert odd is not None
+        assert odd is not None  # noqa: S101  for mypy
         results[k], results[n - k] = even.minus_i(odd), even.plus_i(odd)
     return results
 
