@@ -5,12 +5,13 @@
 # make coverage:   the same with coverage
 # make docs:       build the site in docs/_build/html; warnings are errors
 # make generated:  write the files again that are made from the code
+# make release:    build, check and describe the files of a release in dist/
 # make pictures:   make the pictures of the documentation again
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-quick test-scipy coverage lint docs generated pictures clean
+.PHONY: quickstart test test-quick test-scipy coverage lint docs generated pictures release clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/lucidcube run configs/quickstart.yaml
@@ -44,6 +45,20 @@ pictures: $(VENV)/.dev
 	$(BIN)/python docs/before_after.py
 	$(BIN)/python docs/stage_pictures.py
 	$(BIN)/python docs/example_pictures.py
+
+# The files of a release, the audit of what a user gets with them, and a list of it (SBOM), in dist/.
+release:
+	rm -rf dist build/release
+	$(PYTHON) -m venv build/release/tools
+	build/release/tools/bin/python -m pip install --quiet build twine pip-audit cyclonedx-bom
+	build/release/tools/bin/python -m build
+	build/release/tools/bin/twine check --strict dist/*
+	$(PYTHON) -m venv build/release/user
+	build/release/user/bin/python -m pip install --quiet "$$(ls dist/*.whl)[all]"
+	build/release/tools/bin/cyclonedx-py environment build/release/user/bin/python --pyproject pyproject.toml \
+		--output-reproducible --output-format JSON --output-file dist/sbom.cdx.json
+	build/release/tools/bin/pip-audit --strict --path \
+		"$$(build/release/user/bin/python -c 'import site; print(site.getsitepackages()[0])')"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

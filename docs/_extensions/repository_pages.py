@@ -25,7 +25,7 @@ from lucidcube.cube import VARIABLES
 from lucidcube.stages.base import REGISTRY, Stage
 
 DOCS = Path(__file__).parents[1]
-COPIES = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
+COPIES = {"contributing": "CONTRIBUTING.md", "security": "SECURITY.md", "changelog": "CHANGELOG.md"}
 IN_A_RUN = [name for _, names in TEMPLATE_TRACKS.values() for name in names]
 """Stages in the order of the template; the others follow."""
 

@@ -40,6 +40,8 @@ _CARDS: dict[str, dict[str, Meaning]] = {
         "INVERSEVARIANCE": "weight",
     },
 }
+MOST_PIXELS = 1 << 50
+"""Number of pixels above which a size is an error, also where tiles are to be decompressed."""
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
@@ -209,6 +211,8 @@ def _hdu(i: int, hdu: Any, caught: Sequence[warnings.WarningMessage]) -> Hdu:
         raise CubeError(f"BITPIX is {text(header, 'BITPIX')}")
     kind: Literal["image", "tiled", "other"] = "tiled" if tiled else "image" if image else "other"
     shape = () if any(n < 1 for n in shape) else shape
+    if math.prod(shape) > MOST_PIXELS:
+        raise CubeError(f"the image of extension {i} has {' x '.join(map(str, shape))} pixels")
     return Hdu(i, str(hdu.name).upper(), int(hdu.ver), kind, header, shape, int(hdu.fileinfo()["datLoc"]))
 
 

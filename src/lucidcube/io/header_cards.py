@@ -11,7 +11,16 @@ from astropy.io import fits
 
 from lucidcube.errors import CubeError, printable
 
-MALFORMED = (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, fits.VerifyError)
+MALFORMED = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    fits.VerifyError,
+)
 """What astropy raises on files that are not FITS (found by changing random bytes)."""
 
 _LONG = re.compile(r"(?<![\d.])\d{5}")

@@ -57,11 +57,11 @@ def check_readable(path: Path, name: str) -> None:
         )
         raise CubeError(f"there is no file {name}; {where}") from None
     except OSError as error:
-        if path.is_dir():
+        if os.path.isdir(path):  # which Path.is_dir answers with an error for a name that is too long
             raise CubeError(
                 f"{name} is a folder and no FITS file; see lucidcube convert for zarr stores"
             ) from None
-        if path.is_fifo():
+        if str(error).startswith("it is a pipe"):
             raise CubeError(
                 f"{name} is a pipe, which cannot be read twice; write it to a file first"
             ) from None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lucidcube.errors import CubeError
 from lucidcube.io.axes import find_axes
-from lucidcube.io.header_cards import move_axis, number, shape_of, text
+from lucidcube.io.header_cards import MALFORMED, move_axis, number, shape_of, text
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -41,14 +41,14 @@ def celestial_wcs(header: fits.Header) -> "WCS":
     """
     from astropy.wcs import WCS, WcsError  # imported here because it imports all of astropy.coordinates
 
-    cards = celestial_cards(header)
     try:
+        cards = celestial_cards(header)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # corrections of dates and units by wcslib
             wcs = WCS(cards, naxis=2)
             sky = bool(wcs.has_celestial) and wcs.pixel_n_dim == 2
             sky = sky and bool(np.isfinite(wcs.wcs_pix2world([[1.0, 1.0]], 1)).all() or wcs.wcs.lng >= 0)
-    except (WcsError, ValueError, KeyError, TypeError) as error:
+    except (WcsError, *MALFORMED) as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[-1]
         raise CubeError(f"the header's sky coordinates cannot be used: {reason}") from None
     if not sky:
