@@ -1,7 +1,7 @@
 """Give damaged files of one kind to the commands, in one process with limits on time and memory.
 
 ``python fuzz.py fits|tiles|gzip|yaml|json|product SEED COUNT FOLDER`` prints a JSON object with the number of cases,
-the failures, the longest time in seconds, the largest memory and the most that a command added to the disk in MiB.
+the failures, the longest CPU time in seconds, the largest memory and the most that a command added to the disk in MiB.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from astropy.io import fits
 from lucidcube.cli.app import main
 
 MEMORY, SECONDS = 4 << 30, 10
-"""Limits of a process: its address space, of which libraries reserve more than they use, and the time of a command."""
+"""Limits of a process: its address space, of which libraries reserve more than they use, and the CPU time of a command."""
 CARDS = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg", "CRPIX1": 1.0, "CRPIX2": 1.0,
          "CRVAL1": 10.0, "CRVAL2": 3.0, "CD1_1": -1e-5, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 1e-5, "CTYPE3": "AWAV",
          "CUNIT3": "Angstrom", "CRVAL3": 5000.0, "CRPIX3": 1.0, "CD3_3": 1.25, "BUNIT": "adu", "BSCALE": 1.0,
@@ -179,7 +179,7 @@ def _hangs(*_: object) -> None:
 def failure(arguments: list[str]) -> str:
     """Run a command; return what is wrong with how it ended, or nothing."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main(arguments)
@@ -189,7 +189,7 @@ def failure(arguments: list[str]) -> str:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {error} at {frame.filename}:{frame.lineno}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     text = out.getvalue() + err.getvalue()
     if code not in (0, 2) or "Traceback" in text:
         return f"exit code {code}: {err.getvalue()[-300:]}"
@@ -210,11 +210,11 @@ def run(kind: str, seed: int, count: int, folder: Path) -> dict[str, Any]:
         name, content = next(cases)
         (folder / name).write_bytes(content)
         for arguments in commands(kind, folder / name):
-            start, before = time.monotonic(), on_disk(folder)
+            start, before = time.process_time(), on_disk(folder)
             if wrong := failure(arguments):
                 (folder / f"failed-{seed}-{number}-{name}").write_bytes(content)
                 failures.append(f"{kind} {seed}, case {number}, {arguments[0]}: {wrong}")
-            longest = max(longest, time.monotonic() - start)
+            longest = max(longest, time.process_time() - start)
             disk = max(disk, (on_disk(folder) - before) / (1 << 20))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return {"cases": count, "failures": failures, "seconds": longest, "memory": memory, "disk": disk}
@@ -222,6 +222,6 @@ def run(kind: str, seed: int, count: int, folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, _hangs)
+    signal.signal(signal.SIGPROF, _hangs)
     tempfile.tempdir = sys.argv[4]
     print(json.dumps(run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))

@@ -20,7 +20,7 @@ from lucidcube.io.wcs import sky_matrix
 SAMPLE = (0.2, 0.5, 0.8)
 """Places along the wavelength of the planes that are read, as fractions of their number."""
 
-LARGEST_SAMPLE = 1 << 26
+LARGEST_SAMPLE = 1 << 24
 """Number of pixels of a plane that are read."""
 
 _QUALITY = {"DQ", "MASK", "QUALITY", "QUAL", "FLAGS", "FLAG", "BADPIX", "BPM"}

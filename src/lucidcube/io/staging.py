@@ -28,6 +28,7 @@ from lucidcube.io.plane_reader import fill
 from lucidcube.io.work_files import DAMAGE, open_regular, own_folder, read_sealed, remove, write_sealed
 
 
+from lucidcube.io.structure import check_structure
 from lucidcube.io.tiles import check_tiles
 
 _Triple = tuple[int, int, int]
@@ -88,6 +89,8 @@ class ScratchFolder:
             errors = self._errors(f"{name} cannot be decompressed")
             with errors, opener(path) as source, _recorded_file(target) as file:
                 _copy(source, file, most_decompressed(path.stat().st_size), name)
+                file.flush()
+                check_structure(Path(file.name), name)
         return target
 
     def untiled(self, path: Path, hdu: int, name: str) -> tuple[Path, str]:
