@@ -25,11 +25,9 @@ from lucidcube.io.atomic import atomic_file
 from lucidcube.io.header_cards import MALFORMED
 from lucidcube.io.limits import MOST_DECOMPRESSED, most_decompressed
 from lucidcube.io.plane_reader import fill
-from lucidcube.io.work_files import DAMAGE, open_regular, own_folder, read_sealed, remove, write_sealed
-
-
 from lucidcube.io.structure import check_structure
 from lucidcube.io.tiles import check_tiles
+from lucidcube.io.work_files import DAMAGE, open_regular, own_folder, read_sealed, remove, write_sealed
 
 _Triple = tuple[int, int, int]
 
