@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -345,3 +347,24 @@ def test_encoded_checksums_sum_to_minus_zero(total: int) -> None:
     assert text.isalnum()
     turned = text[1:] + text[0]  # the value in the card begins one byte after a word
     assert fold(checksum(turned.encode()) - checksum(b"0" * 16) + 2 * 0xFFFFFFFF + total) in (0, 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.EIO, "is complete, but its folder"), (errno.EINVAL, "")])
+def test_a_folder_that_cannot_be_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    flush = os.fsync
+
+    def fails_for_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails_for_folders)
+    layout = reserve(tmp_path / "cube.fits", [ImagePlan("", fits.Header(), (1, 2, 2), "float32")])
+    total = write_planes(layout, 0, 0, np.ones((1, 2, 2)))
+    with pytest.raises(CubeError, match=said) if said else nullcontext():
+        finish(layout, {0: total})
+    with fits.open(tmp_path / "cube.fits", checksum=True) as hdus:
+        np.testing.assert_array_equal(hdus[0].data, 1)
+    assert os.listdir(tmp_path) == ["cube.fits"]

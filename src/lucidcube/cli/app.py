@@ -200,7 +200,9 @@ def stages(name: str | None = None, *, markdown: Flag = False) -> None:
 
 
 @app.command
-def simulate(folder: Path, *, size: str = "5MB", seed: int = 0, truth: Flag = False) -> None:
+def simulate(
+    folder: Path, *, size: str = "5MB", seed: int = 0, truth: Flag = False, overwrite: Flag = False
+) -> None:
     """Write a simulated target and star, plane by plane, so that they may be larger than memory.
 
     Parameters
@@ -213,12 +215,19 @@ def simulate(folder: Path, *, size: str = "5MB", seed: int = 0, truth: Flag = Fa
         Seed of the random numbers: the same seed gives the same files.
     truth
         Write truth.fits as well: the target without blur, noise and artefacts.
+    overwrite
+        Replace files with these names that were not simulated.
     """
-    from lucidcube.simulate import parse_size, scene_for_size, write_scene
+    from lucidcube.io.output_path import path_problems
+    from lucidcube.simulate import is_simulated, parse_size, scene_for_size, write_scene
 
-    for path in write_scene(scene_for_size(parse_size(size), seed=seed), folder, truth=truth):
-        if path is not None:
-            to_stdout(path)
+    for name in ("target.fits", "star.fits", *(["truth.fits"] if truth else [])):
+        path = folder / name
+        for problem in path_problems(path, {}, overwrite or is_simulated(path), "--overwrite"):
+            raise UserError(problem)
+    for written in write_scene(scene_for_size(parse_size(size), seed=seed), folder, truth=truth):
+        if written is not None:
+            to_stdout(written)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lucidcube.errors import UserError
+from lucidcube.io.output_path import INPUT, expanded, path_problems
 from lucidcube.io.pictures import SUFFIXES, in_folder, pictures_to_fits
 from lucidcube.io.specifier import parse_specifier
 from lucidcube.io.zarr_cubes import Given, fits_to_zarr, is_zarr, zarr_to_fits
-from lucidcube.runner.validate import path_problems
 
 
 def convert_files(
     inputs: Sequence[str], output: Path, given: Given, *, overwrite: bool, message: Callable[[str], None]
 ) -> None:
     """Convert files; see `lucidcube.cli.file_commands.convert`."""
-    output = output.expanduser()
+    output = expanded(output)
     start, step, unit = given
-    first = Path(inputs[0]).expanduser()
+    first = expanded(inputs[0])
     pictures = first.suffix.lower() in SUFFIXES or (first.is_dir() and not is_zarr(first))
     if pictures:
         files = [*_pictures(inputs)]
@@ -34,13 +34,16 @@ def convert_files(
         return
     if output.suffix != ".zarr":
         raise UserError(f"{output}: a FITS file is converted to a zarr store; give a name that ends in .zarr")
+    source = parse_specifier(inputs[0]).file.resolve()
+    if output.resolve() in (source, *source.parents):
+        raise UserError(f"{output} is or contains the input; give another name")
     fits_to_zarr(parse_specifier(inputs[0]), output, given=given, overwrite=overwrite, message=message)
 
 
 def _pictures(inputs: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for text in inputs:
-        path = Path(text).expanduser()
+        path = expanded(text)
         found = in_folder(path) if path.is_dir() else [path]
         if not found:
             raise UserError(f"{path} holds no pictures ({', '.join(SUFFIXES)})")
@@ -54,7 +57,7 @@ def _check(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
     """Refuse an output that is not the name of a FITS file, or that exists."""
     if output.suffix.lower() not in (".fits", ".fit", ".fts"):
         raise UserError(f"{output}: give the name of a FITS file, which ends in .fits")
-    problems = [*path_problems(output, inputs, overwrite, "--overwrite")]
+    problems = [*path_problems(output, dict.fromkeys(inputs, INPUT), overwrite, "--overwrite")]
     if not problems and output.exists() and not overwrite:
         problems = [f"{output} exists; give another name, or --overwrite"]
     if problems:

@@ -95,6 +95,8 @@ def fetch_files(
     for file in (known[name] for name in names):
         path = place / file.name
         algorithm, _, digest = file.checksum.partition(":")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a regular file; give another folder")
         there = path.is_file() and pooch.file_hash(str(path), alg=algorithm) == digest
         if path.exists() and not there and not overwrite and folder is not None:
             raise UserError(f"{path} exists and is another file; give another folder, or --overwrite")

@@ -64,7 +64,9 @@ class LogFile(logging.Handler):
         """
         stem = SUFFIX.sub("", product.name) or product.name
         self._path = self._given or product.with_name(f"{stem}.log")
-        if self._path.exists() and not _is_log(self._path):
+        if self._path.absolute() == product.absolute():
+            raise ConfigError(f"{self._path} is the product: give another --log-file")
+        if self._path.exists() and not (self._path.is_file() and _is_log(self._path)):
             raise ConfigError(f"{self._path} exists and is no log of lucidcube: give another --log-file")
 
     def open(self) -> None:

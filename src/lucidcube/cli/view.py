@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
+from lucidcube.io.output_path import INPUT, expanded, path_problems
 from lucidcube.io.specifier import parse_specifier
 from lucidcube.plotting.panels import columns_of, rows_of
 from lucidcube.plotting.sheet import SIGNATURE, Scale, draw_sheet
-from lucidcube.runner.validate import path_problems
 
 
 class Chosen(NamedTuple):
@@ -36,8 +36,10 @@ def write_view(
 ) -> Path:
     """Write the picture and return its path; see `lucidcube.cli.file_commands.view`."""
     specifier = parse_specifier(cube)
-    path = (output or specifier.file.with_suffix(".png")).expanduser()
-    problems = path_problems(path, [specifier.file], overwrite or _is_picture_of_ours(path), "--overwrite")
+    path = expanded(output or specifier.file.with_suffix(".png"))
+    problems = path_problems(
+        path, {specifier.file: INPUT}, overwrite or _is_picture_of_ours(path), "--overwrite"
+    )
     if found := [*problems]:
         raise UserError(*found)
     wrong = [text for text in chosen.channels if not text.isdecimal()]
@@ -56,6 +58,8 @@ def write_view(
 
 
 def _is_picture_of_ours(path: Path) -> bool:
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return SIGNATURE in file.read(4096)

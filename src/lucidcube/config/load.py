@@ -14,6 +14,7 @@ from lucidcube.config.schema import TRUST_PROFILE, Config
 from lucidcube.config.star import STAR_KINDS
 from lucidcube.config.track import DECONVOLVE, MODEL_PSF, Track
 from lucidcube.errors import ConfigError, closest, did_you_mean
+from lucidcube.io.output_path import files_replaced
 from lucidcube.io.yaml_text import parse_yaml, read_yaml_text
 from lucidcube.stages.base import REGISTRY, Stage
 from lucidcube.stages.problems import problem, stage_problem, stage_problems
@@ -43,7 +44,11 @@ def load(
     """
     files = [files] if isinstance(files, (str, Path)) else files
     values, problems = merge(files, overrides)
-    return from_plain(values, ", ".join(str(f) for f in files), problems, trust_profile=trust_profile)
+    config = from_plain(values, ", ".join(str(f) for f in files), problems, trust_profile=trust_profile)
+    read = dict.fromkeys(map(Path, files), "the config")
+    for problem in files_replaced(Path(config.output.path), read):
+        raise ConfigError(f"output.path: {problem}; give another name")
+    return config
 
 
 def merge(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:

@@ -1,5 +1,6 @@
 """Write files that appear under their names only when they are complete."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -40,13 +41,24 @@ def atomic_file(path: str | Path, *, durable: bool = False) -> Iterator[BinaryIO
 def part_path(path: str | Path, digits: int = 32) -> Path:
     """Return an unused name for a temporary file in the folder of `path`."""
     path = Path(path)
-    return path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:digits]}.part")
+    return path.with_name(f"{hidden_name(path)}.{uuid.uuid4().hex[:digits]}.part")
+
+
+def hidden_name(path: Path) -> str:
+    """Return the beginning of the names of hidden files beside a file; most names have at most 255 bytes."""
+    return f".{os.fsencode(path.name)[:200].decode(errors='ignore')}"
 
 
 def sync_folder(path: str | Path) -> None:
-    """Flush the folder of a file to disk, so that the name of the file survives a crash."""
+    """Flush the folder of a file to disk, so that the name of the file survives a crash.
+
+    Nothing is done on file systems that cannot flush folders.
+    """
     folder = os.open(Path(path).parent, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(folder)

@@ -132,7 +132,8 @@ def finish(layout: Layout, sums: Mapping[int, int]) -> Path:
 
     All planes must have been written. `sums` holds the sum of the values that `write_planes` returned for
     each HDU; the bytes of other HDUs are read back. If the file cannot be written, or the product was created
-    meanwhile, CubeError is raised and no temporary file remains.
+    meanwhile, CubeError is raised and no temporary file remains. CubeError is also raised if the complete
+    product has its name and the folder cannot be flushed.
     """
     target = Path(layout.path)
     try:
@@ -142,10 +143,16 @@ def finish(layout: Layout, sums: Mapping[int, int]) -> Path:
             os.fsync(file.fileno())
         _check_free(target, layout.overwrite)
         os.replace(layout.part, target)
-        sync_folder(target)
     except (OSError, CubeError) as error:
         abandon(layout)
         raise _not_written(error, layout, 0) if isinstance(error, OSError) else error from None
+    try:
+        sync_folder(target)
+    except OSError as error:
+        raise CubeError(
+            f"{target} is complete, but its folder could not be flushed to disk ({error.strerror or error}): "
+            "the file may be lost if the machine stops now"
+        ) from None
     return target
 
 
@@ -157,6 +164,8 @@ def abandon(layout: Layout) -> None:
 def _check_free(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise CubeError(f"{target} is a folder; give the name of a file")
+    if target.exists() and not target.is_file():
+        raise CubeError(f"{target} is not a regular file; give another name")
     if target.exists() and not overwrite:
         raise CubeError(f"{target} exists already; choose another name, or allow to overwrite it (overwrite)")
 

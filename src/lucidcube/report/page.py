@@ -104,8 +104,10 @@ def check_ours(path: Path) -> None:
     """Raise UserError if a file exists that is not a page, or the numbers, of an earlier report."""
     if not path.exists():
         return
-    with open(path, "rb") as file:
-        start = file.read(1000)
+    start = b""
+    if path.is_file():  # a FIFO would wait for a writer
+        with open(path, "rb") as file:
+            start = file.read(1000)
     if not (b'content="lucidcube' in start or b'"lucidcube report' in start):
         raise UserError(f"{path} exists and was not made by lucidcube; rename it")
 

@@ -14,11 +14,11 @@ from lucidcube.cube import DATA, DIMS, SOURCE, VARIABLES, require
 from lucidcube.errors import CubeError
 from lucidcube.io.cube_wcs import check_pixels
 from lucidcube.io.headers import described
+from lucidcube.io.output_path import INPUT, expanded, path_problems
 from lucidcube.io.specifier import parse_specifier
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.one_stage import scratch_beside
 from lucidcube.runner.products import cube_product, write
-from lucidcube.runner.validate import path_problems
 
 
 def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -50,9 +50,9 @@ def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, overwrite: boo
         If a stage failed on a plane; no file is written.
     """
     require(cube, [DATA], "to_fits")
-    path = Path(path).expanduser()
+    path = expanded(path)
     source = str(cube.attrs.get(SOURCE, ""))
-    sources = [parse_specifier(source).file] if source else []
+    sources = {parse_specifier(source).file: INPUT} if source else {}
     problems = [*path_problems(path, sources, overwrite=True, hint="")]
     if not problems and path.exists() and not overwrite:
         problems = [f"{path} exists; give another name, or overwrite=True"]

@@ -30,6 +30,8 @@ from lucidcube.cube import (
     WAVELENGTH,
 )
 from lucidcube.errors import ConfigError, CubeError
+from lucidcube.io.atomic import hidden_name
+from lucidcube.io.output_path import INPUT, expanded, files_in, may_replace, path_problems
 from lucidcube.io.specifier import Specifier
 from lucidcube.io.yaml_text import parse_yaml
 from lucidcube.lift.blocks import limit_block_bytes
@@ -43,7 +45,6 @@ from lucidcube.runner.plan import Step, fit_memory, plan_stage
 from lucidcube.runner.products import stage_product, write
 from lucidcube.runner.segments import Segment
 from lucidcube.runner.signals import Stop
-from lucidcube.runner.validate import may_replace, path_problems
 from lucidcube.stages.base import Stage
 from lucidcube.stages.psf_argument import with_psf
 
@@ -109,8 +110,9 @@ def run_stage(
     stage = stage_of(name, {key: _value(key, text) for key, text in options.items()})
     tracks = _tracks(stage, files, reading or {})
     path = output_path(tracks[0].specifier(), stage, output)
-    files_read = [track.specifier().file for track in tracks]
-    problems = list(path_problems(path, files_read, overwrite, "--overwrite"))
+    reads = dict.fromkeys((track.specifier().file for track in tracks), INPUT)
+    reads |= files_in(stage.flat(), f"a file that {name} reads") | files_in(profile, "the profile")
+    problems = list(path_problems(path, reads, overwrite, "--overwrite"))
     if problems:
         raise ConfigError(*problems)
     cube = _inputs(stage, tracks, monitor)
@@ -151,7 +153,7 @@ def scratch_beside(product: Path) -> Iterator[Path]:
     """Make a folder beside a product, on the same file system as every worker writes to, and remove it."""
     beside = next(folder for folder in product.absolute().parents if folder.exists())
     try:
-        scratch = TemporaryDirectory(prefix=f".{product.name[:200]}.", suffix=".part", dir=beside)
+        scratch = TemporaryDirectory(prefix=f"{hidden_name(product)}.", suffix=".part", dir=beside)
     except OSError as error:
         raise CubeError(f"nothing can be written in {beside}: {error.strerror}") from error
     with scratch as folder:
@@ -200,7 +202,7 @@ def output_path(first: Specifier, stage: Stage, template: str | None) -> Path:
         raise ConfigError(
             f"--output {template!r}: there is no field {{{unknown[0]}}}; there are: {', '.join(fields)}"
         )
-    return Path(template.format(**fields)).expanduser()
+    return expanded(template.format(**fields))
 
 
 def _tracks(stage: Stage, files: Sequence[str], reading: Mapping[str, Any]) -> list[Track]:

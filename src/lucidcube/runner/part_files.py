@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lucidcube.io.atomic import hidden_name
+
 
 @contextmanager
 def marked_in_use(part: str | Path) -> Iterator[None]:
@@ -22,7 +24,7 @@ def marked_in_use(part: str | Path) -> Iterator[None]:
 def stale_parts(path: Path) -> list[Path]:
     """Return the temporary files of a product that no run writes; see `lucidcube.io.writer.reserve`."""
     path = path.expanduser().absolute()
-    named = re.compile(re.escape(f".{path.name[:200]}.") + r"[0-9a-f]{12}\.part")
+    named = re.compile(re.escape(f"{hidden_name(path)}.") + r"[0-9a-f]{12}\.part")
     if not path.parent.is_dir():
         return []
     return sorted(p for p in path.parent.iterdir() if named.fullmatch(p.name) and not _in_use(p))

@@ -22,6 +22,7 @@ from lucidcube.config.star import PartOfTarget
 from lucidcube.config.track import Track
 from lucidcube.cube import PSF, describe_blocks
 from lucidcube.errors import BlocksFailed, ConfigError, Failure, UserError
+from lucidcube.io.output_path import may_replace
 from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.compare_inputs import star_problems, star_warnings
@@ -34,7 +35,7 @@ from lucidcube.runner.plan import Step, fit_memory, plan_segment
 from lucidcube.runner.products import run_product, write
 from lucidcube.runner.segments import Segment, stages_of, walk
 from lucidcube.runner.signals import Stop
-from lucidcube.runner.validate import may_replace, order_problems, output_problems
+from lucidcube.runner.validate import order_problems, output_problems
 from lucidcube.runner.work_folder import scratch_folder
 from lucidcube.stages.attach_psf import NOTE
 from lucidcube.stages.base import Stage

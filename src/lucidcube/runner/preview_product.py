@@ -8,12 +8,12 @@ import xarray as xr
 
 from lucidcube.config.schema import Config, Product
 from lucidcube.cube import PSF, TRACK
+from lucidcube.io.output_path import may_replace
 from lucidcube.io.tables import preview_table
 from lucidcube.runner.compute import BlockComputer
 from lucidcube.runner.one_stage import SUFFIX
 from lucidcube.runner.preview import PreviewedPlanes
 from lucidcube.runner.products import run_product, write
-from lucidcube.runner.validate import may_replace
 
 
 def preview_config(config: Config) -> Config:

@@ -1,13 +1,12 @@
 """Check a config without reading data."""
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from lucidcube.config.schema import Config
 from lucidcube.config.track import Track
 from lucidcube.cube import DATA, PSF, VARIANCE
-from lucidcube.io.headers import is_product
+from lucidcube.io.output_path import INPUT, files_in, path_problems
 from lucidcube.stages.base import REGISTRY
 
 
@@ -29,43 +28,21 @@ def order_problems(config: Config) -> Iterator[str]:
 
 def output_problems(config: Config) -> Iterator[str]:
     """Yield a line for each reason why the product of a run cannot be written."""
-    inputs = [track.specifier().file for track in config.tracks().values()]
-    path = Path(config.output.path).expanduser()
-    for problem in path_problems(path, inputs, config.output.overwrite, "output.overwrite: true"):
+    path, work = Path(config.output.path).expanduser(), config.work()
+    for problem in path_problems(path, files_read(config), config.output.overwrite, "output.overwrite: true"):
         yield f"output.path: {problem}"
+    if path.absolute() in (work.absolute(), *work.absolute().parents):
+        yield f"output.path: {path} is where the checkpoints are kept; set another checkpoints.dir"
 
 
-def path_problems(path: Path, inputs: Iterable[Path], overwrite: bool, hint: str) -> Iterator[str]:
-    """Yield a line for each reason why a product cannot be written to a path.
-
-    A product never replaces one of the `inputs`, which are files that are read. Any other file may be
-    replaced if `overwrite`; `hint` is the option that allows it, for the message.
-    """
-    try:
-        path.exists()
-    except OSError as error:
-        yield f"{path} cannot be used: {error.strerror}"
-        return
-    if any(path.exists() and file.exists() and path.samefile(file) for file in inputs):
-        yield f"{path} is one of the inputs; give the product another name"
-    elif path.is_dir():
-        yield f"{path} is a folder; give the name of a file in it"
-    elif path.exists() and not path.is_file():
-        yield f"{path} is not a regular file; give the product another name"
-    elif path.exists() and not may_replace(path, overwrite):
-        yield f"{path} exists and was not made by lucidcube; give another name, or {hint}"
-    for folder in path.parents:
-        if folder.exists():
-            if not folder.is_dir():
-                yield f"{folder} is a file, not a folder"
-            elif not os.access(folder, os.W_OK):
-                yield f"there is no permission to write in {folder}"
-            break
-
-
-def may_replace(path: Path, overwrite: bool) -> bool:
-    """Return whether a file may be replaced: any file if `overwrite`, else only products of lucidcube."""
-    return overwrite or is_product(path)
+def files_read(config: Config) -> dict[Path, str]:
+    """Return the files that a run reads, apart from the config, with what a message calls them."""
+    files: dict[Path, str] = {}
+    for name, track in config.tracks().items():
+        files[track.specifier().file] = INPUT
+        for stage in config.stages(name):
+            files |= files_in(stage.flat(), f"a file that {stage.name} reads")
+    return files | files_in(config.profile, "the profile")
 
 
 def _advice(variable: str, track: Track, number: int) -> str:

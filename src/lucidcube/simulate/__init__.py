@@ -5,7 +5,7 @@ in `optics`, the truth in `planet`, and the artefacts of the instrument in `arte
 """
 
 from lucidcube.simulate.artefacts import ArtefactKind
-from lucidcube.simulate.files import parse_size, scene_for_size, write_scene
+from lucidcube.simulate.files import is_simulated, parse_size, scene_for_size, write_scene
 from lucidcube.simulate.optics import AdaptiveOptics
 from lucidcube.simulate.scene import Moon, Scene, ScenePlane, StarPlane
 
@@ -16,6 +16,7 @@ __all__ = [
     "Scene",
     "ScenePlane",
     "StarPlane",
+    "is_simulated",
     "parse_size",
     "scene_for_size",
     "write_scene",

@@ -74,6 +74,14 @@ def write_scene(scene: Scene, directory: str | Path, *, truth: bool = False) -> 
     return paths
 
 
+def is_simulated(path: Path) -> bool:
+    """Return whether a file was written by `write_scene`."""
+    try:
+        return path.is_file() and fits.getval(path, "ORIGIN") == "lucidcube"
+    except (OSError, KeyError, ValueError, fits.VerifyError):
+        return False
+
+
 def parse_size(text: str) -> int:
     """Return the number of bytes for a text such as ``8GB`` (10**9) or ``500MiB`` (2**20).
 

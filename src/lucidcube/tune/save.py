@@ -31,9 +31,11 @@ class ConfigFile:
     """A config file that is changed while it is open elsewhere, for instance in an editor."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file; ConfigError is raised if it is not a valid config."""
+        """Read the file; ConfigError is raised if it is not a valid config in a regular file."""
         load(path)
         self.path = path.expanduser()
+        if not self.path.is_file():
+            raise ConfigError(f"{path} is not a regular file, and cannot be changed")
         self._text = self.path.read_text()
         self._original = self._text
 
