@@ -17,7 +17,7 @@ from lucidcube.config.load import load
 from lucidcube.errors import UserError
 from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, STORE
 from lucidcube.runner.input_checksum import CACHE
-from lucidcube.runner.lock import LOCK, locked
+from lucidcube.runner.lock import locked
 from lucidcube.runner.pipeline import run
 from lucidcube.runner.prune import PREVIEW, find, remove, stale_files
 from lucidcube.runner.reopen import checkpoints
@@ -102,7 +102,7 @@ def test_listing_changes_nothing(work: Path, folder: Path, capsys: pytest.Captur
 def test_stale_checkpoints_are_removed(work: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pruned("run.yaml", "--remove") == 0
     assert capsys.readouterr().out == "removed 1 of 7 checkpoints and 0 temporary files\n"
-    assert {p.name for p in work.iterdir()} == {*checkpoints(load(["run.yaml"])), CACHE, LOCK}
+    assert {p.name for p in work.iterdir()} == {*checkpoints(load(["run.yaml"])), CACHE}
     before = contents(folder)
     assert pruned("run.yaml", "--remove") == 0
     assert contents(folder) == before
@@ -121,7 +121,7 @@ def test_a_folder_alone_does_not_identify_stale_checkpoints(work: Path) -> None:
     assert pruned("out/target.work", "--remove") == 0
     assert contents(work) == before
     assert pruned("out/target.work", "--remove", "--all") == 0
-    assert contents(work) == {CACHE, LOCK}
+    assert contents(work) == {CACHE}
 
 
 def test_other_files_are_kept(work: Path, folder: Path) -> None:
@@ -142,7 +142,7 @@ def test_other_files_are_kept(work: Path, folder: Path) -> None:
     assert pruned(str(work), "--remove", "--all") == 0
     assert {p.name for p in work.iterdir()} == {
         victim.name, linked.name, unsigned.name, "target-rebin", "Target-rebin-0123456789abcdef",
-        "target-rebin-0123456789abcdef", "results.fits", "results.part", ".hidden", CACHE, LOCK,
+        "target-rebin-0123456789abcdef", "results.fits", "results.part", ".hidden", CACHE,
     }  # fmt: skip
     assert contents(victim) == {"notes.txt"}
     assert contents(folder / "elsewhere") == elsewhere
@@ -212,7 +212,7 @@ def test_nothing_is_removed_during_a_run(work: Path, capsys: pytest.CaptureFixtu
         release.set()
         other.join(30)
     assert pruned("run.yaml", "--remove", "--all") == 0
-    assert contents(work) == {CACHE, LOCK}
+    assert contents(work) == {CACHE}
 
 
 def test_nothing_is_removed_during_a_preview(work: Path) -> None:
@@ -226,7 +226,7 @@ def test_nothing_is_removed_during_a_preview(work: Path) -> None:
     assert (checkpoint / COMPLETE).exists()
     assert stale_files(work) == [stray]
     remove(work, find(work), stale_files(work))
-    assert contents(previews) == {LOCK}
+    assert contents(previews) == set()
 
 
 def test_keys_of_killed_runs_are_removed(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

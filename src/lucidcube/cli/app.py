@@ -133,6 +133,7 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
     from lucidcube.runner import prune as pruning
     from lucidcube.runner.part_files import stale_parts
 
+    product = None
     if what.is_dir():
         work, current, stale = what, None, pruning.stale_files(what)
     else:
@@ -140,13 +141,14 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
 
         config = load_configs((what, *configs), sets, None)
         work, current = config.work(), checkpoints(config)
-        stale = [*pruning.stale_files(work), *stale_parts(Path(config.output.path))]
+        product = Path(config.output.path)
+        stale = [*pruning.stale_files(work), *stale_parts(product)]
     entries = pruning.find(work, current)
     removed = [e for e in entries if all_ or e.current is False]
     if not remove:
         prune_table(work, entries, stale)
     elif removed or stale:
-        pruning.remove(work, removed, stale)
+        pruning.remove(work, removed, stale, product)
         print(f"removed {len(removed)} of {len(entries)} checkpoints and {len(stale)} temporary files")
     else:
         to_stdout(

@@ -8,6 +8,7 @@ from lucidcube.io.output_path import INPUT, expanded, path_problems
 from lucidcube.io.pictures import SUFFIXES, in_folder, pictures_to_fits
 from lucidcube.io.specifier import parse_specifier
 from lucidcube.io.zarr_cubes import Given, fits_to_zarr, is_zarr, zarr_to_fits
+from lucidcube.runner.lock import WAIT, product_locked
 
 
 def convert_files(
@@ -22,7 +23,8 @@ def convert_files(
         files = [*_pictures(inputs)]
         _check(output, files, overwrite)
         waves = {"wave_start": start, "wave_step": step, "wave_unit": unit}
-        pictures_to_fits(files, output, overwrite=overwrite, **waves)  # type: ignore[arg-type]
+        with product_locked(output, WAIT):
+            pictures_to_fits(files, output, overwrite=overwrite, **waves)  # type: ignore[arg-type]
         return
     if len(inputs) > 1:
         raise UserError(f"several inputs must be pictures ({', '.join(SUFFIXES)}): {inputs[0]} is none")
@@ -30,7 +32,8 @@ def convert_files(
         if given != (None, None, None):
             raise UserError("the wavelengths of a zarr store are its own: leave out --wave-start, ...")
         _check(output, [], overwrite)
-        zarr_to_fits(first, output, overwrite=overwrite)
+        with product_locked(output, WAIT):
+            zarr_to_fits(first, output, overwrite=overwrite)
         return
     if output.suffix != ".zarr":
         raise UserError(f"{output}: a FITS file is converted to a zarr store; give a name that ends in .zarr")

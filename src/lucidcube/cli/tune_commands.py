@@ -55,7 +55,7 @@ def preview(
     from lucidcube.cli.report_commands import report_of_run
     from lucidcube.cli.view import open_with_desktop, why_not_open
     from lucidcube.cluster import serve
-    from lucidcube.runner.lock import locked
+    from lucidcube.runner.lock import WAIT, locked, product_locked
     from lucidcube.runner.preview import Preview
     from lucidcube.runner.preview_product import preview_config, write_preview
     from lucidcube.runner.session import computing
@@ -68,7 +68,8 @@ def preview(
         opened = Preview(shown, monitor)
         planes = _chosen(opened.wavelength, numbers, wave)
         with (
-            locked(opened.folder),
+            locked(opened.folder, WAIT),
+            product_locked(Path(shown.output.path), WAIT),
             computing(opened.profile, Path(shown.output.path), shown.work(), monitor, stop) as computer,
         ):
             made = opened.compute(shown, planes, computer)

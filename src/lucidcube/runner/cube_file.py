@@ -17,6 +17,7 @@ from lucidcube.io.headers import described
 from lucidcube.io.output_path import INPUT, expanded, path_problems
 from lucidcube.io.specifier import parse_specifier
 from lucidcube.runner.checkpoint import Checkpoint
+from lucidcube.runner.lock import WAIT, product_locked
 from lucidcube.runner.one_stage import scratch_beside
 from lucidcube.runner.products import cube_product, write
 
@@ -60,7 +61,7 @@ def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, overwrite: boo
         raise CubeError(*problems)
     check_pixels(cube)
     known = described(cube[[str(v) for v in cube.data_vars if v in VARIABLES]])
-    with scratch_beside(path) as scratch, threadpool_limits(1):
+    with product_locked(path, WAIT), scratch_beside(path) as scratch, threadpool_limits(1):
         if any(known[v].chunks for v in known.data_vars if VARIABLES[str(v)].dims != DIMS):
             known = _computed(known, scratch)
         write(path, cube_product(known), overwrite=overwrite, compute=_compute)

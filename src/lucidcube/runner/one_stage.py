@@ -39,6 +39,7 @@ from lucidcube.runner.checkpoint import fingerprint
 from lucidcube.runner.compute import BlockComputer, check_engine
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.inputs import in_blocks, open_track
+from lucidcube.runner.lock import WAIT, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.pipeline import Inspect, compute_segment
 from lucidcube.runner.plan import Step, fit_memory, plan_stage
@@ -129,7 +130,7 @@ def run_stage(
     for text in warnings:
         monitor.message(f"{stage.name}: {text}")
     monitor.starts(path)
-    with start_workers(where) as workers, scratch_beside(path) as scratch:
+    with product_locked(path, WAIT), start_workers(where) as workers, scratch_beside(path) as scratch:
         computer = BlockComputer(workers, monitor, Stop(), Summary(path), where.fft)
         if any(segment.cube[v].chunks for v in numbers):
             # The tables are needed before the images are written, and must not be computed on their own.

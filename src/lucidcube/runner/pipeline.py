@@ -28,7 +28,7 @@ from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.compare_inputs import star_problems, star_warnings
 from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
 from lucidcube.runner.inputs import in_blocks, input_identities, open_track, track_keys
-from lucidcube.runner.lock import locked
+from lucidcube.runner.lock import WAIT, locked, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.part_files import remove_stale_parts
 from lucidcube.runner.plan import Step, fit_memory, plan_segment
@@ -109,6 +109,7 @@ def run(
     monitor: Monitor | None = None,
     inspect: Inspect | None = None,
     stop: Stop | None = None,
+    wait: float = WAIT,
 ) -> Summary:
     """Run a config; a run that was stopped is continued.
 
@@ -117,13 +118,14 @@ def run(
 
     The monitor is informed about progress. `inspect` is called with the cube that will be deconvolved, and
     the stage that deconvolves it. Once a stop is requested, the blocks in flight are finished and no others
-    are submitted. The summary holds the path of the product, numbers of blocks, time and memory.
+    are submitted. If another run uses the same work folder or product, it is waited for for up to `wait`
+    seconds. The summary holds the path of the product, numbers of blocks, time and memory.
 
     Raises
     ------
     UserError
         Before the computation, if the config or an input is invalid, or if another run uses the same work
-        folder; during the computation, if a disk is full.
+        folder or product; during the computation, if a disk is full.
     BlocksFailed
         If a stage failed on some planes; everything that does not depend on them was computed and is kept.
     Stopped
@@ -149,7 +151,8 @@ def run(
     monitor.starts(summary.path)
     try:
         with (
-            locked(config.work()),
+            locked(config.work(), wait),
+            product_locked(summary.path, wait),
             start_workers(plan.profile, config.work()) as workers,
             limit_block_bytes(plan.block_bytes),
         ):

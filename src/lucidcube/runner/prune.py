@@ -12,7 +12,7 @@ from lucidcube.errors import UserError
 from lucidcube.io.work_files import remove as remove_path
 from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, NAME, STORE, Checkpoint
 from lucidcube.runner.input_checksum import CACHE
-from lucidcube.runner.lock import LOCK, locked
+from lucidcube.runner.lock import LOCK, locked, product_locked
 
 PREVIEW = "preview"
 """Folder of the checkpoints of previews, in the work folder of a run."""
@@ -66,8 +66,10 @@ def stale_files(work: Path) -> list[Path]:
 
     The list is empty if the folder is no work folder. Keys are listed if no run uses the folder.
     """
-    if not any((work / name).is_file() for name in (LOCK, CACHE)):
-        return []
+    return _stale_files(work) if any((work / name).is_file() for name in (LOCK, CACHE)) else []
+
+
+def _stale_files(work: Path) -> list[Path]:
     folders = [p for p in work.iterdir() if p.is_dir() and not p.is_symlink()]
     found = [p for p in work.iterdir() if OF_FILES.fullmatch(p.name)]
     for folder in folders:
@@ -79,13 +81,18 @@ def stale_files(work: Path) -> list[Path]:
     keys = [p for p in folders if OF_KEYS.fullmatch(p.name) and not p.stat().st_mode & 0o077]
     previews = work / PREVIEW
     found += keys if keys and _is_free(work) else []
-    return found + (stale_files(previews) if previews in folders else [])
+    return found + (_stale_files(previews) if previews in folders else [])
 
 
-def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
-    """Remove checkpoints and files; UserError if a run uses the folder or something cannot be removed."""
+def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path], product: Path | None = None) -> None:
+    """Remove checkpoints and files, among them temporary files of a product.
+
+    UserError is raised if a run uses the folder or the product, or if something cannot be removed.
+    """
     with ExitStack() as locks:
         locks.enter_context(locked(work))
+        if product is not None and product.parent.is_dir():
+            locks.enter_context(product_locked(product))
         if (work / PREVIEW).is_dir():
             locks.enter_context(locked(work / PREVIEW))  # previews lock their own folder only
         try:

@@ -11,7 +11,7 @@ from lucidcube.cluster.workers import Workers
 from lucidcube.config.schema import Config
 from lucidcube.errors import BlocksFailed, StageError, UserError
 from lucidcube.runner.compute import BlockComputer
-from lucidcube.runner.lock import locked
+from lucidcube.runner.lock import WAIT, locked
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.preview import Preview, PreviewedPlanes
 from lucidcube.runner.session import computing
@@ -76,7 +76,7 @@ def live_plane(config: Config) -> Iterator[LivePlane]:
     """Open the inputs of a config, lock the checkpoints of its previews, and start its workers."""
     preview = Preview(config)
     work = computing(preview.profile, Path(config.output.path), config.work(), Monitor(), Stop())
-    with locked(preview.folder), work as computer:
+    with locked(preview.folder, WAIT), work as computer:
         live = LivePlane(preview, computer.workers)
         try:
             yield live

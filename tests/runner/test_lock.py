@@ -1,0 +1,296 @@
+"""Locks: one run at a time, whatever the file system; the lock of a killed process is taken over."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lucidcube.errors import UserError
+from lucidcube.runner import lock
+from lucidcube.runner.lock import LOCK, locked, product_locked
+
+WORK = Path("work")
+ELSEWHERE = "filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=1000000000.0\nstart=5\n"
+HOLD = """
+import sys, time
+from pathlib import Path
+from lucidcube.runner.lock import locked
+with locked(Path("work")):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@contextmanager
+def other_process() -> Iterator[subprocess.Popen[str]]:
+    """Start a process that holds the lock of the work folder."""
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def marker(content: str, age: float = 0.0) -> Path:
+    """Write a lock file that was changed `age` seconds ago."""
+    WORK.mkdir(exist_ok=True)
+    path = WORK / LOCK
+    path.write_text(content)
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+@pytest.mark.parametrize("lock_it", [locked, product_locked])
+def test_a_second_holder_is_refused(lock_it: Callable[..., Any]) -> None:
+    said = rf"work is in use by another run \(process {os.getpid()} on {socket.gethostname()}, last active 0:00:0\d ago\); wait for it, or [a-z. ]+$"
+    for _ in range(2):
+        with lock_it(WORK), pytest.raises(UserError, match=said), lock_it(WORK):
+            pass
+    assert not [p for p in Path().rglob("*") if p.is_file()]
+
+
+def test_different_products_and_folders_are_independent() -> None:
+    with locked(Path("a")), locked(Path("b")), product_locked(Path("a.fits")), product_locked(Path("b.fits")):
+        pass
+
+
+def test_another_process_is_refused_and_its_lock_taken_over_once_it_is_killed() -> None:
+    with other_process() as process:
+        with pytest.raises(UserError, match=f"process {process.pid} on "), locked(WORK):
+            pass
+        process.kill()
+        process.wait()
+        start = time.monotonic()
+        with locked(WORK):
+            assert time.monotonic() - start < 2
+    assert not (WORK / LOCK).exists()
+
+
+def test_the_lock_of_a_zombie_is_taken_over() -> None:
+    with other_process() as process:
+        os.kill(process.pid, signal.SIGKILL)
+        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        with locked(WORK):
+            pass
+
+
+def test_the_lock_of_a_number_that_another_process_has_now() -> None:
+    with locked(WORK):
+        content = (WORK / LOCK).read_text()
+    start = next(line for line in content.splitlines() if line.startswith("start="))
+    marker(content.replace(start, f"start={int(start[6:]) - 1}"))
+    with locked(WORK):
+        pass
+    marker(content)
+    with pytest.raises(UserError, match="in use"), locked(WORK):
+        pass
+
+
+def test_the_lock_of_another_machine_names_the_file_to_remove() -> None:
+    path = marker(ELSEWHERE, age=3661)
+    said = rf"process 1 on elsewhere, last active 1:01:0\d ago\); wait for it, or .*; if that run has ended, remove {path}"
+    with pytest.raises(UserError, match=said), locked(WORK):
+        pass
+    path.unlink()
+    with locked(WORK):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1, "host": "elsewhere"}', "1\n", "\x00" * 2000])
+def test_damaged_locks_are_taken_over_when_they_are_old(content: str) -> None:
+    path = marker(content)
+    with pytest.raises(UserError, match=f"a process that left no record.*remove {path}"), locked(WORK):
+        pass
+    marker(content, age=100)
+    with locked(WORK, wait=4):
+        pass
+
+
+def test_a_symbolic_link_is_not_followed(folder: Path) -> None:
+    precious = folder / "precious"
+    precious.write_text("precious")
+    WORK.mkdir()
+    (WORK / LOCK).symlink_to(precious)
+    with locked(WORK, wait=4):
+        pass
+    assert precious.read_text() == "precious"
+
+
+def test_a_run_that_ends_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(WORK):
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert entered.wait(30)
+    with pytest.raises(UserError, match="in use"), locked(WORK, wait=0.2):
+        pass
+    threading.Timer(0.3, leave.set).start()
+    with locked(WORK, wait=30):
+        pass
+    thread.join()
+    assert "waiting for it for 30 s" in caplog.text
+
+
+def test_the_time_of_the_lock_tells_that_its_owner_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
+    with locked(WORK):
+        os.utime(WORK / LOCK, (1, 1))
+        end = time.monotonic() + 20
+        while (WORK / LOCK).stat().st_mtime < time.time() - 100:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def test_a_lock_that_was_removed_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
+    with locked(WORK):
+        (WORK / LOCK).unlink()
+        end = time.monotonic() + 20
+        while "was removed during the run" not in caplog.text:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fails(*args: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    with (
+        pytest.raises(UserError, match=f"nothing can be written to .*: {os.strerror(number)}; set another"),
+        locked(WORK),
+    ):
+        pass
+
+
+def test_a_lock_that_cannot_be_removed_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    remove = Path.unlink
+
+    def fails(path: Path, **options: Any) -> None:
+        if path.name == LOCK:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        remove(path, **options)
+
+    caplog.set_level(logging.WARNING)
+    with monkeypatch.context() as patch, locked(WORK):
+        patch.setattr(Path, "unlink", fails)
+        patch.setattr(os, "unlink", fails)
+    assert f"{WORK / LOCK} cannot be removed (Input/output error)" in caplog.text
+
+
+def test_only_one_thread_at_a_time_holds_the_lock() -> None:
+    inside, most, had = [0], [0], [0]
+    count = threading.Lock()
+
+    def want() -> None:
+        for _ in range(100):
+            try:
+                with locked(WORK):
+                    with count:
+                        inside[0] += 1
+                        most[0] = max(most[0], inside[0])
+                    with count:
+                        inside[0] -= 1
+                    had[0] += 1
+            except UserError:
+                continue
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
+    assert had[0] > 10
+
+
+def contend(seed: int, seconds: float, entered: Any) -> None:
+    """Take the lock again and again, and die within it at random; write a file if another holder is inside."""
+    fcntl.flock = _unsupported  # type: ignore[assignment]
+    draw, end = random.Random(seed), time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with locked(WORK):
+                inside = Path("inside")
+                if inside.exists() and _is_alive(int(inside.read_text())):
+                    Path(f"both-{os.getpid()}").touch()
+                inside.write_text(str(os.getpid()))
+                with entered.get_lock():
+                    entered.value += 1
+                time.sleep(draw.random() / 500)
+                if draw.random() < 0.05:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                inside.unlink()
+        except UserError:
+            time.sleep(draw.random() / 500)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def _unsupported(*args: Any) -> None:
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+
+@pytest.mark.slow
+def test_two_processes_never_hold_it_though_holders_are_killed_and_there_is_no_flock() -> None:
+    context = multiprocessing.get_context("fork")
+    entered, kills, end = context.Value("i", 0), 0, time.monotonic() + 20
+    running: list[Any] = []
+    while time.monotonic() < end:
+        for process in [p for p in running if p.exitcode is not None]:
+            running.remove(process)
+            kills += process.exitcode == -signal.SIGKILL
+        while len(running) < 4:
+            running.append(
+                context.Process(
+                    target=contend, args=(random.randrange(1 << 30), end - time.monotonic(), entered)
+                )
+            )
+            running[-1].start()
+        time.sleep(0.01)
+    for process in running:
+        process.join(30)
+    assert not [*Path().glob("both-*")]
+    assert kills > 10
+    assert entered.value > 100
