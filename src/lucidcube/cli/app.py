@@ -88,6 +88,8 @@ def run(
     plot_wavelength: str | None = None,
     plot_folder: Path | None = None,
     report: bool = True,
+    wait: float = 10.0,
+    verify_inputs: Flag = False,
 ) -> None:
     """Run all stages of a config and print the path of the product. A run that was stopped is continued.
 
@@ -103,6 +105,11 @@ def run(
         Folder to write frames to, even if there is a display.
     report
         Write the report.
+    wait
+        Seconds to wait for another run that uses the same work folder or product.
+    verify_inputs
+        Compare the content of the inputs before and after the computation, for which they are read two more
+        times. Without this option only a change of the size or of the time of a file is noticed.
     """
     from lucidcube.cli.run_command import run_configs
     from lucidcube.cli.stage_commands import inspector
@@ -110,7 +117,16 @@ def run(
     config, given = load_configs(configs, sets, profile, trust_profile), overrides(sets, profile)
     inspect = inspector(plot, plot_wavelength, plot_folder)
     made = run_configs(
-        config, configs, given, inspect, quiet=quiet, verbose=verbose, log_file=log_file, report=report
+        config,
+        configs,
+        given,
+        inspect,
+        quiet=quiet,
+        verbose=verbose,
+        log_file=log_file,
+        report=report,
+        wait=wait,
+        verify_inputs=verify_inputs,
     )
     to_stdout(made.product)
 

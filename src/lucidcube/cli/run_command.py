@@ -9,6 +9,7 @@ from lucidcube.cli.logs import running
 from lucidcube.cli.report_commands import report_of_run
 from lucidcube.cluster import serve
 from lucidcube.config.schema import Config
+from lucidcube.runner.lock import WAIT
 from lucidcube.runner.pipeline import Inspect, run
 from lucidcube.runner.signals import signals
 
@@ -30,6 +31,8 @@ def run_configs(
     verbose: bool = False,
     log_file: Path | None = None,
     report: bool = True,
+    wait: float = WAIT,
+    verify_inputs: bool = False,
 ) -> Made:
     """Run a config that was loaded from these files with these overrides, or continue the run.
 
@@ -39,7 +42,7 @@ def run_configs(
     serve(config.where, config.work())  # all tasks of an allocation but one become workers and end here
     started = datetime.now(UTC)
     with signals() as stop, running(quiet=quiet, verbose=verbose, log_file=log_file) as monitor:
-        done = run(config, monitor, inspect, stop)
+        done = run(config, monitor, inspect, stop, wait=wait, verify_inputs=verify_inputs)
         page = report_of_run(config, done, started, files, overrides) if report else None
         if page is not None:
             monitor.message(f"report: {page}")

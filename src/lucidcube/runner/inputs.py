@@ -35,9 +35,24 @@ def open_track(
     return star_in_target(cube, track.place) if isinstance(track, PartOfTarget) else cube
 
 
-def input_identities(config: Config) -> dict[str, dict[str, Any]]:
-    """Return what identifies the content of the inputs of the tracks."""
-    return {name: input_identity(track, config.work()) for name, track in config.tracks().items()}
+def input_identities(config: Config, *, cached: bool = True) -> dict[str, dict[str, Any]]:
+    """Return what identifies the content of the inputs of the tracks.
+
+    Unless `cached`, all of each file is read; see `lucidcube.runner.input_checksum.input_identity`.
+    """
+    work = config.work() if cached else None
+    return {name: input_identity(track, work) for name, track in config.tracks().items()}
+
+
+def changed_inputs(config: Config, before: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each input whose content is not what it was; all of each file is read."""
+    now = input_identities(config, cached=False)
+    return [
+        f"{name}.input: {track.specifier().file} was changed during the run: there is no product, and the "
+        "checkpoints of this run are removed; start again"
+        for name, track in config.tracks().items()
+        if now[name] != before[name]
+    ]
 
 
 def track_keys(inputs: Mapping[str, Any]) -> dict[str, str]:

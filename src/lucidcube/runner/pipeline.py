@@ -5,6 +5,7 @@ that exist in a checkpoint are not computed again.
 """
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.compare_inputs import star_problems, star_warnings
 from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
-from lucidcube.runner.inputs import in_blocks, input_identities, open_track, track_keys
+from lucidcube.runner.inputs import changed_inputs, in_blocks, input_identities, open_track, track_keys
 from lucidcube.runner.lock import WAIT, locked, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.part_files import remove_stale_parts
@@ -109,7 +110,9 @@ def run(
     monitor: Monitor | None = None,
     inspect: Inspect | None = None,
     stop: Stop | None = None,
+    *,
     wait: float = WAIT,
+    verify_inputs: bool = False,
 ) -> Summary:
     """Run a config; a run that was stopped is continued.
 
@@ -120,6 +123,9 @@ def run(
     the stage that deconvolves it. Once a stop is requested, the blocks in flight are finished and no others
     are submitted. If another run uses the same work folder or product, it is waited for for up to `wait`
     seconds. The summary holds the path of the product, numbers of blocks, time and memory.
+
+    While a file is read, a change of its size or time is noticed. With `verify_inputs`, the content of the
+    inputs is also compared before and after the computation, for which they are read two more times.
 
     Raises
     ------
@@ -159,7 +165,7 @@ def run(
             if workers.dashboard:
                 monitor.message(f"dashboard: {workers.dashboard}")
             computer = BlockComputer(workers, monitor, stop or Stop(), summary, plan.profile.fft)
-            _run(plan, computer, monitor, inspect)
+            _run(plan, computer, monitor, inspect, verify_inputs)
         summary.product_bytes = summary.path.stat().st_size
     finally:
         summary.seconds, summary.memory = time.monotonic() - start, resident_peak()
@@ -167,11 +173,14 @@ def run(
     return summary
 
 
-def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect | None) -> None:
+def _run(
+    plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect | None, verify_inputs: bool
+) -> None:
     config = plan.config
-    inputs = input_identities(config)
+    inputs = input_identities(config, cached=not verify_inputs)
 
     said: set[str] = set()
+    checkpoints: set[str] = set()
 
     def visit(segment: Segment) -> xr.Dataset:
         for note in {cube[PSF].attrs.get(NOTE, "") for cube in segment.cubes if PSF in cube} - {"", *said}:
@@ -183,6 +192,7 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
                     inspect(cube, stage)
         for stage, cube in zip(segment.stages, segment.cubes, strict=False):
             warn(f"{segment.track}, {stage.name}", stage.warnings(cube))
+        checkpoints.add(segment.name)
         made = compute_segment(segment, config.work(), config.checkpoints.codec, computer)
         for stage in segment.stages:
             warn(f"{segment.track}, {stage.name}", stage.findings(made))
@@ -199,6 +209,13 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
     if config.deconvolve is None:
         missing = "a star, or star: {psf: ...}" if config.star is None else "deconvolve: {}"
         warn("product", [f"nothing is deconvolved; to sharpen the cube, add {missing} to the config"])
+
+    def verify() -> None:
+        if verify_inputs and (changed := changed_inputs(config, inputs)):
+            for name in checkpoints:
+                shutil.rmtree(config.work() / name, ignore_errors=True)
+            raise UserError(*changed)
+
     cubes, errors = walk(config, plan.sources, track_keys(inputs), visit)
     raise_first(errors, monitor)
     product = run_product(
@@ -213,7 +230,7 @@ def _run(plan: Plan, computer: BlockComputer, monitor: Monitor, inspect: Inspect
     remove_stale_parts(path)
     gather = plan.profile.product == "gather"
     overwrite = may_replace(path, config.output.overwrite)
-    write(path, product, overwrite=overwrite, compute=computer.compute, gather=gather)
+    write(path, product, overwrite=overwrite, compute=computer.compute, gather=gather, check=verify)
 
 
 def compute_segment(

@@ -178,12 +178,21 @@ def _tables(cube: xr.Dataset, names: Iterable[str]) -> Iterator[fits.BinTableHDU
             yield plane_table(name, cube, present)
 
 
-def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, gather: bool = False) -> None:
+def write(
+    path: Path,
+    product: Product,
+    *,
+    overwrite: bool,
+    compute: Compute,
+    gather: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Write a product block by block; the file gets its name only when it is complete.
 
     Each block is written where `compute` computes it, or with `gather` by this process only, as needed on
     file systems on which several machines must not write to the same file (NFS). The folder is created if it
     does not exist. A file that exists already, without `overwrite`, or cannot be written raises UserError.
+    `check` is called when all blocks are written; there is no product if it raises an exception.
     """
     plans = [_plan(image, product.cubes["target"]) for image in product.images]
     first = with_primary(plans[0].header, product.images[0].cube)
@@ -192,7 +201,9 @@ def write(path: Path, product: Product, *, overwrite: bool, compute: Compute, ga
     layout = reserve(path, [*plans, *product.tables], overwrite=overwrite)
     try:
         with marked_in_use(layout.part):
-            finish(layout, _write_images(product.images, layout, compute, gather))
+            sums = _write_images(product.images, layout, compute, gather)
+            check()
+            finish(layout, sums)
     except BaseException:
         abandon(layout)
         raise
