@@ -46,8 +46,8 @@ def load(
     values, problems = merge(files, overrides)
     config = from_plain(values, ", ".join(str(f) for f in files), problems, trust_profile=trust_profile)
     read = dict.fromkeys(map(Path, files), "the config")
-    for problem in files_replaced(Path(config.output.path), read):
-        raise ConfigError(f"output.path: {problem}; give another name")
+    for found in files_replaced(Path(config.output.path), read):
+        raise ConfigError(f"output.path: {found}; give another name")
     return config
 
 
