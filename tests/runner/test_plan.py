@@ -13,7 +13,7 @@ from lucidcube.errors import ConfigError
 from lucidcube.lift import blocks
 from lucidcube.lift.blocks import limit_block_bytes, over_blocks, planes_per_block
 from lucidcube.runner.compute import SegmentGraph, compute_block
-from lucidcube.runner.plan import BASELINE, fit_memory, peak_memory, plan_stage
+from lucidcube.runner.plan import BASELINE, COMPILING, fit_memory, least_memory, peak_memory, plan_stage
 from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
 
 SIDE = 512
@@ -42,6 +42,25 @@ def test_blocks_shrink_until_they_fit() -> None:
     steps, _ = fit_memory(build, 1, memory)
     assert steps[0].block < build()[0].block
     assert peak_memory(steps, 1) <= 0.85 * memory
+
+
+def test_a_plan_is_accepted_below_85_percent_of_the_memory_and_with_room_for_compilation() -> None:
+    for threads in (1, 4, 16):
+        steps = build()
+        peak, least = peak_memory(steps, threads), least_memory(steps, threads)
+        assert peak <= 0.85 * least
+        assert peak + COMPILING <= 0.95 * least
+        accepted, block_bytes = fit_memory(build, threads, least)
+        assert (accepted, block_bytes) == (steps, blocks.BLOCK_BYTES)
+        smaller, _ = fit_memory(build, threads, least - 1)
+        assert smaller[0].block < steps[0].block
+
+
+def test_a_refusal_says_how_much_memory_is_needed() -> None:
+    with pytest.raises(ConfigError, match=r"a worker has 350 MiB and needs (\d+) MiB: give") as caught:
+        fit_memory(build, 1, 350 << 20)
+    needed = int(str(caught.value).rpartition(" MiB: give")[0].rpartition(" ")[2])
+    assert fit_memory(build, 1, (needed + 1) << 20)[0][0].block == 1
 
 
 @pytest.mark.parametrize(

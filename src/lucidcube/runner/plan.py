@@ -1,5 +1,6 @@
 """Plan a run: blocks, bytes and memory of each stage, without computing anything."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,16 @@ from lucidcube.lift import blocks
 from lucidcube.runner.segments import Segment
 from lucidcube.stages.base import Stage
 
-BASELINE = 305 << 20
-"""Memory of a process after all imports and before any computation (measured: 300 to 310 MiB)."""
+BASELINE = 322 << 20
+"""Memory of a worker process that has loaded all stages, apart from blocks (measured: 314 to 322 MiB)."""
+RETAINED = 1.2
+"""Memory of a block with what the allocator keeps of the blocks before, relative to the block alone."""
+USABLE = 0.85
+"""Fraction of the memory limit of a worker that a plan may use."""
+ENDED = 0.95
+"""Fraction of its memory limit at which dask ends a worker; see `lucidcube.cluster.jobqueue`."""
+COMPILING = 75 << 20
+"""Additional memory of a process that compiles kernels, once on a machine (measured: 35 to 70 MiB)."""
 
 
 class Step(NamedTuple):
@@ -65,7 +74,13 @@ def plan_stage(track: str, stage: Stage, before: xr.Dataset, after: xr.Dataset, 
 
 def peak_memory(steps: Sequence[Step], threads: int) -> int:
     """Return the predicted peak resident memory in bytes of a worker process with `threads` threads."""
-    return BASELINE + threads * max((s.working for s in steps), default=0)
+    return BASELINE + threads * int(RETAINED * max((s.working for s in steps), default=0))
+
+
+def least_memory(steps: Sequence[Step], threads: int) -> int:
+    """Return the smallest memory limit in bytes of a worker process in which these stages are computed."""
+    peak = peak_memory(steps, threads)
+    return math.ceil(max(peak / USABLE, (peak + COMPILING) / ENDED))
 
 
 def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tuple[list[Step], int]:
@@ -80,20 +95,24 @@ def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tu
     while True:
         with blocks.limit_block_bytes(block_bytes):
             steps = build()
-        if peak_memory(steps, threads) <= memory:
+        if least_memory(steps, threads) <= memory:
             return steps, block_bytes
         if not steps:
-            raise ConfigError(f"profile: a worker has {_mebibytes(memory)}: give the profile more memory")
+            least = _mebibytes(least_memory(steps, threads))
+            raise ConfigError(
+                f"profile: a worker has {_mebibytes(memory)} and needs {least}: give the profile more memory"
+            )
         if all(s.block == 1 for s in steps):
             break
         block_bytes //= 2
     worst = max(steps, key=lambda s: s.working)
-    alone = peak_memory(steps, 1)
+    alone = least_memory(steps, 1)
     remedy = "give the profile more memory" if alone > memory else "give the profile fewer workers or threads"
     raise ConfigError(
         f"profile: {worst.stage} of the {worst.track} needs {_mebibytes(worst.working)} for one plane of "
         f"{worst.shape[-2]} x {worst.shape[-1]} pixels, in each of {threads} threads "
-        f"({_mebibytes(peak_memory(steps, threads))} in all); a worker has {_mebibytes(memory)}: {remedy}"
+        f"({_mebibytes(peak_memory(steps, threads))} in all); a worker has {_mebibytes(memory)} and needs "
+        f"{_mebibytes(least_memory(steps, threads))}: {remedy}"
     )
 
 
