@@ -15,6 +15,7 @@ from lucidcube.cli.app import main
 from lucidcube.cluster.resources import USABLE, Resources
 from lucidcube.errors import BlocksFailed, ConfigError, CubeError
 from lucidcube.io.tables import read_provenance
+from lucidcube.runner import plan
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.one_stage import run_stage
 from lucidcube.runner.plan import BASELINE
@@ -68,7 +69,9 @@ def interpolate(cube: Path, path: Path, **options: Any) -> np.ndarray:
 
 def give(monkeypatch: pytest.MonkeyPatch, planes: float, cores: int = 1) -> None:
     """Simulate a machine with memory for so many float32 planes, besides that of a process without data."""
-    memory = int((BASELINE + planes * SIDE**2 * 4) / USABLE) + 8
+    peak = BASELINE + plan.RETAINED * planes * SIDE**2 * 4
+    limit = max(peak / plan.USABLE, (peak + plan.COMPILING) / plan.ENDED)
+    memory = int(limit / USABLE) + 8
     monkeypatch.setattr("lucidcube.cluster.profile.available_resources", lambda: Resources(cores, memory))
 
 
