@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, number
 
     monkeypatch.setattr(Path, "mkdir", fails)
     with (
-        pytest.raises(UserError, match=f"nothing can be written to .*: {os.strerror(number)}; set another"),
+        pytest.raises(UserError, match=f"cannot write checkpoints to work: {os.strerror(number)}; set"),
         locked(WORK),
     ):
         pass
