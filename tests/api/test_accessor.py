@@ -243,7 +243,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("tempfile.mkdtemp", refused)
-    with pytest.raises(CubeError, match=f"nothing can be written in {tmp_path}: Read-only file system"):
+    with pytest.raises(CubeError, match=f"nothing can be written in {tmp_path}/deep: Read-only file system"):
         arrays().lucid.to_fits(tmp_path / "deep" / "out.fits")
 
 

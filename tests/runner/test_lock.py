@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import multiprocessing
 import os
 import random
@@ -196,9 +195,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, number
         pass
 
 
-def test_a_lock_that_cannot_be_removed_is_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lock_that_cannot_be_removed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     remove = Path.unlink
 
     def fails(path: Path, **options: Any) -> None:
@@ -206,11 +203,25 @@ def test_a_lock_that_cannot_be_removed_is_a_warning(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         remove(path, **options)
 
-    caplog.set_level(logging.WARNING)
-    with monkeypatch.context() as patch, locked(WORK):
+    def fail_to_remove(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(Path, "unlink", fails)
         patch.setattr(os, "unlink", fails)
-    assert f"{WORK / LOCK} cannot be removed (Input/output error)" in caplog.text
+
+    line = f"{WORK / LOCK} cannot be removed: Input/output error; remove it"
+    with pytest.raises(UserError, match=line), monkeypatch.context() as patch, locked(WORK):
+        fail_to_remove(patch)
+
+
+def test_the_error_of_a_run_comes_before_that_of_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock of a process that has ended is taken over by the next run."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "unlink", fails)
+    monkeypatch.setattr(Path, "unlink", fails)
+    with pytest.raises(FileNotFoundError), locked(WORK):
+        (WORK / "missing").read_text()
 
 
 def test_only_one_thread_at_a_time_holds_the_lock() -> None:

@@ -69,11 +69,14 @@ def _held(file: Path, what: str, remedy: str, wait: float) -> Iterator[None]:
         ) from None
     try:
         yield
-    finally:
-        try:
+    except BaseException:
+        with suppress(OSError):  # the next run replaces the lock of a process that has ended
             lock.release()
-        except OSError as error:
-            LOG.warning("%s cannot be removed (%s); remove it", file, error.strerror or error)
+        raise
+    try:
+        lock.release()
+    except OSError as error:
+        raise UserError(f"{file} cannot be removed: {error.strerror or error}; remove it") from error
 
 
 def _lease(file: Path) -> SoftFileLease:
