@@ -40,7 +40,7 @@ def start(what: str, *arguments: str) -> tuple[int, str]:
 )
 def test_signals_while_the_program_is_imported(name: str, command: str, code: int) -> None:
     found, said = start(f"os.kill(os.getpid(), signal.SIG{name})", command, "my.yaml")
-    assert (found, said) == (code, "lucidcube: stopped; nothing was computed yet\n")
+    assert (found, said) == (code, "lucidcube: stopped\n")
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,8 @@ def test_a_failing_disk_is_one_line(
     assert "to continue, run the same command" in second
 
 
-CLOSED_TERMINAL = """
+WAITING = """
 import os, sys, time
-os.open(os.ttyname(0), os.O_RDWR)  # it becomes the terminal of this session
 from lucidcube.runner.signals import Stopped, signals
 try:
     with signals() as stop, stop.finishing():
@@ -98,6 +97,12 @@ except Stopped as error:
     print("ended", flush=True)
     os._exit(int(error.signal))
 """
+
+
+CLOSED_TERMINAL = f"""
+import os
+os.open(os.ttyname(0), os.O_RDWR)  # it becomes the terminal of this session
+{WAITING}"""
 
 
 def test_a_terminal_that_is_closed() -> None:
@@ -114,3 +119,16 @@ def test_a_terminal_that_is_closed() -> None:
     assert os.read(master, 5) == b"ready"
     os.close(master)
     assert process.wait(30) == signal.SIGHUP
+
+
+def test_a_hangup_right_after_a_request_to_stop_changes_nothing() -> None:
+    """As systemd sends it at the end of a session."""
+    command = [sys.executable, "-u", "-c", WAITING]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGHUP)
+    said, _ = process.communicate(timeout=30)
+    assert said == "goes on\nended\n"
+    assert process.returncode in (signal.SIGTERM, signal.SIGHUP)  # whichever Python sees first

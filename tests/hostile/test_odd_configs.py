@@ -175,3 +175,12 @@ def test_units_that_would_take_minutes(tmp_path: Path) -> None:
     for value in ("1 10**99999999 m", "1e5m**999999", "1 m/0"):
         with pytest.raises(ConfigError):
             load([path], [f"target.rebin.bin_step={value}"])
+
+
+@pytest.mark.parametrize("command", [["config", "check"], ["run"], ["plan"], ["prune"]])
+@pytest.mark.parametrize("name", ["~nosuch/run.yaml", "x" * 300])
+def test_odd_names_of_configs(command: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = call(capsys, *command, name)
+    assert code == 2
+    assert said.count("\n") == 1
+    assert said.startswith("lucidcube: ")

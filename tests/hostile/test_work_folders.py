@@ -26,6 +26,7 @@ from lucidcube.config.load import load
 from lucidcube.config.track import Track
 from lucidcube.cube import DATA, from_arrays
 from lucidcube.errors import UserError
+from lucidcube.io.work_files import own_folder
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.input_checksum import CACHE, input_identity
 from lucidcube.runner.monitor import Monitor
@@ -472,6 +473,15 @@ def test_other_users_cannot_write_in_the_folder(here: Made) -> None:
         path.chmod(0o777)
     assert restarted() == ""
     assert [p.stat().st_mode & 0o777 for p in (WORK, WORK / "scratch")] == [0o755, 0o755]
+
+
+def test_a_folder_for_temporary_files_of_all_users_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "everyone"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    with pytest.raises(OSError, match="temporary files of all users"):
+        own_folder(folder)
+    assert folder.stat().st_mode & 0o7777 == 0o1777
 
 
 # Flipped bits

@@ -13,6 +13,7 @@ from astropy.io import fits
 from commands import call
 from lucidcube.config.load import load
 from lucidcube.errors import UserError
+from lucidcube.runner.inputs import changed_inputs, input_identities
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.pipeline import run
 from lucidcube.simulate import Scene, write_scene
@@ -76,3 +77,12 @@ def test_a_checksum_that_was_remembered_is_not_used(capsys: pytest.CaptureFixtur
     )
     run(config, verify_inputs=True)
     assert not np.array_equal(fits.getdata("out.fits"), first, equal_nan=True)
+
+
+def test_an_input_that_vanished_has_changed() -> None:
+    config = load("run.yaml")
+    before = input_identities(config)
+    assert changed_inputs(config, before) == []
+    Path("target.fits").unlink()
+    (line,) = changed_inputs(config, before)
+    assert line.startswith("target.input: target.fits was changed during the run")

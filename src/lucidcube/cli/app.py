@@ -1,6 +1,7 @@
 """The command line. Commands import other modules only when they are called, so that --help is fast."""
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -34,8 +35,9 @@ from lucidcube.errors import BlocksFailed, StageError, UserError, did_you_mean, 
 from lucidcube.runner.signals import signals
 
 EXIT_CODES = (
-    "Exit codes: 0 success, 1 a stage failed on some planes, 2 a mistake in the input, 75 stopped (can be "
-    "continued), 130 interrupted, 141 pipe closed, 143 terminated."
+    "Exit codes: 0 success, 1 a stage failed on some planes or all workers were lost, 2 a mistake in the "
+    "input or a failing disk, 75 stopped (can be continued), 130 interrupted, 141 pipe closed, "
+    "143 terminated."
 )
 
 app = App(
@@ -150,7 +152,7 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
     from lucidcube.runner.part_files import stale_parts
 
     product = None
-    if what.is_dir():
+    if os.path.isdir(what):
         work, current, stale = what, None, pruning.stale_files(what)
     else:
         from lucidcube.runner.reopen import checkpoints

@@ -11,6 +11,7 @@ from lucidcube.config.load import load
 from lucidcube.config.shipped import shipped
 from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
+from lucidcube.io.output_path import expanded
 
 CONFIG = "quickstart.yaml"
 DATA = ("example_data/target.fits", "example_data/star.fits")
@@ -30,7 +31,7 @@ def demo(
     from lucidcube.cli.run_command import run_configs
     from lucidcube.cli.view import open_with_desktop, why_not_open
 
-    folder = folder.expanduser()
+    folder = expanded(folder)
     try:
         _copy_to(folder)
     except OSError as error:

@@ -15,6 +15,7 @@ from dask.utils import format_bytes
 
 from lucidcube import __version__
 from lucidcube.errors import UserError, did_you_mean, printable
+from lucidcube.io.output_path import expanded
 
 SERVER, RECORD = "https://zenodo.org", "13384454"
 TIMEOUT = 60.0
@@ -89,7 +90,7 @@ def fetch_files(
     for name in names:
         if name not in known:
             raise UserError(f"the record has no file {name!r}{did_you_mean(name, known)}")
-    place = Path(pooch.os_cache("lucidcube")) if folder is None else folder.expanduser()
+    place = Path(pooch.os_cache("lucidcube")) if folder is None else expanded(folder)
     pooch.get_logger().setLevel(logging.WARNING)
     paths = []
     for file in (known[name] for name in names):

@@ -1,6 +1,7 @@
 """Keep a log of a run beside its product, and say on the terminal what the user wants to see."""
 
 import logging
+import os
 import platform
 import shlex
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 from lucidcube import __version__
 from lucidcube.cli.console import LOG_INTERVAL, Progress, summary
 from lucidcube.errors import ConfigError, UserError, printable, printable_lines
+from lucidcube.io.output_path import expanded
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.one_stage import SUFFIX
 
@@ -66,7 +68,7 @@ class LogFile(logging.Handler):
         self._path = self._given or product.with_name(f"{stem}.log")
         if self._path.absolute() == product.absolute():
             raise ConfigError(f"{self._path} is the product: give another --log-file")
-        if self._path.exists() and not (self._path.is_file() and _is_log(self._path)):
+        if os.path.exists(self._path) and not (os.path.isfile(self._path) and _is_log(self._path)):
             raise ConfigError(f"{self._path} exists and is no log of lucidcube: give another --log-file")
 
     def open(self) -> None:
@@ -179,7 +181,7 @@ def running(*, quiet: bool, verbose: bool, log_file: Path | None) -> Iterator[Mo
     """
     if quiet and verbose:
         raise ConfigError("--quiet and --verbose contradict each other: give one of them")
-    package, file = logging.getLogger("lucidcube"), LogFile(log_file.expanduser() if log_file else None)
+    package, file = logging.getLogger("lucidcube"), LogFile(expanded(log_file) if log_file else None)
     level = package.level
     with Monitor() if quiet else Progress() as shown:
         to_user = _ToUser(

@@ -24,6 +24,8 @@ def main() -> None:
             signal.signal(number, _stop)
     try:
         from lucidcube.cli.app import main as run_command_line
+    except KeyboardInterrupt:
+        _exit(INTERRUPTED, "interrupted")
     except (OSError, ImportError) as error:
         if not machine_fails(error):
             raise
@@ -39,9 +41,9 @@ def machine_fails(error: BaseException) -> bool:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """End before anything was done; `lucidcube.runner.signals` takes the place of this handler."""
+    """End before or after a run; during one, `lucidcube.runner.signals` has a handler of its own."""
     resumable = sys.argv[1:2] == ["run"]
-    _exit(STOPPED if resumable else TERMINATED, "stopped; nothing was computed yet")
+    _exit(STOPPED if resumable else TERMINATED, "stopped")
 
 
 def _exit(code: int, text: str) -> NoReturn:

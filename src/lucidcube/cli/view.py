@@ -58,9 +58,9 @@ def write_view(
 
 
 def _is_picture_of_ours(path: Path) -> bool:
-    if not path.is_file():
-        return False
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return SIGNATURE in file.read(4096)
     except OSError:

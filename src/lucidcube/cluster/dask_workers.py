@@ -115,13 +115,20 @@ class DaskWorkers(Workers):
         key, worker, limit = overdue
         LOG.warning("block %d takes more than %.0f s on %s, which is given up", key[1], limit, worker)
         if self._slow.given_up[key] >= ATTEMPTS:
-            next(future for future, its in self._keys.items() if its == key).cancel()
+            for future in [future for future, its in self._keys.items() if its == key]:
+                future.cancel()
+        try:
+            self._restart(worker)
+        except (OSError, KeyError) as error:  # it was lost meanwhile, or does not answer
+            LOG.debug("%s was not restarted", worker, exc_info=error)
+
+    def _restart(self, worker: str) -> None:
+        """Restart a worker, or remove one that has no nanny."""
         try:
             self.client.restart_workers([worker], timeout=RESTART_TIMEOUT, raise_for_error=False)
         except ValueError:  # nobody would restart it
-            self.client.retire_workers([worker], close_workers=True)
-        except (OSError, KeyError) as error:  # it was lost meanwhile
-            LOG.debug("%s was not restarted", worker, exc_info=error)
+            retire = self.client.scheduler.retire_workers
+            self.client.sync(retire, workers=[worker], close_workers=True, callback_timeout=RESTART_TIMEOUT)
 
 
 def _dashboard(client: Client) -> str | None:

@@ -56,8 +56,9 @@ class SlowBlocks:
 
         Its time includes that in which it waited for a worker.
         """
-        start = self._submitted.pop(key, now)
-        self._finished.append(now - start)
+        start = self._submitted.pop(key, None)
+        if start is not None:
+            self._finished.append(now - start)
         return self.given_up.pop(key, 0)
 
     def overdue(

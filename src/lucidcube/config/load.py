@@ -14,7 +14,7 @@ from lucidcube.config.schema import TRUST_PROFILE, Config
 from lucidcube.config.star import STAR_KINDS
 from lucidcube.config.track import DECONVOLVE, MODEL_PSF, Track
 from lucidcube.errors import ConfigError, closest, did_you_mean
-from lucidcube.io.output_path import files_replaced
+from lucidcube.io.output_path import expanded, files_replaced
 from lucidcube.io.yaml_text import parse_yaml, read_yaml_text
 from lucidcube.stages.base import REGISTRY, Stage
 from lucidcube.stages.problems import problem, stage_problem, stage_problems
@@ -118,7 +118,7 @@ def input_of(values: Mapping[str, Any]) -> Track:
 def _read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping of plain data from a YAML file."""
     try:
-        values = parse_yaml(read_yaml_text(path.expanduser()))
+        values = parse_yaml(read_yaml_text(expanded(path)))
     except FileNotFoundError as error:
         near = closest(path.name, (p.name for p in path.parent.glob("*.y*ml")), files=True)
         hint = f"; did you mean {path.parent / near}?" if near else ""

@@ -68,7 +68,9 @@ def files_in(values: Any, what: str) -> dict[Path, str]:
         values = [*values.values()]
     if isinstance(values, (list, tuple)):
         return {file: what for value in values for file in files_in(value, what)}
-    return {Path(values): what} if isinstance(values, str) and os.path.isfile(values) else {}
+    if isinstance(values, str) and os.path.isfile(os.path.expanduser(values)):
+        return {Path(values): what}
+    return {}
 
 
 def _same(path: Path, other: Path) -> bool:

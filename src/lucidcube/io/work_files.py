@@ -30,8 +30,9 @@ DAMAGE = (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, Re
 def own_folder(path: Path) -> None:
     """Make a folder that only the present user can use, or check an existing one.
 
-    An existing folder must belong to the present user and be no symbolic link, else OSError is raised. If
-    other users can write in it, they are denied it, because they could put links into it.
+    An existing folder must belong to the present user and be no symbolic link, else OSError is raised, as it
+    is for a folder of temporary files of all users. If other users can write in it, they are denied it,
+    because they could put links into it.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.lstat()
@@ -39,6 +40,8 @@ def own_folder(path: Path) -> None:
         raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
     if found.st_uid != os.geteuid():
         raise OSError(errno.EPERM, "it belongs to another user", str(path))
+    if found.st_mode & stat.S_ISVTX:
+        raise OSError(errno.EPERM, "it is a folder for temporary files of all users", str(path))
     if found.st_mode & 0o022:
         path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
 

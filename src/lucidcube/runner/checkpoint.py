@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -222,7 +223,14 @@ class Checkpoint:
 
     def nbytes(self) -> int:
         """Return the number of bytes on disk."""
-        return sum(f.lstat().st_size for f in self.path.rglob("*") if f.is_file())
+        return sum(_size(file) for file in self.path.rglob("*") if file.is_file())
+
+
+def _size(file: Path) -> int:
+    """Return the size of a file; 0 for one that a run has renamed or removed meanwhile."""
+    with suppress(FileNotFoundError):
+        return file.lstat().st_size
+    return 0
 
 
 def _described(cube: xr.Dataset, variables: Sequence[str]) -> dict[str, str]:

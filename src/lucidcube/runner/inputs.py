@@ -10,6 +10,7 @@ from lucidcube.config.schema import Config
 from lucidcube.config.star import PartOfTarget
 from lucidcube.config.track import Track
 from lucidcube.cube import WAVELENGTH, X, Y
+from lucidcube.errors import UserError
 from lucidcube.io.reader import open_cube
 from lucidcube.io.specifier import Specifier
 from lucidcube.lift.blocks import planes_per_block
@@ -46,13 +47,20 @@ def input_identities(config: Config, *, cached: bool = True) -> dict[str, dict[s
 
 def changed_inputs(config: Config, before: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a line for each input whose content is not what it was; all of each file is read."""
-    now = input_identities(config, cached=False)
     return [
         f"{name}.input: {track.specifier().file} was changed during the run: there is no product, and the "
         "checkpoints of this run are removed; start again"
         for name, track in config.tracks().items()
-        if now[name] != before[name]
+        if _identity_now(track) != before[name]
     ]
+
+
+def _identity_now(track: Track) -> Mapping[str, Any] | None:
+    """Return what identifies an input; None if it cannot be read any more."""
+    try:
+        return input_identity(track, None)
+    except (UserError, OSError):
+        return None
 
 
 def track_keys(inputs: Mapping[str, Any]) -> dict[str, str]:

@@ -53,6 +53,7 @@ _current: Stop | None = None
 def signals() -> Iterator[Stop]:
     """Turn the first SIGTERM, SIGHUP or SIGINT into a request to stop; the second ends the process at once.
 
+    SIGHUP is never the second, because systemd and shells send it right after SIGTERM.
     Within another such context the flag of that context is returned. Only the main thread receives signals;
     in any other thread nothing is changed.
     """
@@ -68,8 +69,11 @@ def signals() -> Iterator[Stop]:
     def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             _discard_output(terminals)
+            if stop.requested is not None:
+                return
         for other in before:
-            signal.signal(other, signal.SIG_DFL)  # blocks are written atomically, so nothing is harmed
+            if other != signal.SIGHUP:
+                signal.signal(other, signal.SIG_DFL)  # blocks are written atomically, so nothing is harmed
         stop.request(signal.Signals(number))
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):

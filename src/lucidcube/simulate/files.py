@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lucidcube.errors import ConfigError
 from lucidcube.io.atomic import atomic_file
+from lucidcube.io.header_cards import MALFORMED
 from lucidcube.simulate.artefacts import ArtefactKind
 from lucidcube.simulate.scene import SKY_CENTRE, Scene
 
@@ -78,7 +79,7 @@ def is_simulated(path: Path) -> bool:
     """Return whether a file was written by `write_scene`."""
     try:
         return path.is_file() and fits.getval(path, "ORIGIN") == "lucidcube"
-    except (OSError, KeyError, ValueError, fits.VerifyError):
+    except MALFORMED:
         return False
 
 
