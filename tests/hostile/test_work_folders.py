@@ -187,7 +187,7 @@ def documents() -> list[Path]:
         "target-deconvolve-*/cube.zarr/data/c.1.0.0",
         "scratch/*.fits.json",
     )
-    return [*map(one, patterns), WORK / "in-use.json"]
+    return [*map(one, patterns), WORK / "in-use"]
 
 
 def one(pattern: str) -> Path:
@@ -355,8 +355,7 @@ KINDS: dict[str, Callable[[Path, Outside], None]] = {
 
 PLACES = (
     "",
-    "in-use.lock",
-    "in-use.json",
+    "in-use",
     "inputs.json",
     "scratch",
     "scratch/*.fits",
@@ -503,8 +502,15 @@ def flips(seed: int, count: int) -> Iterator[tuple[Path, int]]:
         yield path, rng.randrange(path.stat().st_size * 8)
 
 
+EXHAUSTIVE = [pytest.mark.slow, pytest.mark.exhaustive]
+
+
 @pytest.mark.parametrize(
-    ("seed", "count"), [(0, 3), *(pytest.param(s, 30, marks=pytest.mark.slow) for s in range(1, 11))]
+    ("seed", "count"),
+    [
+        (0, 3),
+        *(pytest.param(s, 30, marks=EXHAUSTIVE if s > 2 else pytest.mark.slow) for s in range(1, 11)),
+    ],
 )
 @pytest.mark.timeout(LONGEST * 15)
 def test_flipped_bits(here: Made, seed: int, count: int) -> None:
