@@ -423,7 +423,7 @@ def test_a_full_file_system(tmp_path: Path, fork_server: ForkServer, reference_r
     work = tmp_path / "target.work"
     work.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(work)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=300k,mode=0700", "tmpfs", str(work)], capture_output=True
     ).returncode:
         pytest.skip("nothing may be mounted here")
     try:

@@ -136,6 +136,13 @@ def wait_for_another(get: Callable[[], Any], before: Any, browser: Browser) -> N
     raise AssertionError("the page is still the same")
 
 
+def write_into_config(browser: Browser, served: Served) -> None:
+    """Press the button, and wait for the file: a result that comes later replaces what the page says about it."""
+    before = served.config.read_text()
+    browser.page.get_by_text("Write these values").click()
+    wait_for_another(served.config.read_text, before, browser)
+
+
 def wait_for_another_outline(browser: Browser, before: Any) -> None:
     wait_for_another(lambda: source(browser, "outline"), before, browser)
 
@@ -267,8 +274,7 @@ def test_regions_are_drawn_saved_and_marked(own_page: Browser, own: Served) -> N
     assert min(areas) > 5
     (group,) = const_regions([path])
     assert group.mask(0, (31, 31)).sum() == pytest.approx(sum(areas), rel=0.2)
-    own_page.page.get_by_text("Write these values").click()
-    wait_for(own_page, "now has")
+    write_into_config(own_page, own)
     assert load(own.config).stages("target")[2].flat()["const_regions"] == [str(path)]
 
 
@@ -287,8 +293,7 @@ def test_a_cut_by_channel_has_a_slider_for_each(scene: Path, tmp_path: Path) -> 
         field.press("Enter")
         wait_for_another_outline(page, before)
         wait_for(page, UP_TO_DATE)
-        page.page.get_by_text("Write these values").click()
-        wait_for(page, "now has")
+        write_into_config(page, own)
         assert load(own.config).stages("target")[2].flat()["cut"] == [[0, 5], [3, 1]]
 
 
@@ -313,8 +318,7 @@ def test_values_are_written_with_comments_kept_and_wrong_ones_are_refused(
     smoothness.fill("0.2")
     smoothness.press("Enter")
     wait_for(own_page, UP_TO_DATE)
-    own_page.page.get_by_text("Write these values").click()
-    wait_for(own_page, "now has")
+    write_into_config(own_page, own)
     made, text = load(own.config).deconvolve, own.config.read_text()
     assert made is not None
     assert (made.flat()["method"], made.flat()["mu"]) == ("map", 0.2)
@@ -342,8 +346,7 @@ def test_interruption_ends_quietly_after_the_changes_were_printed(own_page: Brow
     iterations.fill("13")
     iterations.press("Enter")
     wait_for(own_page, UP_TO_DATE)
-    own_page.page.get_by_text("Write these values").click()
-    wait_for(own_page, "now has")
+    write_into_config(own_page, own)
     own.process.send_signal(signal.SIGINT)
     out, err = own.process.communicate(timeout=30)
     assert own.process.returncode == 0
