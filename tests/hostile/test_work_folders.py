@@ -355,6 +355,7 @@ KINDS: dict[str, Callable[[Path, Outside], None]] = {
 
 PLACES = (
     "",
+    "in-use.lock",  # of earlier versions
     "in-use",
     "inputs.json",
     "scratch",
