@@ -12,7 +12,8 @@ import pytest
 
 import lucidcube
 from lucidcube.cluster import Profile, kernel_cache, start_workers
-from lucidcube.cluster.kernel_cache import FOLDER, KernelCache, installed_kernels, private, share_kernels
+from lucidcube.cluster.kernel_cache import FOLDER, KernelCache, installed_kernels, share_kernels
+from lucidcube.io.work_files import is_private
 
 
 class FakeClient:
@@ -47,7 +48,7 @@ def test_the_folder_is_for_the_user_alone(tmp_path: Path) -> None:
     client: Any = FakeClient()
     assert share_kernels(client, tmp_path / "new" / "work")
     folder = tmp_path / "new" / "work" / FOLDER
-    assert private(folder)
+    assert is_private(folder)
     assert [plugin.folder for plugin in client.plugins] == [folder]
     (folder / "mask_1").mkdir()
     (folder / "mask_1" / "mask.nbi").touch()
@@ -64,7 +65,8 @@ def test_a_folder_of_others_is_not_used(tmp_path: Path, monkeypatch: pytest.Monk
         assert not share_kernels(client, tmp_path)
     folder.chmod(0o700)
     with monkeypatch.context() as other:
-        other.setattr("os.getuid", lambda: os.geteuid() + 1)
+        mine = os.geteuid()
+        other.setattr("os.geteuid", lambda: mine + 1)
         assert not share_kernels(client, tmp_path)
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
@@ -73,7 +75,7 @@ def test_a_folder_of_others_is_not_used(tmp_path: Path, monkeypatch: pytest.Monk
     folder.write_text("a file of the user")
     assert not share_kernels(client, tmp_path)
     assert client.plugins == []
-    assert not private(tmp_path / "missing")
+    assert not is_private(tmp_path / "missing")
 
 
 def test_other_processes_only_and_the_user_comes_first(

@@ -335,7 +335,7 @@ def test_planes_that_are_not_a_block_are_an_error(written: Checkpoint) -> None:
 
 
 def _writer(written: Checkpoint) -> Any:
-    return checkpoint._Write(str(written.path), written._arrays(), BLOCK)
+    return checkpoint._Write(str(written.path), written._arrays(written._verified(coordinates=False)), BLOCK)
 
 
 def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:

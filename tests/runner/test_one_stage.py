@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-import lucidcube.runner.products
+import lucidcube.runner.write_product
 from lucidcube.cli.app import main
 from lucidcube.cluster.resources import USABLE, Resources
 from lucidcube.errors import BlocksFailed, ConfigError, CubeError
@@ -70,7 +70,7 @@ def interpolate(cube: Path, path: Path, **options: Any) -> np.ndarray:
 def give(monkeypatch: pytest.MonkeyPatch, planes: float, cores: int = 1) -> None:
     """Simulate a machine with memory for so many float32 planes, besides that of a process without data."""
     peak = BASELINE + plan.RETAINED * planes * SIDE**2 * 4
-    limit = max(peak / plan.USABLE, (peak + plan.COMPILING) / plan.ENDED)
+    limit = max(peak / plan.PLANNED, (peak + plan.COMPILING) / plan.ENDED)
     memory = int(limit / USABLE) + 8
     monkeypatch.setattr("lucidcube.cluster.profile.available_resources", lambda: Resources(cores, memory))
 
@@ -132,13 +132,13 @@ def test_only_this_thread_writes_a_product_that_is_gathered(
     cube: Path, interpolated: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writers: set[int] = set()
-    real = lucidcube.runner.products.write_planes
+    real = lucidcube.runner.write_product.write_planes
 
     def recording(*arguments: Any) -> int:
         writers.add(threading.get_ident())
         return real(*arguments)
 
-    monkeypatch.setattr(lucidcube.runner.products, "write_planes", recording)
+    monkeypatch.setattr(lucidcube.runner.write_product, "write_planes", recording)
     for product in ("gather", "parallel"):
         writers.clear()
         (tmp_path / "profile.yaml").write_text(f"kind: threads\nworkers: 2\nproduct: {product}\n")

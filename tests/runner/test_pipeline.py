@@ -18,7 +18,7 @@ from astropy.wcs import WCS
 from scipy.signal import convolve
 
 import lucidcube.lift.blocks
-import lucidcube.runner.products
+import lucidcube.runner.write_product
 from lucidcube.config.load import from_plain
 from lucidcube.config.schema import Config
 from lucidcube.errors import ConfigError, UserError
@@ -544,13 +544,13 @@ def test_a_product_that_is_gathered_is_the_same(
     files: Path, finished: Finished, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writers: list[int] = []
-    real = lucidcube.runner.products.write_planes
+    real = lucidcube.runner.write_product.write_planes
 
     def recording(*arguments: Any) -> int:
         writers.append(threading.get_ident())
         return real(*arguments)
 
-    monkeypatch.setattr(lucidcube.runner.products, "write_planes", recording)
+    monkeypatch.setattr(lucidcube.runner.write_product, "write_planes", recording)
     (tmp_path / "nfs.yaml").write_text(f"kind: {kind}\nworkers: 2\nproduct: gather\n")
     config_ = config(files, tmp_path / "out.fits", profile=str(tmp_path / "nfs.yaml"))
     run(config_)

@@ -29,7 +29,6 @@ from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
 from lucidcube.runner.checkpoint import CHECKSUMS, STORE, Checkpoint
 from lucidcube.runner.lock import LOCK, locked, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
-from lucidcube.runner.part_files import marked_in_use
 from lucidcube.runner.pipeline import run
 from lucidcube.runner.signals import Stopped, signals
 from lucidcube.simulate import Scene, write_scene
@@ -423,9 +422,12 @@ def test_temporary_files_of_a_killed_run_are_removed(reference_run: ReferenceRun
 def test_a_product_that_another_run_writes_is_left_alone(reference_run: ReferenceRun) -> None:
     part = Path(".out.fits.0123456789ab.part")
     part.write_bytes(b"half")
-    with marked_in_use(part):
-        run(config(reference_run.files))
-        assert part.exists()
+    with (
+        product_locked(Path("out.fits")),
+        pytest.raises(UserError, match="out.fits is in use by another run"),
+    ):
+        run(config(reference_run.files), wait=0)
+    assert part.exists()
     run(config(reference_run.files))
     assert not part.exists()
 

@@ -149,7 +149,6 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
     """
     from lucidcube.cli.console import prune_table
     from lucidcube.runner import prune as pruning
-    from lucidcube.runner.part_files import stale_parts
 
     product = None
     if os.path.isdir(what):
@@ -160,7 +159,7 @@ def prune(what: Path, *configs: Configs, sets: Sets = None, remove: Flag = False
         config = load_configs((what, *configs), sets, None)
         work, current = config.work(), checkpoints(config)
         product = Path(config.output.path)
-        stale = [*pruning.stale_files(work), *stale_parts(product)]
+        stale = [*pruning.stale_files(work), *pruning.stale_part_files(product)]
     entries = pruning.find(work, current)
     removed = [e for e in entries if all_ or e.current is False]
     if not remove:

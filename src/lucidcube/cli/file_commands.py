@@ -1,15 +1,13 @@
 """The commands that look at files and convert them."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from lucidcube.cli.options import to_stdout
-from lucidcube.errors import printable
+from lucidcube.cli.options import note, to_stdout
 
 Text = str | None
 Flag = Annotated[bool, Parameter(negative=())]
@@ -50,7 +48,7 @@ def info(
     from lucidcube.io.specifier import parse_specifier
 
     specifier = parse_specifier(cube).with_options(ext=ext, slice=slice, wave=wave, axes=axes)
-    found = inspect_file(specifier, _to_stderr)
+    found = inspect_file(specifier, note)
     to_stdout(json.dumps(found, indent=1) if json_ else info_text(found))
     if found["problems"]:
         raise CubeError(*found["problems"])
@@ -97,7 +95,7 @@ def view(
     from lucidcube.cli.view import Chosen, open_with_desktop, write_view
 
     chosen = Chosen(white, _split(channel), _split(wave), _split(hdu))
-    path = write_view(cube, chosen, output, scale, overwrite=overwrite, message=_to_stderr)
+    path = write_view(cube, chosen, output, scale, overwrite=overwrite, message=note)
     to_stdout(path)
     if open_:
         open_with_desktop(path)
@@ -133,7 +131,7 @@ def convert(
     if len(paths) < 2:
         raise UserError("give an input and an output: lucidcube convert obs.fits obs.zarr")
     given = (wave_start, wave_step, wave_unit)
-    convert_files(paths[:-1], Path(paths[-1]), given, overwrite=overwrite, message=_to_stderr)
+    convert_files(paths[:-1], Path(paths[-1]), given, overwrite=overwrite, message=note)
     to_stdout(paths[-1])
 
 
@@ -164,16 +162,12 @@ def fetch(
     if not wanted:
         to_stdout(record_text(files))
         return
-    for path in fetch_files(files, wanted, output, overwrite=overwrite, message=_to_stderr):
+    for path in fetch_files(files, wanted, output, overwrite=overwrite, message=note):
         to_stdout(path)
 
 
 def _split(texts: list[str] | None) -> list[str]:
     return [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
-
-
-def _to_stderr(text: str) -> None:
-    print(printable(text), file=sys.stderr)
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (info, view, convert, fetch)

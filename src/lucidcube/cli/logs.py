@@ -184,9 +184,8 @@ def running(*, quiet: bool, verbose: bool, log_file: Path | None) -> Iterator[Mo
     package, file = logging.getLogger("lucidcube"), LogFile(expanded(log_file) if log_file else None)
     level = package.level
     with Monitor() if quiet else Progress() as shown:
-        to_user = _ToUser(
-            logging.DEBUG if verbose else logging.WARNING, _to_stderr if quiet else shown.message
-        )
+        level_shown = logging.DEBUG if verbose else logging.WARNING
+        to_user = _ToUser(level_shown, _to_stderr if quiet else shown.message)
         package.setLevel(logging.DEBUG)
         for handler in (file, to_user):
             package.addHandler(handler)

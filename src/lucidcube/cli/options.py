@@ -52,4 +52,9 @@ def to_stdout(text: object, end: str = "\n") -> None:
 
 def to_stderr(text: str) -> None:
     """Print a message that is no result."""
-    print(f"lucidcube: {printable(text)}", file=sys.stderr)
+    note(f"lucidcube: {text}")
+
+
+def note(text: str) -> None:
+    """Print a line about what happens."""
+    print(printable(text), file=sys.stderr)

@@ -41,9 +41,7 @@ def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) 
     stack.enter_context(short_logs())
     for log in LOGS_OF_THE_END:
         stack.callback(log.setLevel, log.level)
-    stack.enter_context(
-        dask.config.set({"distributed.scheduler.worker-ttl": f"{parse_duration(profile.worker_timeout)}s"})
-    )
+    stack.enter_context(dask.config.set(jobqueue.scheduler_settings(profile)))
     workers = _start(stack, profile, work)
     if not profile.dashboard and profile.kind != "address":
         workers.dashboard = None

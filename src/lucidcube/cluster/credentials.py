@@ -13,9 +13,9 @@ from pathlib import Path
 
 from distributed.security import Security
 
-from lucidcube.cluster.kernel_cache import private
 from lucidcube.cluster.profile import Profile
 from lucidcube.errors import ConfigError
+from lucidcube.io.work_files import is_private
 
 CERTIFICATE, KEY = "certificate.pem", "key.pem"
 PREFIX = "tls-"
@@ -42,7 +42,7 @@ def write_folder(folder: Path) -> None:
 
 def from_folder(folder: Path) -> Security:
     """Return the credentials in a folder; ConfigError if other users can read or change them."""
-    if not private(folder):
+    if not is_private(folder):
         raise ConfigError(f"profile: {folder} holds keys and must be a folder that only you can read")
     return _security(str(folder / CERTIFICATE), str(folder / CERTIFICATE), str(folder / KEY))
 
@@ -68,7 +68,8 @@ def for_jobs(stack: ExitStack, work: Path | None) -> Security:
     parent = Path(next((f for f in folders if PLAIN_PATH.fullmatch(f)), os.curdir))
     parent.mkdir(parents=True, exist_ok=True)
     if parent != Path(os.curdir):
-        for stale in filter(private, parent.glob(f"{PREFIX}*")):  # a run that was killed could not remove it
+        # A run that was killed could not remove them.
+        for stale in filter(is_private, parent.glob(f"{PREFIX}*")):
             shutil.rmtree(stale, ignore_errors=True)
     hidden = "." if parent == Path(os.curdir) else ""
     # mkdtemp returns an absolute path, which may need quotes.

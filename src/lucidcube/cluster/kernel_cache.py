@@ -1,7 +1,6 @@
 """The folder in which the workers of a run share compiled kernels."""
 
 import os
-import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from distributed import Client
 from distributed.diagnostics.plugin import WorkerPlugin
 
 import lucidcube
+from lucidcube.io.work_files import is_private
 
 FOLDER = "kernels"
 """Name of the folder within the work folder of a run."""
@@ -22,7 +22,7 @@ class KernelCache(WorkerPlugin):  # type: ignore[misc]
 
     A process whose environment names a folder for numba's cache keeps it, and so does that of the client,
     whose threads may be workers. Cached kernels are pickles, which run code when they are read, so only a
-    `private` folder is used.
+    private folder is used.
     """
 
     name = "lucidcube-kernels"
@@ -32,19 +32,10 @@ class KernelCache(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Any) -> None:
         """Set the folder; dask calls this in each worker, also in those that join later, before its tasks."""
-        if os.getpid() != self._client and VARIABLE not in os.environ and private(self.folder):
+        if os.getpid() != self._client and VARIABLE not in os.environ and is_private(self.folder):
             os.environ[VARIABLE] = str(self.folder)
             if "numba" in sys.modules:
                 sys.modules["numba"].config.reload_config()
-
-
-def private(folder: Path) -> bool:
-    """Return whether a path is a folder, not a link, that only the present user can read and write."""
-    try:
-        found = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def installed_kernels() -> bool:
@@ -64,7 +55,7 @@ def share_kernels(client: Client, work: Path) -> bool:
     folder = work.absolute() / FOLDER
     with suppress(OSError):  # such as a file of that name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not private(folder):
+    if not is_private(folder):
         return False
     client.register_plugin(KernelCache(folder))
     return not any(folder.rglob("*.nbi"))

@@ -24,14 +24,23 @@ _KINDS: dict[str, Callable[[int], bool]] = {
     "a folder": stat.S_ISDIR,
     "a pipe": stat.S_ISFIFO,
     "a socket": stat.S_ISSOCK,
+    "a symbolic link": stat.S_ISLNK,
     "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
 }
 
 
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading; OSError, without waiting, for a pipe, a device or anything else."""
-    _check_kind(os.stat(path).st_mode)  # because opening a device can already change it
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+class NotRegular(OSError, ValueError):
+    """What is there is no regular file, but for instance a folder, a pipe or a device."""
+
+
+def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading; symbolic links are followed only if `follow`.
+
+    NotRegular is raised, without waiting, for a pipe, a device or anything else.
+    """
+    _check_kind(os.stat(path, follow_symlinks=follow).st_mode)  # opening a device can already change it
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    file = os.fdopen(os.open(path, flags), "rb")
     try:
         _check_kind(os.fstat(file.fileno()).st_mode)
     except OSError:
@@ -61,7 +70,7 @@ def check_readable(path: Path, name: str) -> None:
             raise CubeError(
                 f"{name} is a folder and no FITS file; see lucidcube convert for zarr stores"
             ) from None
-        if str(error).startswith("it is a pipe"):
+        if isinstance(error, NotRegular) and stat.S_ISFIFO(os.stat(path).st_mode):
             raise CubeError(
                 f"{name} is a pipe, which cannot be read twice; write it to a file first"
             ) from None
@@ -71,7 +80,7 @@ def check_readable(path: Path, name: str) -> None:
 def _check_kind(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for name, test in _KINDS.items() if test(mode)), "something else")
-        raise OSError(f"it is {kind} and no regular file")
+        raise NotRegular(f"it is {kind} and no regular file")
 
 
 def most_cards() -> int:

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from lucidcube.errors import CubeError
 from lucidcube.io.atomic import atomic_file
 from lucidcube.io.header_cards import MALFORMED
-from lucidcube.io.limits import MOST_DECOMPRESSED, most_decompressed
+from lucidcube.io.limits import MOST_DECOMPRESSED, most_decompressed, open_regular
 from lucidcube.io.plane_reader import fill
 from lucidcube.io.structure import check_structure
 from lucidcube.io.tiles import check_tiles
-from lucidcube.io.work_files import DAMAGE, open_regular, own_folder, read_sealed, remove, write_sealed
+from lucidcube.io.work_files import DAMAGE, own_folder, read_checked, remove, write_checked
 
 _Triple = tuple[int, int, int]
 
@@ -96,8 +96,13 @@ class ScratchFolder:
 
         Return the path and the dtype with byte order.
         """
+        targets = {dtype: self.path / f"{_key(path)}-{hdu}{dtype[1:]}.raw" for dtype in (">f4", ">f8")}
+        for dtype, target in targets.items():
+            if _is_as_recorded(target):
+                return target, dtype
         with self._errors(f"{name} cannot be decompressed"):
             check_tiles(path, hdu, name)
+        self._message(f"{name} is tile-compressed: decompressing it once")
         with (
             self._errors(f"{name} cannot be decompressed"),
             warnings.catch_warnings(action="ignore"),  # the warnings were logged when the headers were read
@@ -108,18 +113,15 @@ class ScratchFolder:
             probe = _section(image, (slice(0, 1),) * len(image.shape))
             integers = probe.dtype.kind in "iu"
             dtype = ">f8" if integers or probe.dtype.itemsize > 4 else ">f4"
-            target = self.path / f"{_key(path)}-{hdu}{dtype[1:]}.raw"
-            if not _is_as_recorded(target):
-                self._message(f"{name} is tile-compressed: decompressing it once")
-                blank = image.header.get("BLANK", image.header.get("ZBLANK")) if integers else None
-                with _recorded_file(target) as out:
-                    for part in _parts(image.shape):
-                        values = _section(image, part)
-                        floats = values.astype(dtype)
-                        if blank is not None:
-                            floats[values == blank] = np.nan
-                        out.write(floats.tobytes())
-        return target, dtype
+            blank = image.header.get("BLANK", image.header.get("ZBLANK")) if integers else None
+            with _recorded_file(targets[dtype]) as out:
+                for part in _parts(image.shape):
+                    values = _section(image, part)
+                    floats = values.astype(dtype)
+                    if blank is not None:
+                        floats[values == blank] = np.nan
+                    out.write(floats.tobytes())
+        return targets[dtype], dtype
 
     def transposed(
         self, path: Path, offset: int, dtype: str, shape: _Triple, strides: _Triple, name: str
@@ -171,14 +173,14 @@ def _recorded_file(target: Path) -> Iterator[BinaryIO]:
     with atomic_file(target) as file:
         yield file
         found = _size_and_sum(file)
-    write_sealed(_record(target), found)
+    write_checked(_record(target), found)
 
 
 def _is_as_recorded(target: Path) -> bool:
     """Return whether there is a file with the recorded size and checksum."""
     try:
-        with open_regular(target) as file:
-            return read_sealed(_record(target)) == _size_and_sum(file)
+        with open_regular(target, follow=False) as file:
+            return read_checked(_record(target)) == _size_and_sum(file)
     except DAMAGE:
         return False
 

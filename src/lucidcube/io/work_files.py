@@ -11,13 +11,14 @@ import shutil
 import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.io.atomic import write_atomically
+from lucidcube.io.limits import open_regular
 
 LARGEST = 16 << 20
 """Largest size of a JSON file in bytes; those of thousands of blocks and stages are far smaller."""
@@ -46,20 +47,18 @@ def own_folder(path: Path) -> None:
         path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; ValueError if it is anything else, such as a link or a pipe."""
-    if not stat.S_ISREG(path.lstat().st_mode):  # opening a device can have effects
-        raise ValueError(f"{path} is not a regular file")
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError(f"{path} is not a regular file")
-    return file
+def is_private(folder: Path) -> bool:
+    """Return whether a path is a folder, not a link, that only the present user can read and write."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def read_regular(path: Path, largest: int = LARGEST) -> bytes:
     """Return the content of a regular file; ValueError if it is not one, or has more bytes than `largest`."""
-    with open_regular(path) as file:
+    with open_regular(path, follow=False) as file:
         content = file.read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"{path} has more than {largest} bytes")
@@ -71,15 +70,15 @@ def read_json(path: Path) -> Any:
     return json.loads(read_regular(path))
 
 
-def write_sealed(path: Path, contents: Mapping[str, Any], *, durable: bool = False) -> None:
+def write_checked(path: Path, contents: Mapping[str, Any], *, durable: bool = False) -> None:
     """Write a JSON file that contains a checksum of its contents; see `write_atomically`."""
     plain = json.loads(json.dumps(contents, default=str))
     text = json.dumps({**plain, SUM: _sum(plain)}, indent=1)
     write_atomically(path, text, durable=durable)
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Return the contents that `write_sealed` wrote; one of `DAMAGE` is raised if they are not the same."""
+def read_checked(path: Path) -> dict[str, Any]:
+    """Return the contents that `write_checked` wrote; one of `DAMAGE` is raised if they are not the same."""
     contents = read_json(path)
     if not isinstance(contents, dict) or contents.pop(SUM, None) != _sum(contents):
         raise ValueError(f"{path} does not have its checksum")

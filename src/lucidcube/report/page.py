@@ -167,7 +167,7 @@ def _facts(product: ProductFile) -> dict[str, str]:
 
 def _earlier(path: Path, identity: str) -> dict[str, Any]:
     """Return the numbers of an earlier report of the same product; nothing if there are none."""
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         numbers = json.loads(path.read_text())
         if numbers["product"]["datasum"] == identity:
             return {key: numbers.get(key) for key in ("run", "origins")}

@@ -39,11 +39,11 @@ from lucidcube.io.work_files import (
     DAMAGE,
     check_files,
     checksum,
+    read_checked,
     read_json,
     read_regular,
-    read_sealed,
     remove,
-    write_sealed,
+    write_checked,
 )
 from lucidcube.lift.blocks import over_blocks
 from lucidcube.runner.store import COORDINATES, NOT_DATA, chunk_fits, create_store, open_variable
@@ -112,7 +112,7 @@ class Checkpoint:
                 )
             files = create_store(path / STORE, cube, variables, kept.codec)
             if kept.files != files:
-                write_sealed(path / COMPLETE, kept.model_dump() | {"files": files}, durable=True)
+                write_checked(path / COMPLETE, kept.model_dump() | {"files": files}, durable=True)
         except OSError as error:
             raise UserError(
                 f"cannot write checkpoints to {path}: {error.strerror or error}; set checkpoints.dir"
@@ -121,7 +121,7 @@ class Checkpoint:
 
     def _contents(self) -> _Contents:
         """Return the contents of ``checkpoint.json``; one of `DAMAGE` is raised if this is no checkpoint."""
-        contents = _Contents.model_validate(read_sealed(self.path / COMPLETE))
+        contents = _Contents.model_validate(read_checked(self.path / COMPLETE))
         names = (*COORDINATES, *contents.variables)
         check_files(self.path, (STORE, CHECKSUMS))
         check_files(self.path / STORE, names)
@@ -146,11 +146,10 @@ class Checkpoint:
             ) from error
         return contents
 
-    def _arrays(self) -> dict[str, zarr.Array]:
-        """Return the arrays of the variables, without the coordinates."""
-        names = self._verified(coordinates=False).variables
+    def _arrays(self, contents: _Contents) -> dict[str, zarr.Array]:
+        """Return the arrays of the variables, without the coordinates, of a store that was verified."""
         group = self._group()
-        return {name: group[name].with_config({"write_empty_chunks": True}) for name in names}
+        return {name: group[name].with_config({"write_empty_chunks": True}) for name in contents.variables}
 
     def _group(self) -> zarr.Group:
         try:
@@ -170,8 +169,8 @@ class Checkpoint:
 
         All blocks are read and their checksums compared, unless `verify` is false: then a record is enough.
         """
-        numbers = range(self.blocks)
-        arrays = self._arrays() if verify else {}
+        contents = self._verified(coordinates=False)
+        numbers, arrays = range(contents.blocks), self._arrays(contents) if verify else {}
 
         def present(number: int) -> bool:
             try:
@@ -199,7 +198,7 @@ class Checkpoint:
 
         The lazy cube is divided into the blocks of the store; the variables are those given to `prepare`.
         """
-        arrays = self._arrays()
+        arrays = self._arrays(self._verified(coordinates=False))
         leader = arrays[variables[0]]
         (sizes,) = da.core.normalize_chunks(leader.chunks[:1], leader.shape[:1])
         if block_sizes(cube) != sizes:
@@ -212,12 +211,13 @@ class Checkpoint:
 
         All blocks must exist; see `missing`.
         """
-        self._verified(coordinates=True)
-        group = self._group()
+        contents, group = self._verified(coordinates=True), self._group()
         coordinates = {n: (WAVELENGTH, group[n][:], group[n].attrs.asdict()) for n in COORDINATES}
         # A new store in the same place gets other names in the graph.
         token = f"{self.path} {(self.path / COMPLETE).stat().st_mtime_ns}"
-        variables = {name: open_variable(name, array, token) for name, array in self._arrays().items()}
+        variables = {
+            name: open_variable(name, array, token) for name, array in self._arrays(contents).items()
+        }
         attrs = {k: v for k, v in group.attrs.asdict().items() if k not in NOT_DATA}
         return xr.Dataset(variables, coordinates, attrs)
 

@@ -19,7 +19,8 @@ from lucidcube.io.specifier import parse_specifier
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.lock import WAIT, product_locked
 from lucidcube.runner.one_stage import scratch_beside
-from lucidcube.runner.products import cube_product, write
+from lucidcube.runner.products import cube_product
+from lucidcube.runner.write_product import write
 
 
 def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lucidcube.config.track import Track
 from lucidcube.io.reader import file_identity
-from lucidcube.io.work_files import DAMAGE, read_sealed, write_sealed
+from lucidcube.io.work_files import DAMAGE, read_checked, write_checked
 
 CACHE = "inputs.json"
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -35,11 +35,11 @@ def _checksum(file: Path, work: Path | None) -> tuple[int, str]:
     key, state = str(file.resolve()), [now.st_size, now.st_mtime_ns, now.st_ino]
     cached: dict[str, Any] = {}
     with suppress(OSError, *DAMAGE):
-        cached = read_sealed(work / CACHE)
+        cached = read_checked(work / CACHE)
     match cached.get(key):
         case [*known, str(digest)] if known == state and SHA256.fullmatch(digest):
             return now.st_size, digest
     size, digest = file_identity(file)
     with suppress(OSError):  # the cache only saves time
-        write_sealed(work / CACHE, {**cached, key: [*state, digest]})
+        write_checked(work / CACHE, {**cached, key: [*state, digest]})
     return size, digest

@@ -138,9 +138,11 @@ def _in_use(lock: SoftFileLease, what: str) -> str:
 
 def _advice(lock: SoftFileLease) -> str:
     """Say which file to remove, if it cannot be known here whether the other run has ended."""
-    owner = lock.owner
+    owner, alive = lock.owner, False
+    with suppress(OSError):
+        alive = _age(Path(lock.lock_file)) < 2 * HEARTBEAT  # containers of a host have other processes
     here = owner is not None and psutil.pid_exists(owner.pid) and _host(owner) == os.uname().nodename
-    return "" if here else f"; if that run has ended, remove {lock.lock_file}"
+    return "" if here and alive else f"; if that run has ended, remove {lock.lock_file}"
 
 
 def _name(owner: OwnerRecord | None) -> str:

@@ -43,9 +43,10 @@ from lucidcube.runner.lock import WAIT, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.pipeline import Inspect, compute_segment
 from lucidcube.runner.plan import Step, fit_memory, plan_stage
-from lucidcube.runner.products import stage_product, write
+from lucidcube.runner.products import stage_product
 from lucidcube.runner.segments import Segment
 from lucidcube.runner.signals import Stop
+from lucidcube.runner.write_product import write
 from lucidcube.stages.base import Stage
 from lucidcube.stages.psf_argument import with_psf
 

@@ -31,13 +31,14 @@ from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
 from lucidcube.runner.inputs import changed_inputs, in_blocks, input_identities, open_track, track_keys
 from lucidcube.runner.lock import WAIT, locked, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
-from lucidcube.runner.part_files import remove_stale_parts
+from lucidcube.runner.part_files import remove_part_files
 from lucidcube.runner.plan import Step, fit_memory, plan_segment
-from lucidcube.runner.products import run_product, write
+from lucidcube.runner.products import run_product
 from lucidcube.runner.segments import Segment, stages_of, walk
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.validate import order_problems, output_problems
 from lucidcube.runner.work_folder import scratch_folder
+from lucidcube.runner.write_product import write
 from lucidcube.stages.attach_psf import NOTE
 from lucidcube.stages.base import Stage
 from lucidcube.stages.match_psf import match_psf
@@ -227,7 +228,7 @@ def _run(
         computer.summary.warnings,
     )
     path = computer.summary.path
-    remove_stale_parts(path)
+    remove_part_files(path)
     gather = plan.profile.product == "gather"
     overwrite = may_replace(path, config.output.overwrite)
     write(path, product, overwrite=overwrite, compute=computer.compute, gather=gather, check=verify)

@@ -16,7 +16,7 @@ BASELINE = 322 << 20
 """Memory of a worker process that has loaded all stages, apart from blocks (measured: 314 to 322 MiB)."""
 RETAINED = 1.2
 """Memory of a block with what the allocator keeps of the blocks before, relative to the block alone."""
-USABLE = 0.85
+PLANNED = 0.85
 """Fraction of the memory limit of a worker that a plan may use."""
 ENDED = 0.95
 """Fraction of its memory limit at which dask ends a worker; see `lucidcube.cluster.jobqueue`."""
@@ -80,7 +80,7 @@ def peak_memory(steps: Sequence[Step], threads: int) -> int:
 def least_memory(steps: Sequence[Step], threads: int) -> int:
     """Return the smallest memory limit in bytes of a worker process in which these stages are computed."""
     peak = peak_memory(steps, threads)
-    return math.ceil(max(peak / USABLE, (peak + COMPILING) / ENDED))
+    return math.ceil(max(peak / PLANNED, (peak + COMPILING) / ENDED))
 
 
 def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tuple[list[Step], int]:

@@ -13,7 +13,8 @@ from lucidcube.io.tables import preview_table
 from lucidcube.runner.compute import BlockComputer
 from lucidcube.runner.one_stage import SUFFIX
 from lucidcube.runner.preview import PreviewedPlanes
-from lucidcube.runner.products import run_product, write
+from lucidcube.runner.products import run_product
+from lucidcube.runner.write_product import write
 
 
 def preview_config(config: Config) -> Config:

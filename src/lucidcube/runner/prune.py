@@ -3,16 +3,18 @@
 import re
 import time
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from lucidcube.errors import UserError
+from lucidcube.io.work_files import is_private
 from lucidcube.io.work_files import remove as remove_path
 from lucidcube.runner.checkpoint import CHECKSUMS, COMPLETE, NAME, STORE, Checkpoint
 from lucidcube.runner.input_checksum import CACHE
 from lucidcube.runner.lock import LOCK, locked, product_locked
+from lucidcube.runner.part_files import part_files
 
 PREVIEW = "preview"
 """Folder of the checkpoints of previews, in the work folder of a run."""
@@ -69,6 +71,12 @@ def stale_files(work: Path) -> list[Path]:
     return _stale_files(work) if any((work / name).is_file() for name in (LOCK, CACHE)) else []
 
 
+def stale_part_files(product: Path) -> list[Path]:
+    """Return the temporary files of a product that no run writes."""
+    parts = part_files(product)
+    return parts if parts and _is_free(product_locked(product)) else []
+
+
 def _stale_files(work: Path) -> list[Path]:
     folders = [p for p in work.iterdir() if p.is_dir() and not p.is_symlink()]
     found = [p for p in work.iterdir() if OF_FILES.fullmatch(p.name)]
@@ -78,9 +86,9 @@ def _stale_files(work: Path) -> list[Path]:
             names = (OF_CHUNKS, OF_FILES) if checkpoint else (OF_FILES,)
             found += [p for p in folder.rglob("*") if any(name.fullmatch(p.name) for name in names)]
     found = [p for p in found if p.is_file() and not p.is_symlink()]
-    keys = [p for p in folders if OF_KEYS.fullmatch(p.name) and not p.stat().st_mode & 0o077]
+    keys = [p for p in folders if OF_KEYS.fullmatch(p.name) and is_private(p)]
+    found += keys if keys and _is_free(locked(work)) else []
     previews = work / PREVIEW
-    found += keys if keys and _is_free(work) else []
     return found + (_stale_files(previews) if previews in folders else [])
 
 
@@ -108,10 +116,10 @@ def remove(work: Path, entries: Sequence[Entry], files: Sequence[Path], product:
             raise UserError(f"{error.filename} cannot be removed: {error.strerror}") from error
 
 
-def _is_free(work: Path) -> bool:
-    """Return whether no run uses a folder."""
+def _is_free(lock: AbstractContextManager[None]) -> bool:
+    """Return whether a lock can be taken; a run that starts meanwhile waits for it."""
     try:
-        with locked(work):
+        with lock:
             return True
     except UserError:
         return False

@@ -209,6 +209,13 @@ def _start(
     return _object(data[middle], variance[middle], usable_psf(psf[middle]), marks, engine_name())
 
 
+def _estimate(
+    data: np.ndarray, variance: np.ndarray, psf: np.ndarray, marks: np.ndarray, engine: str
+) -> Solution:
+    """Return the object in a plane; `engine` is part of what the result depends on, and so of its key."""
+    return robust_estimate(data, variance, psf, marks)
+
+
 # The blocks of a group of planes share a window, and hence these results.
 _deviations = Remembered(lambda data, variance: spectral_outliers(data, variance).z, recent=2)
-_object = Remembered(lambda *given: robust_estimate(*given[:-1]), recent=4)
+_object = Remembered(_estimate, recent=4)

@@ -90,12 +90,12 @@ def psf_consistency(
     solution = None if start is None else _as_bright(start, plane, given.exclude)
     rounds = ROUNDS if solution is None else CONTINUED
     solver, z = MapSolver(psf, plane.shape), np.zeros(plane.shape)
-    for number in rounds:
-        beyond, last = np.abs(z) > number.limit * cut, number is rounds[-1]
+    for step in rounds:
+        beyond, last = np.abs(z) > step.limit * cut, step is rounds[-1]
         cleared = plausible & beyond & last
         if last and not cleared.any():
             break
-        solution = given.solve(solver, number, beyond & ~cleared, solution)
+        solution = given.solve(solver, step, beyond & ~cleared, solution)
         new = given.deviation(solution.model)
         if last:
             better = np.abs(new) < np.minimum(np.abs(z), CLEARED * cut)
@@ -133,7 +133,7 @@ class _Given(NamedTuple):
     def solve(
         self,
         solver: MapSolver,
-        number: Round,
+        step: Round,
         left_out: NDArray[np.bool_] | None = None,
         start: Solution | None = None,
     ) -> Solution:
@@ -142,9 +142,9 @@ class _Given(NamedTuple):
         return solver.solve(
             self.plane,
             np.where(excluded, np.nan, self.sigma),
-            robust=number.robust,
-            n_iter=number.n_iter,
-            tolerance=number.tolerance,
+            robust=step.robust,
+            n_iter=step.n_iter,
+            tolerance=step.tolerance,
             correlated=self.correlated,
             start=start,
         )

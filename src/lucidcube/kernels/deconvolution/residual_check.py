@@ -24,8 +24,8 @@ from lucidcube.kernels.noise import MAD_TO_SIGMA
 BANDS = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))
 """Widths of the Gaussians whose difference is a band, in units of that of the resolution."""
 STEEP = 1.5
-"""What is lost has higher frequencies in a band than the bias of the repeats, where the PSF passes less of
-them. Factor of the excess, measured on planets."""
+"""Factor of the excess power of a band. Lost structure has higher frequencies within a band than the bias of
+the repeats, and the PSF passes less of these. Measured on simulated planets."""
 REGION = 5.0
 """Width in pixels of the Gaussian over which local power is averaged."""
 TYPICAL, SIGNIFICANT = 1.5, 2.0
@@ -62,7 +62,7 @@ def lost_structure(
 ) -> Doubles:
     """Return the squared deviation (y, x) of a result that repeats lack, in units of the variance of a pixel.
 
-    It is the same everywhere, because where things are lost is not known, but for regions with much more
+    It is the same everywhere, because where structure is lost is not known, except in regions with much more
     power than the rest, which hold artefacts that were missed.
 
     Parameters
@@ -82,15 +82,15 @@ def lost_structure(
     if not bias > 0:
         return np.zeros(part.shape)
     bands = [_Band.of(residual, repeats, part, smoothing, *widths) for widths in BANDS]
-    whole = sum(band.bias for band in bands)
-    if not whole > 0:
+    total_bias = sum(band.bias for band in bands)
+    if not total_bias > 0:
         return np.zeros(part.shape)
-    known = max(float(counted[part].mean()) / bias - 1, 0.0)
-    lost = STEEP * sum(band.typical * band.factor for band in bands) / whole
-    finest, share = bands[0], bands[0].factor / whole
-    usual = max(finest.typical, known / share if share > 0 else 0.0)
-    here = share * np.maximum(finest.excess - usual - SIGNIFICANT * finest.scatter, 0)
-    return np.where(part, bias * (max(lost - known, 0.0) + ARTEFACT * here), 0)
+    already_counted = max(float(counted[part].mean()) / bias - 1, 0.0)
+    lost = STEEP * sum(band.typical * band.factor for band in bands) / total_bias
+    finest, finest_share = bands[0], bands[0].factor / total_bias
+    expected = max(finest.typical, already_counted / finest_share if finest_share > 0 else 0.0)
+    local_excess = finest_share * np.maximum(finest.excess - expected - SIGNIFICANT * finest.scatter, 0)
+    return np.where(part, bias * (max(lost - already_counted, 0.0) + ARTEFACT * local_excess), 0)
 
 
 class _Band(NamedTuple):
@@ -99,7 +99,7 @@ class _Band(NamedTuple):
     bias: float
     """Mean squared bias of the repeats."""
     factor: float
-    """This over the power of the mean residual: 1 / |H|^2."""
+    """`bias` divided by the power of the mean residual, an estimate of 1 / |H|^2."""
     excess: Doubles
     """Power (y, x) of the residual above that of the repeats, averaged over regions."""
     scatter: Doubles
