@@ -14,15 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands import call
 from lucidcube.errors import UserError
 from lucidcube.runner import lock
 from lucidcube.runner.lock import LOCK, locked, product_locked
+from lucidcube.simulate import Scene, write_scene
 
 WORK = Path("work")
 ELSEWHERE = "filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=1000000000.0\nstart=5\n"
@@ -305,3 +307,22 @@ def test_two_processes_never_hold_it_though_holders_are_killed_and_there_is_no_f
     assert not [*Path().glob("both-*")]
     assert kills > 10
     assert entered.value > 100
+
+
+def test_a_run_waits_as_long_as_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    write_scene(Scene(shape=(2, 21, 21), seed=5), Path())
+    Path("run.yaml").write_text(
+        "target: {input: target.fits, stages: [{interpolate: {method: linear}}]}\n"
+        "output: {path: out.fits, products: [deconvolved]}\nprofile: synchronous\n"
+    )
+    command = ["run", "run.yaml", "--no-report", "--quiet"]
+    with product_locked(Path("out.fits")):
+        code, _, said = call(capsys, *command, "--wait", "0")
+    assert (code, said.count("in use by another run")) == (2, 1)
+    with ExitStack() as held:
+        held.enter_context(product_locked(Path("out.fits")))
+        timer = threading.Timer(0.5, held.pop_all().close)
+        timer.start()
+        assert call(capsys, *command, "--wait", "60")[0] == 0
+        timer.join()
+    assert Path("out.fits").exists()

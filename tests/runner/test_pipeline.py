@@ -551,7 +551,8 @@ def test_a_product_that_is_gathered_is_the_same(
         return real(*arguments)
 
     monkeypatch.setattr(lucidcube.runner.write_product, "write_planes", recording)
-    (tmp_path / "nfs.yaml").write_text(f"kind: {kind}\nworkers: 2\nproduct: gather\n")
+    never = "block_factor: .inf\n" if kind == "processes" else ""
+    (tmp_path / "nfs.yaml").write_text(f"kind: {kind}\nworkers: 2\nproduct: gather\n{never}")
     config_ = config(files, tmp_path / "out.fits", profile=str(tmp_path / "nfs.yaml"))
     run(config_)
     assert len(writers) > 4, "the planes were written by another process"
