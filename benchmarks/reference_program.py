@@ -107,4 +107,4 @@ def keep_planes(path: Path, count: int) -> None:
             if hdu.data is not None and hdu.data.ndim == 3:
                 hdu.data = hdu.data[:count].copy()
         whole = fits.HDUList([hdu.copy() for hdu in hdus])
-    whole.writeto(path, overwrite=True)
+    whole.writeto(path, overwrite=True, checksum=True)
