@@ -13,14 +13,12 @@ from lucidcube.kernels.deconvolution.common import (
     Reporter,
     StopReason,
     Variance,
-    edge_margin,
 )
 from lucidcube.kernels.deconvolution.continuation import Plane
-from lucidcube.kernels.deconvolution.field import Field, prepare_field
+from lucidcube.kernels.deconvolution.lucy_richardson_start import prepare
 
 SMALL_FACTOR = 1e-6
 DIVISION_FLOOR = 1e-7
-LEAST_REACH = 1e-3
 LARGEST_MOMENTUM = 0.98
 
 
@@ -77,19 +75,22 @@ def lucy_richardson(
     Richardson 1972, J. Opt. Soc. Am. 62, 55; Lucy 1974, AJ 79, 745; for weights Hook & Lucy 1994; for the
     acceleration Biggs & Andrews 1997, Appl. Opt. 36, 1766.
     """
-    field = prepare_field(plane, psf, filled, edge_margin(psf, plane.shape) if pad_observation else (0, 0))
-    valid = field.data[field.valid > 0]
-    offset = np.float32(max(0.0, -float(valid.min(initial=0))) if offset_obs else 0)
-    data = field.data + offset
-    peak = float(valid.max(initial=-math.inf)) + float(offset)
-    if not peak > 0:
-        reason = StopReason.NOTHING_TO_DO if valid.size else StopReason.ALL_NAN
-        return field.result(np.zeros_like(data), 0, reason, variance)
-    weight = field.weights_by_variance(variance, poisson=True) if weighted else field.weight
-    norm = _normalisation(field, weight, padded=pad_observation)
+    problem = prepare(
+        plane,
+        psf,
+        variance,
+        filled,
+        offset_obs=offset_obs,
+        pad_observation=pad_observation,
+        weighted=weighted,
+        chi2_target=chi2_target,
+    )
+    field, data, peak = problem.field, problem.data, problem.peak
+    if problem.nothing is not None:
+        return field.result(problem.start, 0, problem.nothing, variance)
+    weight, norm, noise = problem.weight, problem.norm, problem.noise
     nudge, floor = nudge_factor * peak, DIVISION_FLOOR * peak
-    noise = field.noise_stop(variance, chi2_target)
-    steps = _Steps(_flat_start(field, valid + offset, padded=pad_observation), accelerate)
+    steps = _Steps(problem.start, accelerate)
 
     def left_by(estimate: Plane) -> Plane:
         return data - field.convolver.convolve_padded(estimate)
@@ -97,7 +98,6 @@ def lucy_richardson(
     reporter = None
     if observer is not None:
         reporter = Reporter(observer, field.pixels, field.frame, steps.latest, left_by(steps.latest))
-    renewed = field.continuation is not None and not weighted
     width, iterations, stop = field.convolver.shape[1], 0, StopReason.N_ITER
     while stop is StopReason.N_ITER and iterations < n_iter:
         estimate = steps.start()
@@ -106,7 +106,7 @@ def lucy_richardson(
             estimate = steps.restart()
             ratio = field.convolver.convolve_padded(estimate)
             steps.accepts(_likelihood(ratio, data, weight, nudge, peak))
-        if renewed and iterations and iterations % RENEWAL_PERIOD == 0:
+        if problem.renewed and iterations and iterations % RENEWAL_PERIOD == 0:
             left = data - ratio
             field.renew(left)
             np.add(ratio, left, out=data, where=field.estimated)
@@ -119,7 +119,7 @@ def lucy_richardson(
         factor = field.convolver.correlate_padded(ratio)
         level = math.nan
         if threshold is not None and residual is not None:
-            level = _selection_level(residual[field.valid > 0], threshold)
+            level = selection_level(residual[field.valid > 0], threshold)
             np.copyto(factor, norm, where=np.abs(residual) < level)
         largest = _correct(estimate, factor, norm, width, strength, cf_lclip, cf_uclip, cf_negative_fix)
         steps.finish(estimate)
@@ -128,9 +128,7 @@ def lucy_richardson(
             stop = StopReason.CORRECTION_LIMIT
         if reporter is not None:
             reporter.report(iterations, steps.latest, left_by(steps.latest), threshold=level)
-    if offset > 0:
-        steps.latest[:, :width] -= offset
-    return field.result(steps.latest, iterations, stop, variance)
+    return problem.result(steps.latest, iterations, stop, variance)
 
 
 class _Steps:
@@ -179,27 +177,7 @@ class _Steps:
         self.latest = estimate
 
 
-def _flat_start(field: Field, valid: Plane, *, padded: bool) -> Plane:
-    """Return a flat image at the mean of the valid pixels, whose light is spread thinner if it is padded."""
-    mean = float(valid.mean(dtype=np.float64))
-    if not mean > 0:
-        mean = float(np.maximum(valid, 0).mean(dtype=np.float64))
-    if padded:
-        (height, width), (reach_y, reach_x) = field.plane.shape, field.convolver.reach
-        mean *= height * width / ((height + 2 * reach_y) * (width + 2 * reach_x))
-    return field.convolver.pad(np.full(field.convolver.shape, mean, np.float32))
-
-
-def _normalisation(field: Field, weight: Plane, *, padded: bool) -> Plane:
-    """Return the divisor of the correlated ratio; what is outside of an unpadded plane is fully trusted."""
-    norm = field.convolver.correlate_padded(weight)
-    if not padded:
-        inside = field.convolver.pad(np.ones(field.convolver.shape, np.float32))
-        norm += 1 - field.convolver.correlate_padded(inside)
-    return np.maximum(norm, np.float32(LEAST_REACH))
-
-
-def _selection_level(residual: Plane, threshold: float) -> float:
+def selection_level(residual: Plane, threshold: float) -> float:
     """Return the |residual| from which pixels are corrected, given the residual at valid pixels."""
     size = np.abs(residual)
     if threshold > 0:

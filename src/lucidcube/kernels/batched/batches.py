@@ -1,0 +1,51 @@
+"""Planes that iterate together until each of them stops."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lucidcube.kernels.batched.arrays import Arrays
+
+FULL = 0.75
+"""Fraction of the planes of a batch that still iterate below which the others are removed."""
+
+Numbers = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def parts(planes: int, most: int) -> Iterator[slice]:
+    """Yield the slices of a number of planes that are computed together, of about equal length."""
+    number = -(-planes // most)
+    ends = np.linspace(0, planes, number + 1).astype(int).tolist()
+    yield from (slice(*pair) for pair in pairwise(ends))
+
+
+def stack(planes: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
+    """Return planes (y, x) as one array, with zeros beyond the ends of those that are smaller."""
+    shape = np.max([plane.shape for plane in planes], axis=0)
+    stacked = np.zeros((len(planes), *shape), np.float32)
+    for one, plane in zip(stacked, planes, strict=True):
+        one[: plane.shape[0], : plane.shape[1]] = plane
+    return stacked
+
+
+def column(arrays: Arrays, numbers: NDArray[np.generic] | Sequence[float]) -> Any:
+    """Return numbers (plane,) as an array (plane, 1, 1) of float32, or of bool, on the device."""
+    array = np.asarray(numbers)
+    array = array if array.dtype == bool else array.astype(np.float32)
+    return arrays.put(array.reshape(-1, 1, 1))
+
+
+def total(arrays: Arrays, planes: Any) -> Numbers:
+    """Return the sums (plane,) of planes (plane, y, x), in float64."""
+    return arrays.get(arrays.xp.sum(planes, axis=(1, 2), dtype=arrays.xp.float64))
+
+
+def replace(arrays: Arrays, planes: Any, rows: NDArray[np.intp], others: Any) -> Any:
+    """Return planes with those at some indices replaced."""
+    order = np.arange(planes.shape[0])
+    order[rows] = planes.shape[0] + np.arange(rows.size)
+    return arrays.xp.take(arrays.xp.concat([planes, others]), arrays.put(order), axis=0)
