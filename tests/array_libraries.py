@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from disc_scene import SIGMA, holes, moffat, planet, rim
 
+from disc_scene import SIGMA, holes, moffat, planet, rim
 from lucidcube.kernels.batched.arrays import Arrays, find_arrays
+from lucidcube.kernels.batched.batches import PlaneInput
 
 
 @pytest.fixture(params=["numpy", "torch"])
@@ -16,20 +17,19 @@ def arrays(request: pytest.FixtureRequest) -> Iterator[Arrays]:
     return find_arrays(request.param, "cpu")
 
 
-def scene(size: int = 48) -> dict[str, list[np.ndarray | None]]:
-    """Return planes that differ in brightness, PSF, holes, edges and filled pixels, without NaN planes."""
-    planes, filled, psf = [], [], []
-    for number in range(5):
-        plane, _, _, _ = planet(size, radius=14, seed=number)
-        planes.append(plane * np.float32(1.5**number))
-        filled.append(None)
-        psf.append(moffat(33, core=1.5 + 0.3 * number, power=2.2))
-    planes[1], planes[2] = holes(planes[1]), rim(planes[2])
-    filled[3] = np.zeros(planes[3].shape, np.uint8)
-    filled[3][10:14, 20:30], filled[3][24:26, 20:30], filled[3][30:33, 30:33] = 1, 2, 3
-    variance = [np.full(plane.shape, SIGMA**2 * 2.25**i, np.float32) for i, plane in enumerate(planes)]
-    variance[4] = (variance[4] + np.abs(planes[4])).astype(np.float32)
-    return {"planes": planes, "psf": psf, "variance": variance, "filled": filled}
+class Scene:
+    """Planes that differ in brightness, PSF, holes, edges, filled pixels and variance."""
+
+    def __init__(self, size: int = 48) -> None:
+        images = [planet(size, radius=14, seed=number)[0] * np.float32(1.5**number) for number in range(5)]
+        images[1], images[2] = holes(images[1]), rim(images[2])
+        filled: list[np.ndarray | None] = [None] * 5
+        marks = filled[3] = np.zeros(images[3].shape, np.uint8)
+        marks[10:14, 20:30], marks[24:26, 20:30], marks[30:33, 30:33] = 1, 2, 3
+        variance = [np.full(image.shape, SIGMA**2 * 2.25**i, np.float32) for i, image in enumerate(images)]
+        variance[4] += np.abs(images[4])
+        psf = [moffat(33, core=1.5 + 0.3 * number, power=2.2) for number in range(5)]
+        self.planes = list(map(PlaneInput, images, psf, variance, filled))
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -25,6 +25,7 @@ from lucidcube.kernels.fourier.engines import current_engine
 from lucidcube.lift.blocks import over_blocks
 from lucidcube.runner import compute
 from lucidcube.runner.compute import BlockComputer, SegmentGraph, compute_block
+from lucidcube.runner.engines import Engines
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.signals import Stop
 
@@ -229,8 +230,8 @@ def test_a_block_is_a_small_part_of_the_graph() -> None:
     for block in (99, 0, 50, 31, 32):
         part = graph.block(block)
         assert len(part.graph) <= 4
-        assert compute_block(part, "auto", False)[:2] == (block + 3, 0)
-    assert 1 << 20 < compute_block(graph.block(0), "auto", True)[1] < 1 << 40
+        assert compute_block(part, Engines(), False)[:2] == (block + 3, 0)
+    assert 1 << 20 < compute_block(graph.block(0), Engines(), True)[1] < 1 << 40
 
 
 def engine_name(position: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -239,5 +240,5 @@ def engine_name(position: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("fft", ["simd", "scipy"])
 def test_blocks_use_the_engine_of_the_profile(workers: Workers, fft: EngineName) -> None:
-    computer = BlockComputer(workers, Monitor(), Stop(), Summary(None), fft)  # type: ignore[arg-type]
+    computer = BlockComputer(workers, Monitor(), Stop(), Summary(None), Engines(fft))  # type: ignore[arg-type]
     assert {name for _, name in computer.compute("target: test", work(engine_name), range(4))} == {fft}

@@ -13,6 +13,7 @@ from lucidcube.errors import ConfigError
 from lucidcube.lift import blocks
 from lucidcube.lift.blocks import limit_block_bytes, over_blocks, planes_per_block
 from lucidcube.runner.compute import SegmentGraph, compute_block
+from lucidcube.runner.engines import Engines
 from lucidcube.runner.plan import BASELINE, COMPILING, fit_memory, least_memory, peak_memory, plan_stage
 from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
 
@@ -114,7 +115,7 @@ def test_the_graph_of_a_block_does_not_grow_with_the_cube() -> None:
             graph = SegmentGraph(segment(planes))
             block = graph.block(7)
             sizes.append((len(block.graph), len(cloudpickle.dumps(block))))
-            assert compute_block(block, "auto", False)[0] > 0
+            assert compute_block(block, Engines(), False)[0] > 0
     (tasks, nbytes), (many_tasks, many_nbytes) = sizes
     assert tasks == many_tasks < 40
     assert many_nbytes < 1.05 * nbytes < 20_000

@@ -66,6 +66,14 @@ class Profile(BaseModel):
 
     kind: Kind = Field("threads", description="where the blocks are computed: threads, processes, slurm, ...")
     fft: Literal["auto", "simd", "scipy"] = Field("auto", description="engine of the Fourier transforms")
+    array_library: Literal["numpy", "torch", "cupy"] | None = Field(
+        None,
+        description="library with which planes are deconvolved together on a device; null deconvolves them "
+        "one by one on the processor",
+    )
+    device: str | None = Field(
+        None, description="device of the array library: cuda, cuda:1 or cpu; null is its first GPU"
+    )
     workers: int | None = _only(_LOCAL, "number of threads or processes; by default one per core", ge=1)
     threads: int | None = _only(
         frozenset({"processes", "slurm_runner"}), "number of threads in each worker process", ge=1
@@ -138,8 +146,17 @@ class Profile(BaseModel):
             raise ValueError(f"{value!r} is not a cluster class of {', '.join(PACKAGES)}")
         return value
 
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", value):
+            raise ValueError(f"{value!r} is not a device: cuda, cuda:1 or cpu")
+        return value
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
+        if self.device is not None and self.array_library is None:
+            raise ValueError("device needs array_library, as array_library: torch")
         if self.kind == "address" and not self.address:
             raise ValueError("kind: address needs the address of a scheduler, such as tcp://10.0.0.1:8786")
         files = (self.tls_ca, self.tls_cert, self.tls_key)
@@ -165,6 +182,7 @@ PROFILES = {
     "laptop": Profile(),
     "processes": Profile(kind="processes"),
     "synchronous": Profile(kind="synchronous"),
+    "gpu": Profile(array_library="torch"),
 }
 
 

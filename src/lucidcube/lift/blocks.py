@@ -74,6 +74,7 @@ def over_planes(
     *,
     optional: Sequence[str] = (),
     sizes: Mapping[str, int] | None = None,
+    together: Callable[..., Sequence[Any] | None] | None = None,
 ) -> dict[str, xr.Variable]:
     """Apply a kernel to every plane.
 
@@ -93,6 +94,10 @@ def over_planes(
         Description of what the kernel returns, by name.
     sizes
         Lengths of the output dimensions that no input has or whose length changes.
+    together
+        Function that takes what the kernel takes, for several planes: a list for each argument, or None. It
+        returns a sequence of what the kernel returns for each of them, or None to let the kernel compute them
+        one by one.
 
     Returns
     -------
@@ -104,7 +109,7 @@ def over_planes(
     CubeError, StageError
         If the kernel raises an exception, here or when the result is computed; the message names the plane.
     """
-    block = _PlaneByPlane.of(cube, stage, kernel, inputs, optional, outputs, sizes)
+    block = _PlaneByPlane.of(cube, stage, kernel, inputs, optional, outputs, sizes, together=together)
     variables = [xr.Variable(cube[n].dims, cube[n].data) for n in (CHANNEL, WAVELENGTH, *block.present)]
     chunks = next((v.chunks[0] for v in variables if v.chunks), None)
     if chunks is not None:
@@ -223,8 +228,11 @@ class Job:
         return (made,) if len(self.results) == 1 else made
 
 
+@dataclass(frozen=True)
 class _PlaneByPlane(Job):
-    """Call a kernel for each plane of a block."""
+    """Call a kernel for each plane of a block, unless `together` computes them."""
+
+    together: Callable[..., Sequence[Any] | None] | None = None
 
     @property
     def __name__(self) -> str:
@@ -233,18 +241,37 @@ class _PlaneByPlane(Job):
 
     def __call__(self, channel: np.ndarray, wavelength: np.ndarray, *blocks: np.ndarray) -> Any:
         made = self.empty(len(channel))
+        computed = self._computed_together(channel, wavelength, blocks)
         for i in range(len(channel)):
-            with naming_planes(self.stage, channel[i : i + 1], wavelength[i : i + 1], self.units):
-                results = self._plane([block[i] for block in blocks])
+            results = computed.get(i)
+            if results is None:
+                with naming_planes(self.stage, channel[i : i + 1], wavelength[i : i + 1], self.units):
+                    results = self._plane(self._values(blocks, i))
             for array, result in zip(made, results, strict=True):
                 array[i] = result
         return made if len(made) > 1 else made[0]
 
-    def _plane(self, arrays: Sequence[Any]) -> Sequence[Any]:
-        values = {name: nan_for_inf(array) for name, array in zip(self.present, arrays, strict=True)}
+    def _values(self, blocks: Sequence[np.ndarray], i: int) -> dict[str, Any]:
+        return {name: nan_for_inf(block[i]) for name, block in zip(self.present, blocks, strict=True)}
+
+    def _plane(self, values: dict[str, Any]) -> Sequence[Any]:
         if not np.isfinite(values[self.present[0]]).any():
             return [values[blank] if isinstance(blank, str) else blank for _, _, blank in self.results]
         return self.call(values)
+
+    def _computed_together(
+        self, channel: np.ndarray, wavelength: np.ndarray, blocks: Sequence[np.ndarray]
+    ) -> Mapping[int, Sequence[Any]]:
+        """Return the results of `together` by the index of the plane; none if there is no such function."""
+        if self.together is None:
+            return {}
+        values = {i: self._values(blocks, i) for i in range(len(channel))}
+        values = {i: v for i, v in values.items() if np.isfinite(v[self.present[0]]).any()}
+        lists = ([v[n] for v in values.values()] if n in self.present else None for n in self.arguments)
+        planes = list(values)
+        with naming_planes(self.stage, channel[planes], wavelength[planes], self.units):
+            found = self.together(*lists)
+        return {} if found is None else dict(zip(planes, found, strict=True))
 
 
 @contextmanager

@@ -21,8 +21,8 @@ import dask.array as da
 from dask.optimization import cull
 
 from lucidcube.cluster import Workers, WorkersDied, WorkersLost
-from lucidcube.errors import BlocksFailed, ConfigError, Failure, StageError, UserError
-from lucidcube.kernels.fourier.convolver import EngineName, use_engine
+from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
+from lucidcube.runner.engines import Engines
 from lucidcube.runner.monitor import Monitor, Summary, Work
 from lucidcube.runner.signals import Stop
 
@@ -30,17 +30,9 @@ LOG = logging.getLogger(__name__)
 
 ATTEMPTS = 2
 """Number of times that a block is computed before it counts as failed."""
+AUTO = Engines()
 CHECK_INTERVAL = 5.0
 """Seconds between checks of the workers."""
-
-
-def check_engine(fft: EngineName) -> None:
-    """Raise ConfigError if an engine for Fourier transforms does not work on this machine."""
-    try:
-        with use_engine(fft):
-            pass
-    except ValueError as error:
-        raise ConfigError(f"profile: {error}") from error
 
 
 class BlockGraph:
@@ -67,14 +59,14 @@ class SegmentGraph:
         return BlockGraph(dict(graph), key)
 
 
-def compute_block(block: BlockGraph, fft: EngineName, report_memory: bool) -> tuple[Any, int, float]:
-    """Compute a block in this thread, with this engine of the Fourier transforms.
+def compute_block(block: BlockGraph, engines: Engines, report_memory: bool) -> tuple[Any, int, float]:
+    """Compute a block in this thread, with these engines.
 
     The item of the block is returned, the peak resident memory of this process in bytes, or 0 if it need not
     be reported, and the CPU time of this thread in seconds.
     """
     start = time.thread_time()
-    with use_engine(fft):
+    with engines.chosen():
         (item,) = dask.get(block.graph, block.key)
     return item, resident_peak() if report_memory else 0, time.thread_time() - start
 
@@ -87,9 +79,10 @@ class BlockComputer:
     """
 
     def __init__(
-        self, workers: Workers, monitor: Monitor, stop: Stop, summary: Summary, fft: EngineName = "auto"
+        self, workers: Workers, monitor: Monitor, stop: Stop, summary: Summary, engines: Engines = AUTO
     ) -> None:
-        self.workers, self.monitor, self.stop, self.summary, self.fft = workers, monitor, stop, summary, fft
+        self.workers, self.monitor, self.stop, self.summary = workers, monitor, stop, summary
+        self.engines = engines
 
     def compute(
         self,
@@ -131,7 +124,7 @@ class BlockComputer:
         self.summary.reused += work.shape[0] - len(blocks)
         part, start = Work(name, work.shape[0]), time.monotonic()
         self.summary.parts.append(part)
-        window = _Window(self.workers, SegmentGraph(work), name, self.fft)
+        window = _Window(self.workers, SegmentGraph(work), name, self.engines)
         waiting = deque((block, 1) for block in blocks)
         failures: list[Failure] = []
         try:
@@ -170,8 +163,8 @@ class BlockComputer:
 class _Window:
     """The blocks that are submitted and not yet finished."""
 
-    def __init__(self, workers: Workers, graph: SegmentGraph, name: str, fft: EngineName) -> None:
-        self._workers, self._graph, self._name, self._fft = workers, graph, name, fft
+    def __init__(self, workers: Workers, graph: SegmentGraph, name: str, engines: Engines) -> None:
+        self._workers, self._graph, self._name, self._engines = workers, graph, name, engines
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
         self._checked = time.monotonic()
         self._alone = workers.cold
@@ -183,7 +176,7 @@ class _Window:
         return len(self.running) < (1 if self._alone else self._workers.window)
 
     def submit(self, block: int, attempt: int) -> None:
-        arguments = self._graph.block(block), self._fft, self._workers.remote
+        arguments = self._graph.block(block), self._engines, self._workers.remote
         future = self._workers.submit(self._name, block, compute_block, *arguments)
         self.running[future] = block, attempt
         future.add_done_callback(self._finished.put)

@@ -36,7 +36,8 @@ from lucidcube.io.specifier import Specifier
 from lucidcube.io.yaml_text import parse_yaml
 from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import fingerprint
-from lucidcube.runner.compute import BlockComputer, check_engine
+from lucidcube.runner.compute import BlockComputer
+from lucidcube.runner.engines import engines_of, say_where
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.inputs import in_blocks, open_track
 from lucidcube.runner.lock import WAIT, product_locked
@@ -123,7 +124,8 @@ def run_stage(
     }
     recipe = {"stage": {name: stage.flat()}, "files": [t.input for t in tracks]}
     where = load_profile(profile, trust=trust_profile)
-    check_engine(where.fft)
+    engines = engines_of(where, monitor.message)
+    say_where(engines, [stage], monitor.message)
     cube = _fitted(stage, cube, where)
     segment = Segment("target", (stage,), (cube, stage(cube)), fingerprint(recipe, inputs))
     numbers = [v for v in stage.produces if v in segment.cube and VARIABLES[v].dims != DIMS]
@@ -132,7 +134,7 @@ def run_stage(
         monitor.message(f"{stage.name}: {text}")
     monitor.starts(path)
     with product_locked(path, WAIT), start_workers(where) as workers, scratch_beside(path) as scratch:
-        computer = BlockComputer(workers, monitor, Stop(), Summary(path), where.fft)
+        computer = BlockComputer(workers, monitor, Stop(), Summary(path), engines)
         if any(segment.cube[v].chunks for v in numbers):
             # The tables are needed before the images are written, and must not be computed on their own.
             made = compute_segment(segment, scratch, "none", computer)

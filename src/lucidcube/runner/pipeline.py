@@ -27,7 +27,8 @@ from lucidcube.io.output_path import may_replace
 from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.compare_inputs import star_problems, star_warnings
-from lucidcube.runner.compute import BlockComputer, check_engine, resident_peak
+from lucidcube.runner.compute import BlockComputer, resident_peak
+from lucidcube.runner.engines import Engines, engines_of, say_where
 from lucidcube.runner.inputs import changed_inputs, in_blocks, input_identities, open_track, track_keys
 from lucidcube.runner.lock import WAIT, locked, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
@@ -61,6 +62,8 @@ class Plan:
     """Target size of blocks."""
     layout: Layout
     """Processes, threads and memory of the profile."""
+    engines: Engines
+    """Engines with which the blocks are computed."""
     warnings: Sequence[str] = ()
     """Reasons why the inputs may not be what they should be."""
 
@@ -92,7 +95,8 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
         raise ConfigError(*problems)
     try:
         profile = config.where
-        check_engine(profile.fft)
+        warnings: list[str] = []
+        engines = engines_of(profile, warnings.append)
         made_for = layout(profile)
         steps, block_bytes = fit_memory(
             lambda: _plan_segments(config, _all_in_blocks(sources)),
@@ -102,8 +106,9 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
     except UserError as error:
         raise ConfigError(*error.problems) from None
     with limit_block_bytes(block_bytes):
-        warnings = tuple(star_warnings(config, sources))
-        return Plan(config, profile, _all_in_blocks(sources), steps, block_bytes, made_for, warnings)
+        warnings += star_warnings(config, sources)
+        sources = _all_in_blocks(sources)
+        return Plan(config, profile, sources, steps, block_bytes, made_for, engines, warnings)
 
 
 def run(
@@ -165,7 +170,8 @@ def run(
         ):
             if workers.dashboard:
                 monitor.message(f"dashboard: {workers.dashboard}")
-            computer = BlockComputer(workers, monitor, stop or Stop(), summary, plan.profile.fft)
+            computer = BlockComputer(workers, monitor, stop or Stop(), summary, plan.engines)
+            say_where(plan.engines, [config.deconvolve], monitor.message)
             _run(plan, computer, monitor, inspect, verify_inputs)
         summary.product_bytes = summary.path.stat().st_size
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 from lucidcube.cluster import start_workers
 from lucidcube.cluster.profile import Profile
 from lucidcube.runner.compute import BlockComputer, resident_peak
+from lucidcube.runner.engines import engines_of
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.signals import Stop
 
@@ -22,9 +23,10 @@ def computing(
     """
     start, summary = time.monotonic(), Summary(product)
     monitor.starts(product)
+    engines = engines_of(profile, monitor.message)
     try:
         with start_workers(profile, work) as workers:
-            yield BlockComputer(workers, monitor, stop, summary, profile.fft)
+            yield BlockComputer(workers, monitor, stop, summary, engines)
         summary.product_bytes = product.stat().st_size if product.exists() else 0
     finally:
         summary.seconds, summary.memory = time.monotonic() - start, resident_peak()

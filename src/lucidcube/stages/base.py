@@ -190,6 +190,11 @@ class Stage(Parameters, ABC):
         made.attrs[HISTORY] = [*made.attrs.get(HISTORY, []), {"stage": self.name, **self.flat()}]
         return made
 
+    @property
+    def computes_together(self) -> bool:
+        """Whether the planes of a block can be computed together with an array library."""
+        return False
+
     def halo_of(self, cube: xr.Dataset) -> int:
         """Return the planes on either side of a group that are needed of this cube; 0 without windows."""
         return self.halo

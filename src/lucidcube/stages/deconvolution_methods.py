@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lucidcube.cube import DATA, DECONVOLUTION_LOG, MODEL, POINTS, RESIDUAL, RESTORED
+from lucidcube.kernels.batched.lucy_richardson import lucy_richardson_planes
 from lucidcube.kernels.deconvolution.clean import clean_modified
 from lucidcube.kernels.deconvolution.common import Deconvolution
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
@@ -193,6 +194,7 @@ class LucyRichardson(Deconvolve):
     """Accelerated Lucy-Richardson (Richardson 1972, JOSA 62, 55; Biggs & Andrews 1997, ApOpt 36, 1766)."""
 
     kernel = staticmethod(lucy_richardson)
+    planes_kernel = staticmethod(lucy_richardson_planes)
     copies = 8.3
     scratch = 32
     method: Literal["lucy_richardson"]

@@ -30,8 +30,9 @@ from lucidcube.cube import (
     block_sizes,
     scale_exponent,
 )
+from lucidcube.kernels.batched.arrays import Arrays
+from lucidcube.kernels.batched.batches import PlaneInput, PlanesKernel
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
-from lucidcube.kernels.deconvolution.diagnostics import residual_structure
 from lucidcube.kernels.deconvolution.errors import PILOTS, errors_by_repeats
 from lucidcube.kernels.deconvolution.resolution import FWHM, at_resolution
 from lucidcube.kernels.holes import Filled
@@ -40,8 +41,9 @@ from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.deconvolution_errors import ErrorOptions
 from lucidcube.stages.deconvolution_warnings import input_warnings, result_warnings
+from lucidcube.stages.deconvolve_planes import deconvolved, deconvolved_together
 from lucidcube.stages.psf_argument import StageWithPSF
-from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
+from lucidcube.stages.psf_planes import check_psf_planes
 from lucidcube.stages.resolution import Resolution, fwhm_in_pixels, sigma_in_pixels, support_warnings
 
 STOP_REASONS = {UNITS: "", "meanings": {str(int(r)): r.text for r in StopReason}}
@@ -116,6 +118,8 @@ class Deconvolve(StageWithPSF):
     """Fields that the kernels do not take."""
     kernel: ClassVar[Callable[..., Deconvolution]]
     """Function that deconvolves a plane; it takes the parameters of the variant by name."""
+    planes_kernel: ClassVar[PlanesKernel | None] = None
+    """Function that deconvolves several planes together, see `kernels.batched`; None if there is none."""
 
     def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
         """Deconvolve a plane; `given` are the other arguments of the kernel.
@@ -123,15 +127,44 @@ class Deconvolve(StageWithPSF):
         The variance is estimated if it is not given and `needs_variance`. A resolution must be in pixels, see
         `on_pixels_of`.
         """
-        if given.get("variance") is None and self.needs_variance:
-            filled = given.get("filled")
-            given["variance"] = estimate_variance(plane, None if filled is None else filled != Filled.NO)
+        given["variance"] = self._known_variance(plane, given.get("variance"), given.get("filled"))
         found = type(self).kernel(plane, psf, **given, **self.model_dump(exclude=self.stage_only))
+        return self._at_resolution(found, plane, psf, given["variance"], given.get("filled"))
+
+    def deconvolve_planes(
+        self, planes: Sequence[PlaneInput], arrays: Arrays, kernel: PlanesKernel
+    ) -> list[Deconvolution]:
+        """Deconvolve planes together by a kernel, as `deconvolve_plane` does each of them."""
+        known = [p._replace(variance=self._known_variance(p.plane, p.variance, p.filled)) for p in planes]
+        found = kernel(known, arrays, **self.model_dump(exclude=self.stage_only))
+        return [self._at_resolution(each, *plane) for each, plane in zip(found, known, strict=True)]
+
+    def _known_variance(
+        self, plane: np.ndarray, variance: np.ndarray | None, filled: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Return the variance of a plane, which is estimated if that is needed."""
+        if variance is not None or not self.needs_variance:
+            return variance
+        return estimate_variance(plane, None if filled is None else filled != Filled.NO)
+
+    def _at_resolution(
+        self,
+        found: Deconvolution,
+        plane: np.ndarray,
+        psf: np.ndarray,
+        variance: np.ndarray | None,
+        filled: np.ndarray | None,
+    ) -> Deconvolution:
+        """Return a result at the resolution of the stage, if it has one."""
         if self.resolution is None:
             return found
-        known = {key: given.get(key) for key in ("variance", "filled")}
-        sigma = float(self.resolution) / FWHM
-        return at_resolution(found, plane, psf, sigma, **known, add_residual=self.add_residual)
+        known: dict[str, Any] = {"variance": variance, "filled": filled, "add_residual": self.add_residual}
+        return at_resolution(found, plane, psf, float(self.resolution) / FWHM, **known)
+
+    @property
+    def computes_together(self) -> bool:
+        """Whether the method can deconvolve planes together."""
+        return self.planes_kernel is not None
 
     def on_pixels_of(self, cube: xr.Dataset) -> Self:
         """Return the same stage with the resolution in pixels of a cube; CubeError is raised if unknown."""
@@ -216,9 +249,13 @@ class Deconvolve(StageWithPSF):
                 shown = {**outputs[name].attrs, RESOLUTION: sigma * FWHM}
                 outputs[name] = outputs[name]._replace(attrs=shown)
         scale = 2.0 ** scale_exponent(cube)
-        kernel = partial(_deconvolved, stage=self.on_pixels_of(cube).scaled(scale), smoothing=smoothing)
+        kernel, together = (
+            partial(function, stage=self.on_pixels_of(cube).scaled(scale), smoothing=smoothing)
+            for function in (deconvolved, deconvolved_together)
+        )
         optional = [VARIANCE, FILLED] if self.errors is None else [VARIANCE, FILLED, PSF_MODES]
-        made = over_planes(cube, self.name, kernel, [DATA, PSF, CHANNEL], outputs, optional=optional)
+        inputs = [DATA, PSF, CHANNEL]
+        made = over_planes(cube, self.name, kernel, inputs, outputs, optional=optional, together=together)
         return cube.assign(made)
 
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
@@ -248,40 +285,3 @@ class Deconvolve(StageWithPSF):
 
     def findings(self, cube: xr.Dataset) -> Iterator[str]:
         return result_warnings(cube)
-
-
-def _deconvolved(
-    plane: np.ndarray,
-    psf: np.ndarray,
-    channel: int,
-    variance: np.ndarray | None,
-    filled: np.ndarray | None,
-    modes: np.ndarray | None = None,
-    *,
-    stage: Deconvolve,
-    smoothing: float,
-) -> tuple[Any, ...]:
-    given: dict[str, Any] = {"variance": variance, "filled": filled}
-    if np.isfinite(psf).any():
-        psf = usable_psf(psf)
-        found = stage.deconvolve_plane(plane, psf, **given)
-        options: dict[str, Any] = {"modes": modes, "smoothing": smoothing, "seed": int(channel)}
-        errors = stage.errors_of(found, plane, psf, **options, **given)
-    else:
-        found = _without_psf(plane, filled, stage.extras)
-        errors = {name: np.full_like(plane, np.nan) for name in stage.measured_errors}
-    structure = residual_structure(plane, found.residual, variance, filled)
-    found = found._replace(residual_structure=structure)
-    planes = {**found.extras, **errors}
-    numbers = (getattr(found, name) for name in DECONVOLUTION_LOG)
-    names = *stage.extras, *stage.measured_errors
-    return (found.components, found.residual, *(planes[name] for name in names), *numbers)
-
-
-def _without_psf(plane: np.ndarray, filled: np.ndarray | None, extras: Sequence[str]) -> Deconvolution:
-    """Return the result for a plane without a PSF: all of it is residual."""
-    known = np.isfinite(plane) if filled is None else np.isfinite(plane) & (filled != Filled.HOLE)
-    residual, empty = np.where(known, plane, np.float32(np.nan)), np.full_like(plane, np.nan)
-    return Deconvolution.of(
-        plane, empty, residual, known, 0, StopReason.NO_PSF, extras=dict.fromkeys(extras, empty)
-    )

@@ -11,6 +11,7 @@ from lucidcube.cluster.workers import Workers
 from lucidcube.config.schema import Config
 from lucidcube.errors import BlocksFailed, StageError, UserError
 from lucidcube.runner.compute import BlockComputer
+from lucidcube.runner.engines import engines_of
 from lucidcube.runner.lock import WAIT, locked
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.preview import Preview, PreviewedPlanes
@@ -50,7 +51,7 @@ class LivePlane:
         if stop.requested or self._closed:
             return
         summary = Summary(Path(config.output.path))
-        computer = BlockComputer(self._workers, Monitor(), stop, summary, self.preview.profile.fft)
+        computer = BlockComputer(self._workers, Monitor(), stop, summary, engines_of(self.preview.profile))
         found: PreviewedPlanes | str
         try:
             found = self.preview.compute(config, [plane], computer)

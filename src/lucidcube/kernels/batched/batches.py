@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.kernels.batched.arrays import Arrays
+from lucidcube.kernels.deconvolution.common import Deconvolution, Variance
+from lucidcube.kernels.deconvolution.continuation import Plane
 
 FULL = 0.75
 """Fraction of the planes of a batch that still iterate below which the others are removed."""
@@ -16,11 +18,28 @@ Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def parts(planes: int, most: int) -> Iterator[slice]:
-    """Yield the slices of a number of planes that are computed together, of about equal length."""
-    number = -(-planes // most)
-    ends = np.linspace(0, planes, number + 1).astype(int).tolist()
-    yield from (slice(*pair) for pair in pairwise(ends))
+class PlaneInput(NamedTuple):
+    """What the kernels take of one plane; see `deconvolution.clean.clean_modified`."""
+
+    plane: Plane
+    psf: NDArray[np.floating]
+    variance: Variance
+    filled: NDArray[np.generic] | None
+
+
+class PlanesKernel(Protocol):
+    """Function that deconvolves planes of one shape together, with the options of the kernel of a plane."""
+
+    def __call__(
+        self, planes: Sequence[PlaneInput], arrays: Arrays, **options: Any
+    ) -> list[Deconvolution]: ...
+
+
+def in_batches(planes: Sequence[PlaneInput], most: int) -> Iterator[Sequence[PlaneInput]]:
+    """Yield the planes in batches of about equal size, which is `most` at most."""
+    number = -(-len(planes) // most)
+    ends = np.linspace(0, len(planes), number + 1).astype(int).tolist()
+    yield from (planes[first:last] for first, last in pairwise(ends))
 
 
 def stack(planes: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
@@ -49,3 +68,10 @@ def replace(arrays: Arrays, planes: Any, rows: NDArray[np.intp], others: Any) ->
     order = np.arange(planes.shape[0])
     order[rows] = planes.shape[0] + np.arange(rows.size)
     return arrays.xp.take(arrays.xp.concat([planes, others]), arrays.put(order), axis=0)
+
+
+def largest_grid(planes: Sequence[PlaneInput]) -> int:
+    """Return the number of points of the transforms of these planes with the widest margin."""
+    plane, psf = planes[0].plane, planes[0].psf
+    height, width = (2 * side + reach for side, reach in zip(plane.shape, psf.shape, strict=True))
+    return int(height * width)

@@ -8,9 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import FULL, Mask, Numbers, column, parts, replace, stack, total
+from lucidcube.kernels.batched.batches import (
+    FULL,
+    Mask,
+    Numbers,
+    PlaneInput,
+    column,
+    in_batches,
+    largest_grid,
+    replace,
+    stack,
+    total,
+)
 from lucidcube.kernels.batched.convolver import BatchConvolver
-from lucidcube.kernels.deconvolution.common import RENEWAL_PERIOD, Deconvolution, StopReason, Variance
+from lucidcube.kernels.deconvolution.common import RENEWAL_PERIOD, Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.lucy_richardson import (
     DIVISION_FLOOR,
@@ -28,46 +39,26 @@ BEYOND = 1e30
 
 
 def lucy_richardson_planes(
-    planes: Sequence[Plane],
-    psf: Sequence[NDArray[np.floating]],
-    variance: Sequence[Variance],
-    filled: Sequence[NDArray[np.generic] | None],
-    arrays: Arrays,
-    **options: Any,
+    planes: Sequence[PlaneInput], arrays: Arrays, **options: Any
 ) -> list[Deconvolution]:
     """Deconvolve planes as `deconvolution.lucy_richardson.lucy_richardson` does, together.
 
-    Parameters
-    ----------
-    planes, psf, variance, filled
-        What that function takes, for each plane. All planes have one shape, and so have the PSFs.
-    arrays
-        The array library and the device.
-    **options
-        The options of that function.
-
-    Returns
-    -------
-    list of Deconvolution
-        The results differ from those of that function by rounding only.
+    The planes have one shape, and so have their PSFs. The options are those of that function, from whose
+    results these differ by rounding only.
     """
     keys = "offset_obs", "pad_observation", "weighted", "chi2_target"
     prepared = {key: options.pop(key) for key in keys}
-    results = []
-    wide = [2 * side + reach for side, reach in zip(planes[0].shape, psf[0].shape, strict=True)]
-    for part in parts(len(planes), arrays.batch_size(SCRATCH * 4 * wide[0] * wide[1])):
-        given = zip(planes[part], psf[part], variance[part], filled[part], strict=True)
-        problems = [prepare(*one, **prepared) for one in given]
-        busy = [i for i, problem in enumerate(problems) if problem.nothing is None]
-        found = [(p.start, 0, p.nothing or StopReason.N_ITER) for p in problems]
+    results: list[Deconvolution] = []
+    for batch in in_batches(planes, arrays.batch_size(SCRATCH * 4 * largest_grid(planes))):
+        problems = [prepare(*plane, **prepared) for plane in batch]
+        found = {i: (p.start, 0, p.nothing) for i, p in enumerate(problems) if p.nothing is not None}
+        busy = [i for i in range(len(problems)) if i not in found]
         if busy:
-            iteration = _Iteration(arrays, [problems[i] for i in busy], [psf[part][i] for i in busy], options)
-            for i, one in zip(busy, iteration.run(), strict=True):
-                found[i] = one
-        results += [
-            problem.result(*one, spread)
-            for problem, one, spread in zip(problems, found, variance[part], strict=True)
-        ]
+            psf = np.stack([batch[i].psf for i in busy])
+            iteration = _Iteration(arrays, [problems[i] for i in busy], psf, options)
+            found |= zip(busy, iteration.run(), strict=True)
+        pairs = enumerate(zip(problems, batch, strict=True))
+        results += [problem.result(*found[i], plane.variance) for i, (problem, plane) in pairs]
     return results
 
 
@@ -97,7 +88,7 @@ class _Iteration:
         self,
         arrays: Arrays,
         problems: Sequence[Problem],
-        psf: Sequence[NDArray[np.floating]],
+        psf: NDArray[np.floating],
         options: dict[str, Any],
     ) -> None:
         self._arrays, self._xp, self._options, self._problems = arrays, arrays.xp, options, problems
@@ -120,7 +111,7 @@ class _Iteration:
         self._inverse = arrays.put(stack(noise))
         self._peak = column(arrays, [p.peak for p in problems])
         self._before, self._last, self._older = self._latest, self._latest, self._latest
-        self._convolver = BatchConvolver(arrays, np.stack(psf), self._data.shape[1:])
+        self._convolver = BatchConvolver(arrays, psf, self._data.shape[1:])
         self._places = np.arange(len(problems))
         self._changes = np.zeros(len(problems), int)
         self._likelihoods = np.full(len(problems), -math.inf)
@@ -206,12 +197,12 @@ class _Iteration:
 
     def _renew(self, ratio: Any) -> None:
         """Renew the data where they are estimates, from blurred planes."""
-        renewed = [row for row, place in enumerate(self._places) if self._problems[place].renewed]
+        renewed = [row for row, place in enumerate(self._places) if self._problems[int(place)].renewed]
         if not renewed:
             return
         data, model = self._arrays.get(self._data).copy(), self._arrays.get(ratio)
         for row in renewed:
-            field = self._problems[self._places[row]].field
+            field = self._problems[int(self._places[row])].field
             height, width = field.convolver.shape
             left = field.convolver.pad(data[row, :height, :width] - model[row, :height, :width])
             field.renew(left)
@@ -252,7 +243,7 @@ class _Iteration:
             return
         found = self._arrays.get(self._xp.take(components, self._arrays.put(rows), axis=0))
         for plane, place in zip(found, self._places[rows], strict=True):
-            convolver = self._problems[place].field.convolver
+            convolver = self._problems[int(place)].field.convolver
             height, width = convolver.shape
             self._results[place] = convolver.pad(plane[:height, :width]), iterations, reason
         self._stopped[rows] = True

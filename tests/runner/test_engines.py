@@ -1,0 +1,150 @@
+"""Engines that a profile chooses: planes that are deconvolved together, from FITS to FITS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from array_libraries import difference
+from locations import ROOT
+from lucidcube.cluster.profile import Profile
+from lucidcube.config.python import from_python
+from lucidcube.errors import ConfigError
+from lucidcube.kernels.batched.arrays import current_arrays
+from lucidcube.runner.engines import Engines, engines_of
+from lucidcube.runner.monitor import Monitor
+from lucidcube.runner.one_stage import run_stage
+from lucidcube.runner.pipeline import run
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lucy_richardson": {"chi2_target": None, "n_iter": 10},
+}
+ROUNDING = 5e-5
+"""Largest difference of components from those of another engine, relative to the brightest: 2e-5 here."""
+TABLE = "DECONVOLUTION LOG"
+LOG = ("iterations", "stop_reason", "rms", "chi2", "flux_out")
+
+
+class Recorder(Monitor):
+    """Records the messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def product(
+    folder: Path, profile: str | None, method: str, **others: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the arrays of the product of a run with the text of a profile, and the messages of the run."""
+    folder.mkdir()
+    where = {}
+    if profile is not None:
+        (folder / "profile.yaml").write_text(profile)
+        where = {"profile": str(folder / "profile.yaml")}
+    target = {"input": str(ROOT / "example_data" / "target.fits[20:26]"), "stages": []}
+    config = from_python(
+        {
+            "target": target,
+            "star": {"psf": {"model": "moffat", "fwhm": 3}},
+            "deconvolve": {"method": method, **METHODS.get(method, {}), **others},
+            "output": {"path": str(folder / "sharp.fits"), "products": ["deconvolved", "residual", "log"]},
+            **where,
+        }
+    )
+    monitor = Recorder()
+    with fits.open(run(config, monitor).path) as hdus:
+        return {h.name: np.array(h.data) for h in hdus}, monitor.messages
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The products of planes that are deconvolved one by one, by method."""
+    folder = tmp_path_factory.mktemp("usual")
+    return {method: product(folder / method, None, method)[0] for method in METHODS}
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("method", METHODS)
+def test_planes_together_give_the_same_product(
+    tmp_path: Path, usual: dict[str, dict[str, Any]], library: str, method: str
+) -> None:
+    pytest.importorskip(library)
+    found, messages = product(tmp_path / "run", f"array_library: {library}\ndevice: cpu\n", method)
+    assert f"{library} on cpu: deconvolve; the other stages are computed on the processor" in messages
+    expected = usual[method]
+    assert found.keys() == expected.keys()
+    assert difference(found["DECONVOLVED"], expected["DECONVOLVED"]) < ROUNDING
+    scale = np.nanmax(expected["DECONVOLVED"])
+    assert np.nanmax(np.abs(found["RESIDUAL"] - expected["RESIDUAL"])) < 1e-5 * scale
+    for name in LOG:
+        assert np.allclose(found[TABLE][name], expected[TABLE][name], rtol=1e-4), name
+
+
+def test_the_command_of_the_stage_uses_the_profile(tmp_path: Path, usual: dict[str, dict[str, Any]]) -> None:
+    (tmp_path / "profile.yaml").write_text("array_library: numpy\n")
+    star = np.zeros((6, 11, 11), np.float32)
+    star[:, 4:7, 4:7] = 1 / 9
+    axis = {"CTYPE3": "WAVE", "CUNIT3": "m", "CRPIX3": 1.0, "CRVAL3": 7.26e-7, "CDELT3": 8e-10}
+    fits.writeto(tmp_path / "star.fits", star, fits.Header(axis))
+    files = [str(ROOT / "example_data" / "target.fits[20:26]"), str(tmp_path / "star.fits")]
+    options = {"method": "lucy_richardson", "n_iter": "5"}
+    made, monitor = {}, Recorder()
+    for name, profile in {"usual": "laptop", "numpy": str(tmp_path / "profile.yaml")}.items():
+        path = str(tmp_path / f"{name}.fits")
+        made[name] = run_stage("deconvolve", files, options, output=path, profile=profile, monitor=monitor)
+    assert [m for m in monitor.messages if "numpy on" in m]
+    assert difference(fits.getdata(made["numpy"]), fits.getdata(made["usual"])) < ROUNDING
+
+
+def test_a_device_that_is_absent_is_replaced_by_the_processor(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    method = "lucy_richardson"
+    found, messages = product(tmp_path / "absent", "array_library: torch\ndevice: cuda:99\n", method)
+    expected, _ = product(tmp_path / "usual", None, method)
+    assert len([m for m in messages if "one by one on the processor" in m and "cuda:99" in m]) == 1
+    assert np.array_equal(found["DECONVOLVED"], expected["DECONVOLVED"], equal_nan=True)
+
+
+def test_a_method_that_needs_single_planes_says_so(tmp_path: Path) -> None:
+    found, messages = product(tmp_path / "numpy", "array_library: numpy\n", "clean_multiscale", n_iter=2)
+    expected, _ = product(tmp_path / "usual", None, "clean_multiscale", n_iter=2)
+    assert [m for m in messages if "no stage of this run can use it" in m]
+    assert np.array_equal(found["DECONVOLVED"], expected["DECONVOLVED"], equal_nan=True)
+
+
+def test_a_worker_without_the_device_warns_and_computes_on_the_processor() -> None:
+    pytest.importorskip("torch")
+    with (
+        pytest.warns(RuntimeWarning, match="cuda:98.*one by one"),
+        Engines("auto", "torch", "cuda:98").chosen(),
+    ):
+        assert current_arrays() is None
+    with Engines("auto", "torch", "cpu").chosen():
+        assert str(current_arrays()) == "torch on cpu"
+    assert current_arrays() is None
+
+
+def test_engines_of_remote_workers_are_not_looked_for_here() -> None:
+    profile = Profile(kind="slurm", array_library="cupy", device="cuda")
+    assert engines_of(profile, pytest.fail) == Engines("auto", "cupy", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"array_library": "jax"}, "'numpy', 'torch' or 'cupy'"),
+        ({"array_library": "torch", "device": "gpu"}, "'gpu' is not a device: cuda, cuda:1 or cpu"),
+        ({"device": "cuda"}, "device needs array_library"),
+    ],
+)
+def test_what_a_profile_refuses(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    text = "".join(f"{key}: {value}\n" for key, value in values.items())
+    with pytest.raises(ConfigError, match=message):
+        product(tmp_path / "run", text, "lucy_richardson")
