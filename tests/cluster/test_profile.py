@@ -607,7 +607,7 @@ def test_a_config_names_built_in_profiles_only(
     (here / "run.yaml").write_text(f"target: {{input: cube.fits, stages: []}}\nprofile: {named}\n")
     said = (
         f"run.yaml: profile: {named!r}: a config can only name a built-in profile (laptop, processes, "
-        f"synchronous); type --profile {named}"
+        f"synchronous, gpu); type --profile {named}"
     )
     with pytest.raises(ConfigError) as caught:
         load("run.yaml")

@@ -104,7 +104,7 @@ class Config(Parameters):
     checkpoints: Checkpoints = Checkpoints()
     profile: Annotated[str, AfterValidator(_loadable)] = Field(
         "laptop",
-        description="where to run: laptop, processes or synchronous; --profile also takes a YAML file or the "
+        description="where to run: laptop, processes, synchronous or gpu; --profile also takes a YAML file or the "
         "address of a scheduler",
     )
 
