@@ -440,13 +440,18 @@ def test_an_interrupted_run_ends_with_exit_code_130(
         *(
             pytest.param(arguments, marks=pytest.mark.slow)
             for arguments in (
+                ["stages", "--markdown"],
+                ["run", "run.yaml", "--quiet"],
+            )
+        ),
+        *(
+            pytest.param(arguments, marks=[pytest.mark.slow, pytest.mark.exhaustive])
+            for arguments in (
                 ["stages", "fit_psf"],
                 ["rebin", "--help"],
-                ["stages", "--markdown"],
                 ["config", "template"],
                 ["plan", "run.yaml"],
                 ["info", "target.fits"],
-                ["run", "run.yaml", "--quiet"],
             )
         ),
     ],

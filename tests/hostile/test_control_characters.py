@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from astropy.io import fits
-from tests.commands import call
 
+from commands import call
 from hostile.odd_products import ODD, make_product, with_provenance
 from lucidcube.config.show import one_line
 from lucidcube.errors import printable_lines

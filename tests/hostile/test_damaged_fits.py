@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from tests.commands import call
 
+from commands import call
 from lucidcube.errors import CubeError
 from lucidcube.io.hdus import list_hdus
 from lucidcube.io.limits import most_cards

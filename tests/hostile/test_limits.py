@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from tests.commands import call
 
+from commands import call
 from lucidcube.errors import ConfigError, CubeError
 from lucidcube.io.limits import MOST_CARDS, MOST_DECOMPRESSED, most_cards, most_decompressed
 from lucidcube.io.reader import file_identity, open_cube

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.commands import call
 
+from commands import call
 from lucidcube.cluster.profile import load_profile
 from lucidcube.config.describe import schema
 from lucidcube.config.load import load

@@ -20,8 +20,8 @@ import dask.array as da
 import numpy as np
 import pytest
 import yaml
-from tests.commands import call
 
+from commands import call
 from lucidcube.config.load import load
 from lucidcube.config.track import Track
 from lucidcube.cube import DATA, from_arrays

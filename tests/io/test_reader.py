@@ -52,9 +52,9 @@ def write(path: Path, data: NDArray[np.generic] | None = None, header: fits.Head
     return path
 
 
-def muse(path: Path) -> Path:
+def muse(path: Path, values: NDArray[np.float32] | None = None) -> Path:
     data, stat = (
-        fits.ImageHDU(numbers(), cards(BUNIT="Jy"), name="DATA"),
+        fits.ImageHDU(numbers() if values is None else values, cards(BUNIT="Jy"), name="DATA"),
         fits.ImageHDU(numbers() ** 2, name="STAT"),
     )
     fits.HDUList([fits.PrimaryHDU(), data, stat]).writeto(path)
@@ -343,6 +343,17 @@ def test_compressed_files(tmp_path: Path, compress: object) -> None:
         open_cube(str(packed), scratch=tmp_path / "scratch")
     (kept,) = (tmp_path / "scratch").glob("*.fits")
     assert {*(tmp_path / "scratch").iterdir()} == {kept, kept.with_name(f"{kept.name}.json")}
+
+
+def test_a_compressed_file_that_was_replaced_is_decompressed_again(tmp_path: Path) -> None:
+    """Also where the new one has the same name and size."""
+    packed = tmp_path / "cube.fits.gz"
+    for number in range(2):
+        plain = muse(tmp_path / f"{number}.fits", numbers() + number)
+        packed.write_bytes(gzip.compress(plain.read_bytes(), compresslevel=0))
+        os.utime(packed, (1000 + number,) * 2)
+        cube = open_cube(f"{packed}{{DATA}}", scratch=tmp_path / "scratch")
+        np.testing.assert_array_equal(cube["data"].values, numbers() + number)
 
 
 @pytest.mark.parametrize("kind", ["f4", "i2"])

@@ -107,6 +107,34 @@ def test_a_block_of_nan_is_written_and_recorded(written: Checkpoint) -> None:
     assert 2 not in written.missing()
 
 
+def test_a_block_is_recorded_after_its_chunks(written: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record is trusted without verification where a run continues."""
+    chunks, there = [chunk(written, name, 1) for name in NAMES], []
+    for path in (*chunks, record(written, 1)):
+        path.unlink()
+    write = checkpoint.write_atomically
+
+    def recording(path: Path, content: bytes) -> None:
+        there.append([chunk.exists() for chunk in chunks])
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", recording)
+    compute(written.write(cube(), NAMES).blocks[1])
+    assert there == [[True] * len(NAMES)]
+
+
+def test_chunks_and_records_are_replaced_and_not_changed(written: Checkpoint, tmp_path: Path) -> None:
+    """A reader at the same time, and a run after one that was killed, never see half a file."""
+    paths = [record(written, 1), *(chunk(written, name, 1) for name in NAMES)]
+    links = [tmp_path / str(number) for number in range(len(paths))]
+    for path, link in zip(paths, links, strict=True):
+        os.link(path, link)
+    before = [link.read_bytes() for link in links]
+    compute(written.write(cube().map(lambda v: (v + 1).astype(v.dtype)), NAMES).blocks[1])
+    assert [link.read_bytes() for link in links] == before
+    assert all(path.read_bytes() != content for path, content in zip(paths, before, strict=True))
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
 

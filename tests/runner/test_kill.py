@@ -23,7 +23,6 @@ from lucidcube.simulate import Scene, write_scene
 
 pytestmark = pytest.mark.slow  # each run has a process of its own
 
-KILLS = 20
 SCENE = Scene(shape=(8, 25, 25), seed=7, wavelength_step=0.5e-9)
 BLOCKS = 5 * 8
 """Number of blocks in all segments, without the products."""
@@ -166,10 +165,13 @@ def assert_resumes(folder: Path, fork_server: ForkServer, reference_run: Referen
 
 
 @pytest.mark.timeout(300)
-def test_kill_at_random_moments(tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun) -> None:
+@pytest.mark.parametrize("number", [8, pytest.param(40, marks=pytest.mark.exhaustive)])
+def test_kill_at_random_moments(
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, number: int
+) -> None:
     rng, kills, finished = random.Random(4), 0, 0
     moments: list[int] = []
-    while kills < KILLS:
+    while kills < number:
         folder = tmp_path / f"{finished}"
         job(reference_run.files, folder)
         running = fork_server.start(folder)
@@ -183,7 +185,7 @@ def test_kill_at_random_moments(tmp_path: Path, fork_server: ForkServer, referen
         if code:
             kills += 1
             moments.append(recorded(folder))
-        if code == 0 or kills == KILLS or recorded(folder) == BLOCKS:
+        if code == 0 or kills == number or recorded(folder) == BLOCKS:
             assert_resumes(folder, fork_server, reference_run)
             finished += 1
     assert len({*moments}) > 4, f"always killed at the same moment: {moments}"
@@ -262,14 +264,22 @@ def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "names",
+    [
+        {MOMENTS[0]: "STOP", MOMENTS[1]: "KILL"},
+        pytest.param(dict(zip(MOMENTS, ("KILL", "STOP", "STOP"), strict=True)), marks=pytest.mark.exhaustive),
+    ],
+    ids=lambda names: " ".join(names.values()),
+)
 def test_workers_that_are_killed_or_stop_for_ever(
-    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, names: dict[int, str]
 ) -> None:
     """Their blocks are computed by others."""
     job(reference_run.files, tmp_path)
-    on_a_cluster(tmp_path, "kind: processes", "workers: 2", "block_timeout: 3s", "worker_timeout: 60s")
+    on_a_cluster(tmp_path, "kind: processes", "workers: 2", "block_timeout: 2s", "worker_timeout: 60s")
     running = fork_server.start(tmp_path)
-    for moment, name in zip(MOMENTS, ("STOP", "KILL", "STOP"), strict=True):
+    for moment, name in names.items():
         wait_for(lambda moment=moment: written(tmp_path) >= moment)  # type: ignore[misc]
         signal_all(workers_of(running.pid)[:1], signal.Signals[f"SIG{name}"])
     assert running.ends() == 0, (tmp_path / "log.txt").read_text()
@@ -281,12 +291,13 @@ def test_workers_that_are_killed_or_stop_for_ever(
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("moments", [MOMENTS[1:2], pytest.param(MOMENTS, marks=pytest.mark.exhaustive)])
 def test_kill_the_client_of_a_cluster(
-    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun
+    tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, moments: tuple[int, ...]
 ) -> None:
     """It is scheduler and nanny of the workers as well, which end with it."""
     job(reference_run.files, tmp_path)
-    for moment in (MOMENTS[0], MOMENTS[2]):
+    for moment in moments:
         on_a_cluster(tmp_path, "kind: processes", "workers: 2")
         running = fork_server.start(tmp_path)
         wait_for(lambda moment=moment: written(tmp_path) >= moment)  # type: ignore[misc]
@@ -299,7 +310,9 @@ def test_kill_the_client_of_a_cluster(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("number", "code"), [("INT", 130), ("HUP", 75)])
+@pytest.mark.parametrize(
+    ("number", "code"), [("INT", 130), pytest.param("HUP", 75, marks=pytest.mark.exhaustive)]
+)
 def test_signals_to_all_processes_of_a_cluster(
     tmp_path: Path, fork_server: ForkServer, reference_run: ReferenceRun, number: str, code: int
 ) -> None:

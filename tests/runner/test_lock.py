@@ -79,6 +79,24 @@ def test_different_products_and_folders_are_independent() -> None:
         pass
 
 
+def test_names_of_a_product(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All names of one file have one lock, beside it, in a folder that may not exist yet."""
+    monkeypatch.setenv("HOME", str(folder))
+    with product_locked(Path("~/a/b/out.fits")):
+        assert (folder / "a" / "b" / ".out.fits.lock").exists()
+        for name in ("a/b/out.fits", "a/./b/out.fits", f"{folder}/a/b/out.fits"):
+            with pytest.raises(UserError, match="in use by another run"), product_locked(Path(name)):
+                pass
+    assert not (folder / "a" / "b" / ".out.fits.lock").exists()
+
+
+def test_the_lock_is_released_after_an_error() -> None:
+    with pytest.raises(KeyError) as kept, locked(WORK):
+        raise KeyError
+    assert kept.value is not None  # with the objects of the frame, which would release it themselves
+    assert not (WORK / LOCK).exists()
+
+
 def test_another_process_is_refused_and_its_lock_taken_over_once_it_is_killed() -> None:
     with other_process() as process:
         with pytest.raises(UserError, match=f"process {process.pid} on "), locked(WORK):
@@ -98,6 +116,37 @@ def test_the_lock_of_a_zombie_is_taken_over() -> None:
             time.sleep(0.01)
         with locked(WORK):
             pass
+
+
+@pytest.mark.parametrize("host", ["a", "zzz"])
+def test_the_lock_of_a_number_that_is_a_zombie_here_and_belongs_to_another_machine(host: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    marker(ELSEWHERE.replace("pid=1", f"pid={process.pid}").replace("elsewhere", host))
+    with pytest.raises(UserError, match=f"process {process.pid} on {host}"), locked(WORK):
+        pass
+    process.wait()
+
+
+@pytest.mark.parametrize(("age", "said"), [(1.8, False), (2.2, True)])
+def test_a_lock_without_a_heartbeat_may_belong_to_another_container(age: float, said: bool) -> None:
+    with locked(WORK):
+        os.utime(WORK / LOCK, (time.time() - age * lock.HEARTBEAT,) * 2)
+        with pytest.raises(UserError, match="in use") as refused, locked(WORK):
+            pass
+    assert ("if that run has ended, remove" in str(refused.value)) is said
+
+
+def test_only_one_process_at_a_time_removes_an_abandoned_lock() -> None:
+    """Another one might remove the lock that was taken in its place."""
+    path = marker("", age=100)
+    with lock._lease(path.with_name(f"{path.name}.removed")).acquire(timeout=0):
+        with pytest.raises(UserError, match="a process that left no record"), locked(WORK):
+            pass
+        assert path.exists()
+    with locked(WORK):
+        pass
 
 
 def test_the_lock_of_a_number_that_another_process_has_now() -> None:
@@ -197,7 +246,9 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, number
         pass
 
 
-def test_a_lock_that_cannot_be_removed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_removed_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     remove = Path.unlink
 
     def fails(path: Path, **options: Any) -> None:
@@ -209,9 +260,28 @@ def test_a_lock_that_cannot_be_removed_is_one_line(monkeypatch: pytest.MonkeyPat
         patch.setattr(Path, "unlink", fails)
         patch.setattr(os, "unlink", fails)
 
-    line = f"{WORK / LOCK} cannot be removed: Input/output error; remove it"
-    with pytest.raises(UserError, match=line), monkeypatch.context() as patch, locked(WORK):
+    with monkeypatch.context() as patch, locked(WORK):
         fail_to_remove(patch)
+    assert caplog.messages == [f"{WORK / LOCK} cannot be removed: Input/output error; remove it"]
+
+
+def test_a_run_whose_lock_cannot_be_removed_reports_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remove = Path.unlink
+
+    def fails(path: Path, **options: Any) -> None:
+        if path.name == LOCK:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        remove(path, **options)
+
+    small_run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fails)
+        code, out, said = call(capsys, "run", "run.yaml", "--quiet", "--no-report")
+    assert (code, out) == (0, "out.fits\n")
+    assert "in-use cannot be removed: Input/output error; remove it" in said
+    assert Path("out.fits").exists()
 
 
 def test_the_error_of_a_run_comes_before_that_of_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,9 +356,10 @@ def _unsupported(*args: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_never_hold_it_though_holders_are_killed_and_there_is_no_flock() -> None:
+@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.exhaustive)])
+def test_two_processes_never_hold_it_though_holders_are_killed_and_there_is_no_flock(seconds: int) -> None:
     context = multiprocessing.get_context("fork")
-    entered, kills, end = context.Value("i", 0), 0, time.monotonic() + 20
+    entered, kills, end = context.Value("i", 0), 0, time.monotonic() + seconds
     running: list[Any] = []
     while time.monotonic() < end:
         for process in [p for p in running if p.exitcode is not None]:
@@ -309,12 +380,17 @@ def test_two_processes_never_hold_it_though_holders_are_killed_and_there_is_no_f
     assert entered.value > 100
 
 
-def test_a_run_waits_as_long_as_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def small_run() -> None:
+    """Write run.yaml and its input into the current folder."""
     write_scene(Scene(shape=(2, 21, 21), seed=5), Path())
     Path("run.yaml").write_text(
         "target: {input: target.fits, stages: [{interpolate: {method: linear}}]}\n"
         "output: {path: out.fits, products: [deconvolved]}\nprofile: synchronous\n"
     )
+
+
+def test_a_run_waits_as_long_as_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    small_run()
     command = ["run", "run.yaml", "--no-report", "--quiet"]
     with product_locked(Path("out.fits")):
         code, _, said = call(capsys, *command, "--wait", "0")

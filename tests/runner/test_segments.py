@@ -14,7 +14,7 @@ from lucidcube.config.schema import Config
 from lucidcube.cube import DATA, PSF, from_arrays
 from lucidcube.errors import UserError
 from lucidcube.runner.segments import Segment, walk
-from lucidcube.stages import Deconvolve, Interpolate, Rebin
+from lucidcube.stages import Artefacts, Deconvolve, Interpolate, Mask, Rebin
 from lucidcube.stages.base import REGISTRY, Stage
 
 PLANES = 4
@@ -100,3 +100,14 @@ def test_a_failed_star_stops_only_stages_that_need_it(uses_psf: type[Stage]) -> 
     seen, _, errors = walked(made, fail="star")
     assert [segment.label for segment in seen] == ["star: rebin", "target: interpolate"]
     assert [*errors] == ["star"]
+
+
+def test_the_name_depends_on_the_variables_that_are_kept() -> None:
+    """Without a checkpoint before a segment, that one keeps what the stages before would have kept."""
+    names, kept = {}, {}
+    for after in ((), ("mask",)):
+        made = config((Artefacts(method="ssa"), Mask(cut=3.0), LINEAR), (Rebin(bin_step="5e-10"),), after)
+        last = [segment for segment in walked(made)[0] if segment.track == "target"][-1]
+        names[after], kept[after] = last.name, {*last.variables}
+    assert kept[("mask",)] < kept[()]
+    assert names[("mask",)] != names[()]

@@ -6,6 +6,7 @@ not opened. JSON files contain a checksum of their own.
 
 import errno
 import json
+import logging
 import os
 import shutil
 import stat
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 from lucidcube.io.atomic import write_atomically
 from lucidcube.io.limits import open_regular
+
+LOG = logging.getLogger(__name__)
 
 LARGEST = 16 << 20
 """Largest size of a JSON file in bytes; those of thousands of blocks and stages are far smaller."""
@@ -44,6 +47,7 @@ def own_folder(path: Path) -> None:
     if found.st_mode & stat.S_ISVTX:
         raise OSError(errno.EPERM, "it is a folder for temporary files of all users", str(path))
     if found.st_mode & 0o022:
+        LOG.warning("other users could write in %s, and cannot any more: its files must be yours", path)
         path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
 
 

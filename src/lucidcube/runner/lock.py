@@ -75,8 +75,8 @@ def _held(file: Path, what: str, remedy: str, wait: float) -> Iterator[None]:
         raise
     try:
         lock.release()
-    except OSError as error:
-        raise UserError(f"{file} cannot be removed: {error.strerror or error}; remove it") from error
+    except OSError as error:  # the work under the lock is done
+        LOG.warning("%s cannot be removed: %s; remove it", file, error.strerror or error)
 
 
 def _lease(file: Path) -> SoftFileLease:

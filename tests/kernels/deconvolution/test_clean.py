@@ -7,6 +7,7 @@ from scipy import ndimage
 from deconvolvers import by_default, clean_modified
 from disc_scene import ODD_PLANES, SIGMA, border, error, holes, moffat, planet, rim
 from locations import ORACLE
+from lucidcube.kernels.deconvolution import clean
 from lucidcube.kernels.deconvolution.common import StopReason
 from lucidcube.kernels.fourier.convolver import Convolver
 from lucidcube.kernels.otsu import nested_otsu
@@ -154,6 +155,26 @@ class TestStops:
         result = stop(min_frac_stat_delta=0.05)
         assert result.stop_reason is StopReason.STALLED
         assert 10 <= result.iterations < stop().iterations
+
+    @pytest.mark.parametrize("unit", [1e-20, 1.0, 1e20])
+    @pytest.mark.parametrize(
+        ("fabs", "rms", "stalled"),
+        [
+            ([1.0] * 11, [2.0] * 11, True),
+            ([1.0] * 10, [2.0] * 10, False),  # of nine steps nothing is known
+            ([1.0] * 11, [2.0] * 10 + [2.4], False),  # both must stall
+            ([1.0] * 10 + [1.4], [2.0] * 11, False),
+            ([9.0] + [1.0] * 10, [2.0] * 11, True),  # before the last ten
+            ([9.0] + [1.2] + [1.0] * 9, [2.0] * 11, False),  # the first of the last ten
+            ([1.0, 1.08] * 6, [2.0] * 12, True),  # standard deviation over mean: 0.038
+            ([1.0, 1.12] * 6, [2.0] * 12, False),  # 0.057
+            ([0.0] * 11, [0.0] * 11, True),
+        ],
+    )
+    def test_the_rule_of_stalling(self, fabs, rms, stalled, unit):
+        statistics = [[value * unit for value in values] for values in (fabs, rms)]
+        reason = clean._stop_reason(*statistics, 0.0, 0.0, np.inf, 0.05)
+        assert reason is (StopReason.STALLED if stalled else StopReason.N_ITER)
 
     def test_diverged(self):
         result = stop(loop_gain=2.5, threshold=0.0, max_stat_increase=0.5, n_iter=100)

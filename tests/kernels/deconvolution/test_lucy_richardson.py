@@ -380,6 +380,18 @@ class TestWeights:
         np.testing.assert_allclose(results[0].components, results[1].components, rtol=0.05, atol=1)
         assert error(results[0].components, truth, disc & ~hole) < 0.012
 
+    def test_pixels_that_the_data_hardly_see_are_divided_by_a_thousandth_at_least(self):
+        plane = np.full((21, 61), np.nan, np.float32)
+        plane[:, :3] = 100.0
+        psf, variance = moffat(33), np.ones(plane.shape)
+        field = richardson.prepare_field(plane, psf, None, richardson.edge_margin(psf, plane.shape))
+        weight = field.weights_by_variance(variance, poisson=True)
+        reach = field.convolver.correlate_padded(weight)
+        norm, hardly = richardson._normalisation(field, weight, padded=True), reach < 1e-3
+        assert hardly.any()
+        assert (norm[hardly] == np.float32(1e-3)).all()
+        np.testing.assert_array_equal(norm[~hardly], reach[~hardly])
+
     def test_modelled_pixels_have_little(self):
         plane, psf, _, _ = planet()
         hole = np.isnan(holes(plane))
