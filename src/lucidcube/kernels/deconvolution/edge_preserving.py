@@ -2,22 +2,28 @@
 
 The object is b + p, a background b with edges and isolated points p, in units of the noise. Over b, p >= 0,
 
-    J = sum rho(r) + mu sum(sqrt(|grad b|^2 + delta^2) - delta) + lambda sum p,   r = w (H (b + p) - d),
+    J = sum rho(r) + mu sum(sqrt(|grad b|^2 + delta^2) - delta) + lambda P(p),   r = w (H (b + p) - d),
 
 where H convolves with the PSF, w is the reciprocal of the standard deviation, and rho is either r^2 / 2 or
 the pseudo-Huber function k^2 (sqrt(1 + (r/k)^2) - 1), which is linear for large residuals. The penalty of the
 gradient preserves edges (Mugnier, Fusco & Conan 2004, JOSA A 21, 1841); the sum of an extended and a
 point-like part is that of Giovannelli & Coulais (2005, A&A 439, 401). J is convex.
 
+P is the sum of the points, which favours few of them. The pixels of narrow structure, such as clouds and
+rings, may be chosen for the penalty of overlapping groups instead (Chen & Selesnick 2014, Signal Processing
+94, 476): a quarter of the sum of sqrt(|p|^2 + 1) - 1 over all squares of 2 by 2 pixels, where |p| is the norm
+in the square. It is the same for a point, and less for a line than for the same light in separate points.
+
 Where the noise is much stronger than its median, both penalties are relieved by a factor, and that of
-isolated points may be, see `map_points`. The variables of the iteration are b and p in units such that J
-curves about equally along all of them; see `map_start`.
+isolated points may be; for these and the groups see `map_points`. The variables of the iteration are b and p
+in units such that J curves about equally along all of them; see `map_start`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.stopping import LARGEST, total
@@ -41,6 +47,8 @@ class Objective:
     """Unit of the points at each pixel."""
     relief: Plane
     """Factors (2, grid y, padded_width) of the penalties of b and p at each pixel."""
+    groups: Plane | None = None
+    """Factor of the points within the penalty of groups; 0 where the sum of the points is the penalty."""
     bright: float = -np.inf
     """Data times weight must exceed this for a pixel to count in `chi2`."""
     chi2: float = np.nan
@@ -54,7 +62,17 @@ class Objective:
         back = self.convolver.correlate_padded(residual)
         width = self.convolver.shape[1]
         planes, penalties = (back, self.unit, self.relief), (self.mu, self.delta, self.point_penalty)
-        return cost + _priors(parts, *planes, width, *penalties, gradient)
+        cost += _priors(parts, *planes, width, *penalties, gradient)
+        if self.groups is not None:
+            cost += _group_penalty(parts[1], self.unit, self.groups, width, self.point_penalty, gradient[1])
+        return cost
+
+    def group(self, chosen: NDArray[np.bool_]) -> None:
+        """Apply the penalty of groups to the points at the chosen pixels (grid y, grid x)."""
+        inside = slice(None), slice(chosen.shape[1])
+        self.groups = np.zeros_like(self.unit)
+        self.groups[inside] = np.where(chosen, self.relief[1][inside], 0)
+        self.relief[1][inside][chosen] = 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -125,3 +143,36 @@ def _priors(
         gradient[0, y, width:] = 0
         gradient[1, y, width:] = 0
     return mu * total(smoothness) + penalty * total(points)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _group_penalty(
+    points: Plane, unit: Plane, groups: Plane, width: int, penalty: float, gradient: Plane
+) -> float:
+    """Add the gradient of the penalty of groups to that of the points, and return the penalty.
+
+    Every pixel is in four squares; beyond the grid there is no light.
+    """
+    height = points.shape[0]
+    quarter, one = np.float32(0.25 * penalty), np.float32(1)
+    above, here = np.zeros(width + 2, np.float32), np.zeros(width + 2, np.float32)
+    # Reciprocals of the roots of the squares above a row of pixels, and below it.
+    upper, lower = np.zeros(width + 1, np.float32), np.zeros(width + 1, np.float32)
+    sums = np.zeros(width + 1)
+    for y in range(height + 1):
+        for x in range(width):
+            light = groups[y, x] * unit[y, x] * points[y, x] if y < height else np.float32(0)
+            here[x + 1] = light * light
+        for x in range(width + 1):
+            square = above[x] + above[x + 1] + here[x] + here[x + 1]
+            root = np.sqrt(square + one)
+            lower[x] = one / root
+            sums[x] += square / (root + one)
+        if y > 0:
+            for x in range(width):
+                factor = groups[y - 1, x] * unit[y - 1, x]
+                around = upper[x] + upper[x + 1] + lower[x] + lower[x + 1]
+                gradient[y - 1, x] += quarter * factor * factor * points[y - 1, x] * around
+        above[:] = here
+        upper[:] = lower
+    return 0.25 * penalty * total(sums)

@@ -1,4 +1,8 @@
-"""Isolated points in the MAP estimate: moons, stars and nuclei, whose flux the penalty must not reduce."""
+"""The points of the MAP estimate: which are sources, and which are samples of narrow structure.
+
+Moons, stars and nuclei are isolated, and the penalty must not reduce their flux. Clouds, rings and other
+structure narrower than the PSF would be sampled by rows of points, which are to be joined.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +22,12 @@ REACH = 4
 RING = tuple((y, x) for y in range(-REACH, 5) for x in range(-REACH, 5) if 7 < y * y + x * x < 19)
 """Where the surroundings of a point are sampled, 3 to 4 pixels from it; beyond the plane it is dark."""
 TIE = np.float32(0.01)
+STRUCTURE = 2.0
+"""Flux of a point in standard deviations above which it may belong to a structure."""
+NEAR = 7
+"""Side, in pixels, of the square in which the light around such a point is measured."""
+GROWTH = 5
+"""Side, in pixels, of the square around a point of a structure that belongs to it."""
 
 
 def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
@@ -55,3 +65,31 @@ def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
     found = np.zeros(image.shape, bool)
     found[y[isolated], x[isolated]] = True
     return np.asarray(ndimage.maximum_filter(found, SIDE))
+
+
+def structure_points(
+    points: Plane, smooth: Plane, noise: Plane, isolated: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return the pixels where points are samples of narrow structure.
+
+    A point belongs to a structure if it is significant and fainter than the smooth part around it, such as
+    the points along a cloud, a ring or a spiral arm. Stars on dark sky are not.
+
+    Parameters
+    ----------
+    points, smooth : array of float32, (y, x)
+        The two parts of the object, finite and not negative.
+    noise : array of float32, (y, x)
+        The standard deviation that the flux of a point source has in the data.
+    isolated : array of bool, (y, x)
+        Pixels of isolated points, which never belong to a structure.
+
+    Returns
+    -------
+    array of bool, (y, x)
+        True in squares of `GROWTH` pixels around the points of structures.
+    """
+    flux = ndimage.uniform_filter(np.where(isolated, 0, points), SIDE, mode="constant") * SIDE**2
+    around = ndimage.uniform_filter(smooth, NEAR, mode="constant") * SIDE**2
+    seeds = (flux > STRUCTURE * noise) & (flux < around)
+    return np.asarray(ndimage.binary_dilation(seeds, np.ones((GROWTH, GROWTH))) & ~isolated)

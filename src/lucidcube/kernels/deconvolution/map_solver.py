@@ -13,7 +13,7 @@ from lucidcube.kernels.deconvolution.common import StopReason
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.edge_preserving import Objective
 from lucidcube.kernels.deconvolution.lbfgs import Minimum, minimise
-from lucidcube.kernels.deconvolution.map_points import isolated_points
+from lucidcube.kernels.deconvolution.map_points import isolated_points, structure_points
 from lucidcube.kernels.deconvolution.map_start import POINT_SCALE, first_parts, point_units
 from lucidcube.kernels.deconvolution.stopping import BRIGHT, FEWEST, NoiseStop
 from lucidcube.kernels.fourier.convolver import Convolver
@@ -109,7 +109,8 @@ class MapSolver:
             `noise.correlated_pixels`.
         free_points : bool
             Whether the penalty of isolated points is multiplied by `FREED`, because it would take some of
-            their flux. They are looked for after `FIRST_ITERATIONS`, or in `start`; see `map_points`.
+            their flux, and the points of narrow structure are penalised in groups. Both are looked for after
+            `FIRST_ITERATIONS`, or in `start`; see `map_points`.
         start : Solution, optional
             Where to start; the default is `map_start.first_parts`. With a `chi2_target`, which that would
             reach at once, it is max(data, 0).
@@ -169,12 +170,16 @@ class MapSolver:
         return found._replace(correlated=correlated)
 
     def _free_points(self, objective: Objective, parts: Plane, correlated: float) -> None:
-        """Reduce the penalty of the isolated points among the parts."""
+        """Reduce the penalty of the isolated points among the parts, and join the points of structures."""
         inside = slice(None), slice(self.grid[1])
-        image = (parts[0] + objective.unit * parts[1])[inside]
+        smooth, points = parts[0][inside], (objective.unit * parts[1])[inside]
         squares = float(np.sum(np.square(self._psf, dtype=np.float64)))
         noise = objective.unit[inside] * np.float32(correlated / (POINT_SCALE * math.sqrt(squares)))
-        objective.relief[1][inside][isolated_points(image, noise)] *= FREED
+        isolated = isolated_points(smooth + points, noise)
+        objective.relief[1][inside][isolated] *= FREED
+        structure = structure_points(points, smooth, noise, isolated)
+        if structure.any():
+            objective.group(structure)
 
     def _solution(self, result: Minimum, unit: float, chi2: Callable[[Plane], float]) -> Solution:
         """Return the result in the units of the data; `chi2` is called with the model."""
