@@ -104,8 +104,8 @@ class Config(Parameters):
     checkpoints: Checkpoints = Checkpoints()
     profile: Annotated[str, AfterValidator(_loadable)] = Field(
         "laptop",
-        description="where to run: laptop, processes, synchronous or gpu; --profile also takes a YAML file or "
-        "the address of a scheduler",
+        description="where to run: laptop, processes, synchronous or gpu; --profile also takes a YAML file "
+        "or the address of a scheduler",
     )
 
     @field_validator("deconvolve")

@@ -46,9 +46,10 @@ class MapDeconvolution(Deconvolve):
 
     The object is a smooth part with sharp edges plus points (Giovannelli & Coulais 2005, A&A 439, 401), both
     positive, also beyond the edge of the frame. Points that are fainter than the light around them, such as
-    those along a cloud or a ring, are joined (Chen & Selesnick 2014, Signal Processing 94, 476). The residual
-    is the input minus the model, whose light may come from there. The parameters are pure numbers, in units of the
-    median noise of each plane.
+    those along a cloud or a ring, are joined (Chen & Selesnick 2014, Signal Processing 94, 476).
+
+    The residual is the input minus the model, whose light may come from beyond the edge of the frame. The
+    parameters are pure numbers, in units of the median noise of each plane.
     """
 
     kernel = staticmethod(map_deconvolution)
