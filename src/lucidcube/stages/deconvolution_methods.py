@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from lucidcube.cube import DATA, DECONVOLUTION_LOG, MODEL, POINTS, RESIDUAL, RESTORED
 from lucidcube.kernels.batched.lucy_richardson import lucy_richardson_planes
+from lucidcube.kernels.batched.map import map_planes
 from lucidcube.kernels.deconvolution.clean import clean_modified
 from lucidcube.kernels.deconvolution.common import Deconvolution
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
@@ -53,6 +54,7 @@ class MapDeconvolution(Deconvolve):
     """
 
     kernel = staticmethod(map_deconvolution)
+    planes_kernel = staticmethod(map_planes)
     extras = (POINTS, MODEL)
     produces = (DATA, RESIDUAL, *extras, *WITH_ERRORS, *DECONVOLUTION_LOG)
     copies = 10.8

@@ -1,8 +1,8 @@
 """Planes that iterate together until each of them stops."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ FULL = 0.75
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+T = TypeVar("T")
 
 
 class PlaneInput(NamedTuple):
@@ -35,7 +36,7 @@ class PlanesKernel(Protocol):
     ) -> list[Deconvolution]: ...
 
 
-def in_batches(planes: Sequence[PlaneInput], most: int) -> Iterator[Sequence[PlaneInput]]:
+def in_batches(planes: Sequence[T], most: int) -> Iterator[Sequence[T]]:
     """Yield the planes in batches of about equal size, which is `most` at most."""
     number = -(-len(planes) // most)
     ends = np.linspace(0, len(planes), number + 1).astype(int).tolist()
@@ -68,6 +69,17 @@ def replace(arrays: Arrays, planes: Any, rows: NDArray[np.intp], others: Any) ->
     order = np.arange(planes.shape[0])
     order[rows] = planes.shape[0] + np.arange(rows.size)
     return arrays.xp.take(arrays.xp.concat([planes, others]), arrays.put(order), axis=0)
+
+
+def keep_rows(
+    owner: object, arrays: Arrays, on_device: Iterable[str], on_host: Iterable[str], rows: NDArray[np.intp]
+) -> None:
+    """Keep some planes of the named attributes, arrays whose first dimension is the plane."""
+    index = arrays.put(rows)
+    for name in on_device:
+        setattr(owner, name, arrays.xp.take(getattr(owner, name), index, axis=0))
+    for name in on_host:
+        setattr(owner, name, getattr(owner, name)[rows])
 
 
 def largest_grid(planes: Sequence[PlaneInput]) -> int:

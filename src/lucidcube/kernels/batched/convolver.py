@@ -1,5 +1,6 @@
 """Convolution of several planes at once, each with its own PSF."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,11 @@ class BatchConvolver:
         """Return planes (plane, y, x), correlated, which is the transpose of `convolve`."""
         return self._filter(planes, self._xp.conj(self._transfer))
 
-    def keep(self, rows: NDArray[np.intp]) -> None:
-        """Keep the PSFs of these planes only."""
-        self._transfer = self._of(rows)
+    def part(self, rows: NDArray[np.intp]) -> "BatchConvolver":
+        """Return the convolver of some of the planes."""
+        part = copy(self)
+        part._transfer = self._of(rows)
+        return part
 
     def _of(self, rows: NDArray[np.intp]) -> Any:
         return self._xp.take(self._transfer, self._arrays.put(rows), axis=0)

@@ -15,6 +15,7 @@ from lucidcube.kernels.batched.batches import (
     PlaneInput,
     column,
     in_batches,
+    keep_rows,
     largest_grid,
     replace,
     stack,
@@ -253,9 +254,5 @@ class _Iteration:
         if self._stopped.mean() <= 1 - FULL:
             return
         rows = np.flatnonzero(~self._stopped)
-        index = self._arrays.put(rows)
-        for name in self._on_device:
-            setattr(self, name, self._xp.take(getattr(self, name), index, axis=0))
-        for name in self._on_host:
-            setattr(self, name, getattr(self, name)[rows])
-        self._convolver.keep(rows)
+        keep_rows(self, self._arrays, self._on_device, self._on_host, rows)
+        self._convolver = self._convolver.part(rows)

@@ -99,7 +99,7 @@ def _search(
     are returned. If there is no such step, the variables are as before, and None is returned.
     """
     variables, gradient = vectors
-    direction = _two_loops(memory.products())
+    direction = two_loops(memory.products())
     for _ in range(MOST_TRIALS):
         slope = memory.step(direction, length)
         if not slope < 0:
@@ -119,7 +119,7 @@ def _search(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _two_loops(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+def two_loops(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     """Run the recursion of L-BFGS on scalar products instead of vectors.
 
     This is the form of Chen, Wang & Zhou (2014, "Large-scale L-BFGS using MapReduce"). Steps come first, from

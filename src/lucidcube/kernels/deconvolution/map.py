@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,19 +56,13 @@ def map_deconvolution(
     the model, so the components alone, convolved, need not give the model near the edge. Components, points
     and model are NaN outside the field. `extras` are "points" and "model".
     """
-    pixels = Pixels.of(plane, psf, filled)
-    sigma = noise_by_pixel(plane, variance, pixels)
+    pixels, sigma, correlated = noise_of(plane, psf, variance, filled, start)
     solver = MapSolver(psf, plane.shape)
-    correlated = (
-        math.sqrt(correlated_pixels(plane, np.square(sigma), ~pixels.valid))
-        if start is None
-        else start.correlated
-    )
     solution = solver.solve(
         plane,
         sigma,
         mu=mu,
-        point_penalty=point_penalty * math.sqrt(np.sum(np.square(psf, dtype=np.float64))),
+        point_penalty=point_penalty * norm(psf),
         delta=delta,
         robust=robust,
         n_iter=n_iter,
@@ -78,6 +73,43 @@ def map_deconvolution(
         chi2_target=chi2_target,
         observer=None if observer is None else _reporting(observer, plane, pixels, solver),
     )
+    return result_of(solution, plane, variance, pixels, sigma)
+
+
+class Noise(NamedTuple):
+    """What a plane tells of its noise."""
+
+    pixels: Pixels
+    sigma: NDArray[np.float64]
+    """Standard deviation (y, x), see `noise_by_pixel`."""
+    correlated: float
+    """Number by which the data term is divided."""
+
+
+def noise_of(
+    plane: Plane,
+    psf: NDArray[np.floating],
+    variance: Variance,
+    filled: NDArray[np.generic] | None,
+    start: Solution | None,
+) -> Noise:
+    """Return the noise of a plane; the arguments are as for `map_deconvolution`."""
+    pixels = Pixels.of(plane, psf, filled)
+    sigma = noise_by_pixel(plane, variance, pixels)
+    if start is not None:
+        return Noise(pixels, sigma, start.correlated)
+    return Noise(pixels, sigma, math.sqrt(correlated_pixels(plane, np.square(sigma), ~pixels.valid)))
+
+
+def norm(psf: NDArray[np.floating]) -> float:
+    """Return the root of the sum of squares of a PSF, to which the penalty of the points is relative."""
+    return math.sqrt(np.sum(np.square(psf, dtype=np.float64)))
+
+
+def result_of(
+    solution: Solution, plane: Plane, variance: Variance, pixels: Pixels, sigma: NDArray[np.float64]
+) -> Deconvolution:
+    """Return the result for a plane, given its solution and the standard deviation of its pixels."""
     everywhere = solution.reason is StopReason.ALL_NAN
     components, points, model = (
         np.where(pixels.outside | everywhere, np.float32(np.nan), array)

@@ -49,6 +49,73 @@ class Solution(NamedTuple):
     """Number by which the data term was divided because the noise is correlated."""
 
 
+class Scaled(NamedTuple):
+    """A plane in units of the median noise of the pixels with weight; arrays (y, x) of float64."""
+
+    unit: float
+    values: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    """The reciprocal of the standard deviation; 0 where there are no data."""
+    bright: float
+    """Value times weight above which a pixel counts as bright."""
+    counted: int
+    """Number of bright pixels."""
+
+    @classmethod
+    def of(
+        cls, data: NDArray[np.floating], sigma: NDArray[np.floating], correlated: float
+    ) -> "Scaled | None":
+        """Return a plane in units of its noise, or None if no pixel has weight; see `MapSolver.solve`."""
+        weighted = has_weight(data, sigma)
+        if not weighted.any():
+            return None
+        unit = float(np.median(sigma[weighted]))
+        values = np.where(weighted, data, 0).astype(np.float64) / unit
+        weight = np.zeros(data.shape)
+        np.divide(unit / math.sqrt(correlated), sigma, out=weight, where=weighted)
+        signal = values * weight
+        bright = BRIGHT if (signal > BRIGHT).sum() >= FEWEST else -math.inf
+        return cls(unit, values, weight, bright, int((weighted & (signal > bright)).sum()))
+
+    def first_step(self, mu: float, delta: float) -> float:
+        """Return the length of the first step as a fraction of the gradient."""
+        curvature = max(1.0, float(np.percentile(self.weight[self.weight > 0], 90)) ** 2) + 8 * mu / delta
+        return 1 / curvature
+
+
+def has_weight(data: NDArray[np.floating], sigma: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return which pixels (y, x) count."""
+    return np.isfinite(data) & np.isfinite(sigma) & (sigma > 0)
+
+
+def solution_of(
+    parts: Plane,
+    model: Plane,
+    minimum: Minimum,
+    data: NDArray[np.floating],
+    sigma: NDArray[np.floating],
+    correlated: float,
+) -> Solution:
+    """Return the solution, given b and p on the grid and the model of the plane, in the units of the data."""
+    reason = StopReason.CONVERGED if minimum.converged else StopReason.N_ITER
+    if minimum.stopped:
+        reason = StopReason.CHI2_REACHED
+    margins = [(wide - side) // 2 for wide, side in zip(parts.shape[1:], data.shape, strict=True)]
+    frame = tuple(slice(m, m + side) for m, side in zip(margins, data.shape, strict=True))
+    image = (parts[0] + parts[1])[frame]
+    weighted = has_weight(data, sigma)
+    chi2 = NoiseStop(data, np.square(sigma), weighted, None).chi2(np.where(weighted, data - model, 0))
+    numbers = minimum.n_iter, reason, minimum.cost, chi2
+    return Solution(image.copy(), parts[1][frame].copy(), model, *numbers, parts, correlated)
+
+
+def nothing(shape: tuple[int, int], grid: tuple[int, int]) -> Solution:
+    """Return the solution without any data, which is zero."""
+    none = np.zeros(shape, np.float32)
+    parts = np.zeros((2, *grid), np.float32)
+    return Solution(none, none.copy(), none.copy(), 0, StopReason.ALL_NAN, 0.0, math.nan, parts)
+
+
 class MapSolver:
     """Solves the deconvolution of planes of one shape by one PSF, repeatedly.
 
@@ -120,23 +187,17 @@ class MapSolver:
         observer : callable, optional
             Called with the number of the iteration and its object on the grid after each iteration.
         """
-        weighted = np.isfinite(data) & np.isfinite(sigma) & (sigma > 0)
-        if not weighted.any():
-            return self._nothing()
-        unit = float(np.median(sigma[weighted]))
-        values = np.where(weighted, data, 0).astype(np.float64) / unit
-        weight = np.zeros(self.shape)
-        np.divide(unit / math.sqrt(correlated), sigma, out=weight, where=weighted)
-        signal = values * weight
-        bright = BRIGHT if (signal > BRIGHT).sum() >= FEWEST else -math.inf
-        counted = int((weighted & (signal > bright)).sum())
-        planes = self._on_grid(values), self._on_grid(weight)
+        scaled = Scaled.of(data, sigma, correlated)
+        if scaled is None:
+            return nothing(self.shape, self.grid)
+        unit = scaled.unit
+        planes = self._on_grid(scaled.values), self._on_grid(scaled.weight)
         # The penalties are in units of the noise, which `correlated` does not change.
         white = planes[1] * np.float32(math.sqrt(correlated))
         units, relief = point_units(self.convolver, self._psf, white, point_penalty)
         scales = units, np.stack([relief, relief])
         objective = Objective(
-            self.convolver, *planes, mu, point_penalty, delta, robust, *scales, bright=bright
+            self.convolver, *planes, mu, point_penalty, delta, robust, *scales, bright=scaled.bright
         )
         parts = np.zeros((2, self.grid[0], self.convolver.padded_width), np.float32)
         if start is not None:
@@ -146,28 +207,28 @@ class MapSolver:
         else:
             parts[0] = np.maximum(planes[0], 0)
         parts[1] /= objective.unit
-        curvature = max(1.0, float(np.percentile(weight[weighted], 90)) ** 2) + 8 * mu / delta
-
         numbers = count(1)
 
         def stop(_: int, parts: Plane) -> bool:
             if observer is not None:
                 image = parts[0] + objective.unit * parts[1]
                 observer(next(numbers), image[:, : self.grid[1]] * np.float32(unit))
-            return chi2_target is not None and objective.chi2 * correlated <= chi2_target * counted
+            return chi2_target is not None and objective.chi2 * correlated <= chi2_target * scaled.counted
 
+        first_step = scaled.first_step(mu, delta)
         search = partial(
-            minimise, objective.evaluate, parts, tolerance=tolerance, first_step=1 / curvature, stop=stop
+            minimise, objective.evaluate, parts, tolerance=tolerance, first_step=first_step, stop=stop
         )
         if free_points:
             free = partial(self._free_points, objective, parts, correlated)
             result = _minimise_and_free(search, free, 0 if start is not None else FIRST_ITERATIONS, n_iter)
         else:
             result = search(n_iter=n_iter)
-        chi2 = NoiseStop(data, np.square(sigma), weighted, None).chi2
         result.variables[1] *= objective.unit
-        found = self._solution(result, unit, lambda model: chi2(np.where(weighted, data - model, 0)))
-        return found._replace(correlated=correlated)
+        parts = result.variables * np.float32(unit)
+        model = self.convolver.convolve_padded(parts[0] + parts[1])[self.frame].copy()
+        inside = parts[:, :, : self.grid[1]]
+        return solution_of(inside, model, result, data, sigma, correlated)
 
     def _free_points(self, objective: Objective, parts: Plane, correlated: float) -> None:
         """Reduce the penalty of the isolated points among the parts, and join the points of structures."""
@@ -180,31 +241,6 @@ class MapSolver:
         structure = structure_points(points, smooth, noise, isolated)
         if structure.any():
             objective.group(structure)
-
-    def _solution(self, result: Minimum, unit: float, chi2: Callable[[Plane], float]) -> Solution:
-        """Return the result in the units of the data; `chi2` is called with the model."""
-        parts = result.variables * np.float32(unit)
-        image = parts[0] + parts[1]
-        model = self.convolver.convolve_padded(image)[self.frame].copy()
-        reason = StopReason.CONVERGED if result.converged else StopReason.N_ITER
-        if result.stopped:
-            reason = StopReason.CHI2_REACHED
-        return Solution(
-            image[self.frame].copy(),
-            parts[1][self.frame].copy(),
-            model,
-            result.n_iter,
-            reason,
-            result.cost,
-            chi2(model),
-            parts[:, :, : self.grid[1]],
-        )
-
-    def _nothing(self) -> Solution:
-        """Return the solution without any data, which is zero."""
-        none = np.zeros(self.shape, np.float32)
-        parts = np.zeros((2, *self.grid), np.float32)
-        return Solution(none, none.copy(), none.copy(), 0, StopReason.ALL_NAN, 0.0, math.nan, parts)
 
     def _on_grid(self, plane: NDArray[np.floating]) -> Plane:
         """Return a plane (y, x) within a padded plane of the grid, with zeros around it."""

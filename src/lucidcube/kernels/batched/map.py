@@ -1,0 +1,205 @@
+"""Edge-preserving MAP deconvolution of several planes at once; see `deconvolution.map`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lucidcube.kernels.batched.arrays import Arrays
+from lucidcube.kernels.batched.batches import PlaneInput, column, in_batches
+from lucidcube.kernels.batched.convolver import BatchConvolver
+from lucidcube.kernels.batched.edge_preserving import Objectives
+from lucidcube.kernels.batched.lbfgs import Minimisation
+from lucidcube.kernels.batched.map_start import first_parts, point_units
+from lucidcube.kernels.deconvolution.common import Deconvolution
+from lucidcube.kernels.deconvolution.lbfgs import Minimum
+from lucidcube.kernels.deconvolution.map import Noise, noise_of, norm, result_of
+from lucidcube.kernels.deconvolution.map_points import isolated_points
+from lucidcube.kernels.deconvolution.map_solver import (
+    FIRST_ITERATIONS,
+    FREED,
+    MARGIN,
+    Scaled,
+    Solution,
+    nothing,
+    solution_of,
+)
+from lucidcube.kernels.deconvolution.map_start import POINT_SCALE
+
+SCRATCH = 130
+"""Planes in the memory of the device for each plane of a batch."""
+
+
+class Job(NamedTuple):
+    """A plane to deconvolve, and the solution of similar data from which to start, or None."""
+
+    given: PlaneInput
+    start: Solution | None = None
+
+
+class _Problem(NamedTuple):
+    """A plane in units of its noise."""
+
+    job: Job
+    noise: Noise
+    scaled: Scaled
+
+
+def map_planes(planes: Sequence[PlaneInput | Job], arrays: Arrays, **options: Any) -> list[Deconvolution]:
+    """Deconvolve planes as `deconvolution.map.map_deconvolution` does, together.
+
+    The planes have one shape, and so have their PSFs; all of them or none have a start. The options are those
+    of that function, from whose results these differ by rounding only.
+    """
+    jobs = [plane if isinstance(plane, Job) else Job(plane) for plane in planes]
+    shape = jobs[0].given.plane.shape
+    grid = shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN
+    results: list[Deconvolution] = []
+    for batch in in_batches(jobs, arrays.batch_size(SCRATCH * 4 * grid[0] * grid[1])):
+        noises = [noise_of(*job.given, job.start) for job in batch]
+        scaled = [
+            Scaled.of(job.given.plane, noise.sigma, noise.correlated)
+            for job, noise in zip(batch, noises, strict=True)
+        ]
+        triples = list(zip(batch, noises, scaled, strict=True))
+        problems = [_Problem(job, noise, one) for job, noise, one in triples if one is not None]
+        solutions = iter(_Solver(arrays, problems, grid, **options).solve() if problems else [])
+        for job, noise, one in triples:
+            solution = nothing(shape, grid) if one is None else next(solutions)
+            known = job.given.plane, job.given.variance, noise.pixels, noise.sigma
+            results.append(result_of(solution, *known))
+    return results
+
+
+class _Solver:
+    """Solves planes of one shape together; see `deconvolution.map_solver.MapSolver`."""
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        problems: Sequence[_Problem],
+        grid: tuple[int, int],
+        *,
+        n_iter: int,
+        mu: float,
+        point_penalty: float,
+        delta: float,
+        robust: float | None,
+        tolerance: float,
+        chi2_target: float | None,
+    ) -> None:
+        self._arrays, self._problems, self._grid = arrays, problems, grid
+        self._n_iter, self._tolerance, self._target = n_iter, tolerance, chi2_target
+        self._terms: dict[str, Any] = {"mu": mu, "delta": delta, "robust": robust}
+        self._scaled = [problem.scaled for problem in problems]
+        psf = np.stack([problem.job.given.psf for problem in problems]).astype(np.float32)
+        self._norms = np.array([norm(problem.job.given.psf) for problem in problems])
+        self._correlated = np.array([problem.noise.correlated for problem in problems])
+        self._convolver = BatchConvolver(arrays, psf, grid)
+        self._data, self._weight = (
+            arrays.put(np.stack([self._on_grid(getattr(one, name)) for one in self._scaled]))
+            for name in ("values", "weight")
+        )
+        self._penalty = point_penalty * self._norms
+        # The penalties are in units of the noise, which `correlated` does not change.
+        white = self._weight * column(arrays, np.sqrt(self._correlated))
+        self._unit, relief = point_units(arrays, psf, white, self._penalty)
+        self._relief = relief, relief
+
+    def solve(self) -> list[Solution]:
+        """Return the solutions of the planes."""
+        rows, variables = np.arange(len(self._problems)), self._start()
+        minima: dict[int, Minimum] = {}
+        done = np.zeros(rows.size, int)
+        if self._problems[0].job.start is None:
+            most = np.full(rows.size, min(FIRST_ITERATIONS, self._n_iter))
+            minima = dict(enumerate(self._minimise(rows, variables, most)))
+            done = np.array([minimum.n_iter for minimum in minima.values()])
+            rows = np.array([i for i, m in minima.items() if not m.stopped and m.n_iter < self._n_iter], int)
+        if rows.size:
+            if minima:
+                variables = self._arrays.put(np.stack([minima[i].variables for i in rows.tolist()]))
+            self._free_points(rows, self._arrays.get(variables))
+            found = self._minimise(rows, variables, self._n_iter - done[rows])
+            for i, minimum in zip(rows.tolist(), found, strict=True):
+                minima[i] = minimum._replace(n_iter=minimum.n_iter + int(done[i]))
+        return self._solutions([minima[i] for i in range(len(self._problems))])
+
+    def _start(self) -> Any:
+        """Return the variables to start from: b and p / `unit`, one below the other."""
+        xp, starts = self._arrays.xp, [problem.job.start for problem in self._problems]
+        if starts[0] is not None:
+            pairs = zip(starts, self._scaled, strict=True)
+            parts = np.stack([s.parts / np.float32(one.unit) for s, one in pairs if s is not None])
+            smooth, points = self._arrays.put(parts[:, 0]), self._arrays.put(parts[:, 1])
+        elif self._target is None:
+            smooth, points = first_parts(self._arrays, self._convolver, self._data, self._weight)
+        else:
+            smooth = xp.clip(self._data, min=0)
+            points = xp.zeros_like(smooth)
+        return xp.concat([smooth, points / self._unit], axis=1)
+
+    def _minimise(self, rows: NDArray[np.intp], variables: Any, n_iter: NDArray[np.intp]) -> list[Minimum]:
+        """Minimise the objectives of some planes."""
+        limits = None
+        if self._target is not None:
+            counted = np.array([self._scaled[i].counted for i in rows])
+            limits = self._target * counted / self._correlated[rows]
+        index = self._arrays.put(rows)
+        data, weight, unit, *relief = (
+            self._arrays.xp.take(array, index, axis=0)
+            for array in (self._data, self._weight, self._unit, *self._relief)
+        )
+        objectives = Objectives(
+            self._arrays,
+            self._convolver.part(rows),
+            data,
+            weight,
+            unit,
+            (relief[0], relief[1]),
+            column(self._arrays, self._penalty[rows]),
+            bright=column(self._arrays, [self._scaled[i].bright for i in rows]),
+            limits=limits,
+            **self._terms,
+        )
+        first_step = [self._scaled[i].first_step(self._terms["mu"], self._terms["delta"]) for i in rows]
+        return Minimisation(
+            self._arrays,
+            objectives.evaluate,
+            variables,
+            first_step=np.array(first_step),
+            n_iter=n_iter,
+            tolerance=self._tolerance,
+            stop=objectives.reached,
+            keep=objectives.keep,
+        ).run()
+
+    def _free_points(self, rows: NDArray[np.intp], variables: NDArray[np.float32]) -> None:
+        """Reduce the penalty of the isolated points of some planes."""
+        unit, factors = self._arrays.get(self._unit), self._arrays.get(self._relief[1]).copy()
+        height = self._grid[0]
+        for row, found in zip(rows.tolist(), variables, strict=True):
+            image = found[:height] + unit[row] * found[height:]
+            noise = unit[row] * np.float32(self._correlated[row] / (POINT_SCALE * self._norms[row]))
+            factors[row][isolated_points(image, noise)] *= FREED
+        self._relief = self._relief[0], self._arrays.put(factors)
+
+    def _solutions(self, minima: Sequence[Minimum]) -> list[Solution]:
+        """Return the solutions in the units of the data."""
+        height, margin = self._grid[0], MARGIN
+        scale = column(self._arrays, [one.unit for one in self._scaled])
+        variables = self._arrays.put(np.stack([minimum.variables for minimum in minima]))
+        smooth, points = scale * variables[:, :height], scale * (variables[:, height:] * self._unit)
+        models = self._arrays.get(self._convolver.convolve(smooth + points))
+        parts = np.stack([self._arrays.get(smooth), self._arrays.get(points)], axis=1)
+        solutions = []
+        for problem, minimum, both, model in zip(self._problems, minima, parts, models, strict=True):
+            inside = model[margin:-margin, margin:-margin].copy()
+            known = problem.job.given.plane, problem.noise.sigma, problem.noise.correlated
+            solutions.append(solution_of(both, inside, minimum, *known))
+        return solutions
+
+    def _on_grid(self, plane: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return a plane (y, x) with a margin of zeros."""
+        return np.pad(plane, MARGIN).astype(np.float32)
