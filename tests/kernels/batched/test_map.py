@@ -1,0 +1,143 @@
+"""The MAP estimate of several planes at once, compared with that of single planes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from array_libraries import Scene, arrays, difference
+from lucidcube.kernels.batched import batches, lbfgs
+from lucidcube.kernels.batched.arrays import Arrays
+from lucidcube.kernels.batched.batches import PlaneInput
+from lucidcube.kernels.batched.map import Job, map_planes
+from lucidcube.kernels.deconvolution.common import Deconvolution
+from lucidcube.kernels.deconvolution.map import map_deconvolution
+from lucidcube.kernels.fourier.convolver import EngineName, use_engine
+from lucidcube.stages.deconvolution_methods import MapDeconvolution
+
+__all__ = ["arrays"]
+OPTIONS = {
+    name: field.default
+    for name, field in MapDeconvolution.model_fields.items()
+    if name not in MapDeconvolution.stage_only
+}
+RIM = 2
+"""Number of the plane whose light ends at a rim, where the first image is a ratio of small numbers."""
+
+
+def one_by_one(planes: list[PlaneInput], engine: EngineName = "auto", **options: Any) -> list[Deconvolution]:
+    with use_engine(engine):
+        return [
+            map_deconvolution(p.plane, p.psf, variance=p.variance, filled=p.filled, **OPTIONS | options)
+            for p in planes
+        ]
+
+
+def cost(found: Deconvolution) -> float:
+    return float(found.start.cost)
+
+
+@pytest.fixture(scope="module")
+def planes() -> list[PlaneInput]:
+    return Scene(40).planes
+
+
+@pytest.mark.parametrize("robust", [3.0, None])
+@pytest.mark.parametrize("n_iter", [0, 1])
+def test_the_start_and_the_first_steps_are_those_of_single_planes(
+    arrays: Arrays, planes: list[PlaneInput], n_iter: int, robust: float | None
+) -> None:
+    options = {"n_iter": n_iter, "robust": robust}
+    found = map_planes(planes, arrays, **OPTIONS | options)
+    for number, (result, known) in enumerate(zip(found, one_by_one(planes, **options), strict=True)):
+        if number != RIM:
+            assert difference(result.components, known.components) < 5e-5
+            assert cost(result) == pytest.approx(cost(known), rel=5e-4)
+        assert result.iterations == known.iterations
+        assert result.stop_reason == known.stop_reason
+
+
+@pytest.mark.parametrize("options", [{}, {"mu": 0.2, "point_penalty": 0.0, "delta": 2.0}], ids=str)
+def test_the_minima_are_those_of_single_planes(
+    arrays: Arrays, planes: list[PlaneInput], options: dict[str, Any]
+) -> None:
+    options = {"n_iter": 1500, "tolerance": 1e-9, **options}
+    found = map_planes(planes, arrays, **OPTIONS | options)
+    expected, others = (one_by_one(planes, engine, **options) for engine in ("auto", "scipy"))
+    for result, known, other in zip(found, expected, others, strict=True):
+        # L-BFGS amplifies rounding: the engines of the transforms tell by how much.
+        allowed = max(1e-4, 5 * difference(other.components, known.components))
+        assert difference(result.components, known.components) < allowed
+        assert cost(result) == pytest.approx(cost(known), rel=2e-6)
+        assert result.chi2 == pytest.approx(known.chi2, rel=1e-3)
+        for name in ("points", "model"):
+            assert np.array_equal(np.isnan(result.extras[name]), np.isnan(known.extras[name]))
+
+
+def test_the_usual_number_of_iterations_gives_the_same_result(
+    arrays: Arrays, planes: list[PlaneInput]
+) -> None:
+    found = map_planes(planes, arrays, **OPTIONS)
+    for number, (result, known) in enumerate(zip(found, one_by_one(planes), strict=True)):
+        if number != RIM:  # which needs more iterations
+            assert difference(result.model, known.model) < 2e-3
+        assert cost(result) == pytest.approx(cost(known), rel=1e-2 if number == RIM else 1e-4)
+
+
+def test_the_noise_stops_each_plane(arrays: Arrays, planes: list[PlaneInput]) -> None:
+    found = map_planes(planes, arrays, **OPTIONS | {"chi2_target": 1.0})
+    assert {result.stop_reason.name for result in found} == {"CHI2_REACHED"}
+    assert len({result.iterations for result in found}) > 2
+    for result, known in zip(found, one_by_one(planes, chi2_target=1.0), strict=True):
+        assert result.chi2_bright <= 1.05
+        assert abs(result.iterations - known.iterations) <= 0.4 * known.iterations + 1
+
+
+def test_similar_data_start_from_a_result(arrays: Arrays, planes: list[PlaneInput]) -> None:
+    known = one_by_one(planes)
+    jobs = [Job(plane, result.start) for plane, result in zip(planes, known, strict=True)]
+    found = map_planes(jobs, arrays, **OPTIONS | {"n_iter": 30})
+    with use_engine("auto"):
+        expected = [
+            map_deconvolution(
+                *plane[:2],
+                variance=plane.variance,
+                filled=plane.filled,
+                start=one.start,
+                **OPTIONS | {"n_iter": 30},
+            )
+            for plane, one in zip(planes, known, strict=True)
+        ]
+    for number, (result, other, before) in enumerate(zip(found, expected, known, strict=True)):
+        assert cost(result) <= cost(before) * (1 + 1e-6)
+        assert difference(result.model, other.model) < (2e-2 if number == RIM else 1e-3)
+
+
+def test_results_do_not_depend_on_the_batch(
+    arrays: Arrays, planes: list[PlaneInput], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS | {"n_iter": 1000, "tolerance": 1e-8}
+    together = map_planes(planes, arrays, **options)
+    monkeypatch.setattr(Arrays, "batch_size", lambda self, plane_bytes: 2)
+    monkeypatch.setattr(lbfgs, "FULL", 1.0)
+    apart = map_planes(planes, arrays, **options)
+    for one, other in zip(together, apart, strict=True):
+        assert difference(one.components, other.components) < 2e-3
+        assert cost(one) == pytest.approx(cost(other), rel=1e-5)
+
+
+def test_planes_without_data_are_zero_and_change_no_others(arrays: Arrays, planes: list[PlaneInput]) -> None:
+    first = planes[0]
+    empty = first._replace(plane=np.full_like(first.plane, np.nan))
+    nothing, found = map_planes([empty, first], arrays, **OPTIONS | {"n_iter": 3})
+    assert nothing.stop_reason.name == "ALL_NAN"
+    assert np.isnan(nothing.components).all()
+    assert difference(found.components, one_by_one([first], n_iter=3)[0].components) < 3e-2
+
+
+def test_the_number_of_a_batch_follows_from_the_memory(arrays: Arrays) -> None:
+    assert arrays.batch_size(1 << 40) == 1
+    assert arrays.batch_size(1 << 20) == 256
+    assert [len(part) for part in batches.in_batches(range(10), 4)] == [3, 3, 4]
