@@ -20,9 +20,9 @@ class Objectives:
         The array library, and the convolver of the grids.
     data, weight
         (plane, grid y, grid x): the data in units of the noise, and the reciprocal of the standard deviation.
-    unit, relief
-        The unit of the points, (plane, grid y, grid x), and the factors of both penalties, of which there are
-        two arrays of this shape.
+    unit, relief, groups
+        The unit of the points (plane, grid y, grid x), the factors of the penalties of b and p, and those of
+        the points within the penalty of groups, which are arrays of this shape; None if there are no groups.
     penalty
         Penalty (plane, 1, 1) of the points.
     bright
@@ -43,6 +43,7 @@ class Objectives:
         weight: Any,
         unit: Any,
         relief: tuple[Any, Any],
+        groups: Any | None,
         penalty: Any,
         *,
         bright: Any,
@@ -54,14 +55,15 @@ class Objectives:
         self._arrays, self._xp, self._convolver = arrays, arrays.xp, convolver
         self._data, self._weight, self._penalty = data, weight, penalty
         self._bright, self._limits = bright, limits
-        self._unit, (self._relief_b, self._relief_p) = unit, relief
+        self._unit, (self._relief_b, self._relief_p), self._groups = unit, relief, groups
         self._mu, self._delta, self._scale = mu, delta, 0.0 if robust is None else 1 / robust
         self._chi2 = np.full(data.shape[0], np.inf)
 
     def keep(self, rows: NDArray[np.intp]) -> None:
         """Keep these planes only."""
         numbers = ("_chi2",) if self._limits is None else ("_chi2", "_limits")
-        keep_rows(self, self._arrays, self._on_device, numbers, rows)
+        others = () if self._groups is None else ("_groups",)
+        keep_rows(self, self._arrays, (*self._on_device, *others), numbers, rows)
         self._convolver = self._convolver.part(rows)
 
     def reached(self) -> Mask:
@@ -77,8 +79,13 @@ class Objectives:
         roughness, divergence = self._smoothness(smooth)
         penalised = self._penalty * self._relief_p
         gradient = self._xp.concat([back - self._mu * divergence, self._unit * (back + penalised)], axis=1)
-        sums = self._xp.astype(cost, self._xp.float64) + self._mu * roughness
-        return total(self._arrays, sums + penalised * self._unit * points), gradient
+        terms = self._xp.astype(cost, self._xp.float64) + self._mu * roughness
+        costs = total(self._arrays, terms + penalised * self._unit * points)
+        if self._groups is not None:
+            group_terms, slopes = self._group_penalty(points)
+            gradient[:, height:] += slopes
+            costs += total(self._arrays, group_terms)
+        return costs, gradient
 
     def _data_term(self, model: Any) -> tuple[Any, Any]:
         """Return the terms of the data, and their derivatives."""
@@ -104,3 +111,23 @@ class Objectives:
         divergence[:, 1:] -= down[:, :-1]
         divergence[:, :, 1:] -= right[:, :, :-1]
         return terms, divergence
+
+    def _group_penalty(self, points: Any) -> tuple[Any, Any]:
+        """Return the terms of the penalty of groups, and its derivatives.
+
+        Every pixel is in four squares; beyond the grid there is no light.
+        """
+        factor = self._groups * self._unit
+        planes, height, width = points.shape
+        wide = self._xp.zeros((planes, height + 2, width + 2), dtype=points.dtype, device=self._arrays.device)
+        wide[:, 1:-1, 1:-1] = (factor * points) ** 2
+        squares = _of_four(wide)
+        root = self._xp.sqrt(squares + 1)
+        quarter = 0.25 * self._penalty
+        return quarter * squares / (root + 1), quarter * factor**2 * points * _of_four(1 / root)
+
+
+def _of_four(planes: Any) -> Any:
+    """Return the sums over squares of 2 by 2 pixels."""
+    rows = planes[:, 1:] + planes[:, :-1]
+    return rows[:, :, 1:] + rows[:, :, :-1]

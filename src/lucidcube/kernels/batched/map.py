@@ -15,7 +15,7 @@ from lucidcube.kernels.batched.map_start import first_parts, point_units
 from lucidcube.kernels.deconvolution.common import Deconvolution
 from lucidcube.kernels.deconvolution.lbfgs import Minimum
 from lucidcube.kernels.deconvolution.map import Noise, noise_of, norm, result_of
-from lucidcube.kernels.deconvolution.map_points import isolated_points
+from lucidcube.kernels.deconvolution.map_points import isolated_points, structure_points
 from lucidcube.kernels.deconvolution.map_solver import (
     FIRST_ITERATIONS,
     FREED,
@@ -105,7 +105,7 @@ class _Solver:
         # The penalties are in units of the noise, which `correlated` does not change.
         white = self._weight * column(arrays, np.sqrt(self._correlated))
         self._unit, relief = point_units(arrays, psf, white, self._penalty)
-        self._relief = relief, relief
+        self._relief, self._groups = (relief, relief), None
 
     def solve(self) -> list[Solution]:
         """Return the solutions of the planes."""
@@ -158,6 +158,7 @@ class _Solver:
             weight,
             unit,
             (relief[0], relief[1]),
+            None if self._groups is None else self._arrays.xp.take(self._groups, index, axis=0),
             column(self._arrays, self._penalty[rows]),
             bright=column(self._arrays, [self._scaled[i].bright for i in rows]),
             limits=limits,
@@ -176,14 +177,19 @@ class _Solver:
         ).run()
 
     def _free_points(self, rows: NDArray[np.intp], variables: NDArray[np.float32]) -> None:
-        """Reduce the penalty of the isolated points of some planes."""
+        """Reduce the penalty of the isolated points of some planes, and join the points of structures."""
         unit, factors = self._arrays.get(self._unit), self._arrays.get(self._relief[1]).copy()
-        height = self._grid[0]
+        height, groups = self._grid[0], np.zeros_like(factors)
         for row, found in zip(rows.tolist(), variables, strict=True):
-            image = found[:height] + unit[row] * found[height:]
+            smooth, points = found[:height], unit[row] * found[height:]
             noise = unit[row] * np.float32(self._correlated[row] / (POINT_SCALE * self._norms[row]))
-            factors[row][isolated_points(image, noise)] *= FREED
+            isolated = isolated_points(smooth + points, noise)
+            factors[row][isolated] *= FREED
+            structure = structure_points(points, smooth, noise, isolated)
+            groups[row][structure] = factors[row][structure]
+            factors[row][structure] = 0
         self._relief = self._relief[0], self._arrays.put(factors)
+        self._groups = self._arrays.put(groups) if groups.any() else None
 
     def _solutions(self, minima: Sequence[Minimum]) -> list[Solution]:
         """Return the solutions in the units of the data."""
