@@ -55,6 +55,12 @@ def test_libraries_that_cannot_be_read(error: Exception) -> None:
     assert said.count("\n") == 1
 
 
+def test_too_little_memory_for_libraries() -> None:
+    assert start("raise MemoryError", "run", "my.yaml") == (
+        2, "lucidcube: lucidcube cannot be loaded: there is not enough memory\n"
+    )  # fmt: skip
+
+
 def test_other_errors_are_mistakes_of_ours() -> None:
     assert not machine_fails(ImportError("no module named x"))
     assert not machine_fails(FileNotFoundError(errno.ENOENT, "No such file"))
@@ -82,6 +88,32 @@ def test_a_failing_disk_is_one_line(
     assert os.strerror(number) in first
     assert "/disk/file" in first
     assert "to continue, run the same command" in second
+
+
+@pytest.mark.parametrize(
+    ("said", "line"), [("", ""), ("Unable to allocate 8 TiB", " (Unable to allocate 8 TiB)")]
+)
+@pytest.mark.parametrize("resumable", [True, False])
+def test_too_little_memory_is_one_line(
+    said: str,
+    line: str,
+    resumable: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from lucidcube.cli.app import main
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError(*filter(None, [said]))
+
+    monkeypatch.setattr("lucidcube.config.load.load", fail)
+    with pytest.raises(SystemExit) as ended:
+        main([*(["run"] if resumable else ["config", "check"]), str(tmp_path / "my.yaml")])
+    assert ended.value.code == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == f"lucidcube: there is not enough memory{line}"
+    assert len(others) == resumable
 
 
 WAITING = """

@@ -80,13 +80,14 @@ def test_a_picture_is_written_and_replaced(product: Path, capsys: pytest.Capture
     second = size(Path("sub/one.png"))
     assert first[0] > 2 * second[0]
     assert first[1] == second[1]
-    assert call(capsys, "view", product)[0] == 0  # a picture of its own is replaced
+    few = ("--hdu", "RESIDUAL")
+    assert call(capsys, "view", product, *few)[0] == 0  # a picture of its own is replaced
     Path("mine.png").write_bytes(b"my own picture")
-    code, _, err = call(capsys, "view", product, "-o", "mine.png")
+    code, _, err = call(capsys, "view", product, *few, "-o", "mine.png")
     assert code == 2
     assert "was not made by lucidcube" in err
     assert Path("mine.png").read_bytes() == b"my own picture"
-    assert call(capsys, "view", product, "-o", "mine.png", "--overwrite")[0] == 0
+    assert call(capsys, "view", product, *few, "-o", "mine.png", "--overwrite")[0] == 0
     assert not list(Path.cwd().rglob("*.part"))
 
 
@@ -115,14 +116,14 @@ def test_pictures_are_opened_only_on_a_display(
     monkeypatch.setattr("sys.platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    code, out, err = call(capsys, "view", product, "--open")
+    code, out, err = call(capsys, "view", product, "--hdu", "MASK", "--open")
     assert (code, out) == (2, f"{product.with_suffix('.png')}\n")
     assert "there is no display" in err
     seen: list[list[str]] = []
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr("shutil.which", lambda program: program)
     monkeypatch.setattr("subprocess.Popen", lambda command, **options: seen.append(command))
-    assert call(capsys, "view", product, "--open")[0] == 0
+    assert call(capsys, "view", product, "--hdu", "MASK", "--open")[0] == 0
     assert seen == [["xdg-open", str(product.with_suffix(".png"))]]
 
 

@@ -578,6 +578,18 @@ def test_harmless_arguments_need_no_trust(text: str, here: Path) -> None:
     load_profile("mine.yaml")
 
 
+@pytest.mark.parametrize(
+    "field", ["workers", "threads", "memory", "block_factor", "jobs", "cores", "processes"]
+)
+@pytest.mark.parametrize("value", ["true", "[true]"])
+def test_true_is_no_number(field: str, value: str, here: Path) -> None:
+    kind = "slurm" if field in ("jobs", "cores", "processes") else "processes"
+    (here / "mine.yaml").write_text(f"kind: {kind}\n{field}: {value}\n")
+    with pytest.raises(ConfigError, match=f"mine.yaml: {field}: "):
+        load_profile("mine.yaml")
+
+
+@pytest.mark.slow
 def test_the_command_line_accepts_a_profile_that_is_trusted(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -586,7 +598,12 @@ def test_the_command_line_accepts_a_profile_that_is_trusted(
     cards = fits.Header({"CTYPE3": "WAVE", "CUNIT3": "um"})
     fits.writeto(here / "cube.fits", np.ones((4, 5, 6), np.float32), cards)
     (here / "run.yaml").write_text("target: {input: cube.fits, stages: [{interpolate: {method: linear}}]}\n")
-    for words in (["interpolate", "cube.fits", "--method", "linear"], ["run", "run.yaml"]):
+    commands = (
+        ["interpolate", "cube.fits", "--method", "linear"],
+        ["run", "run.yaml"],
+        ["preview", "run.yaml"],
+    )
+    for words in commands:
         for trust, said in (([], "add --trust-profile"), (["--trust-profile"], "LocalCluster: ")):
             with pytest.raises(SystemExit) as caught:
                 main([*words, "--profile", "mine.yaml", *trust])

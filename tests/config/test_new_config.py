@@ -79,6 +79,7 @@ def test_every_preset_is_filled_in(
     check(load(path, [f"output.path={tmp_path / 'o.fits'}"]))
 
 
+@pytest.mark.slow
 def test_the_config_runs(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "my.yaml"
     made(capsys, path, "planet", scene / "target.fits", scene / "star.fits")

@@ -17,6 +17,8 @@ import yaml
 
 from lucidcube.simulate import Scene, write_scene
 
+pytestmark = pytest.mark.slow  # each run has a process of its own
+
 CALLS = ("open", "write", "fsync", "rename", "unlink", "read")
 SHIM = Path(__file__).with_name("failing_calls.c")
 FORK_SERVER = """
@@ -141,12 +143,10 @@ def test_the_calls_of_a_run_are_seen(faults: Faults) -> None:
     assert faults.run(CALLS.index("write"), 1, errno.EIO, 1) == 2
 
 
-QUICK = [
+FAULTS = [
     ("write", 0.3, errno.EIO, False),
     ("rename", 0.5, errno.ENOSPC, True),
     ("unlink", 1, errno.EIO, False),
-]
-SLOW = [
     ("open", 0.5, errno.EMFILE, True),
     ("write", 0.7, errno.ENOSPC, True),
     ("fsync", 1, errno.EIO, True),
@@ -156,10 +156,7 @@ SLOW = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("call", "fraction", "error", "lasting"),
-    [*QUICK, *(pytest.param(*f, marks=pytest.mark.slow) for f in SLOW)],
-)
+@pytest.mark.parametrize(("call", "fraction", "error", "lasting"), FAULTS)
 def test_a_call_that_fails(faults: Faults, call: str, fraction: float, error: int, lasting: bool) -> None:
     check(faults, call, fraction, error, lasting=lasting)
 

@@ -31,13 +31,12 @@ def fuzz(kind: str, seed: int, count: int, folder: Path) -> None:
     assert found["disk"] < 4
 
 
-@pytest.mark.parametrize("kind", ["fits", "tiles", "yaml"])
-def test_some_damaged_files(tmp_path: Path, kind: str) -> None:
-    fuzz(kind, 0, 10, tmp_path)
+def test_some_damaged_files(tmp_path: Path) -> None:
+    fuzz("fits", 0, 10, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.exhaustive) for s in (2, 3, 4))])
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_damaged_files(tmp_path: Path, kind: str, seed: int) -> None:
-    fuzz(kind, seed, 100, tmp_path)
+    fuzz(kind, seed, 60 if seed == 1 else 100, tmp_path)

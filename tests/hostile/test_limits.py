@@ -74,7 +74,10 @@ def test_only_regular_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
         file_identity(path)
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize(
+    "compress",
+    [gzip.compress, *(pytest.param(c, marks=pytest.mark.slow) for c in (bz2.compress, lzma.compress))],
+)
 def test_bombs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], compress: Callable[[bytes], bytes]
 ) -> None:  # fmt: skip
@@ -101,6 +104,7 @@ def test_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             most_cards()
 
 
+@pytest.mark.slow
 def test_more_cards_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = cube()
     end = content.index(b"END" + b" " * 77, 2880)
@@ -114,6 +118,7 @@ def test_more_cards_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert open_cube(str(path))["data"].shape == (4, 20, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_sparse_files_of_terabytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "cube.fits"

@@ -242,6 +242,7 @@ def test_a_run_without_report(ran: Run, capsys: pytest.CaptureFixture[str]) -> N
         assert [h.name for h in a] == [h.name for h in b]
 
 
+@pytest.mark.slow
 def test_the_paths_are_printed(ran: Run, capsys: pytest.CaptureFixture[str]) -> None:
     path = ran.folder / "printed.fits"
     main(["run", str(ran.config), "--set", f"output.path={path}"])

@@ -64,6 +64,7 @@ def test_an_image(tmp_path: Path) -> None:
     assert numbers["measured"]["psf_fwhm"][0] == pytest.approx(3.5, abs=0.4)  # a star of 44 x 48 pixels
 
 
+@pytest.mark.slow
 def test_the_methods_of_the_reference(folder: Path) -> None:
     page, numbers = report_of(
         folder,
@@ -185,6 +186,7 @@ def test_verdicts() -> None:
     }
 
 
+@pytest.mark.slow
 def test_only_the_report_needs_its_packages() -> None:
     program = (
         "import sys; from lucidcube.cli.app import app; app(['--help']); "

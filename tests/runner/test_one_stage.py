@@ -190,6 +190,7 @@ def test_a_cube_that_looks_like_a_star_is_a_warning_of_the_ssa(tmp_path: Path) -
     assert "like a star" in said
 
 
+@pytest.mark.slow
 def test_planes_with_numbers_are_computed_once_and_leave_nothing_behind(
     cube: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -485,7 +485,9 @@ def test_a_deconvolution_can_be_added_later(files: Path, finished: Finished, tmp
     same_numbers(Path(made.output.path), finished.path)
 
 
-@pytest.mark.parametrize("after", [7, BLOCKS + 2], ids=["at-work", "while-writing"])
+@pytest.mark.parametrize(
+    "after", [7, pytest.param(BLOCKS + 2, marks=pytest.mark.slow)], ids=["at-work", "while-writing"]
+)
 def test_an_interrupted_run_is_resumed(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:

@@ -99,6 +99,7 @@ def test_listing_changes_nothing(work: Path, folder: Path, capsys: pytest.Captur
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_stale_checkpoints_are_removed(work: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pruned("run.yaml", "--remove") == 0
     assert capsys.readouterr().out == "removed 1 of 7 checkpoints and 0 temporary files\n"

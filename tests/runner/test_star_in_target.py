@@ -83,6 +83,7 @@ def test_the_psf_is_that_of_the_star(target: Path, tmp_path: Path) -> None:
     assert header["LUCIDCUBE STAR STAGES"] == "noise fit_psf"
 
 
+@pytest.mark.slow
 def test_sky_coordinates_mean_the_same(target: Path, tmp_path: Path) -> None:
     header = fits.getheader(target, 1)
     place = celestial_wcs(header).pixel_to_world(STAR[0] + 0.1, STAR[1] - 0.1)
@@ -94,6 +95,7 @@ def test_sky_coordinates_mean_the_same(target: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(made["PSF"], known["PSF"])
 
 
+@pytest.mark.slow
 def test_the_slice_of_the_target_counts(target: Path, tmp_path: Path) -> None:
     star = {"x": STAR[0] - 10, "y": STAR[1] - 5, "radius": 10}
     made = product(

@@ -79,6 +79,7 @@ def test_a_width_is_a_number_or_an_angle(files: Any, tmp_path: Path) -> None:
         product(files, tmp_path / "c", "50mas")
 
 
+@pytest.mark.slow
 def test_the_modes_are_broadened_as_the_psf(files: Any, tmp_path: Path) -> None:
     """The errors of the deconvolution belong to the PSF that it used."""
     given = {

@@ -106,6 +106,7 @@ def test_the_modes_of_the_psf(files: Files, tmp_path: Path) -> None:
     assert (power.sum(axis=1) < 20 * actual).all()
 
 
+@pytest.mark.slow
 def test_errors_as_commands(files: Files, tmp_path: Path) -> None:
     """The modes pass from fit_psf to deconvolve in the file of the PSF."""
     psf, out = tmp_path / "psf.fits", tmp_path / "out.fits"
@@ -125,6 +126,7 @@ def test_errors_as_commands(files: Files, tmp_path: Path) -> None:
     assert not np.array_equal(given["ERROR"][0], bare["ERROR"][0])
 
 
+@pytest.mark.slow
 def test_the_width_of_the_psf(files: Files, tmp_path: Path) -> None:
     """Its uncertainty is an option of the config and of the command, and adds to the error of a bright star."""
     wide, none = (
@@ -143,6 +145,7 @@ def test_the_width_of_the_psf(files: Files, tmp_path: Path) -> None:
     np.testing.assert_allclose(read(out)["ERROR"][0], wide, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_errors_of_fluxes_of_1e_20(files: Files, tmp_path: Path) -> None:
     unit = 2.0**-66
     with fits.open(files.target) as hdus:

@@ -182,6 +182,7 @@ def test_the_right_formula_sharpens(target: Path, tmp_path: Path) -> None:
     assert point == pytest.approx(2000, rel=0.03)  # 0.01
 
 
+@pytest.mark.slow
 def test_the_recommended_chain(target: Path, tmp_path: Path) -> None:
     more = {"target": {"input": str(target)}, "deconvolve": {"n_iter": 5}}
     made = product(target, tmp_path, {"fwhm": "0.0875arcsec"}, **more)
@@ -190,6 +191,7 @@ def test_the_recommended_chain(target: Path, tmp_path: Path) -> None:
     assert {"DECONVOLVED", "PSF", "FILLED", "DECONVOLUTION LOG"} <= {*made}
 
 
+@pytest.mark.slow
 def test_a_second_run_uses_the_psf_of_the_checkpoint(target: Path, tmp_path: Path) -> None:
     values = {"fwhm": 3.5}
     product(target, tmp_path, values)

@@ -82,6 +82,7 @@ def test_the_psf_of_the_cube_is_replaced_with_its_modes() -> None:
     np.testing.assert_array_equal(third[PSF], second[PSF])
 
 
+@pytest.mark.slow
 def test_sharpen_replaces_the_psf_of_the_cube() -> None:
     target, star = target_cube(), star_cube()
     before = lc.BroadenPSF()(target, lc.FitPSF(model="effective", modes=2)(star))

@@ -160,6 +160,7 @@ class TestFiles:
             peak = stars(3.2, 100)[1] / (2 * np.pi * (4 / FWHM) ** 2)
             assert hdus["DECONVOLVED"].data[int(y), int(x)] == pytest.approx(peak, rel=0.03)
 
+    @pytest.mark.slow
     def test_the_residual_is_added_unless_it_is_not_wanted(
         self, files: tuple[Path, Path], tmp_path: Path
     ) -> None:

@@ -11,13 +11,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-pytest.importorskip("panel", reason="no Panel: pip install lucidcube[gui]")
+if find_spec("panel") is None:
+    pytest.skip("no Panel: pip install lucidcube[gui]", allow_module_level=True)
 
 from browser import Browser, chromium
 from commands import call

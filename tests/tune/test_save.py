@@ -146,6 +146,16 @@ def test_a_value_that_was_written_can_be_taken_back(tmp_path: Path) -> None:
     assert Choices.of(tuned([path], sets, before)) == before
 
 
+def test_a_profile_that_can_run_commands_needs_trust(tmp_path: Path) -> None:
+    path, sets = tmp_path / "run.yaml", [f"profile={tmp_path / 'mine.yaml'}"]
+    path.write_text(SHORT)
+    (tmp_path / "mine.yaml").write_text("class: dask_kubernetes.KubeCluster\n")
+    choices = Choices.of(load([path]))
+    with pytest.raises(ConfigError, match="add --trust-profile"):
+        tuned([path], sets, choices)
+    assert tuned([path], sets, choices, trust_profile=True).where.kind == "class"
+
+
 def test_files_of_the_user_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(SHORT)

@@ -252,9 +252,10 @@ def simulate(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit.
 
-    The exit codes are 0 for success, 1 if a stage failed on some blocks, 2 for a mistake of the user or a
-    failing disk, 75 (EX_TEMPFAIL) if a run was stopped by SIGTERM or SIGHUP and can be continued, 130 and 143
-    if the program was interrupted or terminated, and 141 if the reader of its output closed the pipe.
+    The exit codes are 0 for success, 1 if a stage failed on some blocks, 2 for a mistake of the user, a
+    failing disk or too little memory, 75 (EX_TEMPFAIL) if a run was stopped by SIGTERM or SIGHUP and can be
+    continued, 130 and 143 if the program was interrupted or terminated, and 141 if the reader of its output
+    closed the pipe.
     """
     with ends_quietly():
         _main(sys.argv[1:] if arguments is None else arguments)
@@ -280,6 +281,9 @@ def _main(arguments: list[str]) -> None:
         if not machine_fails(error):
             raise
         _exit(USER_ERROR, f"the disk or the machine fails: {error}", *([kept] if resumable else []))
+    except MemoryError as error:
+        text = f"there is not enough memory ({error})" if str(error) else "there is not enough memory"
+        _exit(USER_ERROR, text, *([kept] if resumable else []))
     except KeyboardInterrupt as error:
         terminated = getattr(error, "signal", None) in (signal.SIGTERM, signal.SIGHUP)
         text = "stopped" if terminated else "interrupted"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lucidcube.errors import UserError
-from lucidcube.io.output_path import INPUT, expanded, path_problems
+from lucidcube.io.output_path import INPUT, expanded, new_file_problems
 from lucidcube.io.pictures import SUFFIXES, in_folder, pictures_to_fits
 from lucidcube.io.specifier import parse_specifier
 from lucidcube.io.zarr_cubes import Given, fits_to_zarr, is_zarr, zarr_to_fits
@@ -60,8 +60,5 @@ def _check(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
     """Refuse an output that is not the name of a FITS file, or that exists."""
     if output.suffix.lower() not in (".fits", ".fit", ".fts"):
         raise UserError(f"{output}: give the name of a FITS file, which ends in .fits")
-    problems = [*path_problems(output, dict.fromkeys(inputs, INPUT), overwrite, "--overwrite")]
-    if not problems and output.exists() and not overwrite:
-        problems = [f"{output} exists; give another name, or --overwrite"]
-    if problems:
+    if problems := [*new_file_problems(output, dict.fromkeys(inputs, INPUT), overwrite, "--overwrite")]:
         raise UserError(*problems)

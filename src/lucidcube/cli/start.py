@@ -26,16 +26,16 @@ def main() -> None:
         from lucidcube.cli.app import main as run_command_line
     except KeyboardInterrupt:
         _exit(INTERRUPTED, "interrupted")
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, MemoryError) as error:
         if not machine_fails(error):
             raise
-        _exit(USER_ERROR, f"lucidcube cannot be loaded: {error}")
+        _exit(USER_ERROR, f"lucidcube cannot be loaded: {str(error) or 'there is not enough memory'}")
     run_command_line()
 
 
 def machine_fails(error: BaseException) -> bool:
     """Return whether an error comes from a disk that fails or from a limit of the process."""
-    if isinstance(error, OSError) and error.errno in FAILING:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in FAILING):
         return True
     return isinstance(error, ImportError) and any(os.strerror(number) in str(error) for number in FAILING)
 

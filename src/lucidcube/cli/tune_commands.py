@@ -12,6 +12,7 @@ from lucidcube.cli.options import (
     Profile,
     Quiet,
     Sets,
+    Trust,
     Verbose,
     load_configs,
     overrides,
@@ -31,6 +32,7 @@ def preview(
     wave: str | None = None,
     sets: Sets = None,
     profile: Profile = None,
+    trust_profile: Trust = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     log_file: LogFile = None,
@@ -62,7 +64,7 @@ def preview(
     from lucidcube.runner.signals import signals
 
     numbers = _numbers(channels)
-    shown, started = preview_config(load_configs(configs, sets, profile)), datetime.now(UTC)
+    shown, started = preview_config(load_configs(configs, sets, profile, trust_profile)), datetime.now(UTC)
     serve(shown.where, shown.work())  # all tasks of an allocation but one become workers and end here
     with signals() as stop, running(quiet=quiet, verbose=verbose, log_file=log_file) as monitor:
         opened = Preview(shown, monitor)
@@ -105,6 +107,8 @@ def tune(
     config: Annotated[Path, Parameter(help="YAML file, into which the chosen values can be written")],
     *,
     sets: Sets = None,
+    profile: Profile = None,
+    trust_profile: Trust = False,
     port: int = 0,
     open_: Open = None,
 ) -> None:
@@ -134,4 +138,4 @@ def tune(
 
             webbrowser.open(address)
 
-    serve(config, sets or [], port, opened)
+    serve(config, overrides(sets, profile), port, opened, trust_profile=trust_profile)

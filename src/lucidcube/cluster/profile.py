@@ -62,7 +62,7 @@ class Profile(BaseModel):
     (``jobqueue.yaml``).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, strict=True)
 
     kind: Kind = Field("threads", description="where the blocks are computed: threads, processes, slurm, ...")
     fft: Literal["auto", "simd", "scipy"] = Field("auto", description="engine of the Fourier transforms")

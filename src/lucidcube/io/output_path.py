@@ -51,6 +51,14 @@ def path_problems(path: Path, reads: Mapping[Path, str], overwrite: bool, hint: 
             break
 
 
+def new_file_problems(path: Path, reads: Mapping[Path, str], overwrite: bool, hint: str) -> Iterator[str]:
+    """Yield what `path_problems` does, and a line if the file exists and may not be replaced."""
+    found = [*path_problems(path, reads, True, hint)]
+    yield from found
+    if not found and path.exists() and not overwrite:
+        yield f"{path} exists; give another name, or {hint}"
+
+
 def files_replaced(path: Path, reads: Mapping[Path, str]) -> Iterator[str]:
     """Yield a line for each of the files in `reads` that is the same file as `path`, also through links."""
     for what in {what: None for file, what in reads.items() if _same(path, file)}:

@@ -14,7 +14,7 @@ from lucidcube.cube import DATA, DIMS, SOURCE, VARIABLES, require
 from lucidcube.errors import CubeError
 from lucidcube.io.cube_wcs import check_pixels
 from lucidcube.io.headers import described
-from lucidcube.io.output_path import INPUT, expanded, path_problems
+from lucidcube.io.output_path import INPUT, expanded, new_file_problems
 from lucidcube.io.specifier import parse_specifier
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.lock import WAIT, product_locked
@@ -55,10 +55,7 @@ def write_cube(cube: xr.Dataset, path: str | os.PathLike[str], *, overwrite: boo
     path = expanded(path)
     source = str(cube.attrs.get(SOURCE, ""))
     sources = {parse_specifier(source).file: INPUT} if source else {}
-    problems = [*path_problems(path, sources, overwrite=True, hint="")]
-    if not problems and path.exists() and not overwrite:
-        problems = [f"{path} exists; give another name, or overwrite=True"]
-    if problems:
+    if problems := [*new_file_problems(path, sources, overwrite, "overwrite=True")]:
         raise CubeError(*problems)
     check_pixels(cube)
     known = described(cube[[str(v) for v in cube.data_vars if v in VARIABLES]])

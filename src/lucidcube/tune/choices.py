@@ -57,12 +57,15 @@ class Choices:
         return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changed.items()]
 
 
-def tuned(files: Sequence[Path], sets: Sequence[str], choices: Choices) -> Config:
+def tuned(
+    files: Sequence[Path], sets: Sequence[str], choices: Choices, *, trust_profile: bool = False
+) -> Config:
     """Return the config of files, as they are now, and overrides with other choices.
 
     ConfigError is raised if it is not valid.
     """
-    return load(files, [*sets, *choices.overrides(load(files, sets))])
+    given = load(files, sets, trust_profile=trust_profile)
+    return load(files, [*sets, *choices.overrides(given)], trust_profile=trust_profile)
 
 
 def stage_of(config: Config, name: str) -> Stage | None:

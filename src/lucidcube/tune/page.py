@@ -55,8 +55,10 @@ HINT = (
 class TunePage:
     """The controls and the images of one browser tab."""
 
-    def __init__(self, file: ConfigFile, sets: list[str], config: Config, live: LivePlane) -> None:
-        self._file, self._sets, self._live = file, sets, live
+    def __init__(
+        self, file: ConfigFile, sets: list[str], config: Config, live: LivePlane, *, trust_profile: bool
+    ) -> None:
+        self._file, self._sets, self._live, self._trust = file, sets, live, trust_profile
         self._choices, self._request = Choices.of(config), Stop()
         self._written: set[Path] = set()  # region files of this page, which it may replace
         self._shown: xr.Dataset | None = None
@@ -135,7 +137,7 @@ class TunePage:
         return Choices(mask, self._method.value, {name: f.value for name, f in self._fields.items()})
 
     def _tuned(self) -> Config:
-        return tuned([self._file.path], self._sets, self._chosen())
+        return tuned([self._file.path], self._sets, self._chosen(), trust_profile=self._trust)
 
     def _ask(self) -> None:
         """Ask for the result of the present values."""

@@ -55,13 +55,15 @@ class OnlyWithToken(AuthProvider):  # type: ignore[misc]
         return "user"
 
 
-def serve(path: Path, sets: list[str], port: int, opened: Callable[[str], None]) -> None:
+def serve(
+    path: Path, sets: list[str], port: int, opened: Callable[[str], None], *, trust_profile: bool = False
+) -> None:
     """Serve the page about a config until the process is interrupted.
 
     `port` is 0 for any free one. `opened` is called with the address once the page can be loaded. UserError
     is raised for a wrong config, and for a port that is not free.
     """
-    config, file = load([path], sets), ConfigFile(path)
+    config, file = load([path], sets, trust_profile=trust_profile), ConfigFile(path)
     Choices.of(config)
     if config.where.kind == "slurm_runner":
         raise UserError("lucidcube tune cannot use a profile of the kind slurm_runner: --set profile=threads")
@@ -69,7 +71,7 @@ def serve(path: Path, sets: list[str], port: int, opened: Callable[[str], None])
     logging.getLogger("tornado.access").setLevel(logging.ERROR)  # it would print each answer of 403
     with live_plane(config) as live:
         server = pn.serve(
-            {"/": lambda: TunePage(file, sets, config, live).view()},
+            {"/": lambda: TunePage(file, sets, config, live, trust_profile=trust_profile).view()},
             port=port,
             address=HOST,
             websocket_origin=[f"{HOST}:{port}", f"localhost:{port}"],

@@ -176,6 +176,7 @@ def test_an_outlier_in_a_single_plane_is_found(planes: int) -> None:
         assert np.nanmax(np.abs(np.where(data == made.data, z, 0))) < 5
 
 
+@pytest.mark.slow
 def test_unusual_windows() -> None:
     made = window(12)
     made.data.flags.writeable = made.variance.flags.writeable = False

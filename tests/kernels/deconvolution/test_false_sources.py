@@ -105,7 +105,10 @@ def significance(
 @pytest.mark.parametrize("shape", ["star", "planet"])
 @pytest.mark.parametrize("method", ["map", "lucy_richardson"])
 class TestCompanion:
-    @pytest.mark.parametrize(("height", "uncertainty"), [(0.05, 0.05), (0.1, 0.05), (0.2, 0.2), (1.0, 1.0)])
+    @pytest.mark.parametrize(
+        ("height", "uncertainty"),
+        [(0.1, 0.05), *(pytest.param(h, h, marks=pytest.mark.slow) for h in (0.05, 0.2, 1.0))],
+    )
     def test_within_the_uncertainty_of_the_psf_it_is_not_significant(
         self, method: str, shape: str, resolution: float | None, height: float, uncertainty: float
     ) -> None:
