@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import lucidcube.lift.blocks
 from lucidcube.cube import CHANNEL, DATA, DIMS, WAVELENGTH, block_sizes, from_arrays
 from lucidcube.errors import CubeError, StageError
-from lucidcube.lift.blocks import Output, over_blocks, over_planes, planes_per_block
+from lucidcube.lift.blocks import Output, limit_block_bytes, over_blocks, over_planes, planes_per_block
 from lucidcube.lift.spectral_bins import over_bins
 
 PLANES, HEIGHT, WIDTH = 9, 4, 5
@@ -272,6 +272,16 @@ def test_the_size_of_a_block(planes: int, side: int) -> None:
     assert size == 1 or size * side**2 * 4 <= lucidcube.lift.blocks.BLOCK_BYTES
     assert size == 1 or -(-planes // size) > lucidcube.lift.blocks.MIN_BLOCKS // 2
     assert block_sizes(cube()) == (PLANES,)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "expected"),
+    [(0.1, 1), (4, 1), (8, 2), (15, 2), (16, 4), (63, 8), (64, 16), (127, 16), (192, 48), (1e4, 240)],
+)
+def test_a_block_is_as_large_as_a_limit_allows(megabytes: float, expected: int) -> None:
+    """A power of two below a group of planes, and whole groups from there; 16 blocks at least."""
+    with limit_block_bytes(int(megabytes * (1 << 20))):
+        assert planes_per_block(16 * 240, 1 << 20) == expected
 
 
 @pytest.mark.slow

@@ -68,6 +68,8 @@ def test_the_result_does_not_depend_on_blocks(sizes: tuple[int, ...]) -> None:
 @hypothesis.settings(max_examples=5)
 def test_blocks_can_be_whole_groups(sizes: tuple[int, ...]) -> None:
     given = chunked(cube(), sizes)
+    made = over_windows(given, "test", medians, [DATA], OUTPUTS, halo=HALO)
+    assert made[DATA].chunks[0] == sizes
     made = over_windows(
         given, "test", medians, [DATA], OUTPUTS, optional=["variance"], halo=HALO, whole_groups=True
     )

@@ -40,8 +40,8 @@ WORK = [
     ("deconvolve", {"n_iter": 2, "method": "clean_multiscale"}),
     ("deconvolve", {"n_iter": 2, "method": "lucy_richardson"}),
     ("deconvolve", {"n_iter": 2, "resolution": 4.0}),
-    ("deconvolve", {"n_iter": 2, "errors": {"draws": 1}}),
-    ("deconvolve", {"n_iter": 2, "method": "lucy_richardson", "errors": {"draws": 1}}),
+    ("deconvolve", {"n_iter": 2, "errors": {"draws": 2}}),
+    ("deconvolve", {"n_iter": 2, "method": "lucy_richardson", "errors": {"draws": 2}}),
 ]
 
 
