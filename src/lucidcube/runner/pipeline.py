@@ -108,7 +108,7 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
     with limit_block_bytes(block_bytes):
         warnings += star_warnings(config, sources)
         sources = _all_in_blocks(sources)
-        return Plan(config, profile, sources, steps, block_bytes, made_for, engines, warnings)
+        return Plan(config, profile, sources, steps, block_bytes, made_for, engines, tuple(warnings))
 
 
 def run(
