@@ -14,9 +14,11 @@ from typing import Any, NamedTuple, Self
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 
 from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, block_sizes, describe_planes
 from lucidcube.errors import CubeError, StageError, UserError
+from lucidcube.lift.layers import InMemory, Positions, planes_of
 
 BLOCK_BYTES = 8 << 20
 """Size limit of a block of one float32 variable; with much smaller blocks the overhead dominates."""
@@ -148,7 +150,8 @@ def over_blocks(
     so the result has one item per block.
     """
     sizes = block_sizes(cube)
-    arguments: list[Any] = [da.arange(cube.sizes[WAVELENGTH], chunks=(sizes,)), "i"]
+    planes = cube.sizes[WAVELENGTH]
+    arguments: list[Any] = [planes_of(Positions(planes), sizes, f"positions-{tokenize(sizes)}"), "i"]
     for number, name in enumerate(variables):
         data = _in_blocks(cube[name].variable, sizes).data
         arguments += [data, ["i", *(f"{axis}_{number}" for axis in range(1, data.ndim))]]
@@ -165,6 +168,10 @@ def over_blocks(
 
 def _in_blocks(variable: xr.Variable, sizes: tuple[int, ...]) -> xr.Variable:
     """Chunk a variable into blocks of whole planes."""
+    if isinstance(variable.data, np.ndarray):
+        name = f"planes-{tokenize(variable.data, sizes)}"
+        lazy = planes_of(InMemory(variable.data), sizes, name)
+        return xr.Variable(variable.dims, lazy, variable.attrs)
     return variable.chunk(dict.fromkeys(variable.dims[1:], -1) | {WAVELENGTH: sizes})
 
 

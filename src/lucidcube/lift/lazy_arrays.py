@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from functools import partial
+from operator import getitem
 from typing import Any
 
 import dask.array as da
@@ -12,6 +13,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from lucidcube.cube import DIMS
+from lucidcube.lift.layers import BlockLayer, ResultOf, planes_of
 
 SOURCE_KEY = "lucidcube_source"
 """Key of a variable's encoding for the name of its lazy array and the source of that array."""
@@ -47,17 +49,9 @@ def from_source(source: Any, block: int, name: str) -> xr.Variable:
     is the number of planes in a block, and `name` that of the dask array: the same for the same content. The
     variable has the dimensions (wavelength, y, x), and `source_of` returns its source.
     """
-    planes, rows, columns = source.shape
-    lazy = da.from_array(
-        source,
-        chunks=(min(block, planes), rows, columns),
-        name=name,
-        lock=False,
-        asarray=False,
-        fancy=False,
-        meta=np.empty((0, 0, 0), source.dtype),
-        inline_array=True,
-    )
+    planes = source.shape[0]
+    (sizes,) = da.core.normalize_chunks((min(block, planes),), (planes,))
+    lazy = planes_of(source, sizes, name)
     return xr.Variable(DIMS, lazy, encoding={SOURCE_KEY: (lazy.name, source)})
 
 
@@ -94,23 +88,79 @@ def from_ranges(
     shape within a plane and the dtype of each result. Names of tasks begin with the stage.
     """
     name = f"{stage}-{tokenize(calls, [getattr(v.data, 'name', v.data) for v in variables])}"
-    sources, tasks, slabs = [source_of(v) for v in variables], {}, []
-    for number, (call, (lo, hi)) in enumerate(zip(calls, ranges, strict=True)):
-        given = [
-            v.data[lo:hi] if source is None else Window(source, lo, hi)
-            for v, source in zip(variables, sources, strict=True)
-        ]
-        lazy = [slab.rechunk(-1) for slab in given if isinstance(slab, da.Array)]
-        known = tuple(None if isinstance(slab, da.Array) else slab for slab in given)
-        tasks[name, number] = (_Call(call, known), *((slab.name, *(0,) * slab.ndim) for slab in lazy))
-        slabs += lazy
-    graph, arrays = HighLevelGraph.from_collections(name, tasks, slabs), []
+    known: list[Any] = []
+    slabs: list[da.Array] = []
+    for number, variable in enumerate(variables):
+        data, source = variable.data, source_of(variable)
+        if source is None and isinstance(data, da.Array):
+            known.append(None)
+            slabs.append(_slabs(f"{name}-planes-{number}", data, ranges))
+        else:
+            known.append(data if source is None else source)
+    rule = _Calls(tuple(calls), tuple(ranges), tuple(known), tuple(slab.name for slab in slabs))
+    graph = HighLevelGraph.from_collections(name, BlockLayer(name, len(calls), rule), slabs)
+    arrays = []
     for i, (shape, dtype) in enumerate(results):
         own = f"{name}-{i}"
-        items = {(own, n, *(0,) * len(shape)): (itemgetter(i), (name, n)) for n in range(len(calls))}
+        items = BlockLayer(own, len(calls), ResultOf(name, getitem, (i,)), 1 + len(shape))
         whole = HighLevelGraph({**graph.layers, own: items}, {**graph.dependencies, own: {name}})
         arrays.append(da.Array(whole, own, (tuple(planes), *((n,) for n in shape)), dtype))
     return arrays
+
+
+def _slabs(name: str, lazy: da.Array, ranges: Sequence[tuple[int, int]]) -> da.Array:
+    """Return an array of one chunk for each range of planes of a lazy array."""
+    lazy = lazy.rechunk(dict.fromkeys(range(1, lazy.ndim), -1))
+    rule = _Slab(lazy.name, lazy.ndim, np.cumsum([0, *lazy.chunks[0]]), tuple(ranges))
+    graph = HighLevelGraph.from_collections(name, BlockLayer(name, len(ranges), rule), [lazy])
+    return da.Array(graph, name, ((1,) * len(ranges),), lazy.dtype)
+
+
+@dataclass(frozen=True)
+class _Slab:
+    """The task that joins the planes of a range, from the chunks of a lazy array with these borders."""
+
+    name: str
+    ndim: int
+    borders: np.ndarray
+    ranges: tuple[tuple[int, int], ...]
+
+    def __call__(self, number: int) -> Any:
+        lo, hi = self.ranges[number]
+        first, last = self.borders.searchsorted([lo, hi - 1], "right") - 1
+        chunks = [(self.name, int(n), *(0,) * (self.ndim - 1)) for n in range(first, last + 1)]
+        start = int(self.borders[first])
+        return partial(_join, lo - start, hi - start), chunks
+
+
+def _join(lo: int, hi: int, chunks: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the planes lo to hi (exclusive) of chunks that follow each other."""
+    if len(chunks) == 1:
+        return chunks[0][lo:hi]
+    inner = [chunks[0][lo:], *chunks[1:-1], chunks[-1][: hi - sum(map(len, chunks[:-1]))]]
+    return np.concatenate(inner)
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """The task that computes a block, from sources and arrays in memory, and from slabs in place of None."""
+
+    functions: tuple[Callable[..., Any], ...]
+    ranges: tuple[tuple[int, int], ...]
+    known: tuple[Any, ...]
+    slabs: tuple[str, ...]
+
+    def __call__(self, number: int) -> Any:
+        lo, hi = self.ranges[number]
+        call = _Call(self.functions[number], tuple(_planes(given, lo, hi) for given in self.known))
+        return call, *((slab, number) for slab in self.slabs)
+
+
+def _planes(given: Any, lo: int, hi: int) -> Any:
+    """Return the planes lo to hi (exclusive) of an array, or a window of a source."""
+    return (
+        given if given is None else given[lo:hi] if isinstance(given, np.ndarray) else Window(given, lo, hi)
+    )
 
 
 @dataclass(frozen=True)
