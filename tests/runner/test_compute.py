@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
+import cloudpickle
 import dask
 import dask.array as da
 import numpy as np
@@ -19,15 +22,15 @@ from distributed import Client, LocalCluster
 from lucidcube.cluster import Profile, Workers, WorkersLost, start_workers
 from lucidcube.cluster.client import DaskWorkers
 from lucidcube.cube import DATA, from_arrays
-from lucidcube.errors import BlocksFailed, StageError
+from lucidcube.errors import BlocksFailed, CubeError, StageError
 from lucidcube.kernels.fourier.convolver import EngineName
 from lucidcube.kernels.fourier.engines import current_engine
 from lucidcube.lift.blocks import over_blocks
 from lucidcube.runner import compute
-from lucidcube.runner.compute import BlockComputer, SegmentGraph, compute_block
+from lucidcube.runner.compute import BlockComputer, SegmentGraph, compute_batch, compute_block
 from lucidcube.runner.engines import Engines
 from lucidcube.runner.monitor import Monitor, Summary
-from lucidcube.runner.signals import Stop
+from lucidcube.runner.signals import Stop, Stopped
 
 BLOCKS = 12
 
@@ -242,3 +245,163 @@ def engine_name(position: np.ndarray, data: np.ndarray) -> np.ndarray:
 def test_blocks_use_the_engine_of_the_profile(workers: Workers, fft: EngineName) -> None:
     computer = BlockComputer(workers, Monitor(), Stop(), Summary(None), Engines(fft))  # type: ignore[arg-type]
     assert {name for _, name in computer.compute("target: test", work(engine_name), range(4))} == {fft}
+
+
+# Batches
+
+
+def many(function: Any, blocks: int = 300) -> da.Array:
+    planes = da.zeros((blocks, 3, 3), chunks=(1, 3, 3), dtype="float32")
+    return over_blocks(from_arrays(planes, np.arange(1.0, blocks + 1)), function, [DATA], "object")
+
+
+def one_of_each(position: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Return a number, but fail on planes 3 and 5, the latter with an error that cannot be pickled."""
+    if position[0] == 3:
+        raise StageError("sharpen", "plane 3", "no way")
+    if position[0] == 5:
+        raise type("Local", (Exception,), {})("not here")
+    if position[0] == 7:
+        raise CubeError("a mistake")
+    return number(position, data)
+
+
+def planes(position: np.ndarray, data: np.ndarray) -> np.ndarray:
+    made = np.empty(1, object)
+    made[0] = (position, np.zeros((400, 400), np.float32))
+    return made
+
+
+def now_and_then(position: np.ndarray, data: np.ndarray) -> np.ndarray:
+    with Tally.lock:
+        Tally.started += 1
+    if position[0] == 200:
+        raise StageError("sharpen", "plane 200", "no way")
+    return position[:1]
+
+
+class Recorder(DaskWorkers):
+    """Workers that note the batches that are submitted."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.batches: list[tuple[int, int]] = []
+
+    def submit(self, name: str, block: int, *arguments: Any, blocks: int = 1) -> Any:
+        self.batches.append((block, blocks))
+        return super().submit(name, block, *arguments, blocks=blocks)
+
+
+def run_many(workers: Workers, lazy: da.Array, stop: Stop | None = None) -> Iterator[tuple[int, Any]]:
+    computer = BlockComputer(workers, Monitor(), stop or Stop(), Summary(None))  # type: ignore[arg-type]
+    return computer.compute("target: test", lazy, range(lazy.shape[0]))
+
+
+def test_a_failure_is_a_record_and_the_other_blocks_of_its_batch_count() -> None:
+    results = compute_batch(SegmentGraph(many(one_of_each)), range(2, 7), Engines(), False)
+    assert [(r.block, r.item) for r in results.records if r.error is None] == [(2, 20), (4, 40), (6, 60)]
+    errors = {r.block: r for r in results.records if r.error is not None}
+    assert str(errors[3].error) == "stage sharpen failed on plane 3: no way"
+    assert "not here" in str(errors[5].error)
+    assert "in one_of_each" in errors[3].traceback
+    assert dask.utils.funcname(type(cloudpickle.loads(cloudpickle.dumps(results)))) == "Results"
+
+
+def test_a_batch_ends_at_a_mistake_of_the_user() -> None:
+    results = compute_batch(SegmentGraph(many(one_of_each)), range(6, 12), Engines(), False)
+    assert [r.block for r in results.records] == [6, 7]
+    assert isinstance(results.records[-1].error, CubeError)
+
+
+def test_a_batch_begins_no_block_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "BATCH_SECONDS", 0.035)
+    results = compute_batch(SegmentGraph(work(slowly)), range(12), Engines(), False)
+    assert 3 <= len(results.records) <= 5
+    monkeypatch.setattr(compute, "BATCH_SECONDS", 0.0)
+    assert len(compute_batch(SegmentGraph(work(slowly)), range(12), Engines(), False).records) == 1
+
+
+def test_a_batch_with_large_results_ends_early() -> None:
+    """Planes that are sent to this process, 640 kB each, do not collect in the worker."""
+    assert len(compute_batch(SegmentGraph(many(planes)), range(12), Engines(), False).records) == 2
+
+
+def test_batches_cover_all_blocks_and_need_few_tasks(client: Client) -> None:
+    workers = Recorder(client)
+    assert sorted(run_many(workers, many(number))) == [(n, 10 * n) for n in range(300)]
+    assert sum(size for _, size in workers.batches) == 300
+    assert workers.batches[0] == (0, 1), "no time is known yet"
+    assert max(size for _, size in workers.batches) > 20
+    assert len(workers.batches) < 60
+
+
+def test_only_the_block_that_fails_is_repeated(client: Client) -> None:
+    workers, done = Recorder(client), []
+    with pytest.raises(BlocksFailed) as caught:
+        done.extend(run_many(workers, many(now_and_then)))
+    assert [failure.block for failure in caught.value.failures] == [200]
+    assert sorted(n for n, _ in done) == [n for n in range(300) if n != 200]
+    assert Tally.started == 301
+    assert workers.batches[-1] == (200, 1), "after the others, and alone"
+
+
+def test_results_that_are_large_are_not_collected(client: Client) -> None:
+    assert sorted(n for n, _ in run_many(DaskWorkers(client), many(planes, 30))) == [*range(30)]
+
+
+def test_a_stop_does_not_wait_for_long_batches(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks that were computed count, those of the batch that were not begun are left."""
+    monkeypatch.setattr(compute, "BATCH_SECONDS", 0.1)
+    monkeypatch.setattr("lucidcube.runner.batches.SECONDS", (60.0, 60.0))
+    stop, workers = Stop(), Recorder(client)
+    results = run_many(workers, many(slowly, 2000), stop)
+    done = [block for block, _ in itertools.islice(results, 30)]
+    stop.request(signal.SIGTERM)
+    stopped = time.monotonic()
+    with pytest.raises(Stopped):
+        done.extend(block for block, _ in results)
+    assert max(size for _, size in workers.batches) > 100, "a second or more"
+    assert time.monotonic() - stopped < 5
+    assert len({*done}) == len(done) == Tally.started
+
+
+def test_tasks_are_named_by_track_and_stage(client: Client) -> None:
+    with Client(client.scheduler.address, set_as_default=False) as another:
+        results = run_many(DaskWorkers(client), many(slowly, 40))
+        next(results)
+        names = {dask.utils.key_split(key) for keys in another.processing().values() for key in keys}
+        assert names == {"target: test"}
+        assert len([*results]) == 39
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_block_that_kills_workers_costs_no_other_block_of_its_batch() -> None:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        start_workers(Profile(kind="processes", workers=1, memory="700MiB")) as made,
+    ):
+        workers, done = made, []
+        submitted = workers.submit
+        batches: list[int] = []
+
+        def submit(*arguments: Any, blocks: int = 1) -> Any:
+            batches.append(blocks)
+            return submitted(*arguments, blocks=blocks)
+
+        workers.submit = submit  # type: ignore[method-assign]
+        with pytest.raises(BlocksFailed) as caught:
+            done.extend(run_many(workers, many(ends_worker_later, 60)))
+    assert max(batches) > 5
+    failed = {failure.block for failure in caught.value.failures}
+    assert 40 in failed
+    assert failed <= {39, 40, 41}, (
+        "blocks that waited on the same worker may fail, too, with no failure allowed"
+    )
+    assert sorted([*failed, *(n for n, _ in done)]) == [*range(60)]
+
+
+def ends_worker_later(position: np.ndarray, data: np.ndarray) -> np.ndarray:
+    if position[0] == 40:
+        os._exit(1)
+    return position[:1]

@@ -13,11 +13,11 @@ from threadpoolctl import threadpool_limits
 from lucidcube.cluster.jobqueue import WORKER_SETTINGS, job_arguments, job_script, queue_class, site_settings
 from lucidcube.cluster.profile import PROFILES, Layout, Profile, load_profile, local_layout, profile_name
 from lucidcube.cluster.slurm_runner import allocation_layout, serve
-from lucidcube.cluster.workers import Workers, WorkersDied, WorkersLost
+from lucidcube.cluster.workers import Record, Results, Workers, WorkersDied, WorkersLost
 
 __all__ = [
-    "PROFILES", "Layout", "Profile", "Workers", "WorkersDied", "WorkersLost", "job_script",
-    "layout", "load_profile", "profile_name", "serve", "start_workers",
+    "PROFILES", "Layout", "Profile", "Record", "Results", "Workers", "WorkersDied", "WorkersLost",
+    "job_script", "layout", "load_profile", "profile_name", "serve", "start_workers",
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from distributed.scheduler import KilledWorker
 
 from lucidcube.cluster.profile import PROFILES, Profile, parse_duration
 from lucidcube.cluster.slow_blocks import ATTEMPTS, Key, Overdue, SlowBlocks
-from lucidcube.cluster.workers import Workers, WorkersDied, WorkersLost
+from lucidcube.cluster.workers import Results, Workers, WorkersDied, WorkersLost
 
 LOG = logging.getLogger(__name__)
 RESTART_TIMEOUT = 15.0
@@ -57,23 +57,31 @@ class DaskWorkers(Workers):
 
     @property
     def window(self) -> int:
-        """Two blocks for each thread of the workers, as counted at the last check."""
+        """Two tasks for each thread of the workers, as counted at the last check."""
         return 2 * max(1, self.threads)
 
-    def submit(self, name: str, block: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Submit a block as a task whose key names it, as ``('deconvolve target-1f3a', 17)``."""
+    @property
+    def batch_threads(self) -> int:
+        """Number of threads of the workers, as counted at the last check."""
+        return max(1, self.threads)
+
+    def submit(
+        self, name: str, block: int, function: Callable[..., Any], *arguments: Any, blocks: int = 1
+    ) -> Future[Any]:
+        """Submit blocks as a task whose key names the first, as ``('deconvolve target-1f3a', 17)``."""
         self._tasks += 1  # a block that is retried needs a key of its own
         key = (f"{name}-{self._run}{self._tasks:x}", block)
-        self._slow.submitted(name, key, time.monotonic())
+        self._slow.submitted(name, key, time.monotonic(), blocks)
         future = self.executor.submit(function, *arguments, key=key)
         self._keys[future] = key
         return future
 
     def result(self, future: Future[Any]) -> Any:
-        """Return the result of a block or raise its exception; see `Workers`."""
-        given_up = self._slow.finished(self._keys.pop(future), time.monotonic())
+        """Return the result of a task or raise its exception; see `Workers`."""
+        key, computed = self._keys.pop(future), 1
         try:
-            return future.result()
+            result = future.result()
+            computed = len(result.records) if isinstance(result, Results) else 1
         except KilledWorker as error:
             limit = f"{format_bytes(self.memory)} of memory each" if self.memory else "no memory limit"
             raise WorkersDied(
@@ -81,12 +89,16 @@ class DaskWorkers(Workers):
                 f"{limit}: give them more memory, or fewer threads each"
             ) from error
         except CancelledError as error:
+            given_up = self._slow.given_up.get(key, 0)
             if given_up >= ATTEMPTS:
                 raise WorkersDied(
                     f"it was given up {given_up} times, because it takes much longer than others: if "
                     "that may be, set block_timeout in the profile"
                 ) from error
             raise WorkersLost("the connection to the dask scheduler was lost") from error
+        finally:
+            self._slow.finished(key, time.monotonic(), computed)
+        return result
 
     def check(self) -> None:
         """Count the workers, maintain them, and give up blocks that are too slow; see `Workers`."""
@@ -111,9 +123,13 @@ class DaskWorkers(Workers):
             raise WorkersLost(f"no workers left: {self.reason()}")
 
     def _give_up(self, overdue: Overdue) -> None:
-        """Restart or remove the worker of a block, so that dask computes the block again, or let it fail."""
-        key, worker, limit = overdue
-        LOG.warning("block %d takes more than %.0f s on %s, which is given up", key[1], limit, worker)
+        """Restart or remove the worker of a task, so that dask computes it again, or let it fail."""
+        key, worker, limit, blocks = overdue
+        LOG.warning(
+            "%s takes more than %.0f s on %s, which is given up",
+            f"block {key[1]}" if blocks == 1 else f"a batch of {blocks} blocks from block {key[1]}",
+            limit, worker,
+        )  # fmt: skip
         if self._slow.given_up[key] >= ATTEMPTS:
             for future in [future for future, its in self._keys.items() if its == key]:
                 future.cancel()

@@ -6,7 +6,7 @@ from statistics import median
 from typing import NamedTuple
 
 Key = tuple[str, int]
-"""Key of the task that computes a block."""
+"""Key of the task that computes a block, or several."""
 
 GROWTH = 4
 """Factor by which a block that was given up may take longer the next time."""
@@ -17,11 +17,13 @@ LONGEST_STEP = 15.0
 
 
 class Overdue(NamedTuple):
-    """A block that takes too long, the worker that computes it, and the seconds that it was given."""
+    """A task that takes too long, the worker that computes it, and the seconds that it was given."""
 
     key: Key
     worker: str
     limit: float
+    blocks: int = 1
+    """Number of blocks that the task computes."""
 
 
 @dataclass
@@ -29,36 +31,37 @@ class SlowBlocks:
     """Times of the blocks of a segment, those that were finished and those that are being computed.
 
     A block takes too long after `factor` times the median of its segment, and not before `least` seconds. As
-    long as no block of the segment is finished, nothing is known and none takes too long.
+    long as no block of the segment is finished, nothing is known and none takes too long. A task that
+    computes several blocks may take as many times `factor` times the median.
     """
 
     factor: float
     least: float
     given_up: dict[Key, int] = field(default_factory=dict)
     """How many times each block took too long."""
-    _submitted: dict[Key, float] = field(default_factory=dict)
+    _submitted: dict[Key, tuple[float, int]] = field(default_factory=dict)
     _segment: str = ""
     _finished: list[float] = field(default_factory=list)
     _computed_since: dict[Key, tuple[str, float]] = field(default_factory=dict)
     _checked: float = 0.0
     _clock: float = 0.0
 
-    def submitted(self, segment: str, key: Key, now: float) -> None:
-        """Note that a block was submitted; another segment has another median."""
+    def submitted(self, segment: str, key: Key, now: float, blocks: int = 1) -> None:
+        """Note that a task of some blocks was submitted; another segment has another median."""
         if segment != self._segment:
             self._segment = segment
             self._submitted.clear()
             self._finished.clear()
-        self._submitted[key] = now
+        self._submitted[key] = now, blocks
 
-    def finished(self, key: Key, now: float) -> int:
-        """Note that a block is no longer computed; return how many times it was given up.
+    def finished(self, key: Key, now: float, blocks: int = 1) -> int:
+        """Note that a task has computed some blocks; return how many times it was given up.
 
         Its time includes that in which it waited for a worker.
         """
-        start = self._submitted.pop(key, None)
-        if start is not None:
-            self._finished.append(now - start)
+        if key in self._submitted:
+            start, _ = self._submitted.pop(key)
+            self._finished.append((now - start) / max(1, blocks))
         return self.given_up.pop(key, 0)
 
     def overdue(
@@ -87,11 +90,12 @@ class SlowBlocks:
         self._computed_since = computed
         if not self._finished:
             return []
-        least = max(self.least, self.factor * median(self._finished))
+        usual = self.factor * median(self._finished)
         found = []
         for key, (worker, since) in computed.items():
-            limit = least * GROWTH ** self.given_up.get(key, 0)
+            _, blocks = self._submitted[key]
+            limit = max(self.least, blocks * usual) * GROWTH ** self.given_up.get(key, 0)
             if self._clock - since > limit:
                 self.given_up[key] = self.given_up.get(key, 0) + 1
-                found.append(Overdue(key, worker, limit))
+                found.append(Overdue(key, worker, limit, blocks))
         return found

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from dask.local import SynchronousExecutor
 
@@ -25,6 +25,28 @@ class WorkersLost(StageError):
 
 class WorkersDied(RuntimeError):
     """Several workers died one after the other while they computed the same block; retrying is useless."""
+
+
+class Record(NamedTuple):
+    """What came of one block: its item, or the error with which it failed and the traceback as text."""
+
+    block: int
+    item: Any
+    error: Exception | None = None
+    traceback: str = ""
+
+
+class Results(NamedTuple):
+    """What a task returns: a record for each block of a batch that it came to, the others are left.
+
+    `peak` is the peak resident memory of the process in bytes, or 0 if it need not be reported,
+    `cpu_seconds` the CPU time of the thread, and `seconds` the time that the task took.
+    """
+
+    records: list[Record]
+    peak: int = 0
+    cpu_seconds: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -50,8 +72,18 @@ class Workers:
         # A synchronous executor computes each block as it is submitted.
         return 1 if isinstance(self.executor, SynchronousExecutor) else self.threads + 1
 
-    def submit(self, name: str, block: int, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Submit the computation of a block; `name` and `block` identify the task for people."""
+    @property
+    def batch_threads(self) -> int:
+        """Number of threads among which batches of blocks are divided; 0 if each block is a task."""
+        return 0
+
+    def submit(
+        self, name: str, block: int, function: Callable[..., Any], *arguments: Any, blocks: int = 1
+    ) -> Future[Any]:
+        """Submit the computation of one or several blocks.
+
+        `name` and `block`, the number of the first, identify the task for people; `blocks` is their number.
+        """
         return self.executor.submit(function, *arguments)
 
     def result(self, future: Future[Any]) -> Any:

@@ -1,14 +1,16 @@
 """Compute blocks with a `concurrent.futures.Executor`: a bounded window, one retry, a stop flag.
 
-A block is one task, which computes the block from the first stage of a segment to the last in one worker, so
-that a cluster does not store or transfer intermediate results.
+A task computes a block from the first stage of a segment to the last in one worker, so that a cluster does
+not store or transfer intermediate results. On a cluster it computes several blocks, one after the other, if
+these take little time.
 """
 
 import logging
+import pickle
 import resource
 import sys
 import time
-from collections import deque
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
@@ -18,12 +20,15 @@ from typing import Any
 
 import dask
 import dask.array as da
-from dask.optimization import cull
+import numpy as np
+from dask.sizeof import sizeof
 
-from lucidcube.cluster import Workers, WorkersDied, WorkersLost
+from lucidcube.cluster import Record, Results, Workers, WorkersDied, WorkersLost
 from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
+from lucidcube.runner.batches import SECONDS, Batch, Batches
 from lucidcube.runner.engines import Engines
 from lucidcube.runner.monitor import Monitor, Summary, Work
+from lucidcube.runner.segment_graph import BlockGraph, PackedGraph, SegmentGraph
 from lucidcube.runner.signals import Stop
 
 LOG = logging.getLogger(__name__)
@@ -33,30 +38,10 @@ ATTEMPTS = 2
 AUTO = Engines()
 CHECK_INTERVAL = 5.0
 """Seconds between checks of the workers."""
-
-
-class BlockGraph:
-    """The part of a graph that one block needs, as an opaque object that dask does not traverse."""
-
-    def __init__(self, graph: dict[Any, Any], key: tuple[str, int]) -> None:
-        self.graph, self.key = graph, key
-
-
-class SegmentGraph:
-    """The graph of a lazy array of one item per block, which is materialised once and culled for each block.
-
-    Indexing the array with dask would traverse the graph of all blocks for each of them.
-    """
-
-    def __init__(self, work: da.Array) -> None:
-        # No optimisation: the tasks of a block run one after another in one thread, so fusing has no benefit.
-        self._name, self._graph = work.name, dict(work.__dask_graph__())
-
-    def block(self, number: int) -> BlockGraph:
-        """Return the part of the graph that one block needs."""
-        key = (self._name, number)
-        graph, _ = cull(self._graph, [key])
-        return BlockGraph(dict(graph), key)
+BATCH_SECONDS = SECONDS[1]
+"""Seconds after which a task begins no further block."""
+BATCH_BYTES = 1 << 20
+"""Bytes of results after which a task begins no further block."""
 
 
 def compute_block(block: BlockGraph, engines: Engines, report_memory: bool) -> tuple[Any, int, float]:
@@ -69,6 +54,48 @@ def compute_block(block: BlockGraph, engines: Engines, report_memory: bool) -> t
     with engines.chosen():
         (item,) = dask.get(block.graph, block.key)
     return item, resident_peak() if report_memory else 0, time.thread_time() - start
+
+
+def compute_batch(
+    graph: SegmentGraph | PackedGraph, blocks: Sequence[int], engines: Engines, report_memory: bool
+) -> Results:
+    """Compute blocks one after the other, as `compute_block` does.
+
+    A block that fails does not affect the others. No further block is begun after `BATCH_SECONDS`, after
+    `BATCH_BYTES` of results, or after a mistake of the user.
+    """
+    start, cpu, nbytes, records = time.monotonic(), time.thread_time(), 0, list[Record]()
+    graphs = graph.unpack() if isinstance(graph, PackedGraph) else graph
+    for block, part in graphs.blocks(blocks):
+        if records and (time.monotonic() - start > BATCH_SECONDS or nbytes > BATCH_BYTES):
+            break
+        try:
+            item, _, _ = compute_block(part, engines, False)
+        except Exception as error:
+            records.append(Record(block, None, _portable(error), traceback.format_exc()))
+            if isinstance(error, UserError):
+                break
+        else:
+            records.append(Record(block, item))
+            nbytes += _nbytes(item)
+    peak = resident_peak() if report_memory else 0
+    return Results(records, peak, time.thread_time() - cpu, time.monotonic() - start)
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error that can be sent between processes, without its traceback, which keeps arrays alive."""
+    try:
+        made = pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return made if isinstance(made, Exception) else RuntimeError(repr(error))
+
+
+def _nbytes(item: Any) -> int:
+    """Return the number of bytes of a result, which may be an array of objects that contain arrays."""
+    if isinstance(item, np.ndarray) and item.dtype == object:
+        return _nbytes(item.tolist())
+    return sum(map(_nbytes, item)) if isinstance(item, list | tuple) else sizeof(item)
 
 
 class BlockComputer:
@@ -91,7 +118,7 @@ class BlockComputer:
         blocks: Sequence[int],
         describe: Callable[[int], str] = "block {}".format,
     ) -> Iterator[tuple[int, Any]]:
-        """Compute blocks, a bounded number of them at a time; a block that fails is retried after the others.
+        """Compute blocks, a bounded number at a time; a block that fails is retried after the others.
 
         Parameters
         ----------
@@ -116,7 +143,7 @@ class BlockComputer:
         WorkersLost
             If there are no workers left.
         Stopped
-            After the blocks in flight, if a stop was requested.
+            After the blocks in flight, if a stop was requested; a batch begins none after `BATCH_SECONDS`.
         BlocksFailed
             At the end, if some blocks failed in every attempt.
         """
@@ -125,63 +152,72 @@ class BlockComputer:
         part, start = Work(name, work.shape[0]), time.monotonic()
         self.summary.parts.append(part)
         window = _Window(self.workers, SegmentGraph(work), name, self.engines)
-        waiting = deque((block, 1) for block in blocks)
+        waiting = Batches(blocks)
         failures: list[Failure] = []
         try:
             with self.stop.finishing():
                 while True:
                     while waiting and window.free and self.stop.requested is None:
-                        window.submit(*waiting.popleft())
+                        window.submit(waiting.take(self.workers.batch_threads))
                     if not window.running:
                         break
-                    block, attempt, future = window.next_finished()
-                    try:
-                        item, peak, cpu = self.workers.result(future)
-                    except (UserError, WorkersLost):
-                        raise
-                    except Exception as error:
-                        LOG.debug("block %d failed", block, exc_info=error)
-                        if attempt < ATTEMPTS and not isinstance(error, WorkersDied):
-                            waiting.append((block, attempt + 1))
+                    batch, results = window.next_finished()
+                    self._count(part, results)
+                    waiting.took(len(results.records), results.seconds)
+                    waiting.put_back(batch, len(results.records))
+                    for block, item, error, lines in results.records:
+                        if error is None:
+                            self.monitor.block(block)
+                            yield block, item
+                            continue
+                        if isinstance(error, UserError):
+                            raise error
+                        LOG.debug("block %d failed: %s", block, lines or error)
+                        if batch.attempt < ATTEMPTS and not isinstance(error, WorkersDied):
+                            waiting.again([block], batch.attempt + 1)
                         else:
                             failures.append(Failure(name, block, _stage_error(error, name, describe(block))))
                             self.summary.failed += 1
-                        continue
-                    self.summary.computed += 1
-                    part.computed += 1
-                    part.cpu_seconds += cpu
-                    self.summary.worker_memory = max(self.summary.worker_memory, peak)
-                    self.monitor.block(block)
-                    yield block, item
         finally:
             window.cancel()
             part.seconds = time.monotonic() - start
         if failures:
             raise BlocksFailed(sorted(failures, key=lambda f: f.block))
 
+    def _count(self, part: Work, results: Results) -> None:
+        """Add what was computed to the summary."""
+        computed = sum(record.error is None for record in results.records)
+        self.summary.computed += computed
+        part.computed += computed
+        part.cpu_seconds += results.cpu_seconds
+        self.summary.worker_memory = max(self.summary.worker_memory, results.peak)
+
 
 class _Window:
-    """The blocks that are submitted and not yet finished."""
+    """The batches that are submitted and not yet finished."""
 
     def __init__(self, workers: Workers, graph: SegmentGraph, name: str, engines: Engines) -> None:
         self._workers, self._graph, self._name, self._engines = workers, graph, name, engines
         self._finished: SimpleQueue[Future[Any]] = SimpleQueue()
         self._checked = time.monotonic()
         self._alone = workers.cold
-        self.running: dict[Future[Any], tuple[int, int]] = {}
+        self.running: dict[Future[Any], Batch] = {}
 
     @property
     def free(self) -> bool:
         # The first block compiles the kernels; the workers would otherwise all compile them at once.
         return len(self.running) < (1 if self._alone else self._workers.window)
 
-    def submit(self, block: int, attempt: int) -> None:
-        arguments = self._graph.block(block), self._engines, self._workers.remote
-        future = self._workers.submit(self._name, block, compute_block, *arguments)
-        self.running[future] = block, attempt
+    def submit(self, batch: Batch) -> None:
+        remote, blocks = self._workers.remote, batch.blocks
+        graph = self._graph.packed(blocks) if remote else self._graph
+        arguments = graph, blocks, self._engines, remote
+        future = self._workers.submit(self._name, blocks[0], compute_batch, *arguments, blocks=len(blocks))
+        self.running[future] = batch
         future.add_done_callback(self._finished.put)
 
-    def next_finished(self) -> tuple[int, int, Future[Any]]:
+    def next_finished(self) -> tuple[Batch, Results]:
+        """Return a batch and what came of it: no records if a task of several blocks failed as a whole."""
         while True:
             # The workers are checked at intervals even if blocks are finished all the time.
             if time.monotonic() - self._checked >= CHECK_INTERVAL:
@@ -190,10 +226,21 @@ class _Window:
             with suppress(Empty):
                 future = self._finished.get(timeout=CHECK_INTERVAL)
                 self._alone = False
-                return *self.running.pop(future), future
+                batch = self.running.pop(future)
+                return batch, self._results(batch.blocks, future)
+
+    def _results(self, blocks: Sequence[int], future: Future[Any]) -> Results:
+        try:
+            results: Results = self._workers.result(future)
+        except (UserError, WorkersLost):
+            raise
+        except Exception as error:
+            LOG.debug("a task of %d blocks failed", len(blocks), exc_info=error)
+            return Results([Record(blocks[0], None, error)] if len(blocks) == 1 else [])
+        return results
 
     def cancel(self) -> None:
-        """Cancel the blocks that have not started, and wait for those that run in this process."""
+        """Cancel the batches that have not started, and wait for those that run in this process."""
         started = [future for future in self.running if not future.cancel()]
         if not self._workers.remote:
             wait(started)
