@@ -1,0 +1,213 @@
+"""Emulate a large cluster on this machine, and measure what each block costs the client and the scheduler.
+
+The scheduler is a process, and so is the client. The workers are objects of dask with one thread each, many
+of them in a process, and their blocks sleep for the time that a block takes. So a few cores can be as many
+workers as a cluster has, and what is measured is the work of the client and the scheduler alone.
+
+    python -m benchmarks.large_cluster --workers 64 --blocks 100000 --seconds 0.05
+    python -m benchmarks.large_cluster --workers 64 --blocks 5000 --seconds 0.05 --by submit
+    python -m benchmarks.large_cluster --workers 64 --blocks 1000000 --seconds 0.001 --stop 60
+
+A line is printed with the CPU time per block of the client and of the scheduler, the efficiency (the time
+that the workers would take if they never waited, divided by the time that was taken), and the largest memory
+of both processes. With --stop the run ends after that many seconds, which is enough to measure memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import dask
+import numpy as np
+import psutil
+import xarray as xr
+from distributed import Client, Scheduler, Worker, as_completed
+
+from lucidcube.cluster.client import DaskWorkers
+from lucidcube.cube import DATA, from_arrays
+from lucidcube.lift.blocks import over_blocks
+from lucidcube.lift.lazy_arrays import from_source
+from lucidcube.runner.compute import BlockComputer, resident_peak
+from lucidcube.runner.monitor import Monitor, Summary
+from lucidcube.runner.signals import Stop
+
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "1h",
+}
+"""What hundreds of workers in one process would otherwise do all the time."""
+WAYS = ("batches", "submit", "map")
+
+
+@dataclass(frozen=True)
+class Planes:
+    """A source of planes that are all zero."""
+
+    shape: tuple[int, int, int]
+    dtype = np.dtype("float32")
+    ndim = 3
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        first, last, _ = key[0].indices(self.shape[0])
+        return np.zeros((last - first, *self.shape[1:]), self.dtype)
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """The work of a block."""
+
+    seconds: float
+
+    def __call__(self, position: np.ndarray, planes: np.ndarray) -> np.ndarray:
+        time.sleep(self.seconds)
+        return np.array([planes.nbytes])
+
+
+def lazy_cube(blocks: int) -> xr.Dataset:
+    """Return a cube with one plane in each block."""
+    planes = from_source(Planes((blocks, 8, 8)), 1, "planes")
+    return from_arrays(planes.data, np.arange(1.0, blocks + 1))
+
+
+def in_batches(client: Client, blocks: int, seconds: float) -> Iterator[object]:
+    """Compute the blocks as a run does."""
+    computer = BlockComputer(DaskWorkers(client), Monitor(), Stop(), Summary(Path()))
+    work = over_blocks(lazy_cube(blocks), Sleep(seconds), [DATA], "int64")
+    yield from computer.compute("target: sleep", work, range(blocks))
+
+
+def by_submit(client: Client, blocks: int, seconds: float) -> Iterator[object]:
+    """Submit one task for each block, two for each worker at a time."""
+    window = 2 * len(client.nthreads())
+    first = [client.submit(time.sleep, seconds, pure=False) for _ in range(min(window, blocks))]
+    running, submitted = as_completed(first, loop=client.loop), len(first)
+    for future in running:
+        if submitted < blocks:
+            running.add(client.submit(time.sleep, seconds, pure=False))
+            submitted += 1
+        yield future
+
+
+def by_map(client: Client, blocks: int, seconds: float) -> Iterator[object]:
+    """Submit one task for each block, all at once."""
+    yield from as_completed(client.map(time.sleep, [seconds] * blocks, pure=False), loop=client.loop)
+
+
+def measure(
+    address: str, scheduler: psutil.Process, way: str, workers: int, blocks: int, seconds: float, stop: float
+) -> str:
+    """Compute blocks, and return a row of a table."""
+    compute = {"batches": in_batches, "submit": by_submit, "map": by_map}[way]
+    with Client(address, set_as_default=False) as client:
+        client.wait_for_workers(workers)
+        time.sleep(2.0)  # all of them have sent their first messages
+        done, load = 0, psutil.getloadavg()[0]
+        before, here, start = cpu(scheduler), time.process_time(), time.monotonic()
+        for _ in compute(client, blocks, seconds):
+            done += 1
+            if stop and time.monotonic() - start > stop:
+                break
+        wall = time.monotonic() - start
+        client_ms = 1e3 * (time.process_time() - here) / done
+        scheduler_ms = 1e3 * (cpu(scheduler) - before) / done
+        memory = resident_peak() >> 20, peak_of(scheduler.pid) >> 20
+    cells = (
+        way, workers, f"{done} of {blocks}", f"{seconds * 1e3:g} ms",
+        f"{client_ms:.2f}", f"{scheduler_ms:.2f}",
+        f"{done * seconds / workers / wall:.0%}", *memory, f"{wall:.0f} s", f"{load:.1f}",
+    )  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def cpu(process: psutil.Process) -> float:
+    """Return the CPU time of a process in seconds."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def peak_of(pid: int) -> int:
+    """Return the largest resident memory of another process in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+
+
+async def serve(file: Path) -> None:
+    """Be a scheduler that writes its address to a file."""
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+        part = file.with_suffix(".part")
+        part.write_text(scheduler.address)
+        part.rename(file)
+        await scheduler.finished()
+
+
+async def work(address: str, number: int, name: str) -> None:
+    """Be some workers."""
+    options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "host": "127.0.0.1"}
+    workers = [Worker(address, name=f"{name}-{n}", **options) for n in range(number)]
+    for first in range(0, number, 16):
+        await asyncio.gather(*workers[first : first + 16])
+    await asyncio.gather(*(worker.finished() for worker in workers))
+
+
+def start(stack: ExitStack, folder: Path, *arguments: str) -> psutil.Process:
+    """Start another process of this module, which ends with the stack."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.large_cluster", *arguments]
+    settings = {"DASK_TEMPORARY_DIRECTORY": str(folder), "DASK_LOGGING__DISTRIBUTED": "critical"}
+    process = subprocess.Popen(command, env=os.environ | settings)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    return psutil.Process(process.pid)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Start the cluster and measure."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.large_cluster", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, default=64, help="number of workers (64)")
+    parser.add_argument("--blocks", type=int, default=100_000, help="number of blocks (100000)")
+    parser.add_argument("--seconds", type=float, default=0.05, help="time that a block takes (0.05)")
+    parser.add_argument("--by", choices=WAYS, nargs="+", default=["batches"], help="ways to submit blocks")
+    parser.add_argument("--processes", type=int, default=2, help="processes that hold the workers (2)")
+    parser.add_argument("--stop", type=float, default=0, help="end after this many seconds")
+    parser.add_argument("--be", nargs="+", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    dask.config.set(QUIET)
+    if given.be:
+        role, *rest = given.be
+        asyncio.run(serve(Path(rest[0])) if role == "scheduler" else work(rest[0], int(rest[1]), rest[2]))
+        return
+    print(
+        "| by | workers | blocks | time of a block | client, ms of CPU per block | scheduler | efficiency ",
+        end="",
+    )
+    print(
+        "| client, MiB | scheduler, MiB | wall | load before |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    for way in given.by:
+        with TemporaryDirectory() as folder, ExitStack() as stack:
+            file = Path(folder, "address")
+            scheduler = start(stack, Path(folder), "--be", "scheduler", str(file))
+            while not file.exists():
+                time.sleep(0.1)
+            address = file.read_text()
+            for n in range(given.processes):
+                share = given.workers // given.processes + (n < given.workers % given.processes)
+                start(stack, Path(folder), "--be", "workers", address, str(share), str(n))
+            row = address, scheduler, way, given.workers, given.blocks, given.seconds, given.stop
+            print(measure(*row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
