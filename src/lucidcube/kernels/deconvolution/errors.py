@@ -11,6 +11,7 @@ from lucidcube.kernels.deconvolution.common import Deconvolution, Pixels, Varian
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.moments import Doubles, Mask, Moments
 from lucidcube.kernels.deconvolution.residual_check import FEWEST, Repeat, lost_structure
+from lucidcube.kernels.deconvolution.sharp_peaks import as_points
 from lucidcube.kernels.deconvolution.simulated_data import Simulation, finite
 
 PILOTS = 2
@@ -63,11 +64,12 @@ def errors_by_repeats(
     - Where there is nothing but noise, positive components are above an object that is zero. There (below
       `SIGNIFICANT` standard deviations) the reference is the local mean of the components, less the bias that
       pilot repeats find in it.
-    - Where the components are significant, they are the reference. They lack what the deconvolution did not
-      recover, and contain noise. The gain g is the part of a deviation of the object that the result
-      follows: the response to a repeat that becomes the object, with the same noise. To first order the
-      squared bias is that of the object times g^2, plus (1 - g)^2 times the variance. What was lost
-      altogether follows from the power of the residual, see `residual_check`.
+    - Where the components are significant, they are the reference, with sharp peaks as points, see
+      `sharp_peaks`. They lack what the deconvolution did not recover, and contain noise. The gain g is the
+      part of a deviation of the object that the result follows: the response to a repeat that becomes the
+      object, with the same noise. To first order the squared bias is that of the object times g^2, plus
+      (1 - g)^2 times the variance. What was lost altogether follows from the power of the residual, see
+      `residual_check`.
 
     Both are averaged over neighbouring pixels, because a few repeats do not tell them for each pixel; and the
     squared error is a mean with that of the surroundings, which has the weight of `BROAD_WEIGHT` repeats.
@@ -108,6 +110,7 @@ def errors_by_repeats(
         found, plane, psf, variance, pixels, modes, psf_width, number=PILOTS + draws, seed=seed
     )
     components = simulation.components
+    sharp = as_points(components)
 
     repeats: list[Repeat] = []
 
@@ -126,14 +129,14 @@ def errors_by_repeats(
 
     moments, pilots = Moments(plane.shape), []
     for _ in range(PILOTS):
-        data = simulation.data(components)
+        data = simulation.data(sharp)
         pilots.append(finite(repeat(data)))
-        count(pilots[-1], data, components)
+        count(pilots[-1], data, sharp)
     noise = np.sqrt(_pooled(moments.variance, BIAS_SMOOTHING))
     significant = _smoothed(components, smoothing) > SIGNIFICANT * noise
     moments.restrict(significant)
-    excess = components - sum(pilots) / PILOTS
-    reference = _reference(components, excess, significant, ~pixels.outside)
+    excess = sharp - sum(pilots) / PILOTS
+    reference = _reference(sharp, excess, significant, ~pixels.outside)
     gain = 1.0
     for number in range(draws):
         draw = simulation.draw()
