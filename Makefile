@@ -9,6 +9,8 @@
 # make pictures:   make the pictures of the documentation again
 PYTHON ?= python3
 VENV ?= .venv
+# PyTorch without CUDA, with which tests compare; a Python without this version goes without.
+TORCH ?= torch==2.13.0+cpu
 BIN = $(VENV)/bin
 
 .PHONY: quickstart test test-quick test-scipy coverage lint docs generated pictures release clean
@@ -69,6 +71,8 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --retries 0 --timeout 20 \
+		--extra-index-url https://download.pytorch.org/whl/cpu "$(TORCH)" || echo "no PyTorch: its tests are skipped"
 	touch $@
 
 clean:

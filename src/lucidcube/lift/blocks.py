@@ -32,7 +32,7 @@ _block_bytes: ContextVar[int | None] = ContextVar("block_bytes", default=None)
 
 @contextmanager
 def limit_block_bytes(nbytes: int) -> Iterator[None]:
-    """Limit blocks of a float32 variable to this size within the context, as a worker's memory requires."""
+    """Limit blocks of a float32 variable to this size within the context, as memory requires or allows."""
     token = _block_bytes.set(nbytes)
     try:
         yield
@@ -41,19 +41,21 @@ def limit_block_bytes(nbytes: int) -> Iterator[None]:
 
 
 def planes_per_block(planes: int, pixels: int) -> int:
-    """Return the number of planes in a block; unless memory is short it is the same on every machine.
+    """Return the number of planes in a block; unless memory is short, or for a GPU, it is always the same.
 
     It divides `GROUP` or is a multiple of it, so that blocks and groups of planes have common borders.
     """
     limit = _block_bytes.get()
     limit = BLOCK_BYTES if limit is None else limit
-    most = max(1, min(limit // (4 * pixels), -(-planes // MIN_BLOCKS)))
+    # There are fewer blocks if a device asks for larger ones than usual.
+    least = min(MIN_BLOCKS, max(1, MIN_BLOCKS * BLOCK_BYTES // limit))
+    most = max(1, min(limit // (4 * pixels), -(-planes // least)))
     return most // GROUP * GROUP if most >= GROUP else 1 << (most.bit_length() - 1)
 
 
 def planes_of_group(pixels: int) -> int:
     """Return the number of planes in a block that is a whole group, or the part of it that memory allows."""
-    return planes_per_block(GROUP * MIN_BLOCKS, pixels)
+    return min(GROUP, planes_per_block(GROUP * MIN_BLOCKS, pixels))
 
 
 class Output(NamedTuple):

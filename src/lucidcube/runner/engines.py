@@ -9,10 +9,15 @@ from lucidcube.cluster.profile import Profile
 from lucidcube.errors import ConfigError
 from lucidcube.kernels.batched.arrays import ArrayLibrary, Unavailable, find_arrays, use_arrays
 from lucidcube.kernels.fourier.convolver import EngineName, use_engine
+from lucidcube.lift.blocks import BLOCK_BYTES
 from lucidcube.stages.base import Stage
 
 HERE = frozenset({"threads", "processes", "synchronous"})
 """Kinds of profiles whose workers are on this machine."""
+DEVICE_BLOCK_BYTES = 32 << 20
+"""Size limit of a block of one float32 variable for a device: 72 planes of 341 x 341 pixels."""
+DEVICE_COPIES = 130
+"""Float32 planes in the memory of a device for each plane of a block, at most; see `kernels.batched`."""
 INSTEAD = "planes are deconvolved one by one on the processor"
 
 
@@ -22,6 +27,19 @@ class Engines(NamedTuple):
     fft: EngineName = "auto"
     array_library: ArrayLibrary | None = None
     device: str | None = None
+
+    def block_bytes(self, kind: str) -> int | None:
+        """Return the size limit of blocks that suits the memory of the device, or None for the usual one.
+
+        A device that is not on this machine is taken to have enough memory for the largest blocks. If it has
+        less, it computes a block in parts.
+        """
+        if self.array_library in (None, "numpy") or self.device == "cpu":
+            return None
+        if kind not in HERE or self.array_library is None:
+            return DEVICE_BLOCK_BYTES
+        fitting = find_arrays(self.array_library, self.device).batch_bytes() // DEVICE_COPIES
+        return max(BLOCK_BYTES, min(DEVICE_BLOCK_BYTES, fitting))
 
     @contextmanager
     def chosen(self) -> Iterator[None]:

@@ -37,7 +37,7 @@ from lucidcube.io.yaml_text import parse_yaml
 from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import fingerprint
 from lucidcube.runner.compute import BlockComputer
-from lucidcube.runner.engines import engines_of, say_where
+from lucidcube.runner.engines import Engines, engines_of, say_where
 from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.inputs import in_blocks, open_track
 from lucidcube.runner.lock import WAIT, product_locked
@@ -126,7 +126,7 @@ def run_stage(
     where = load_profile(profile, trust=trust_profile)
     engines = engines_of(where, monitor.message)
     say_where(engines, [stage], monitor.message)
-    cube = _fitted(stage, cube, where)
+    cube = _fitted(stage, cube, where, engines)
     segment = Segment("target", (stage,), (cube, stage(cube)), fingerprint(recipe, inputs))
     numbers = [v for v in stage.produces if v in segment.cube and VARIABLES[v].dims != DIMS]
     warnings = [*stage.warnings(cube)]
@@ -176,7 +176,7 @@ def _variables(stage: Stage, files: int) -> Sequence[str]:
     return required if files == len(required) else stage.files[:files]
 
 
-def _fitted(stage: Stage, cube: xr.Dataset, profile: Profile) -> xr.Dataset:
+def _fitted(stage: Stage, cube: xr.Dataset, profile: Profile, engines: Engines) -> xr.Dataset:
     """Return the cube in blocks that fit into the memory of the workers."""
     made_for = layout(profile)
 
@@ -184,7 +184,8 @@ def _fitted(stage: Stage, cube: xr.Dataset, profile: Profile) -> xr.Dataset:
         blocks = in_blocks(cube)
         return [plan_stage("target", stage, blocks, stage(blocks), checkpoint=False)]
 
-    _, block_bytes = fit_memory(plan, made_for.threads or 1, made_for.memory or sys.maxsize)
+    memory = made_for.memory or sys.maxsize
+    _, block_bytes = fit_memory(plan, made_for.threads or 1, memory, engines.block_bytes(profile.kind))
     with limit_block_bytes(block_bytes):
         return in_blocks(cube)
 

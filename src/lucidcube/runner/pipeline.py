@@ -102,6 +102,7 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
             lambda: _plan_segments(config, _all_in_blocks(sources)),
             made_for.threads or 1,
             made_for.memory or sys.maxsize,
+            engines.block_bytes(profile.kind),
         )
     except UserError as error:
         raise ConfigError(*error.problems) from None

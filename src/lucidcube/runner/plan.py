@@ -83,15 +83,18 @@ def least_memory(steps: Sequence[Step], threads: int) -> int:
     return math.ceil(max(peak / PLANNED, (peak + COMPILING) / ENDED))
 
 
-def fit_memory(build: Callable[[], list[Step]], threads: int, memory: int) -> tuple[list[Step], int]:
+def fit_memory(
+    build: Callable[[], list[Step]], threads: int, memory: int, block_bytes: int | None = None
+) -> tuple[list[Step], int]:
     """Reduce the size of blocks until they fit into the memory of a worker.
 
     `build` plans all stages with blocks as limited by `lucidcube.lift.blocks.limit_block_bytes`. A worker
-    process has this number of threads, each of which computes a block, and this memory in bytes. The plan and
-    the target size of blocks are returned. ConfigError is raised if not even blocks of one plane fit; the
+    process has this number of threads, each of which computes a block, and this memory in bytes. Blocks have
+    `block_bytes` at most, by default `lift.blocks.BLOCK_BYTES`. The plan and the target size of blocks are
+    returned. ConfigError is raised if not even blocks of one plane fit; the
     message names the stage and the setting to change.
     """
-    block_bytes = blocks.BLOCK_BYTES
+    block_bytes = block_bytes or blocks.BLOCK_BYTES
     while True:
         with blocks.limit_block_bytes(block_bytes):
             steps = build()

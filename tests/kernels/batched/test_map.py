@@ -54,7 +54,7 @@ def planes() -> list[PlaneInput]:
 
 
 @pytest.mark.parametrize("robust", [3.0, None])
-@pytest.mark.parametrize("n_iter", [0, 1])
+@pytest.mark.parametrize("n_iter", [0, 1, 4])
 def test_the_start_and_the_first_steps_are_those_of_single_planes(
     arrays: Arrays, planes: list[PlaneInput], n_iter: int, robust: float | None
 ) -> None:

@@ -4,12 +4,13 @@ The kernels of this package are written against the Python array API standard, s
 PyTorch and CuPy. The libraries are imported when one is chosen, and are no dependencies.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +46,8 @@ class Arrays:
     library: ArrayLibrary
     xp: Any
     device: Any
+    lock: Lock = field(default_factory=Lock, compare=False)
+    """Held while a batch is on the device, so that its threads do not share the memory; others prepare."""
 
     def put(self, array: NDArray[Any]) -> Any:
         """Return a copy of a NumPy array on the device."""
@@ -97,6 +100,7 @@ def use_arrays(library: ArrayLibrary | None, device: str | None = None) -> Itera
         _chosen.reset(token)
 
 
+@cache
 def find_arrays(library: ArrayLibrary, device: str | None = None) -> Arrays:
     """Return an array library with a device: ``cpu``, ``cuda``, ``cuda:1`` or None for the first GPU.
 
@@ -141,8 +145,3 @@ def _cupy_device(name: str) -> Any:
     if kind != "cuda" or index >= devices:
         raise Unavailable(f"cupy finds {devices} CUDA devices and no {name}")
     return cupy.cuda.Device(index)
-
-
-def host_threads() -> int:
-    """Return the number of threads that prepare planes for a device."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -172,12 +172,11 @@ class Minimisation:
         for first, vectors in ((0, step), (PAIRS, change)):
             self._pairs[planes, :, self._arrays.put(slots + first)] = xp.take(vectors, planes, axis=0)
         free = self._free()
-        vectors = xp.stack([step, change, xp.where(free, self._gradient, 0)], axis=-1)
-        parts = xp.matmul(self._pairs, vectors)
-        products = self._arrays.get(xp.sum(parts, axis=1, dtype=xp.float64))
-        for slot, made in ((slots, products[rows, :, 0]), (slots + PAIRS, products[rows, :, 1])):
-            self._of_pairs[rows, slot] = self._of_pairs[rows, :, slot] = made
-        self._of_gradient[accepted] = products[accepted, :, 2]
+        masked = self._pairs * xp.astype(free, step.dtype)[:, :, None, :]
+        of_pairs = xp.matmul(masked, xp.permute_dims(self._pairs, (0, 1, 3, 2)))
+        of_gradient = xp.matmul(masked, self._gradient[:, :, :, None])[:, :, :, 0]
+        for known, parts in ((self._of_pairs, of_pairs), (self._of_gradient, of_gradient)):
+            known[accepted] = self._arrays.get(xp.sum(parts, axis=1, dtype=xp.float64))[accepted]
         self._accepted += accepted
         due = accepted & (self._accepted % PERIOD == 0)
         self._member = self._member | free

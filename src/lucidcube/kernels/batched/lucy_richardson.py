@@ -56,8 +56,9 @@ def lucy_richardson_planes(
         busy = [i for i in range(len(problems)) if i not in found]
         if busy:
             psf = np.stack([batch[i].psf for i in busy])
-            iteration = _Iteration(arrays, [problems[i] for i in busy], psf, options)
-            found |= zip(busy, iteration.run(), strict=True)
+            with arrays.lock:
+                iteration = _Iteration(arrays, [problems[i] for i in busy], psf, options)
+                found |= zip(busy, iteration.run(), strict=True)
         pairs = enumerate(zip(problems, batch, strict=True))
         results += [problem.result(*found[i], plane.variance) for i, (problem, plane) in pairs]
     return results

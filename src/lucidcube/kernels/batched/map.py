@@ -64,12 +64,22 @@ def map_planes(planes: Sequence[PlaneInput | Job], arrays: Arrays, **options: An
         ]
         triples = list(zip(batch, noises, scaled, strict=True))
         problems = [_Problem(job, noise, one) for job, noise, one in triples if one is not None]
-        solutions = iter(_Solver(arrays, problems, grid, **options).solve() if problems else [])
+        solutions = iter(_solved(arrays, problems, grid, options))
         for job, noise, one in triples:
             solution = nothing(shape, grid) if one is None else next(solutions)
             known = job.given.plane, job.given.variance, noise.pixels, noise.sigma
             results.append(result_of(solution, *known))
     return results
+
+
+def _solved(
+    arrays: Arrays, problems: Sequence[_Problem], grid: tuple[int, int], options: dict[str, Any]
+) -> list[Solution]:
+    """Return the solutions of planes, which the device computes when no other thread uses it."""
+    if not problems:
+        return []
+    with arrays.lock:
+        return _Solver(arrays, problems, grid, **options).solve()
 
 
 class _Solver:
