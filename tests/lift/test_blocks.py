@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 import lucidcube.lift.blocks
 from lucidcube.cube import CHANNEL, DATA, DIMS, WAVELENGTH, block_sizes, from_arrays
 from lucidcube.errors import CubeError, StageError
-from lucidcube.lift.blocks import Output, limit_block_bytes, over_blocks, over_planes, planes_per_block
+from lucidcube.lift.blocks import (
+    Output,
+    limit_block_bytes,
+    over_blocks,
+    over_planes,
+    planes_of_group,
+    planes_per_block,
+)
 from lucidcube.lift.spectral_bins import over_bins
 
 PLANES, HEIGHT, WIDTH = 9, 4, 5
@@ -282,6 +289,9 @@ def test_a_block_is_as_large_as_a_limit_allows(megabytes: float, expected: int) 
     """A power of two below a group of planes, and whole groups from there; 16 blocks at least."""
     with limit_block_bytes(int(megabytes * (1 << 20))):
         assert planes_per_block(16 * 240, 1 << 20) == expected
+    with limit_block_bytes(192 << 20, least_blocks=4):
+        assert planes_per_block(64, 1 << 20) == 16
+        assert planes_of_group(1 << 20) == 16
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ from lucidcube.cluster.profile import Profile
 from lucidcube.config.python import from_python
 from lucidcube.errors import ConfigError
 from lucidcube.kernels.batched.arrays import current_arrays
-from lucidcube.runner.engines import Engines, engines_of
+from lucidcube.lift.blocks import BLOCK_BYTES, planes_per_block
+from lucidcube.runner import engines
+from lucidcube.runner.engines import DEVICE_BLOCK_BYTES, Engines, engines_of
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.one_stage import run_stage
 from lucidcube.runner.pipeline import run
+from lucidcube.runner.plan import planned_blocks
 
 METHODS: dict[str, dict[str, Any]] = {
     "lucy_richardson": {"chi2_target": None, "n_iter": 10},
@@ -159,3 +163,18 @@ def test_what_a_profile_refuses(tmp_path: Path, values: dict[str, Any], message:
     text = "".join(f"{key}: {value}\n" for key, value in values.items())
     with pytest.raises(ConfigError, match=message):
         product(tmp_path / "run", text, "lucy_richardson")
+
+
+def test_blocks_are_larger_for_a_device_that_has_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, here = Engines("auto", "torch", "cuda"), "threads"
+    assert [device.block_bytes(kind) for kind in ("slurm", "address")] == [DEVICE_BLOCK_BYTES] * 2
+    assert Engines().block_bytes(here) is None
+    assert Engines("auto", "torch", "cpu").block_bytes(here) is None
+    for free, expected in ((1 << 40, DEVICE_BLOCK_BYTES), (1 << 20, BLOCK_BYTES), (130 << 24, 1 << 24)):
+        found = SimpleNamespace(batch_bytes=lambda free=free: free)
+        monkeypatch.setattr(engines, "find_arrays", lambda library, device, found=found: found)
+        assert device.block_bytes(here) == expected
+    with planned_blocks(DEVICE_BLOCK_BYTES):
+        assert planes_per_block(256, 341 * 341) == 64
+    with planned_blocks(BLOCK_BYTES):
+        assert planes_per_block(256, 341 * 341) == 16

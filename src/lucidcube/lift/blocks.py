@@ -28,16 +28,21 @@ GROUP = 16
 """Number of neighbouring planes that share a window of planes; see `lucidcube.lift.windows`."""
 
 _block_bytes: ContextVar[int | None] = ContextVar("block_bytes", default=None)
+_least_blocks: ContextVar[int | None] = ContextVar("least_blocks", default=None)
 
 
 @contextmanager
-def limit_block_bytes(nbytes: int) -> Iterator[None]:
-    """Limit blocks of a float32 variable to this size within the context, as memory requires or allows."""
-    token = _block_bytes.set(nbytes)
+def limit_block_bytes(nbytes: int, least_blocks: int | None = None) -> Iterator[None]:
+    """Limit blocks of a float32 variable to this size within the context, as memory requires or allows.
+
+    There are about `least_blocks` of them at least, or `MIN_BLOCKS`.
+    """
+    tokens = _block_bytes.set(nbytes), _least_blocks.set(least_blocks)
     try:
         yield
     finally:
-        _block_bytes.reset(token)
+        _block_bytes.reset(tokens[0])
+        _least_blocks.reset(tokens[1])
 
 
 def planes_per_block(planes: int, pixels: int) -> int:
@@ -47,8 +52,7 @@ def planes_per_block(planes: int, pixels: int) -> int:
     """
     limit = _block_bytes.get()
     limit = BLOCK_BYTES if limit is None else limit
-    # There are fewer blocks if a device asks for larger ones than usual.
-    least = min(MIN_BLOCKS, max(1, MIN_BLOCKS * BLOCK_BYTES // limit))
+    least = _least_blocks.get() or MIN_BLOCKS
     most = max(1, min(limit // (4 * pixels), -(-planes // least)))
     return most // GROUP * GROUP if most >= GROUP else 1 << (most.bit_length() - 1)
 

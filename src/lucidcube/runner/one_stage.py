@@ -34,7 +34,6 @@ from lucidcube.io.atomic import hidden_name
 from lucidcube.io.output_path import INPUT, expanded, files_in, may_replace, path_problems
 from lucidcube.io.specifier import Specifier
 from lucidcube.io.yaml_text import parse_yaml
-from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import fingerprint
 from lucidcube.runner.compute import BlockComputer
 from lucidcube.runner.engines import Engines, engines_of, say_where
@@ -43,7 +42,7 @@ from lucidcube.runner.inputs import in_blocks, open_track
 from lucidcube.runner.lock import WAIT, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.pipeline import Inspect, compute_segment
-from lucidcube.runner.plan import Step, fit_memory, plan_stage
+from lucidcube.runner.plan import Step, fit_memory, plan_stage, planned_blocks
 from lucidcube.runner.products import stage_product
 from lucidcube.runner.segments import Segment
 from lucidcube.runner.signals import Stop
@@ -186,7 +185,7 @@ def _fitted(stage: Stage, cube: xr.Dataset, profile: Profile, engines: Engines) 
 
     memory = made_for.memory or sys.maxsize
     _, block_bytes = fit_memory(plan, made_for.threads or 1, memory, engines.block_bytes(profile.kind))
-    with limit_block_bytes(block_bytes):
+    with planned_blocks(block_bytes):
         return in_blocks(cube)
 
 

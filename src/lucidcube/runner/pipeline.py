@@ -24,7 +24,6 @@ from lucidcube.config.track import Track
 from lucidcube.cube import PSF, describe_blocks
 from lucidcube.errors import BlocksFailed, ConfigError, Failure, UserError
 from lucidcube.io.output_path import may_replace
-from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.compare_inputs import star_problems, star_warnings
 from lucidcube.runner.compute import BlockComputer, resident_peak
@@ -33,7 +32,7 @@ from lucidcube.runner.inputs import changed_inputs, in_blocks, input_identities,
 from lucidcube.runner.lock import WAIT, locked, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.part_files import remove_part_files
-from lucidcube.runner.plan import Step, fit_memory, plan_segment
+from lucidcube.runner.plan import Step, fit_memory, plan_segment, planned_blocks
 from lucidcube.runner.products import run_product
 from lucidcube.runner.segments import Segment, stages_of, walk
 from lucidcube.runner.signals import Stop
@@ -106,7 +105,7 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
         )
     except UserError as error:
         raise ConfigError(*error.problems) from None
-    with limit_block_bytes(block_bytes):
+    with planned_blocks(block_bytes):
         warnings += star_warnings(config, sources)
         sources = _all_in_blocks(sources)
         return Plan(config, profile, sources, steps, block_bytes, made_for, engines, tuple(warnings))
@@ -167,7 +166,7 @@ def run(
             locked(config.work(), wait),
             product_locked(summary.path, wait),
             start_workers(plan.profile, config.work()) as workers,
-            limit_block_bytes(plan.block_bytes),
+            planned_blocks(plan.block_bytes),
         ):
             if workers.dashboard:
                 monitor.message(f"dashboard: {workers.dashboard}")

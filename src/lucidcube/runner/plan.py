@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import xarray as xr
@@ -20,6 +21,8 @@ PLANNED = 0.85
 """Fraction of the memory limit of a worker that a plan may use."""
 ENDED = 0.95
 """Fraction of its memory limit at which dask ends a worker; see `lucidcube.cluster.jobqueue`."""
+DEVICE_BLOCKS = 4
+"""Number of blocks into which a cube is divided at least if a device computes them."""
 COMPILING = 75 << 20
 """Additional memory of a process that compiles kernels, once on a machine (measured: 35 to 70 MiB)."""
 
@@ -83,6 +86,11 @@ def least_memory(steps: Sequence[Step], threads: int) -> int:
     return math.ceil(max(peak / PLANNED, (peak + COMPILING) / ENDED))
 
 
+def planned_blocks(block_bytes: int) -> AbstractContextManager[None]:
+    """Limit blocks to the size in a plan within the context; blocks larger than usual are for a device."""
+    return blocks.limit_block_bytes(block_bytes, DEVICE_BLOCKS if block_bytes > blocks.BLOCK_BYTES else None)
+
+
 def fit_memory(
     build: Callable[[], list[Step]], threads: int, memory: int, block_bytes: int | None = None
 ) -> tuple[list[Step], int]:
@@ -96,7 +104,7 @@ def fit_memory(
     """
     block_bytes = block_bytes or blocks.BLOCK_BYTES
     while True:
-        with blocks.limit_block_bytes(block_bytes):
+        with planned_blocks(block_bytes):
             steps = build()
         if least_memory(steps, threads) <= memory:
             return steps, block_bytes

@@ -5,11 +5,11 @@ from dataclasses import replace
 import xarray as xr
 
 from lucidcube.config.schema import Config
-from lucidcube.lift.blocks import limit_block_bytes
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.inputs import input_identities, open_track, track_keys
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.pipeline import check, raise_first
+from lucidcube.runner.plan import planned_blocks
 from lucidcube.runner.segments import Segment, walk
 from lucidcube.runner.work_folder import scratch_folder
 
@@ -52,7 +52,7 @@ def checkpoints(config: Config) -> list[str]:
         names.append(segment.name)
         return segment.cube
 
-    with limit_block_bytes(plan.block_bytes):
+    with planned_blocks(plan.block_bytes):
         _, errors = walk(config, plan.sources, track_keys(input_identities(config)), visit)
     raise_first(errors, Monitor())
     return names

@@ -62,7 +62,7 @@ def test_the_start_and_the_first_steps_are_those_of_single_planes(
     found = map_planes(planes, arrays, **OPTIONS | options)
     for number, (result, known) in enumerate(zip(found, one_by_one(planes, **options), strict=True)):
         if number != RIM:
-            assert difference(result.components, known.components) < 5e-5
+            assert difference(result.components, known.components) < (5e-5 if n_iter < 2 else 3e-4)
             assert cost(result) == pytest.approx(cost(known), rel=2e-3)
         assert result.iterations == known.iterations
         assert result.stop_reason == known.stop_reason
