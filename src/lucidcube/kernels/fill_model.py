@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lucidcube.kernels.artefacts.psf_consistency import as_bright
 from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
 from lucidcube.kernels.deconvolution.common import MODELLED_NOISE
-from lucidcube.kernels.deconvolution.map_solver import MapSolver
+from lucidcube.kernels.deconvolution.map_solver import MapSolver, Solution
 from lucidcube.kernels.noise import correlated_pixels, known_variance
 
 Planes = NDArray[np.floating]
@@ -15,6 +16,8 @@ Marks = NDArray[np.bool_]
 
 PERSISTENT = 0.5
 """A pixel that is marked in at least this fraction of the planes cannot be predicted from the others."""
+CONTINUED = 0.5
+"""Fraction of the iterations for an estimate that starts from that of a neighbouring plane."""
 ROBUST = 3.0
 """Standard deviations beyond which the estimate is linear in a residual; see `MapSolver.solve`."""
 
@@ -48,7 +51,7 @@ def predict(data: Planes, variance: Planes | None, marked: Marks, *, spectral: b
     return Prediction(variance, model, marked & np.isfinite(model) & ~persistent)
 
 
-def fill_model(
+def object_of_good_pixels(
     plane: Planes,
     sigma: Planes,
     psf: Planes,
@@ -57,18 +60,25 @@ def fill_model(
     usable: Marks,
     *,
     n_iter: int,
-) -> NDArray[np.float32]:
-    """Return a plane whose bad pixels have the values that the object, convolved with the PSF, has there.
+    start: Solution | None = None,
+) -> Solution:
+    """Return the object that best explains the good pixels of a plane; its model has values for the others.
 
-    The object is the edge-preserving MAP estimate from the good pixels, in at most `n_iter` iterations; see
+    The object is the edge-preserving MAP estimate in at most `n_iter` iterations; see
     `lucidcube.kernels.deconvolution.map_solver`. `plane` and `sigma` (y, x) are the values and the standard
     deviation of their noise; `bad` is true where a pixel is marked or missing. The PSF is odd, centred,
     finite and of unit sum. Where `usable`, the values `predicted` from the other planes take part in the
-    estimate as data with `MODELLED_NOISE` times the noise. Good pixels keep their values.
+    estimate as data with `MODELLED_NOISE` times the noise.
+
+    `start` is the object of a neighbouring plane, of any brightness. Because it is nearly the same, the
+    fraction `CONTINUED` of the iterations suffices.
     """
-    data = np.where(usable, predicted, np.where(bad, np.nan, plane))
-    noise = np.where(usable, MODELLED_NOISE * sigma, sigma)
-    correlated = correlated_pixels(plane, np.square(sigma), bad)
-    solver = MapSolver(psf, plane.shape)
-    solution = solver.solve(data, noise, robust=ROBUST, n_iter=n_iter, correlated=correlated)
-    return np.where(bad, solution.model, plane).astype(np.float32)
+    start = None if start is None else as_bright(start, plane, bad)
+    return MapSolver(psf, plane.shape).solve(
+        np.where(usable, predicted, np.where(bad, np.nan, plane)),
+        np.where(usable, MODELLED_NOISE * sigma, sigma),
+        robust=ROBUST,
+        n_iter=n_iter if start is None else max(1, round(CONTINUED * n_iter)),
+        correlated=correlated_pixels(plane, np.square(sigma), bad),
+        start=start,
+    )

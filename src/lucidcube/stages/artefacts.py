@@ -32,7 +32,7 @@ from lucidcube.lift.remembered import Remembered
 from lucidcube.lift.windows import over_windows
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.psf_argument import StageWithPSF
-from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
+from lucidcube.stages.psf_planes import check_psf_planes, middle_plane, usable_psf
 
 LOOKS_LIKE_A_STAR = 0.05
 """Fraction of the field below which the SSA is not suited to an object."""
@@ -52,7 +52,7 @@ class Artefacts(StageWithPSF):
     """
 
     name: ClassVar[str] = "artefacts"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_artefactmap"
@@ -201,10 +201,9 @@ def _start(
     data: np.ndarray, psf: np.ndarray, variance: np.ndarray, deviation: np.ndarray, cut: float
 ) -> Solution | None:
     """Return the object in the middle plane of a window, or in the nearest one with data and a PSF."""
-    usable = [i for i in range(len(data)) if np.isfinite(psf[i]).any() and np.isfinite(data[i]).any()]
-    if not usable:
+    middle = middle_plane(data, psf)
+    if middle is None:
         return None
-    middle = min(usable, key=lambda i: abs(i - len(data) // 2))
     marks = suspects(deviation[[middle]], cut=cut).marks[0]
     return _object(data[middle], variance[middle], usable_psf(psf[middle]), marks, engine_name())
 

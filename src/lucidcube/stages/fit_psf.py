@@ -21,11 +21,12 @@ from lucidcube.cube import (
     Y,
     block_sizes,
 )
-from lucidcube.kernels.psf.effective import effective_psf
+from lucidcube.kernels.psf.effective import FittedWindow, fit_window
 from lucidcube.kernels.psf.fit import FitStatus
 from lucidcube.kernels.psf.star_position import saturated_pixels
 from lucidcube.kernels.psf.star_shape import star_shape
 from lucidcube.lift.blocks import Output
+from lucidcube.lift.remembered import Remembered
 from lucidcube.lift.windows import over_windows, planes_read
 from lucidcube.stages.base import Stage, parameter
 
@@ -50,7 +51,7 @@ class FitPSF(Stage):
     optional: ClassVar[tuple[str, ...]] = (VARIANCE,)
     produces: ClassVar[tuple[str, ...]] = (DATA, *FIT_RESULTS)
     drops: ClassVar[tuple[str, ...]] = (VARIANCE,)
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     copies: ClassVar[float] = 4.5
     scratch: ClassVar[float] = 22
     tag: ClassVar[str] = "_modelled"
@@ -161,7 +162,32 @@ def metres_of(cube: xr.Dataset) -> np.ndarray:
 
 
 def _fit_window(
-    star: np.ndarray, metres: np.ndarray, variance: np.ndarray | None, *, wanted: slice, **settings: Any
+    star: np.ndarray,
+    metres: np.ndarray,
+    variance: np.ndarray | None,
+    *,
+    wanted: slice,
+    shape: tuple[int, int],
+    smoothing: float,
+    modes: int,
 ) -> tuple[Any, ...]:
-    made = effective_psf(star, variance, metres, wanted=wanted, **settings)
-    return made if settings["modes"] else made[:-1]
+    """Return the results for the wanted planes of a window."""
+    fitted = _fitted(star, variance, metres, np.array(shape), np.array(smoothing))
+    made = fitted.draw(range(*wanted.indices(len(star))), modes)
+    return made if modes else made[:-1]
+
+
+def _fit(
+    star: np.ndarray,
+    variance: np.ndarray | None,
+    metres: np.ndarray,
+    shape: np.ndarray,
+    smoothing: np.ndarray,
+) -> FittedWindow:
+    return fit_window(
+        star, variance, metres, shape=(int(shape[0]), int(shape[1])), smoothing=float(smoothing)
+    )
+
+
+# Blocks that are a part of a group, such as those of a preview, share a window.
+_fitted = Remembered(_fit, recent=2)

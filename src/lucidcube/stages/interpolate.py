@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
@@ -16,15 +16,21 @@ from lucidcube.cube import (
     UNITS,
     VARIANCE,
 )
+from lucidcube.kernels.deconvolution.map_solver import Solution
 from lucidcube.kernels.fill_linear import fill_linear
-from lucidcube.kernels.fill_model import fill_model, predict
+from lucidcube.kernels.fill_model import object_of_good_pixels, predict
+from lucidcube.kernels.fourier.convolver import engine_name
 from lucidcube.kernels.holes import Filled, outside_field
 from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
 from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.lift.remembered import Remembered
 from lucidcube.lift.windows import over_windows
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.psf_argument import StageWithPSF
-from lucidcube.stages.psf_planes import check_psf_planes, usable_psf
+from lucidcube.stages.psf_planes import check_psf_planes, middle_plane, usable_psf
+
+FEWEST_PLANES = 6
+"""With fewer planes than this, the objects in the planes may differ, as in the bands of a survey."""
 
 
 class Interpolate(StageWithPSF):
@@ -39,7 +45,7 @@ class Interpolate(StageWithPSF):
     """
 
     name: ClassVar[str] = "interpolate"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     optional: ClassVar[tuple[str, ...]] = (MASK, VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, FILLED, VARIANCE)
     copies: ClassVar[float] = 7.5
@@ -181,22 +187,37 @@ def _modelled(
     filled = _pixels_to_fill(data, mask)
     bad = (filled > 0) | ((none if before is None else before) > 0)
     known = predict(data, variance, bad, spectral=spectral)
+    usable = known.usable & (filled > 0)
+    middle = middle_plane(data, psf) if spectral and len(data) >= FEWEST_PLANES else None
+
+    def given(i: int) -> tuple[np.ndarray, ...]:
+        noise = np.sqrt(np.where(known.variance[i] > 0, known.variance[i], np.float32(np.nan)))
+        return data[i], noise, usable_psf(psf[i]), bad[i], known.values[i], usable[i]
+
     made = []
     for i in range(len(data))[wanted]:
-        plane, whole, usable = data[i], data[i], known.usable[i] & (filled[i] > 0)
-        filled[i][usable & (filled[i] == Filled.REPLACED)] = Filled.MODELLED
-        if (filled[i] > 0).any() and np.isfinite(plane).any():
+        whole, fill = data[i], filled[i] > 0
+        if np.isfinite(whole).any() and fill.any():
             if np.isfinite(psf[i]).any():
-                noise = np.sqrt(np.where(known.variance[i] > 0, known.variance[i], np.float32(np.nan)))
-                whole = fill_model(
-                    plane, noise, usable_psf(psf[i]), bad[i], known.values[i], usable, n_iter=n_iter
-                )
-                whole = np.where(filled[i] > 0, whole, plane)
+                start = None if middle is None else _object(*given(middle), str(n_iter), engine_name())
+                model = object_of_good_pixels(*given(i), n_iter=n_iter, start=start).model
+                whole = np.where(fill, model, whole)
             else:
-                whole = fill_linear(plane, filled[i] > 0)
-        own = None if variance is None else variance[i]
-        made.append(_results(plane, whole, filled[i], own, None if before is None else before[i], max_hole))
+                whole = fill_linear(whole, fill)
+        filled[i][usable[i] & (filled[i] == Filled.REPLACED)] = Filled.MODELLED
+        own, earlier = (None if planes is None else planes[i] for planes in (variance, before))
+        made.append(_results(data[i], whole, filled[i], own, earlier, max_hole))
     return [np.stack(planes) for planes in zip(*made, strict=True)]
+
+
+def _estimate(*given: Any) -> Solution:
+    """Return the object in a plane, from arrays, the number of iterations, and the name of the engine."""
+    *planes, n_iter, _ = given
+    return object_of_good_pixels(*planes, n_iter=int(n_iter))
+
+
+# The planes of a group start from the same one.
+_object = Remembered(_estimate, recent=4)
 
 
 def _pixels_to_fill(data: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

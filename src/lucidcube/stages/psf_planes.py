@@ -58,3 +58,9 @@ def _planes(variable: xr.Variable) -> Iterator[np.ndarray]:
     for size in variable.chunks[0] if variable.chunks else (variable.shape[0],):
         yield from np.asarray(variable[first : first + size])
         first += size
+
+
+def middle_plane(data: np.ndarray, psf: np.ndarray) -> int | None:
+    """Return the number of the plane with data and a PSF that is nearest to the middle; None without any."""
+    usable = [i for i in range(len(data)) if np.isfinite(psf[i]).any() and np.isfinite(data[i]).any()]
+    return min(usable, key=lambda i: abs(i - len(data) // 2), default=None)

@@ -87,7 +87,7 @@ def psf_consistency(
     """
     given = _Given.of(plane, variance, exclude)
     plausible = np.zeros(plane.shape, bool) if plausible is None else plausible
-    solution = None if start is None else _as_bright(start, plane, given.exclude)
+    solution = None if start is None else as_bright(start, plane, given.exclude)
     rounds = ROUNDS if solution is None else CONTINUED
     solver, z = MapSolver(psf, plane.shape), np.zeros(plane.shape)
     for step in rounds:
@@ -112,6 +112,17 @@ def robust_estimate(
 ) -> Solution:
     """Return the estimate of the first round of `psf_consistency`, from which that of others can start."""
     return _Given.of(plane, variance, exclude).solve(MapSolver(psf, plane.shape), FIRST)
+
+
+def as_bright(start: Solution, plane: Plane, exclude: NDArray[np.bool_]) -> Solution | None:
+    """Return an estimate multiplied so that it is as bright as a plane; None if it says nothing about it."""
+    usable = np.isfinite(plane) & ~exclude
+    level = float(np.percentile(start.model[usable], 99)) if usable.any() else 0.0
+    bright = usable & (start.model > BRIGHT * level)
+    if not level > 0 or not bright.any():
+        return None
+    ratio = float(np.median(plane[bright] / start.model[bright]))
+    return start._replace(parts=start.parts * np.float32(ratio)) if ratio > 0 else None
 
 
 class _Given(NamedTuple):
@@ -158,17 +169,6 @@ class _Given(NamedTuple):
             error, _psf_error(left, error, steep, usable) * steep
         )
         return deviation
-
-
-def _as_bright(start: Solution, plane: Plane, exclude: NDArray[np.bool_]) -> Solution | None:
-    """Return an estimate multiplied so that it is as bright as a plane; None if it says nothing about it."""
-    usable = np.isfinite(plane) & ~exclude
-    level = float(np.percentile(start.model[usable], 99)) if usable.any() else 0.0
-    bright = usable & (start.model > BRIGHT * level)
-    if not level > 0 or not bright.any():
-        return None
-    ratio = float(np.median(plane[bright] / start.model[bright]))
-    return start._replace(parts=start.parts * np.float32(ratio)) if ratio > 0 else None
 
 
 def _misfits(cleared: NDArray[np.bool_], better: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -25,8 +25,10 @@ DEPENDENT = 1e-3
 """Directions whose singular value is below this fraction of the largest one are left out of the spectra."""
 UNCERTAIN = 5.0
 """The model is NaN where its error exceeds this number of standard deviations of the noise."""
+LEAST = 1e-300
+"""Added to the pivots, for pixels without data."""
 TERMS = 4
-LANES = 32
+LANES = 64
 """Number of spectra, and of pixels that are processed together."""
 
 
@@ -143,7 +145,7 @@ def _fit_pixels(
     values = np.empty((TERMS, LANES), np.float32)
     gram = np.empty((TERMS * (TERMS + 1) // 2, LANES), np.float32)
     right = np.empty((TERMS, LANES), np.float32)
-    factor, x = np.empty((TERMS, TERMS)), np.empty(TERMS)
+    factor, x = np.empty((TERMS, TERMS, LANES)), np.empty((TERMS, LANES))
     for first in range(0, pixels, LANES):
         count = min(LANES, pixels - first)
         if not _load(light, spread, out, first, count, rank, data, weight):
@@ -197,66 +199,77 @@ def _accumulate(
     gram[:] = 0
     right[:] = 0
     outlier = np.float32(0.25) / (scale * scale)
+    left, rated = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    share = np.empty(LANES, np.float32)
+    # The compiler vectorises loops over few arrays only.
     for i in range(data.shape[0]):
         a, b, c, d = spectra[i, 0], spectra[i, 1], spectra[i, 2], spectra[i, 3]
         for p in range(LANES):
             r = data[i, p] - (a * values[0, p] + b * values[1, p] + c * values[2, p] + d * values[3, p])
             w = weight[i, p]
             t = np.float32(1) / (np.float32(1) + r * r * w * outlier)
-            w *= t * t
-            wa, wb, wc, wd = w * a, w * b, w * c, w * d
-            gram[0, p] += wa * a
-            gram[1, p] += wb * a
-            gram[2, p] += wb * b
-            gram[3, p] += wc * a
-            gram[4, p] += wc * b
-            gram[5, p] += wc * c
-            gram[6, p] += wd * a
-            gram[7, p] += wd * b
-            gram[8, p] += wd * c
-            gram[9, p] += wd * d
-            right[0, p] += wa * r
-            right[1, p] += wb * r
-            right[2, p] += wc * r
-            right[3, p] += wd * r
+            left[p], rated[p] = r, w * t * t
+        row = 0
+        for j in range(TERMS):
+            for p in range(LANES):
+                share[p] = spectra[i, j] * rated[p]
+                right[j, p] += share[p] * left[p]
+            for k in range(j + 1):
+                for p in range(LANES):
+                    gram[row, p] += spectra[i, k] * share[p]
+                row += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _factor(gram: Floats, p: int, factor: Doubles) -> bool:
-    """Write the Cholesky factor of the matrix of a pixel; return False if the pixel has no data."""
-    trace = gram[0, p] + gram[2, p] + gram[5, p] + gram[9, p]
-    if not trace > 0:
-        return False
+@njit(cache=True, nogil=True, error_model="numpy")
+def _factor(gram: Floats, factor: Doubles) -> None:
+    """Write the Cholesky factor of the matrix of each pixel, with the reciprocals of its diagonal."""
+    total, trace = np.empty(LANES), np.empty(LANES)
+    for p in range(LANES):
+        trace[p] = gram[0, p] + gram[2, p] + gram[5, p] + gram[9, p]
+    row = 0
     for j in range(TERMS):
         for k in range(j + 1):
-            total = np.float64(gram[j * (j + 1) // 2 + k, p])
-            if j == k:
-                total += 1e-6 * trace
+            for p in range(LANES):
+                total[p] = gram[row, p]
             for m in range(k):
-                total -= factor[j, m] * factor[k, m]
-            factor[j, k] = np.sqrt(max(total, 1e-12 * trace)) if j == k else total / factor[k, k]
-    return True
+                for p in range(LANES):
+                    total[p] -= factor[j, m, p] * factor[k, m, p]
+            for p in range(LANES):
+                if j == k:
+                    factor[j, j, p] = 1 / np.sqrt(max(total[p] + 1e-6 * trace[p], 1e-12 * trace[p] + LEAST))
+                else:
+                    factor[j, k, p] = total[p] * factor[k, k, p]
+            row += 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _forward(factor: Doubles, j: int, x: Doubles) -> None:
+    """Solve for the unknown j of each pixel, given those before, in place of the right-hand side."""
+    for k in range(j):
+        for p in range(LANES):
+            x[j, p] -= factor[j, k, p] * x[k, p]
+    for p in range(LANES):
+        x[j, p] *= factor[j, j, p]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _improve(gram: Floats, right: Floats, factor: Doubles, x: Doubles, values: Floats) -> None:
     """Solve the normal equations of each pixel, and add the corrections to the coefficients."""
-    for p in range(LANES):
-        if not _factor(gram, p, factor):
-            continue
-        for j in range(TERMS):
-            total = np.float64(right[j, p])
-            for k in range(j):
-                total -= factor[j, k] * x[k]
-            x[j] = total / factor[j, j]
-        for j in range(TERMS - 1, -1, -1):
-            for k in range(j + 1, TERMS):
-                x[j] -= factor[k, j] * x[k]
-            x[j] /= factor[j, j]
-            values[j, p] += np.float32(x[j])
+    _factor(gram, factor)
+    for j in range(TERMS):
+        for p in range(LANES):
+            x[j, p] = right[j, p]
+        _forward(factor, j, x)
+    for j in range(TERMS - 1, -1, -1):
+        for k in range(j + 1, TERMS):
+            for p in range(LANES):
+                x[j, p] -= factor[k, j, p] * x[k, p]
+        for p in range(LANES):
+            x[j, p] *= factor[j, j, p]
+            values[j, p] += np.float32(x[j, p])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _compare(
     light: Floats,
     spread: Floats,
@@ -272,23 +285,26 @@ def _compare(
     z: Floats,
 ) -> None:
     """Write the model and the deviations of some pixels."""
-    for p in range(count):
-        if not _factor(gram, p, factor):
-            continue
-        for i in range(light.shape[0]):
-            fitted, uncertainty = 0.0, 0.0
-            for j in range(TERMS):
-                fitted += spectra[i, j] * values[j, p]
-                total = np.float64(spectra[i, j])
-                for k in range(j):
-                    total -= factor[j, k] * x[k]
-                x[j] = total / factor[j, j]
-                uncertainty += x[j] * x[j]
+    _factor(gram, factor)
+    fitted, uncertainty = np.empty(LANES), np.empty(LANES)
+    for i in range(light.shape[0]):
+        for p in range(LANES):
+            fitted[p], uncertainty[p] = 0.0, 0.0
+        for j in range(TERMS):
+            for p in range(LANES):
+                x[j, p] = spectra[i, j]
+            _forward(factor, j, x)
+            for p in range(LANES):
+                fitted[p] += spectra[i, j] * values[j, p]
+                uncertainty[p] += x[j, p] * x[j, p]
+        for p in range(count):
+            if not gram[0, p] + gram[2, p] + gram[5, p] + gram[9, p] > 0:
+                continue  # the pixel has no data
             v = spread[i, first + p]
             good = v > 0 and np.isfinite(v)
-            if good and uncertainty > UNCERTAIN * UNCERTAIN * v:
+            if good and uncertainty[p] > UNCERTAIN * UNCERTAIN * v:
                 continue
-            model[i, first + p] = fitted
+            model[i, first + p] = fitted[p]
             if good:
-                noise = v + uncertainty + model_error * fitted * fitted
-                z[i, first + p] = (light[i, first + p] - fitted) / np.sqrt(noise)
+                noise = v + uncertainty[p] + model_error * fitted[p] * fitted[p]
+                z[i, first + p] = (light[i, first + p] - fitted[p]) / np.sqrt(noise)

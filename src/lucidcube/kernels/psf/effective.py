@@ -28,7 +28,7 @@ WING_CORE = 2.5
 """Usual core radius of the wing in units of the scale."""
 FLOOR = 1e-6
 """Smallest noise as a fraction of the peak."""
-_PASSES = 3
+_PASSES = 2
 _MAX_STEP, _LOST = 0.3, 0.1  # pixels
 _FIRST_RING, _N_RINGS = 0.45, 12
 
@@ -104,19 +104,25 @@ def effective_psf(
     """
     if any(n % 2 == 0 for n in shape):
         raise ValueError(f"the shape of the PSF must be odd, not {shape}")
+    fitted = fit_window(star, variance, wavelength, shape=shape, smoothing=smoothing)
+    return fitted.draw(range(*wanted.indices(len(star))), modes)
+
+
+def fit_window(
+    star: Reals, variance: Reals | None, wavelength: Reals, *, shape: tuple[int, int], smoothing: float
+) -> "FittedWindow":
+    """Fit the star in all planes of a window; the arguments are those of `effective_psf`."""
     # The last bits of sums must not depend on the number of threads that BLAS may use.
     with threadpool_limits(1, user_api="blas"):
-        window = _Window(star, variance, np.asarray(wavelength, dtype=np.float64), shape, smoothing)
+        window = FittedWindow(star, variance, np.asarray(wavelength, dtype=np.float64), shape, smoothing)
         for number in range(_PASSES if window.index.size else 0):
             if number:
                 window.move()
             window.improve()
-        return window.draw(
-            range(*wanted.indices(len(star))), star.shape[1:], shape, modes, weighted=variance is not None
-        )
+    return window
 
 
-class _Window:
+class FittedWindow:
     """Star in a window of planes.
 
     Arrays are for the planes that have a star: their numbers are in `index`.
@@ -130,6 +136,7 @@ class _Window:
         shape: tuple[int, int],
         smoothing: float,
     ) -> None:
+        self.frame, self.shape, self.weighted = star.shape[1:], shape, variance is not None
         stars = find_stars(star)
         self.index = np.array([found.plane for found in stars], dtype=np.intp)
         positions, widest = spectral_positions(wavelength)
@@ -206,10 +213,14 @@ class _Window:
         steps = np.clip([fit.step for fit in self.fits], -_MAX_STEP, _MAX_STEP)
         self.centre = self.centring @ (self.centre + steps)
 
-    def draw(
-        self, planes: range, frame: tuple[int, ...], shape: tuple[int, int], modes: int, *, weighted: bool
-    ) -> EffectivePSF:
-        """Return the PSF of some planes of the window."""
+    def draw(self, planes: range, modes: int) -> EffectivePSF:
+        """Return the PSF of some planes of the window, and the modes of its error."""
+        with threadpool_limits(1, user_api="blas"):
+            return self._drawn(planes, modes)
+
+    def _drawn(self, planes: range, modes: int) -> EffectivePSF:
+        """See `draw`."""
+        shape = self.shape
         n = len(planes)
         made = EffectivePSF(
             image=np.full((n, *shape), np.nan, dtype=np.float32),
@@ -236,7 +247,7 @@ class _Window:
             if not total > 0.0:
                 continue
             made.image[row] = (image / total).reshape(shape)
-            y, x = self.centre[i] - np.array(frame) // 2
+            y, x = self.centre[i] - np.array(self.frame) // 2
             made.values[row] = x, y, self.flux[i] * total, self.background[i]
             light = np.hypot(flux_error[i] * total, self.background_error[i] * image.size)
             made.errors[row] = moved[i, 1], moved[i, 0], light, self.background_error[i]
@@ -246,7 +257,7 @@ class _Window:
                 level = float(np.sqrt(shares @ self.background_error**2))
                 errors = principal_modes(design, covariance, level, image, count=modes)
                 made.modes[row] = errors.reshape(modes, *shape)
-            if weighted:
+            if self.weighted:
                 made.reduced_chi2[row] = self.fits[i].reduced_chi2
             lost = np.abs(self.fits[i].step) > np.maximum(_LOST, 5.0 * step_error[i])
             made.status[row] = FitStatus.NOT_CONVERGED if lost.any() else FitStatus.FINE

@@ -55,10 +55,19 @@ class Pixels(NamedTuple):
 
 
 class Zones(NamedTuple):
-    """Pixels by their distance from the star; the first zone is the core."""
+    """Pixels by their distance from the star."""
 
     number: NDArray[np.intp]
-    members: list[NDArray[np.intp]]
+    """Zone (pixel,) of each pixel; the core is zone 0."""
+    core: NDArray[np.intp]
+    """Pixels of the core."""
+    outer: NDArray[np.intp]
+    """Pixels (zone, member) of the other zones, which have equal size. The last pixels are left over."""
+
+    def quantile(self, values: Doubles) -> Doubles:
+        """Return the quantile `_QUANTILE` of the values (pixel,) in each zone."""
+        core = np.quantile(values[self.core], _QUANTILE)
+        return np.append(core, np.quantile(values[self.outer], _QUANTILE, axis=1))
 
 
 class Ring(NamedTuple):
@@ -158,16 +167,15 @@ def _unit_diagonal(matrix: Doubles) -> tuple[Doubles, Doubles]:
 
 
 def _zones(radius: Doubles, core: float) -> Zones:
-    """Divide pixels into the core and zones of about equal size around it."""
+    """Divide pixels into the core and zones around it."""
     order = np.argsort(radius, kind="stable")
     n_core = max(int(np.searchsorted(radius[order], core)), 1)
     rest = order[n_core:]
-    outer = np.array_split(rest, max(rest.size // _ZONE_SIZE, 1)) if rest.size else []
-    number = np.empty(radius.size, dtype=np.intp)
-    members = [order[:n_core], *outer]
-    for i, zone in enumerate(members):
-        number[zone] = i
-    return Zones(number, members)
+    zones = max(rest.size // _ZONE_SIZE, 1) if rest.size else 0
+    size = rest.size // max(zones, 1)
+    number = np.zeros(radius.size, dtype=np.intp)
+    number[rest] = 1 + np.minimum(np.arange(rest.size) // max(size, 1), zones - 1)
+    return Zones(number, order[:n_core], rest[: zones * size].reshape(zones, size))
 
 
 def _trust(residual: Doubles, sigma: Doubles, model: Doubles, zones: Zones, pixels: Pixels) -> Doubles:
@@ -179,8 +187,7 @@ def _trust(residual: Doubles, sigma: Doubles, model: Doubles, zones: Zones, pixe
     """
     core = zones.number == 0
     relative = np.abs(residual / sigma)
-    scatter = [float(np.quantile(relative[zone], _QUANTILE)) / _NORMAL for zone in zones.members]
-    relative /= np.maximum(scatter, 1.0)[zones.number]
+    relative /= np.maximum(zones.quantile(relative) / _NORMAL, 1.0)[zones.number]
     gross = np.abs(residual) / np.hypot(sigma, _CORE_ERROR * model)
     outlier = np.where(core, gross, relative) > OUTLIER
     if outlier.any():
