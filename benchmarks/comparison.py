@@ -16,11 +16,11 @@ class Comparison:
     """The times of a peer and of lucidcube in each round, in seconds of a clock, CPU or wall.
 
     `goal` is the smallest ratio of the peer's time to ours; with `at_most` it is the largest ratio of our
-    time to that of the peer, which is then the time that the arithmetic needs.
+    time to that of the peer, which is then the time that the arithmetic needs. None stands for no goal.
     """
 
     name: str
-    goal: float
+    goal: float | None
     at_most: bool = False
     clock: str = "CPU"
     peer: list[float] = field(default_factory=list)
@@ -36,8 +36,10 @@ class Comparison:
         pairs = zip(self.peer, self.ours, strict=True)
         ratios = [b / a if self.at_most else a / b for a, b in pairs]
         middle = statistics.median(ratios)
-        met = middle <= self.goal if self.at_most else middle >= self.goal
-        goal = f"{'<=' if self.at_most else '>='} {self.goal:g}{'' if met else ' (missed)'}"
+        goal = ""
+        if self.goal is not None:
+            met = middle <= self.goal if self.at_most else middle >= self.goal
+            goal = f"{'<=' if self.at_most else '>='} {self.goal:g}{'' if met else ' (missed)'}"
         peer, ours = (1e3 * statistics.median(side) for side in (self.peer, self.ours))
         spread = f"{min(ratios):.3g} to {max(ratios):.3g}"
         return f"| {self.name} | {self.clock} | {peer:.4g} | {ours:.4g} | {middle:.3g} ({spread}) | {goal} |"

@@ -25,12 +25,24 @@ output: {{path: {folder}/out/deconvolved.fits}}
 checkpoints: {{dir: {folder}/out/work, after: [rebin, artefacts, interpolate, fit_psf, deconvolve]}}
 profile: laptop
 """
+RECOMMENDED = """\
+preset: recommended
+target: {folder}/{target}{{DATA}}
+star: {folder}/star.fits{{DATA}}
+output: {{path: {folder}/out/deconvolved.fits}}
+checkpoints: {{dir: {folder}/out/work}}
+profile: laptop
+"""
 
 
-def write_config(folder: Path, target: str, iterations: int) -> None:
-    """Write the config of a run on the cubes `target` and ``star.fits`` of a folder."""
-    text = CONFIG.format(folder=folder, target=target, iterations=iterations)
-    (folder / "run.yaml").write_text(text)
+def write_config(folder: Path, target: str, iterations: int | None) -> None:
+    """Write the config of a run on the cubes `target` and ``star.fits`` of a folder.
+
+    `iterations` are those of CLEAN, after the methods of the reference program; None stands for the
+    recommended stages.
+    """
+    text = RECOMMENDED if iterations is None else CONFIG
+    (folder / "run.yaml").write_text(text.format(folder=folder, target=target, iterations=iterations))
 
 
 def run(folder: Path, environment: Mapping[str, str] | None = None) -> None:

@@ -130,7 +130,7 @@ def test_the_comparison_with_the_reference_program_runs_its_commands(monkeypatch
 def test_whole_runs_are_compared_by_both_clocks(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT))
     against = importlib.import_module("benchmarks.against_reference")
-    monkeypatch.setattr(against, "times_of_run", lambda folder: (2.0, 1.0))
+    monkeypatch.setattr(against, "times_of_run", lambda folder, n=1000: (2.0, 1.0) if n else (6.0, 3.0))
     monkeypatch.setattr(against.time, "perf_counter", iter(range(100)).__next__)
 
     class Reference:
@@ -145,8 +145,10 @@ def test_whole_runs_are_compared_by_both_clocks(monkeypatch, tmp_path):
             return 30.0
 
     reference = Reference()
-    cpu, wall = against.compare_whole(reference, tmp_path, 1, "2")
+    cpu, wall, better = against.compare_whole(reference, tmp_path, 1, "2")
     assert reference.used == ["2", "2"]
     assert (cpu.clock, cpu.peer, cpu.ours) == ("CPU", [60.0], [2.0])
     assert (wall.clock, wall.peer, wall.ours) == ("wall", [2.0], [1.0])
     assert "2 BLAS threads" in cpu.name
+    assert (better.clock, better.peer, better.ours) == ("CPU", [60.0], [6.0])
+    assert better.line().endswith(" 10 (10 to 10) |  |")
