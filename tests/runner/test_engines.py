@@ -28,8 +28,9 @@ from lucidcube.runner.plan import planned_blocks
 METHODS: dict[str, dict[str, Any]] = {
     "lucy_richardson": {"chi2_target": None, "n_iter": 10},
     "map": {},
+    "clean_modified": {"n_iter": 60},
 }
-ROUNDING = {"lucy_richardson": (5e-5, 2e-5), "map": (5e-2, 2e-3)}
+ROUNDING = {"lucy_richardson": (5e-5, 2e-5), "map": (5e-2, 2e-3), "clean_modified": (1e-5, 1e-5)}
 """Largest difference of components, smoothed by a pixel, and of residuals, from those of another engine, relative to
 the brightest component. With map, those of the two engines of the Fourier transforms differ by 3e-2 and 1e-3."""
 TABLE = "DECONVOLUTION LOG"
@@ -127,9 +128,15 @@ def test_a_device_that_is_absent_is_replaced_by_the_processor(tmp_path: Path) ->
     assert np.array_equal(found["DECONVOLVED"], expected["DECONVOLVED"], equal_nan=True)
 
 
-def test_a_method_that_needs_single_planes_says_so(tmp_path: Path) -> None:
-    found, messages = product(tmp_path / "numpy", "array_library: numpy\n", "clean_multiscale", n_iter=2)
-    expected, _ = product(tmp_path / "usual", None, "clean_multiscale", n_iter=2)
+@pytest.mark.parametrize(
+    ("method", "options"), [("clean_multiscale", {}), ("clean_modified", {"threshold": -1.0})]
+)
+def test_a_method_that_needs_single_planes_says_so(
+    tmp_path: Path, method: str, options: dict[str, Any]
+) -> None:
+    options = {**options, "n_iter": 2}
+    found, messages = product(tmp_path / "numpy", "array_library: numpy\n", method, **options)
+    expected, _ = product(tmp_path / "usual", None, method, **options)
     assert [m for m in messages if "no stage of this run can use it" in m]
     assert np.array_equal(found["DECONVOLVED"], expected["DECONVOLVED"], equal_nan=True)
 

@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lucidcube.cube import DATA, DECONVOLUTION_LOG, MODEL, POINTS, RESIDUAL, RESTORED
+from lucidcube.kernels.batched.clean import clean_planes
 from lucidcube.kernels.batched.lucy_richardson import lucy_richardson_planes
 from lucidcube.kernels.batched.map import map_planes
 from lucidcube.kernels.deconvolution.clean import clean_modified
@@ -105,6 +106,7 @@ class CleanModified(Deconvolve):
     """Flux-conserving Steer CLEAN for extended sources (Steer, Dewdney & Ito 1984, A&A 137, 159)."""
 
     kernel = staticmethod(clean_modified)
+    planes_kernel = staticmethod(clean_planes)
     extras = (RESTORED,)
     produces = (DATA, RESIDUAL, *extras, *WITH_ERRORS, *DECONVOLUTION_LOG)
     copies = 9.6
@@ -158,6 +160,11 @@ class CleanModified(Deconvolve):
     def needs_variance(self) -> bool:
         """Whether the noise is estimated from planes without a variance."""
         return self.noise_std is None
+
+    @property
+    def computes_together(self) -> bool:
+        """Whether planes can be deconvolved together: not if the threshold is that of Otsu."""
+        return self.threshold >= 0
 
     def scaled(self, scale: float) -> Self:
         """Return the same stage with `noise_std` in the units of the multiplied data."""

@@ -69,7 +69,7 @@ def deconvolved_together(
     or the method cannot use it.
     """
     arrays, kernel, planes = current_arrays(), stage.planes_kernel, columns[0]
-    if arrays is None or kernel is None or not planes:
+    if arrays is None or kernel is None or not stage.computes_together or not planes:
         return None
     rows = [Row(*row) for row in zip(*(column or [None] * len(planes) for column in columns), strict=True)]
     usable = [i for i, row in enumerate(rows) if np.isfinite(row.psf).any()]

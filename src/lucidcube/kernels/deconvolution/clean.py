@@ -118,7 +118,7 @@ def clean_modified(
         iterations += 1
         fabs.append(latest.fabs)
         rms.append(latest.rms)
-        stop = _stop_reason(
+        stop = stop_reason_of(
             fabs, rms, fabs_frac_threshold, rms_frac_threshold, max_stat_increase, min_frac_stat_delta
         )
         if noise.reached(residual):
@@ -130,7 +130,7 @@ def clean_modified(
     if best.components is not None and stop is not StopReason.CHI2_REACHED:
         components = best.components
     result = with_restored(field.result(components, iterations, stop, spread), psf, restoring_beam)
-    return result if clean_beam_sigma == 0 else _with_clean_beam(result, clean_beam_sigma)
+    return result if clean_beam_sigma == 0 else with_clean_beam(result, clean_beam_sigma)
 
 
 class _Best:
@@ -157,7 +157,7 @@ class _Best:
             self.components = components.copy()
 
 
-def _stop_reason(
+def stop_reason_of(
     fabs: list[float], rms: list[float], least_fabs: float, least_rms: float, increase: float, change: float
 ) -> StopReason:
     """Return the first stop condition that the statistics from the start until now fulfil, or N_ITER."""
@@ -195,7 +195,7 @@ def _selection_level(
     return max(0.0, nested_otsu(metric if positive else np.abs(metric, out=metric), NESTED_LEVELS))
 
 
-def _with_clean_beam(result: Deconvolution, sigma: float) -> Deconvolution:
+def with_clean_beam(result: Deconvolution, sigma: float) -> Deconvolution:
     """Smooth the components by a Gaussian, which keeps their sum away from the edge; NaN stays NaN."""
     outside = np.isnan(result.components)
     smooth = ndimage.gaussian_filter(np.where(outside, 0, result.components), sigma, mode="constant")

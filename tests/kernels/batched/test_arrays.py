@@ -1,0 +1,82 @@
+"""Array libraries and devices: what is imported, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from array_libraries import arrays
+from lucidcube.kernels.batched.arrays import Arrays, Unavailable, current_arrays, find_arrays, use_arrays
+from lucidcube.kernels.batched.convolver import BatchConvolver
+from lucidcube.kernels.fourier.convolver import Convolver
+
+__all__ = ["arrays"]
+
+
+def test_no_array_library_is_imported_unless_it_is_chosen() -> None:
+    code = (
+        "import sys, lucidcube.runner.pipeline, lucidcube.stages, lucidcube.kernels.batched.map\n"
+        "print(*{'torch', 'cupy', 'array_api_compat'} & {*sys.modules})"
+    )
+    made = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert made.stdout.strip() == ""
+
+
+def test_what_is_not_installed_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_arrays.cache_clear()
+    for name in ("array_api_compat.torch", "array_api_compat.cupy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for library in ("torch", "cupy"):
+        with pytest.raises(
+            Unavailable, match=rf"{library} cannot be imported .*pip install 'lucidcube\[gpu\]'"
+        ):
+            find_arrays(library)  # type: ignore[arg-type]
+
+
+def test_a_device_must_exist() -> None:
+    with pytest.raises(Unavailable, match="numpy has no device cuda: choose torch or cupy"):
+        find_arrays("numpy", "cuda")
+    pytest.importorskip("torch")
+    with pytest.raises(Unavailable, match="torch finds"):
+        find_arrays("torch", "cuda:77")
+    with pytest.raises(Unavailable, match="torch knows no device nonsense"):
+        find_arrays("torch", "nonsense")
+
+
+def test_the_choice_is_that_of_the_context_and_the_thread(arrays: Arrays) -> None:
+    with use_arrays(arrays.library, "cpu") as chosen, ThreadPoolExecutor(1) as pool:
+        assert chosen is current_arrays() is find_arrays(arrays.library, "cpu")
+        assert pool.submit(current_arrays).result() is None
+        with use_arrays(None):
+            assert current_arrays() is None
+    assert current_arrays() is None
+
+
+def test_arrays_travel_to_the_device_and_back(arrays: Arrays) -> None:
+    given = np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2]
+    given.flags.writeable = False
+    there = arrays.put(given)
+    there += 1
+    assert np.array_equal(arrays.get(there), given + 1)
+
+
+@pytest.mark.parametrize("sides", [(5, 5), (21, 9), (75, 61)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 31), (17, 32)], ids=str)
+def test_convolution_is_that_of_single_planes(
+    arrays: Arrays, sides: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(1)
+    psf = rng.random((3, *sides))
+    psf /= psf.sum(axis=(1, 2), keepdims=True)
+    planes = rng.normal(size=(3, *shape)).astype(np.float32)
+    convolver = BatchConvolver(arrays, psf, shape)
+    given = arrays.put(planes)
+    for found, name in ((convolver.convolve(given), "convolve"), (convolver.correlate(given), "correlate")):
+        expected = [getattr(Convolver(p, shape), name)(plane) for p, plane in zip(psf, planes, strict=True)]
+        assert np.allclose(arrays.get(found), expected, atol=2e-6)
+    some = convolver.part(np.array([2, 0])).convolve(arrays.put(planes[[2, 0]]))
+    assert np.allclose(arrays.get(some), arrays.get(convolver.convolve(given))[[2, 0]], atol=1e-6)
