@@ -173,7 +173,7 @@ class TestStops:
     )
     def test_the_rule_of_stalling(self, fabs, rms, stalled, unit):
         statistics = [[value * unit for value in values] for values in (fabs, rms)]
-        reason = clean._stop_reason(*statistics, 0.0, 0.0, np.inf, 0.05)
+        reason = clean.stop_reason_of(*statistics, 0.0, 0.0, np.inf, 0.05)
         assert reason is (StopReason.STALLED if stalled else StopReason.N_ITER)
 
     def test_diverged(self):
