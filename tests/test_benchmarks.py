@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -152,3 +153,25 @@ def test_whole_runs_are_compared_by_both_clocks(monkeypatch, tmp_path):
     assert "2 BLAS threads" in cpu.name
     assert (better.clock, better.peer, better.ours) == ("CPU", [60.0], [6.0])
     assert better.line().endswith(" 10 (10 to 10) |  |")
+
+
+def test_the_benchmark_of_devices_measures_and_writes_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    gpu = importlib.import_module("benchmarks.gpu")
+    monkeypatch.setattr(gpu, "CASES", {"five iterations": {"method": "lucy_richardson", "n_iter": 5}})
+    page = tmp_path / "gpu.md"
+    page.write_text(f"before\n{gpu.START}\nNot measured.\n{gpu.END}\nafter\n")
+    words = ["--library", "numpy", "--side", "31", "--planes", "3", "--single", "2", "--threads", "1"]
+    monkeypatch.setattr("sys.argv", ["gpu", *words, "--markdown", str(page)])
+    gpu.main()
+    text = page.read_text()
+    assert capsys.readouterr().out.strip() in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "Not measured" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| five iterations"))
+    *_, components, residuals, _ = row.split("|")
+    assert float(components) < 1e-4
+    assert float(residuals) < 1e-4
