@@ -99,6 +99,7 @@ def test_nan_in_the_product(tmp_path: Path, interpolate: str, method: str) -> No
         assert log["fabs"] == pytest.approx(np.abs(residual[good]).max(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_holes_without_interpolation(tmp_path: Path, method: str) -> None:
     """The deconvolution bridges holes that are narrower than the PSF."""

@@ -73,6 +73,7 @@ def test_a_variance_that_is_too_small(scene: Files, tmp_path: Path) -> None:
     assert any("chi2 is" in text and "too small" in text for text in said)
 
 
+@pytest.mark.slow
 def test_a_disc_instead_of_a_star_and_a_double_star(scene: Files, tmp_path: Path) -> None:
     y, x = np.indices((61, 61)) - 30
     disc = ndimage.gaussian_filter(1e4 * (np.hypot(y, x) < 9.0), 1.5)
@@ -121,6 +122,7 @@ def test_a_finished_run_gives_the_same_warnings_and_bytes(scene: Files, tmp_path
     assert (tmp_path / "out.fits").read_bytes() == made
 
 
+@pytest.mark.slow
 def test_the_terminal_ends_with_the_warnings(
     scene: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,7 +74,14 @@ CASES: dict[str, tuple[str, dict[str, Any], Work]] = {
     "clean_multiscale": ("deconvolve", {"method": "clean_multiscale", "n_iter": 100}, Work(1013, 5930, 36.5)),
     "lucy_richardson": ("deconvolve", {"method": "lucy_richardson", "n_iter": 50}, Work(209, 836, 21.3)),
 }
-SLOW = ("artefacts", "deconvolve, one resolution", "deconvolve with errors", "clean_multiscale")
+SLOW = (
+    "artefacts",
+    "interpolate",
+    "deconvolve",
+    "deconvolve, one resolution",
+    "deconvolve with errors",
+    "clean_multiscale",
+)
 WITHOUT_TRANSFORMS = {"rebin", "noise", "mask", "normalise_psf", "model_psf"}
 
 

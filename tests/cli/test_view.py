@@ -72,6 +72,7 @@ def test_the_numbers_that_are_drawn(product: Path) -> None:
             np.testing.assert_allclose(got, wanted, rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_picture_is_written_and_replaced(product: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "view", product) == (0, f"{product.with_suffix('.png')}\n", "")
     first = size(product.with_suffix(".png"))

@@ -265,6 +265,7 @@ def test_a_file_that_is_not_ours_is_kept_and_the_run_succeeds(
     assert mine.read_text() == "<p>my notes</p>"
 
 
+@pytest.mark.slow
 def test_a_failure_is_a_warning(
     ran: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

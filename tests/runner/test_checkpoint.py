@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -322,6 +323,7 @@ def test_a_chunk_is_read_once_for_all_its_planes(
 ) -> None:
     source = source_of(written.open()[DATA].variable)
     source[2:3]
+    assert len(source._last[1]) == BLOCK
     chunk(written, DATA, 1).unlink()
     np.testing.assert_array_equal(source[3:4], cube()[DATA].values[3:4])
 
@@ -344,6 +346,43 @@ def test_a_store_with_other_documents_is_an_error_until_it_is_prepared(
         written.open()
     assert Checkpoint.prepare(written.path, cube(), NAMES, {"why": "test"}).missing() == []
     assert written.is_complete()
+
+
+def test_wrong_coordinates_are_an_error_until_they_are_written_again(written: Checkpoint) -> None:
+    """Blocks can be verified without them, but a cube is not opened with them."""
+    path = written.path / STORE / WAVELENGTH / "c.0"
+    path.write_bytes(path.read_bytes()[::-1])
+    assert written.missing() == []
+    assert not written.is_complete()
+    with pytest.raises(UserError, match="c.0 was changed; run the config again"):
+        written.open()
+    Checkpoint.prepare(written.path, cube(), NAMES, {})
+    same(written)
+
+
+@pytest.mark.parametrize("name", ["zarr.json", f"{DATA}/zarr.json"])
+def test_blocks_of_a_store_with_wrong_documents_are_not_verified(written: Checkpoint, name: str) -> None:
+    path = written.path / STORE / name
+    path.write_text(path.read_text().replace("adu", "Jy") + "\n")
+    with pytest.raises(UserError, match="zarr.json was changed"):
+        written.missing()
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(errno.ENOSPC, UserError), (errno.EDQUOT, UserError), (errno.EIO, OSError)]
+)
+def test_a_disk_that_is_full_is_no_reason_to_try_again(
+    written: Checkpoint, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]
+) -> None:
+    """Other errors may be those of one block, which is computed once more."""
+
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint, "write_atomically", fails)
+    with pytest.raises(expected, match=os.strerror(number)) as raised:
+        compute(written.write(cube(), NAMES).blocks[1])
+    assert ("finished blocks are kept" in str(raised.value)) is (expected is UserError)
 
 
 def test_a_new_store_in_the_same_place_has_other_graph_names(written: Checkpoint) -> None:

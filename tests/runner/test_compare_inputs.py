@@ -79,6 +79,7 @@ def test_the_same_array_twice_is_refused(files: Path) -> None:
         check(config(files, "point.fits", other))
 
 
+@pytest.mark.slow
 def test_swapped_inputs_are_found_and_said(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     right, wrong = config(files, "disc.fits", "point.fits"), config(files, "point.fits", "disc.fits")
     assert check(right).warnings == ()

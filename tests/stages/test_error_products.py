@@ -74,6 +74,7 @@ def pulls(image: np.ndarray, error: np.ndarray, truth: np.ndarray, smoothing: fl
     return (smooth - expected) / error
 
 
+@pytest.mark.slow
 def test_a_run_with_errors(files: Files, tmp_path: Path) -> None:
     """The error and the bias are in the default products, with their unit and resolution."""
     made = read(run(config(files, tmp_path, errors={"draws": 2, "smoothing": 1.5})).path)

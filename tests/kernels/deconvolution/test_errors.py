@@ -168,6 +168,7 @@ def clouds(seed: int, core: float, sigma: float, width: float = 0.0):
     return plane.astype(np.float32), psf, truth, disc
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("core", "sigma", "width"),
     [(2.0, 20.0, 0.7), (2.0, 20.0, 0.0), (2.1, 10.0, 0.0)],

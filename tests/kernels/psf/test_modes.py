@@ -30,6 +30,7 @@ def test_all_modes_make_up_the_variance() -> None:
     assert (np.diff(np.diag(inner)) <= 1e-12 * inner[0, 0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flux", "planes"), [(1e6, 1), (2e4, 1), (2e4, 5)])
 def test_modes_are_as_large_as_the_scatter_of_fits(flux: float, planes: int) -> None:
     rng = np.random.default_rng(1)
