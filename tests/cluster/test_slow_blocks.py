@@ -137,6 +137,31 @@ def test_a_block_that_hangs_is_given_up_on_each_worker(
         workers.result(future)
 
 
+@pytest.mark.timeout(200)
+def test_other_blocks_do_not_wait_for_a_worker_that_is_restarted(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarted, go_on = threading.Event(), threading.Event()
+
+    def restart(*_: object, **__: object) -> None:
+        restarted.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(client, "restart_workers", restart)
+    workers = DaskWorkers(client, profile=Profile(kind="processes", block_timeout="1s"))
+    assert workers.result(workers.submit("test", 1, waits, 1)) == 1
+    slow = workers.submit("test", 7, waits, 7)
+    while not restarted.is_set():
+        workers.check()
+        time.sleep(0.1)
+    assert workers.result(workers.submit("test", 2, waits, 2)) == 2
+    workers.check()
+    assert not go_on.is_set()
+    RELEASED.set()
+    assert workers.result(slow) == 7
+    go_on.set()
+
+
 def test_tracebacks_of_dask_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("distributed", "tornado"):
         log, shown = logging.getLogger(name), logging.StreamHandler(sys.stderr)

@@ -277,7 +277,7 @@ def test_workers_that_are_killed_or_stop_for_ever(
 ) -> None:
     """Their blocks are computed by others."""
     job(reference_run.files, tmp_path)
-    on_a_cluster(tmp_path, "kind: processes", "workers: 2", "block_timeout: 2s", "worker_timeout: 60s")
+    on_a_cluster(tmp_path, "kind: processes", "workers: 2", "block_timeout: 10s", "worker_timeout: 60s")
     running = fork_server.start(tmp_path)
     for moment, name in names.items():
         wait_for(lambda moment=moment: written(tmp_path) >= moment)  # type: ignore[misc]

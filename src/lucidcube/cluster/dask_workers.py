@@ -1,6 +1,8 @@
 """Workers in other processes, to which the client of a dask cluster is connected."""
 
+import asyncio
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -133,18 +135,20 @@ class DaskWorkers(Workers):
         if self._slow.given_up[key] >= ATTEMPTS:
             for future in [future for future, its in self._keys.items() if its == key]:
                 future.cancel()
-        try:
-            self._restart(worker)
-        except (OSError, KeyError) as error:  # it was lost meanwhile, or does not answer
-            LOG.debug("%s was not restarted", worker, exc_info=error)
+        # A nanny that has stopped, too, answers only after the timeout; other blocks must not wait for it.
+        threading.Thread(target=self._restart, args=(worker,), daemon=True).start()
 
     def _restart(self, worker: str) -> None:
         """Restart a worker, or remove one that has no nanny."""
+        client = self.client
         try:
-            self.client.restart_workers([worker], timeout=RESTART_TIMEOUT, raise_for_error=False)
-        except ValueError:  # nobody would restart it
-            retire = self.client.scheduler.retire_workers
-            self.client.sync(retire, workers=[worker], close_workers=True, callback_timeout=RESTART_TIMEOUT)
+            try:
+                client.restart_workers([worker], timeout=RESTART_TIMEOUT, raise_for_error=False)
+            except ValueError:  # nobody would restart it
+                retire = client.scheduler.retire_workers
+                client.sync(retire, workers=[worker], close_workers=True, callback_timeout=RESTART_TIMEOUT)
+        except (Exception, asyncio.CancelledError) as error:  # it was lost meanwhile, or the run has ended
+            LOG.debug("%s was not restarted", worker, exc_info=error)
 
 
 def _dashboard(client: Client) -> str | None:
