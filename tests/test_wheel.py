@@ -154,7 +154,7 @@ def test_the_extra_all_has_everything_that_a_user_may_want() -> None:
     extras = PROJECT["optional-dependencies"]
     (of_all,) = extras["all"]
     assert {*re.fullmatch(r"lucidcube\[(.*)\]", of_all)[1].split(",")} == {*extras} - {
-        "all", "crosscheck", "dev", "docs", "test",
+        "all", "crosscheck", "dev", "docs", "gpu", "test",
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lucidcube.io import atomic
 from lucidcube.io.atomic import atomic_file, part_path, write_atomically
 
 
@@ -85,3 +86,13 @@ def test_long_names_fit(tmp_path: Path) -> None:
     assert len(part_path(path).name) < 255
     write_atomically(path, "x")
     assert path.read_text() == "x"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_the_name_of_a_durable_file_is_flushed_after_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    flushed: list[bool] = []
+    monkeypatch.setattr(atomic, "sync_folder", lambda path: flushed.append(Path(path).exists()))
+    write_atomically(tmp_path / "file", "text", durable=durable)
+    assert flushed == [True] * durable

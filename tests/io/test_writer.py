@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from locations import SHARED
 from lucidcube.errors import CubeError
-from lucidcube.io.hdu_bytes import ImagePlan, checksum, encode, fold, stored_dtype
+from lucidcube.io.hdu_bytes import ImagePlan, checksum, encode, fold, serialised, stored_dtype
 from lucidcube.io.header_cards import shape_of
 from lucidcube.io.reader import open_cube
 from lucidcube.io.writer import abandon, finish, reserve, write_planes
@@ -368,3 +368,16 @@ def test_a_folder_that_cannot_be_flushed(
     with fits.open(tmp_path / "cube.fits", checksum=True) as hdus:
         np.testing.assert_array_equal(hdus[0].data, 1)
     assert os.listdir(tmp_path) == ["cube.fits"]
+
+
+@pytest.mark.parametrize("given", [{}, {"EXTNAME": "OTHER"}])
+@pytest.mark.parametrize("name", ["", "DATA"])
+def test_an_image_has_one_name_or_none(name: str, given: dict[str, str]) -> None:
+    plan = ImagePlan(name, fits.Header(given), (2, 3), "float32")
+    header = fits.Header.fromstring(serialised(plan, "", primary=False, alone=False)[0])
+    assert [card.value for card in header.cards if card.keyword == "EXTNAME"] == [name] * bool(name)
+
+
+def test_checksums_of_single_bytes_add_up() -> None:
+    data = bytes(range(1, 200, 7))
+    assert fold(sum(checksum(data[k : k + 1], k) for k in range(len(data)))) == checksum(data)

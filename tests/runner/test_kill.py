@@ -451,7 +451,7 @@ def test_a_full_file_system(tmp_path: Path, fork_server: ForkServer, reference_r
         subprocess.run(["umount", "--lazy", str(work)], check=True)
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
+def wait_for(condition: Any, seconds: float = 150) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "the condition was not met in time"

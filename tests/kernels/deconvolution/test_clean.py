@@ -131,6 +131,15 @@ def stop(**options):
     return clean_modified(plane, psf, **options)
 
 
+def test_estimates_are_renewed_at_the_start_and_once_in_a_period(monkeypatch):
+    plane, psf, _, _ = planet()
+    renewed, iterations = [], []
+    monkeypatch.setattr(clean.Field, "renew", lambda field, residual: renewed.append(len(iterations)))
+    stop_at = 2 * clean.RENEWAL_PERIOD + 1
+    clean_modified(holes(plane), psf, n_iter=stop_at, observer=iterations.append, **NO_STOP)
+    assert renewed == [0, clean.RENEWAL_PERIOD, 2 * clean.RENEWAL_PERIOD]
+
+
 class TestStops:
     def test_all_iterations(self):
         result = stop(n_iter=7)
@@ -175,6 +184,15 @@ class TestStops:
         statistics = [[value * unit for value in values] for values in (fabs, rms)]
         reason = clean.stop_reason_of(*statistics, 0.0, 0.0, np.inf, 0.05)
         assert reason is (StopReason.STALLED if stalled else StopReason.N_ITER)
+
+    @pytest.mark.parametrize(("last", "diverged"), [(1.49, False), (1.51, True)])
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_the_rule_of_divergence(self, which, last, diverged):
+        """Half as much again as the smallest value so far, which need not be the first."""
+        statistics = [[4.0, 1.0, 1.0], [4.0, 1.0, 1.0]]
+        statistics[which][-1] = last
+        reason = clean._stop_reason(*statistics, 0.0, 0.0, 0.5, 0.0)
+        assert reason is (StopReason.DIVERGED if diverged else StopReason.N_ITER)
 
     def test_diverged(self):
         result = stop(loop_gain=2.5, threshold=0.0, max_stat_increase=0.5, n_iter=100)
