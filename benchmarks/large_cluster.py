@@ -9,19 +9,23 @@ workers as a cluster has, and what is measured is the work of the client and the
     python -m benchmarks.large_cluster --workers 64 --blocks 1000000 --seconds 0.001 --stop 60
 
 A line is printed with the CPU time per block of the client and of the scheduler, the efficiency (the time
-that the workers would take if they never waited, divided by the time that was taken), and the largest memory
-of both processes. With --stop the run ends after that many seconds, which is enough to measure memory.
+that the workers would take if they never waited, divided by the time that was taken), the part of their time
+that the workers spent in tasks (which is larger if they themselves wait for the cores of this machine), the
+number of tasks, and the largest memory of both processes. With --stop the run ends after that many seconds,
+which is enough to measure memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +37,7 @@ import psutil
 import xarray as xr
 from distributed import Client, Scheduler, Worker, as_completed
 
+from lucidcube.cluster import Results
 from lucidcube.cluster.client import DaskWorkers
 from lucidcube.cube import DATA, from_arrays
 from lucidcube.lift.blocks import over_blocks
@@ -47,6 +52,10 @@ QUIET = {
 }
 """What hundreds of workers in one process would otherwise do all the time."""
 WAYS = ("batches", "submit", "map")
+COLUMNS = (
+    "by", "workers", "blocks", "time of a block", "client, ms of CPU per block", "scheduler",
+    "efficiency", "in tasks", "tasks", "client, MiB", "scheduler, MiB", "wall", "load before",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,9 +88,22 @@ def lazy_cube(blocks: int) -> xr.Dataset:
     return from_arrays(planes.data, np.arange(1.0, blocks + 1))
 
 
+class Busy(DaskWorkers):
+    """Workers that count their tasks, and the time that these take."""
+
+    seconds, tasks = 0.0, 0
+
+    def result(self, future: Future[Results]) -> Results:
+        results = super().result(future)
+        Busy.seconds += results.seconds
+        Busy.tasks += 1
+        return results
+
+
 def in_batches(client: Client, blocks: int, seconds: float) -> Iterator[object]:
     """Compute the blocks as a run does."""
-    computer = BlockComputer(DaskWorkers(client), Monitor(), Stop(), Summary(Path()))
+    Busy.seconds, Busy.tasks = 0.0, 0
+    computer = BlockComputer(Busy(client), Monitor(), Stop(), Summary(Path()))
     work = over_blocks(lazy_cube(blocks), Sleep(seconds), [DATA], "int64")
     yield from computer.compute("target: sleep", work, range(blocks))
 
@@ -110,7 +132,8 @@ def measure(
     compute = {"batches": in_batches, "submit": by_submit, "map": by_map}[way]
     with Client(address, set_as_default=False) as client:
         client.wait_for_workers(workers)
-        time.sleep(2.0)  # all of them have sent their first messages
+        for _ in compute(client, 4 * workers, 0.01):
+            pass  # so that everything is imported and connected
         done, load = 0, psutil.getloadavg()[0]
         before, here, start = cpu(scheduler), time.process_time(), time.monotonic()
         for _ in compute(client, blocks, seconds):
@@ -121,10 +144,12 @@ def measure(
         client_ms = 1e3 * (time.process_time() - here) / done
         scheduler_ms = 1e3 * (cpu(scheduler) - before) / done
         memory = resident_peak() >> 20, peak_of(scheduler.pid) >> 20
+    busy = f"{Busy.seconds / workers / wall:.0%}" if Busy.tasks else ""
     cells = (
         way, workers, f"{done} of {blocks}", f"{seconds * 1e3:g} ms",
         f"{client_ms:.2f}", f"{scheduler_ms:.2f}",
-        f"{done * seconds / workers / wall:.0%}", *memory, f"{wall:.0f} s", f"{load:.1f}",
+        f"{done * seconds / workers / wall:.0%}", busy,
+        Busy.tasks or done, *memory, f"{wall:.0f} s", f"{load:.1f}",
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -184,17 +209,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--be", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     dask.config.set(QUIET)
+    for name in ("distributed", "tornado"):  # about tasks that are cancelled by --stop
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if given.be:
         role, *rest = given.be
         asyncio.run(serve(Path(rest[0])) if role == "scheduler" else work(rest[0], int(rest[1]), rest[2]))
         return
-    print(
-        "| by | workers | blocks | time of a block | client, ms of CPU per block | scheduler | efficiency ",
-        end="",
-    )
-    print(
-        "| client, MiB | scheduler, MiB | wall | load before |\n|---|---|---|---|---|---|---|---|---|---|---|"
-    )
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for way in given.by:
         with TemporaryDirectory() as folder, ExitStack() as stack:
             file = Path(folder, "address")

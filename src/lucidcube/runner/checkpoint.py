@@ -55,6 +55,8 @@ CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACC
 """Errors of the file system that would occur for every other block, too."""
 READERS = 8
 """Number of threads that verify blocks; they mostly wait for the disk."""
+MANY = 1000
+"""Number of blocks that are given to these threads at a time."""
 
 
 def fingerprint(*ingredients: Any) -> str:
@@ -183,7 +185,10 @@ class Checkpoint:
                 return False
 
         with ThreadPoolExecutor(READERS) as pool:
-            return [n for n, there in zip(numbers, pool.map(present, numbers), strict=True) if not there]
+            # `map` submits all that it is given at once, which would take a GiB for a million blocks.
+            parts = (numbers[first : first + MANY] for first in range(0, len(numbers), MANY))
+            checked = ((part, pool.map(present, part)) for part in parts)
+            return [n for each in checked for n, there in zip(*each, strict=True) if not there]
 
     def is_complete(self) -> bool:
         """Return whether there is a record for every block; their checksums are not verified."""
