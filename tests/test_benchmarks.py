@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +176,22 @@ def test_the_benchmark_of_devices_measures_and_writes_a_table(
     *_, components, residuals, _ = row.split("|")
     assert float(components) < 1e-4
     assert float(residuals) < 1e-4
+
+
+def small_cluster(*arguments):
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.large_cluster", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True)
+    return done.stdout.splitlines()
+
+
+def test_the_emulated_cluster_explains_itself():
+    assert any("CPU time per block" in line for line in small_cluster("--help"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_small_cluster_is_emulated():
+    options = ("--workers", "3", "--blocks", "40", "--seconds", "0.01", "--processes", "1")
+    head, line, row = small_cluster(*options)
+    assert len(row.split("|")) == len(head.split("|")) == len(line.split("|"))
+    assert row.startswith("| batches | 3 | 40 of 40 | 10 ms |")
