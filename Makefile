@@ -9,7 +9,7 @@
 # make pictures:   make the pictures of the documentation again
 PYTHON ?= python3
 VENV ?= .venv
-# PyTorch without CUDA, with which tests compare; a Python without this version goes without.
+# PyTorch without CUDA, with which tests compare; they are skipped where there is no such version for this Python.
 TORCH ?= torch==2.13.0+cpu
 BIN = $(VENV)/bin
 

@@ -81,4 +81,4 @@ def replace_table(text: str, name: str, table: str) -> str:
         raise ValueError(f"there is no comment <!-- compare.py {name} -->")
     lines = after.lstrip("\n").split("\n")
     rest = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
-    return before + mark + "\n" + table + "\n" + "\n".join(lines[rest:])
+    return before + mark + "\n" + table.rstrip("\n") + "\n\n" + "\n".join(lines[rest:]).lstrip("\n")

@@ -47,7 +47,7 @@ def own_folder(path: Path) -> None:
     if found.st_mode & stat.S_ISVTX:
         raise OSError(errno.EPERM, "it is a folder for temporary files of all users", str(path))
     if found.st_mode & 0o022:
-        LOG.warning("other users could write in %s, and cannot any more: its files must be yours", path)
+        LOG.warning("removed the permission of other users to write in %s", path)
         path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
 
 

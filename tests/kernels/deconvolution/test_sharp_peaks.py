@@ -29,6 +29,13 @@ def test_what_is_around_it_stays():
     assert np.delete(made.ravel(), 15 * 31 + 15) == pytest.approx(5)
 
 
+def test_equal_peaks_share_no_light():
+    image = np.zeros(Y.shape)
+    image[15, 13:18] = [0, 100, 30, 100, 0]
+    made = as_points(image)
+    assert made[15, 13:18] == pytest.approx([0, 130, 0, 100, 0])
+
+
 def test_at_the_border_the_light_is_kept():
     for y, x in ((-15, 0), (15, -14), (0, 14)):
         assert as_points(spot(y, x)).sum() == pytest.approx(100)

@@ -77,7 +77,7 @@ def map_deconvolution(
 
 
 class Noise(NamedTuple):
-    """What a plane tells of its noise."""
+    """The noise of a plane."""
 
     pixels: Pixels
     sigma: NDArray[np.float64]

@@ -15,7 +15,6 @@ CONTRAST = 2.0
 
 _ring = np.zeros((2 * max(map(max, RING)) + 1,) * 2, bool)
 _ring[tuple(np.transpose(RING) + len(_ring) // 2)] = True
-_square = np.indices((3, 3)).reshape(2, -1)
 
 
 def as_points(image: Doubles) -> Doubles:
@@ -38,11 +37,12 @@ def as_points(image: Doubles) -> Doubles:
     """
     around = np.maximum(ndimage.median_filter(image, footprint=_ring, mode="nearest"), 0)
     peak = image >= ndimage.maximum_filter(image, BETWEEN_PEAKS)
-    y, x = np.nonzero(peak & (image > (1 + CONTRAST) * around))
     wide = np.pad(image, 1)
-    rows, columns = y[:, None] + _square[0], x[:, None] + _square[1]
-    light = np.maximum(wide[rows, columns] - around[y, x][:, None], 0)
-    light[image[y, x] - around[y, x] <= PART * light.sum(axis=1)] = 0
-    np.subtract.at(wide, (rows, columns), light)
-    np.add.at(wide, (y + 1, x + 1), light.sum(axis=1))
+    for y, x in zip(*np.nonzero(peak & (image > (1 + CONTRAST) * around)), strict=True):
+        square = wide[y : y + 3, x : x + 3]
+        light = np.maximum(square - around[y, x], 0)
+        if light[1, 1] > PART * light.sum():
+            # One after the other, because equal peaks may share a pixel.
+            square -= light
+            square[1, 1] += light.sum()
     return wide[1:-1, 1:-1]
