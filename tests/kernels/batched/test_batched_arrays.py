@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
 
-from array_libraries import arrays
+from array_libraries import Scene, arrays
+from lucidcube.kernels.batched import arrays as batched_arrays
 from lucidcube.kernels.batched.arrays import Arrays, Unavailable, current_arrays, find_arrays, use_arrays
 from lucidcube.kernels.batched.convolver import BatchConvolver
 from lucidcube.kernels.fourier.convolver import Convolver
+from lucidcube.stages.base import REGISTRY
 
 __all__ = ["arrays"]
 
@@ -27,14 +32,13 @@ def test_no_array_library_is_imported_unless_it_is_chosen() -> None:
 
 
 def test_what_is_not_installed_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_arrays.cache_clear()
-    for name in ("array_api_compat.torch", "array_api_compat.cupy"):
-        monkeypatch.setitem(sys.modules, name, None)
-    for library in ("torch", "cupy"):
-        with pytest.raises(
-            Unavailable, match=rf"{library} cannot be imported .*pip install 'lucidcube\[gpu\]'"
-        ):
-            find_arrays(library)  # type: ignore[arg-type]
+    monkeypatch.setattr(batched_arrays, "_found", {})
+    remedies = {"torch": r"pip install 'lucidcube\[gpu\]'", "cupy": "pip install .*cupy-cuda12x"}
+    for library, remedy in remedies.items():
+        monkeypatch.setitem(sys.modules, f"array_api_compat.{library}", None)
+        for _ in range(2):  # the second time from memory
+            with pytest.raises(Unavailable, match=rf"{library} cannot be imported .*: {remedy}"):
+                find_arrays(library)  # type: ignore[arg-type]
 
 
 def test_a_device_must_exist() -> None:
@@ -45,6 +49,48 @@ def test_a_device_must_exist() -> None:
         find_arrays("torch", "cuda:77")
     with pytest.raises(Unavailable, match="torch knows no device nonsense"):
         find_arrays("torch", "nonsense")
+
+
+def test_threads_share_one_lock_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, look_for, everyone = [], batched_arrays._look_for, Barrier(8)
+
+    def slowly(library: Any, name: str | None) -> Arrays:
+        looks.append(name)
+        time.sleep(0.02)
+        return look_for(library, name)
+
+    def find(name: str | None) -> Arrays:
+        everyone.wait()
+        return find_arrays("numpy", name)
+
+    monkeypatch.setattr(batched_arrays, "_found", {})
+    monkeypatch.setattr(batched_arrays, "_look_for", slowly)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(find, [None, "cpu"] * 4))
+    assert sorted(map(str, looks)) == ["None", "cpu"]
+    assert len({id(arrays.lock) for arrays in found}) == 1
+
+
+def test_names_of_one_gpu_share_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(batched_arrays, "_found", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    first, *others, second = (find_arrays("torch", name) for name in (None, "cuda", "cuda:0", "cuda:1"))
+    assert all(other.lock is first.lock and other.device == first.device for other in others)
+    assert second.lock is not first.lock
+
+
+def test_the_size_of_a_batch_is_chosen_while_no_other_thread_uses_the_device(
+    arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = []
+    monkeypatch.setattr(Arrays, "batch_bytes", lambda self: locked.append(self.lock.locked()) or 1 << 28)
+    planes = Scene(20).planes[:2]
+    for method in ("map", "lucy_richardson", "clean_modified"):
+        stage = REGISTRY["deconvolve"].parse({"method": method, "n_iter": 1})
+        stage.deconvolve_planes(planes, arrays, stage.planes_kernel)
+    assert locked == [True] * 3
 
 
 def test_the_choice_is_that_of_the_context_and_the_thread(arrays: Arrays) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from array_libraries import Scene, arrays, difference
 from lucidcube.kernels.batched import batches, lbfgs
+from lucidcube.kernels.batched import map as batched_map
 from lucidcube.kernels.batched.arrays import Arrays
 from lucidcube.kernels.batched.batches import PlaneInput
-from lucidcube.kernels.batched.map import Job, map_planes
+from lucidcube.kernels.batched.map import map_planes
 from lucidcube.kernels.deconvolution.common import Deconvolution
 from lucidcube.kernels.deconvolution.map import map_deconvolution
 from lucidcube.kernels.fourier.convolver import EngineName, use_engine
@@ -36,12 +37,29 @@ def one_by_one(planes: list[PlaneInput], engine: EngineName = "auto", **options:
         ]
 
 
-def from_starts(jobs: list[Job], engine: EngineName, options: dict[str, Any]) -> list[Deconvolution]:
+def from_starts(
+    planes: list[PlaneInput], starts: list[Deconvolution], engine: EngineName, options: dict[str, Any]
+) -> list[Deconvolution]:
     with use_engine(engine):
         return [
-            map_deconvolution(p.plane, p.psf, variance=p.variance, filled=p.filled, start=start, **options)
-            for p, start in jobs
+            map_deconvolution(
+                p.plane, p.psf, variance=p.variance, filled=p.filled, start=found.start, **options
+            )
+            for p, found in zip(planes, starts, strict=True)
         ]
+
+
+def begin_at(starts: list[Deconvolution], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let planes together start from these results, as single planes do that are given a start."""
+
+    def start(self: Any) -> Any:
+        pairs = zip(starts, self._scaled, strict=True)
+        parts = np.stack([found.start.parts / np.float32(one.unit) for found, one in pairs])
+        smooth, points = self._arrays.put(parts[:, 0]), self._arrays.put(parts[:, 1])
+        return self._arrays.xp.concat([smooth, points / self._unit], axis=1)
+
+    monkeypatch.setattr(batched_map._Solver, "_start", start)
+    monkeypatch.setattr(batched_map, "FIRST_ITERATIONS", 0)
 
 
 def cost(found: Deconvolution) -> float:
@@ -68,14 +86,16 @@ def test_the_start_and_the_first_steps_are_those_of_single_planes(
         assert result.stop_reason == known.stop_reason
 
 
-def test_the_minima_are_those_of_single_planes(arrays: Arrays, planes: list[PlaneInput]) -> None:
+def test_the_minima_are_those_of_single_planes(
+    arrays: Arrays, planes: list[PlaneInput], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From one start, where the same points are isolated or joined."""
+    planes = [plane for number, plane in enumerate(planes) if number != RIM]
     starts = one_by_one(planes, n_iter=60)
-    jobs = [Job(plane, found.start) for plane, found in zip(planes, starts, strict=True)]
-    del jobs[RIM]
     options = OPTIONS | {"n_iter": 500, "tolerance": 1e-9}
-    expected, others = (from_starts(jobs, engine, options) for engine in ENGINES)
-    for result, known, other in zip(map_planes(jobs, arrays, **options), expected, others, strict=True):
+    expected, others = (from_starts(planes, starts, engine, options) for engine in ENGINES)
+    begin_at(starts, monkeypatch)
+    for result, known, other in zip(map_planes(planes, arrays, **options), expected, others, strict=True):
         # L-BFGS amplifies rounding: the engines of the transforms tell by how much.
         allowed = max(3e-4, 5 * difference(other.components, known.components))
         assert difference(result.components, known.components) < allowed
@@ -130,3 +150,16 @@ def test_the_number_of_a_batch_follows_from_the_memory(arrays: Arrays) -> None:
     assert arrays.batch_size(1 << 40) == 1
     assert arrays.batch_size(1 << 20) == 256
     assert [len(part) for part in batches.in_batches(range(10), 4)] == [3, 3, 4]
+
+
+def test_dark_and_bright_planes_do_not_warn(arrays: Arrays, planes: list[PlaneInput]) -> None:
+    first = planes[0]
+    noise = np.random.default_rng(1).normal(0, 1, first.plane.shape).astype(np.float32)
+    dark = [first._replace(plane=data) for data in (0 * noise, noise - 100, 1e30 * np.abs(noise))]
+    for result in map_planes(dark, arrays, **OPTIONS | {"n_iter": 12}):
+        assert np.isfinite(result.components).all()
+    nothing, negative = (map_planes([d], arrays, **OPTIONS | {"n_iter": 12})[0] for d in dark[:2])
+    assert abs(nothing.components).max() < 1e-3
+    assert negative.components.sum() == pytest.approx(
+        one_by_one(dark[1:2], n_iter=12)[0].components.sum(), abs=1
+    )

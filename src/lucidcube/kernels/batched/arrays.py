@@ -4,11 +4,11 @@ The kernels of this package are written against the Python array API standard, s
 PyTorch and CuPy. The libraries are imported when one is chosen, and are no dependencies.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import import_module
 from threading import Lock
 from typing import Any, Literal
@@ -23,6 +23,12 @@ FRACTION = 0.5
 HOST_BYTES = 256 << 20
 """Memory of a batch of planes if the device is the processor."""
 HOST = "cpu"
+INSTALL = {
+    "numpy": "pip install array-api-compat",
+    "torch": "pip install 'lucidcube[gpu]'",
+    "cupy": "pip install array-api-compat cupy-cuda12x, or the package for another version of CUDA",
+}
+"""How to install what each library needs."""
 
 
 class Unavailable(ValueError):
@@ -47,7 +53,18 @@ class Arrays:
     xp: Any
     device: Any
     lock: Lock = field(default_factory=Lock, compare=False)
-    """Held while a batch is on the device, so that its threads do not share the memory; others prepare."""
+    """Lock of the device, see `in_use`."""
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Use the device within the context, in which batches are computed and their size is chosen.
+
+        One thread at a time does, so that its memory is not shared; others prepare. NumPy does not warn of
+        divisions by zero and overflows, as the other libraries do not.
+        """
+        current = self.device if self.library == "cupy" else nullcontext()
+        with self.lock, current, np.errstate(all="ignore"):
+            yield
 
     def put(self, array: NDArray[Any]) -> Any:
         """Return a copy of a NumPy array on the device."""
@@ -60,7 +77,7 @@ class Arrays:
         return np.asarray(to_device(array, HOST))
 
     def batch_size(self, plane_bytes: int) -> int:
-        """Return the number of planes of a batch, each of which needs `plane_bytes`."""
+        """Return the number of planes of a batch, each of which needs `plane_bytes`; see `in_use`."""
         return max(1, int(self.batch_bytes() // plane_bytes))
 
     def batch_bytes(self) -> int:
@@ -100,41 +117,64 @@ def use_arrays(library: ArrayLibrary | None, device: str | None = None) -> Itera
         _chosen.reset(token)
 
 
-@cache
+_found: dict[tuple[str, str | None], Arrays | Unavailable] = {}
+"""What was found for each library and each name of a device."""
+_locks: defaultdict[str, Lock] = defaultdict(Lock)
+"""The lock of each device, whatever it is called and whichever library uses it."""
+_finding = Lock()
+
+
 def find_arrays(library: ArrayLibrary, device: str | None = None) -> Arrays:
     """Return an array library with a device: ``cpu``, ``cuda``, ``cuda:1`` or None for the first GPU.
 
     NumPy has the device ``cpu`` only, which is its default. `Unavailable` is raised if the library is not
-    installed or there is no such device.
+    installed or there is no such device. All threads get the same object for the same arguments.
     """
+    with _finding:
+        if (library, device) not in _found:
+            try:
+                _found[library, device] = _look_for(library, device)
+            except Unavailable as error:
+                _found[library, device] = error
+        found = _found[library, device]
+    if isinstance(found, Unavailable):
+        raise Unavailable(str(found))
+    return found
+
+
+def _look_for(library: ArrayLibrary, name: str | None) -> Arrays:
     try:
         xp = import_module(f"array_api_compat.{library}")
-    except ImportError as error:
-        raise Unavailable(f"{library} cannot be imported ({error}): pip install 'lucidcube[gpu]'") from error
+    except (ImportError, OSError) as error:
+        raise Unavailable(f"{library} cannot be imported ({error}): {INSTALL[library]}") from error
     if library == "numpy":
-        if device not in (None, HOST):
-            raise Unavailable(f"numpy has no device {device}: choose torch or cupy")
-        return Arrays(library, xp, HOST)
-    found = _torch_device(device or "cuda") if library == "torch" else _cupy_device(device or "cuda")
-    return Arrays(library, xp, found)
+        if name not in (None, HOST):
+            raise Unavailable(f"numpy has no device {name}: choose torch or cupy")
+        return Arrays(library, xp, HOST, _locks[HOST])
+    find = _torch_device if library == "torch" else _cupy_device
+    device, key = find(name or "cuda")
+    return Arrays(library, xp, device, _locks[key])
 
 
-def _torch_device(name: str) -> Any:
+def _torch_device(name: str) -> tuple[Any, str]:
+    """Return a device of PyTorch, and its name with its number."""
     torch = import_module("torch")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise Unavailable(f"torch knows no device {name}") from error
     if device.type == HOST:
-        return device
+        return device, HOST
     if device.type != "cuda" or not torch.cuda.is_available():
         raise Unavailable(f"torch finds no device {name}")
-    if (device.index or 0) >= torch.cuda.device_count():
+    number = device.index or 0
+    if number >= torch.cuda.device_count():
         raise Unavailable(f"torch finds {torch.cuda.device_count()} devices and no {name}")
-    return device
+    return torch.device("cuda", number), f"cuda:{number}"
 
 
-def _cupy_device(name: str) -> Any:
+def _cupy_device(name: str) -> tuple[Any, str]:
+    """Return a device of CuPy, and its name with its number."""
     cupy = import_module("cupy")
     kind, _, number = name.partition(":")
     try:
@@ -144,4 +184,4 @@ def _cupy_device(name: str) -> Any:
     index = int(number) if number.isdecimal() else 0
     if kind != "cuda" or index >= devices:
         raise Unavailable(f"cupy finds {devices} CUDA devices and no {name}")
-    return cupy.cuda.Device(index)
+    return cupy.cuda.Device(index), f"cuda:{index}"

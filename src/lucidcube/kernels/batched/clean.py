@@ -44,17 +44,20 @@ def clean_planes(planes: Sequence[PlaneInput], arrays: Arrays, **options: Any) -
     """
     beams = options.pop("restoring_beam"), options.pop("clean_beam_sigma")
     noise_std, target = options.pop("noise_std"), options.pop("chi2_target")
+    fields = [prepare_field(p.plane, p.psf, p.filled, edge_margin(p.psf, p.plane.shape)) for p in planes]
+    spreads = [_spread(p, noise_std) for p in planes]
+    noises = [f.noise_stop(spread, target) for f, spread in zip(fields, spreads, strict=True)]
+    found: list[tuple[Plane, int, StopReason]] = []
+    with arrays.in_use():
+        most = arrays.batch_size(SCRATCH * 4 * largest_grid(planes))
+        for batch in in_batches(list(zip(planes, fields, noises, strict=True)), most):
+            given, *known = zip(*batch, strict=True)
+            psf = np.stack([plane.psf for plane in given])
+            found += _Iteration(arrays, *known, psf, options).run()
     results: list[Deconvolution] = []
-    for batch in in_batches(planes, arrays.batch_size(SCRATCH * 4 * largest_grid(planes))):
-        fields = [prepare_field(p.plane, p.psf, p.filled, edge_margin(p.psf, p.plane.shape)) for p in batch]
-        spreads = [_spread(p, noise_std) for p in batch]
-        noises = [f.noise_stop(spread, target) for f, spread in zip(fields, spreads, strict=True)]
-        psf = np.stack([plane.psf for plane in batch])
-        with arrays.lock:
-            found = _Iteration(arrays, fields, noises, psf, options).run()
-        for plane, field, spread, one in zip(batch, fields, spreads, found, strict=True):
-            result = with_restored(field.result(*one, spread), plane.psf, beams[0])
-            results.append(result if beams[1] == 0 else with_clean_beam(result, beams[1]))
+    for plane, field, spread, one in zip(planes, fields, spreads, found, strict=True):
+        result = with_restored(field.result(*one, spread), plane.psf, beams[0])
+        results.append(result if beams[1] == 0 else with_clean_beam(result, beams[1]))
     return results
 
 

@@ -49,19 +49,17 @@ def lucy_richardson_planes(
     """
     keys = "offset_obs", "pad_observation", "weighted", "chi2_target"
     prepared = {key: options.pop(key) for key in keys}
-    results: list[Deconvolution] = []
-    for batch in in_batches(planes, arrays.batch_size(SCRATCH * 4 * largest_grid(planes))):
-        problems = [prepare(*plane, **prepared) for plane in batch]
-        found = {i: (p.start, 0, p.nothing) for i, p in enumerate(problems) if p.nothing is not None}
-        busy = [i for i in range(len(problems)) if i not in found]
-        if busy:
-            psf = np.stack([batch[i].psf for i in busy])
-            with arrays.lock:
-                iteration = _Iteration(arrays, [problems[i] for i in busy], psf, options)
-                found |= zip(busy, iteration.run(), strict=True)
-        pairs = enumerate(zip(problems, batch, strict=True))
-        results += [problem.result(*found[i], plane.variance) for i, (problem, plane) in pairs]
-    return results
+    problems = [prepare(*plane, **prepared) for plane in planes]
+    found = {i: (p.start, 0, p.nothing) for i, p in enumerate(problems) if p.nothing is not None}
+    busy = [i for i in range(len(problems)) if i not in found]
+    with arrays.in_use():
+        most = arrays.batch_size(SCRATCH * 4 * largest_grid(planes))
+        for batch in in_batches(busy, most):
+            psf = np.stack([planes[i].psf for i in batch])
+            iteration = _Iteration(arrays, [problems[i] for i in batch], psf, options)
+            found |= zip(batch, iteration.run(), strict=True)
+    pairs = enumerate(zip(problems, planes, strict=True))
+    return [problem.result(*found[i], plane.variance) for i, (problem, plane) in pairs]
 
 
 class _Iteration:

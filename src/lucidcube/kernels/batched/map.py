@@ -31,55 +31,37 @@ SCRATCH = 130
 """Planes in the memory of the device for each plane of a batch."""
 
 
-class Job(NamedTuple):
-    """A plane to deconvolve, and the solution of similar data from which to start, or None."""
-
-    given: PlaneInput
-    start: Solution | None = None
-
-
 class _Problem(NamedTuple):
     """A plane in units of its noise."""
 
-    job: Job
+    given: PlaneInput
     noise: Noise
     scaled: Scaled
 
 
-def map_planes(planes: Sequence[PlaneInput | Job], arrays: Arrays, **options: Any) -> list[Deconvolution]:
+def map_planes(planes: Sequence[PlaneInput], arrays: Arrays, **options: Any) -> list[Deconvolution]:
     """Deconvolve planes as `deconvolution.map.map_deconvolution` does, together.
 
-    The planes have one shape, and so have their PSFs; all of them or none have a start. The options are those
-    of that function, from whose results these differ by rounding only.
+    The planes have one shape, and so have their PSFs. The options are those of that function, from whose
+    results these differ by rounding only.
     """
-    jobs = [plane if isinstance(plane, Job) else Job(plane) for plane in planes]
-    shape = jobs[0].given.plane.shape
+    shape = planes[0].plane.shape
     grid = shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN
-    results: list[Deconvolution] = []
-    for batch in in_batches(jobs, arrays.batch_size(SCRATCH * 4 * grid[0] * grid[1])):
-        noises = [noise_of(*job.given, job.start) for job in batch]
-        scaled = [
-            Scaled.of(job.given.plane, noise.sigma, noise.correlated)
-            for job, noise in zip(batch, noises, strict=True)
-        ]
-        triples = list(zip(batch, noises, scaled, strict=True))
-        problems = [_Problem(job, noise, one) for job, noise, one in triples if one is not None]
-        solutions = iter(_solved(arrays, problems, grid, options))
-        for job, noise, one in triples:
-            solution = nothing(shape, grid) if one is None else next(solutions)
-            known = job.given.plane, job.given.variance, noise.pixels, noise.sigma
-            results.append(result_of(solution, *known))
+    noises = [noise_of(*given, None) for given in planes]
+    pairs = list(zip(planes, noises, strict=True))
+    scaled = [Scaled.of(given.plane, noise.sigma, noise.correlated) for given, noise in pairs]
+    problems = {i: _Problem(*pairs[i], one) for i, one in enumerate(scaled) if one is not None}
+    solutions: dict[int, Solution] = {}
+    with arrays.in_use():
+        most = arrays.batch_size(SCRATCH * 4 * grid[0] * grid[1])
+        for batch in in_batches(list(problems), most):
+            solver = _Solver(arrays, [problems[i] for i in batch], grid, **options)
+            solutions |= zip(batch, solver.solve(), strict=True)
+    results = []
+    for i, (given, noise) in enumerate(pairs):
+        solution = solutions[i] if i in solutions else nothing(shape, grid)
+        results.append(result_of(solution, given.plane, given.variance, noise.pixels, noise.sigma))
     return results
-
-
-def _solved(
-    arrays: Arrays, problems: Sequence[_Problem], grid: tuple[int, int], options: dict[str, Any]
-) -> list[Solution]:
-    """Return the solutions of planes, which the device computes when no other thread uses it."""
-    if not problems:
-        return []
-    with arrays.lock:
-        return _Solver(arrays, problems, grid, **options).solve()
 
 
 class _Solver:
@@ -103,8 +85,8 @@ class _Solver:
         self._n_iter, self._tolerance, self._target = n_iter, tolerance, chi2_target
         self._terms: dict[str, Any] = {"mu": mu, "delta": delta, "robust": robust}
         self._scaled = [problem.scaled for problem in problems]
-        psf = np.stack([problem.job.given.psf for problem in problems]).astype(np.float32)
-        self._norms = np.array([norm(problem.job.given.psf) for problem in problems])
+        psf = np.stack([problem.given.psf for problem in problems]).astype(np.float32)
+        self._norms = np.array([norm(problem.given.psf) for problem in problems])
         self._correlated = np.array([problem.noise.correlated for problem in problems])
         self._convolver = BatchConvolver(arrays, psf, grid)
         self._data, self._weight = (
@@ -120,16 +102,12 @@ class _Solver:
     def solve(self) -> list[Solution]:
         """Return the solutions of the planes."""
         rows, variables = np.arange(len(self._problems)), self._start()
-        minima: dict[int, Minimum] = {}
-        done = np.zeros(rows.size, int)
-        if self._problems[0].job.start is None:
-            most = np.full(rows.size, min(FIRST_ITERATIONS, self._n_iter))
-            minima = dict(enumerate(self._minimise(rows, variables, most)))
-            done = np.array([minimum.n_iter for minimum in minima.values()])
-            rows = np.array([i for i, m in minima.items() if not m.stopped and m.n_iter < self._n_iter], int)
+        most = np.full(rows.size, min(FIRST_ITERATIONS, self._n_iter))
+        minima = dict(enumerate(self._minimise(rows, variables, most)))
+        done = np.array([minimum.n_iter for minimum in minima.values()])
+        rows = np.array([i for i, m in minima.items() if not m.stopped and m.n_iter < self._n_iter], int)
         if rows.size:
-            if minima:
-                variables = self._arrays.put(np.stack([minima[i].variables for i in rows.tolist()]))
+            variables = self._arrays.put(np.stack([minima[i].variables for i in rows.tolist()]))
             self._free_points(rows, self._arrays.get(variables))
             found = self._minimise(rows, variables, self._n_iter - done[rows])
             for i, minimum in zip(rows.tolist(), found, strict=True):
@@ -138,12 +116,8 @@ class _Solver:
 
     def _start(self) -> Any:
         """Return the variables to start from: b and p / `unit`, one below the other."""
-        xp, starts = self._arrays.xp, [problem.job.start for problem in self._problems]
-        if starts[0] is not None:
-            pairs = zip(starts, self._scaled, strict=True)
-            parts = np.stack([s.parts / np.float32(one.unit) for s, one in pairs if s is not None])
-            smooth, points = self._arrays.put(parts[:, 0]), self._arrays.put(parts[:, 1])
-        elif self._target is None:
+        xp = self._arrays.xp
+        if self._target is None:
             smooth, points = first_parts(self._arrays, self._convolver, self._data, self._weight)
         else:
             smooth = xp.clip(self._data, min=0)
@@ -212,7 +186,7 @@ class _Solver:
         solutions = []
         for problem, minimum, both, model in zip(self._problems, minima, parts, models, strict=True):
             inside = model[margin:-margin, margin:-margin].copy()
-            known = problem.job.given.plane, problem.noise.sigma, problem.noise.correlated
+            known = problem.given.plane, problem.noise.sigma, problem.noise.correlated
             solutions.append(solution_of(both, inside, minimum, *known))
         return solutions
 
