@@ -31,13 +31,11 @@ from lucidcube.cluster.profile import (
     QUEUE_KINDS,
     Layout,
     Profile,
-    expand_variables,
-    import_class,
-    parse_duration,
 )
 from lucidcube.cluster.resources import CORE_VARIABLES, Resources, available_resources
 from lucidcube.cluster.rules import VARIABLES
 from lucidcube.cluster.slurm_runner import allocation_layout, serve
+from lucidcube.cluster.values import expand_variables, import_class, parse_duration
 from lucidcube.config.load import from_plain, load, of_product
 from lucidcube.errors import ConfigError
 from lucidcube.io.tables import read_provenance

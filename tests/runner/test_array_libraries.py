@@ -154,7 +154,7 @@ def test_a_worker_without_the_device_warns_and_computes_on_the_processor() -> No
 
 
 def test_engines_of_remote_workers_are_not_looked_for_here() -> None:
-    profile = Profile(kind="slurm", array_library="cupy", device="cuda")
+    profile = Profile(kind="slurm", array_library="cupy", device="cuda", processes=1)
     assert engines_of(profile, pytest.fail) == Engines("auto", "cupy", "cuda")
 
 
@@ -164,12 +164,31 @@ def test_engines_of_remote_workers_are_not_looked_for_here() -> None:
         ({"array_library": "jax"}, "'numpy', 'torch' or 'cupy'"),
         ({"array_library": "torch", "device": "gpu"}, "'gpu' is not a device: cuda, cuda:1 or cpu"),
         ({"device": "cuda"}, "device needs array_library"),
+        ({"kind": "processes", "array_library": "torch"}, "workers must be 1 .* workers: 1 .*or device: cpu"),
+        ({"kind": "processes", "array_library": "cupy", "workers": 2}, "workers must be 1"),
+        ({"kind": "slurm", "array_library": "torch", "cores": 8}, "processes must be 1 .* processes: 1"),
+        ({"kind": "pbs", "array_library": "torch", "device": "cuda", "processes": 2}, "processes must be 1"),
+        ({"class": "dask_jobqueue.SLURMCluster", "array_library": "torch"}, "processes must be 1"),
     ],
 )
 def test_what_a_profile_refuses(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     text = "".join(f"{key}: {value}\n" for key, value in values.items())
     with pytest.raises(ConfigError, match=message):
         product(tmp_path / "run", text, "lucy_richardson")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "processes", "workers": 1, "threads": 4},
+        {"kind": "processes", "device": "cpu"},
+        {"kind": "processes", "array_library": "numpy"},
+        {"kind": "slurm", "processes": 1},
+        {"kind": "slurm", "device": "cpu", "processes": 4},
+    ],
+)
+def test_one_process_for_each_gpu_is_accepted(values: dict[str, Any]) -> None:
+    assert Profile.model_validate({"array_library": "torch", **values})
 
 
 def test_blocks_are_larger_for_a_device_that_has_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,9 @@ from lucidcube.cluster import credentials, jobqueue
 from lucidcube.cluster.dask_logs import short_logs
 from lucidcube.cluster.dask_workers import DaskWorkers
 from lucidcube.cluster.kernel_cache import installed_kernels, share_kernels
-from lucidcube.cluster.profile import Profile, expand_variables, import_class, local_layout, parse_duration
+from lucidcube.cluster.profile import Profile, local_layout
 from lucidcube.cluster.slurm_runner import start_runner
+from lucidcube.cluster.values import expand_variables, import_class, parse_duration
 from lucidcube.errors import ConfigError
 
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}

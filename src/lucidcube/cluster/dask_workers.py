@@ -17,8 +17,9 @@ from dask.utils import format_bytes
 from distributed import Client
 from distributed.scheduler import KilledWorker
 
-from lucidcube.cluster.profile import PROFILES, Profile, parse_duration
+from lucidcube.cluster.profile import PROFILES, Profile
 from lucidcube.cluster.slow_blocks import ATTEMPTS, Key, Overdue, SlowBlocks
+from lucidcube.cluster.values import parse_duration
 from lucidcube.cluster.workers import Results, Workers, WorkersDied, WorkersLost
 
 LOG = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import dask.config
 from dask.utils import parse_bytes, parse_timedelta
 
-from lucidcube.cluster.profile import Profile, import_class, parse_duration
+from lucidcube.cluster.profile import Profile
+from lucidcube.cluster.values import import_class, parse_duration
 from lucidcube.errors import ConfigError
 
 WORKER_ENVIRONMENT = {

@@ -1,14 +1,10 @@
 """Profiles describe where a run executes."""
 
-import os
 import re
-import signal
-import threading
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from dask.utils import parse_bytes, parse_timedelta
+from dask.utils import parse_bytes
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,6 +17,7 @@ from pydantic import (
 
 from lucidcube.cluster.resources import PROCESS_MEMORY, USABLE, available_resources
 from lucidcube.cluster.rules import check_field, commands
+from lucidcube.cluster.values import parse_duration
 from lucidcube.errors import ConfigError, closest
 from lucidcube.io.yaml_text import parse_yaml, read_yaml_text
 
@@ -157,6 +154,7 @@ class Profile(BaseModel):
     def _check_kind(self) -> Self:
         if self.device is not None and self.array_library is None:
             raise ValueError("device needs array_library, as array_library: torch")
+        self._check_processes()
         if self.kind == "address" and not self.address:
             raise ValueError("kind: address needs the address of a scheduler, such as tcp://10.0.0.1:8786")
         files = (self.tls_ca, self.tls_cert, self.tls_key)
@@ -171,6 +169,17 @@ class Profile(BaseModel):
             if extra and self.kind not in extra["kinds"] and getattr(self, name) not in (None, {}):
                 raise ValueError(f"{name} does not apply to kind: {self.kind}")
         return self
+
+    def _check_processes(self) -> None:
+        """Raise ValueError if several processes would use one GPU: each would take its memory for its own."""
+        if self.array_library in (None, "numpy") or self.device == "cpu":
+            return
+        field = "workers" if self.kind == "processes" else "processes" if self.queued else None
+        if field and getattr(self, field) != 1:
+            raise ValueError(
+                f"{field} must be 1 with array_library: {self.array_library}, as processes cannot share "
+                f"a GPU: {field}: 1 (its threads share it), or device: cpu"
+            )
 
     @property
     def queued(self) -> bool:
@@ -259,52 +268,3 @@ def _problem(path: Path, error: Any) -> str:
     where = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
     return f"{path}: {where}: {message}" if where else f"{path}: {message}"
-
-
-def expand_variables(directory: str) -> str:
-    """Return a directory with its environment variables expanded: ``$TMPDIR``, ``${TMPDIR:-/tmp}``.
-
-    ConfigError is raised if a variable without a default is not set.
-    """
-    text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], directory)
-    expanded = os.path.expanduser(os.path.expandvars(text))
-    if "$" in expanded:
-        raise ConfigError(f"profile: local_directory: {directory}: a variable in it is not set")
-    return expanded
-
-
-def parse_duration(text: str) -> int:
-    """Return a duration in seconds, from ``[D-]HH:MM:SS``, ``HH:MM``, or a number with a unit (``90 min``).
-
-    ValueError is raised if the text is not a duration of at least a second.
-    """
-    if clock := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text):
-        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
-        duration = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    else:
-        try:
-            duration = int(parse_timedelta(re.sub("min$", "m", text), default=False))  # dask knows no "min"
-        except (KeyError, IndexError, ValueError, OverflowError):
-            duration = 0
-    if duration <= 0:
-        raise ValueError(f"{text!r} is not a duration, such as '12:00:00' or '90 min'")
-    return duration
-
-
-def import_class(path: str) -> type[Any]:
-    """Import a class by its path; raise ConfigError if its package is not installed or has no such class."""
-    module, _, name = path.rpartition(".")
-    package = module.partition(".")[0]
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        found = getattr(import_module(module), name, None)
-    except ImportError as error:
-        extra = "'lucidcube[hpc]'" if package == "dask_jobqueue" else package.replace("_", "-")
-        raise ConfigError(f"profile: {path} cannot be imported ({error}): pip install {extra}") from error
-    finally:
-        # dask_jobqueue replaces the handler of Ctrl-C when it is imported.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-    if not isinstance(found, type):
-        raise ConfigError(f"profile: there is no class {path}")
-    return found

@@ -19,8 +19,9 @@ import dask
 from dask.utils import parse_bytes
 
 from lucidcube.cluster.jobqueue import WORKER_ENVIRONMENT, WORKER_SETTINGS, scheduler_settings
-from lucidcube.cluster.profile import Layout, Profile, expand_variables, import_class, parse_duration
+from lucidcube.cluster.profile import Layout, Profile
 from lucidcube.cluster.resources import USABLE, available_resources
+from lucidcube.cluster.values import expand_variables, import_class, parse_duration
 from lucidcube.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -50,9 +50,9 @@ def clean_planes(planes: Sequence[PlaneInput], arrays: Arrays, **options: Any) -
     found: list[tuple[Plane, int, StopReason]] = []
     with arrays.in_use():
         most = arrays.batch_size(SCRATCH * 4 * largest_grid(planes))
-        for batch in in_batches(list(zip(planes, fields, noises, strict=True)), most):
-            given, *known = zip(*batch, strict=True)
-            psf = np.stack([plane.psf for plane in given])
+        for batch in in_batches(range(len(planes)), most):
+            known = [fields[i] for i in batch], [noises[i] for i in batch]
+            psf = np.stack([planes[i].psf for i in batch])
             found += _Iteration(arrays, *known, psf, options).run()
     results: list[Deconvolution] = []
     for plane, field, spread, one in zip(planes, fields, spreads, found, strict=True):
