@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from lucidcube.lift.layers import BlockLayer, InMemory, Positions, ResultOf, by_rule, planes_of
+from lucidcube.lift.layers import BlockLayer, Positions, ResultOf, by_rule, in_memory, planes_of
 
 
 def square(number: int) -> Any:
@@ -65,7 +65,7 @@ def test_other_layers_are_left_as_they_are(tasks: dict[Any, Any]) -> None:
 @pytest.mark.parametrize("sizes", [(4, 4, 2), (4,), (1, 1, 1, 1), (2, 5, 3), (2, 2, 4)])
 def test_planes_of_a_source(sizes: tuple[int, ...]) -> None:
     values = np.arange(sum(sizes) * 6, dtype=np.float32).reshape(-1, 2, 3)
-    lazy = planes_of(InMemory(values), sizes, "values")
+    lazy = in_memory(values, sizes, "values")
     assert lazy.chunks == (sizes, (2,), (3,))
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), values)
     np.testing.assert_array_equal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -9,12 +10,15 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from lucidcube.cube import DATA, from_arrays
+from lucidcube.cube import DATA, MODE, PSF, PSF_MODES, PSF_PLANE, WAVELENGTH, from_arrays
 from lucidcube.lift.blocks import Output, over_blocks, over_planes
 from lucidcube.lift.lazy_arrays import from_source
 from lucidcube.lift.windows import over_windows
 from lucidcube.runner import segment_graph
+from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.segment_graph import SegmentGraph
+from lucidcube.stages import Deconvolve
+from lucidcube.stages.attach_psf import attach_psf
 
 
 class Ramp:
@@ -99,3 +103,56 @@ def test_a_graph_that_is_no_layers() -> None:
     block = SegmentGraph(Plain()).block(1)  # type: ignore[arg-type]
     assert {*block.graph} == {("x", 1), "a"}
     assert dask.get(block.graph, block.key) == 3
+
+
+def with_psf(planes: int) -> tuple[da.Array, np.ndarray]:
+    """Return an array with an item per block of a plane and of a PSF in memory, and the items."""
+    psf = np.random.default_rng(1).random((planes, 40, 40)).astype(np.float32)
+    cube = from_arrays(from_source(Ramp(planes), 2, "ramp").data, np.arange(1.0, planes + 1))
+    cube[PSF] = (WAVELENGTH, *PSF_PLANE), psf
+    return over_blocks(cube, first, [DATA, PSF], "float64"), 4.0 * np.arange(planes // 2) + psf[::2, 0, 0]
+
+
+def test_only_the_planes_of_a_block_are_sent_of_an_array_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy, expected = with_psf(60)
+    graph = SegmentGraph(lazy)
+    dumped = []
+    compress = segment_graph.zlib.compress
+    monkeypatch.setattr(segment_graph.zlib, "compress", lambda *a: dumped.append(a[0].nbytes) or compress(*a))
+    sent = graph.packed([7, 8])
+    assert dumped[-1] < 4 * 6400 + 5000
+    np.testing.assert_allclose(values(sent.unpack(), range(7, 9)), expected[7:9], rtol=1e-6)
+
+
+def test_a_graph_with_a_large_array_is_not_pickled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy, expected = with_psf(400)
+    monkeypatch.setattr(segment_graph, "MOST_BYTES", 1 << 30)  # whatever it is compressed
+    sent = SegmentGraph(lazy).packed([199])
+    assert len(sent) < 20_000
+    np.testing.assert_allclose(values(sent.unpack(), range(199, 200)), expected[199:], rtol=1e-6)
+
+
+def opened(folder: Path, planes: int, modes: int = 0) -> Any:
+    """Return a cube of an empty checkpoint with blocks of 2 planes, and with modes of a PSF."""
+    cube = from_arrays(da.zeros((planes, 31, 31), chunks=(2, 31, 31), dtype="f4"), np.arange(1.0, planes + 1))
+    if modes:
+        zeros = da.zeros((planes, modes, 31, 31), chunks=(2, modes, 31, 31), dtype="f4")
+        cube[PSF_MODES] = (WAVELENGTH, MODE, *PSF_PLANE), zeros
+    names = [str(name) for name in cube.data_vars]
+    kept = Checkpoint.prepare(folder, cube, names, {}).open()
+    return cube.assign({name: kept[name].variable for name in names})
+
+
+def test_what_is_sent_of_a_run_with_errors_does_not_grow_with_the_cube(tmp_path: Path) -> None:
+    sizes = []
+    for planes in (16, 160):
+        cube = attach_psf(opened(tmp_path / f"{planes}", planes), opened(tmp_path / f"s{planes}", planes, 4))
+        assert {name: cube[name].chunks is not None for name in (PSF, PSF_MODES)} == {
+            PSF: True,
+            PSF_MODES: True,
+        }
+        sharp = Deconvolve(n_iter=2, errors={"draws": 2}).apply(cube)
+        graph = SegmentGraph(over_blocks(sharp, first, [DATA, "error"], "float64"))
+        assert len(graph.block(3).graph) < 100
+        sizes.append(len(graph.packed([1, 2, 3])))
+    assert sizes[1] - sizes[0] < 144 * 12

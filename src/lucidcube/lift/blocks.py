@@ -18,7 +18,7 @@ from dask.base import tokenize
 
 from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, block_sizes, describe_planes
 from lucidcube.errors import CubeError, StageError, UserError
-from lucidcube.lift.layers import InMemory, Positions, planes_of
+from lucidcube.lift.layers import Positions, in_memory, planes_of
 
 BLOCK_BYTES = 8 << 20
 """Size limit of a block of one float32 variable; with much smaller blocks the overhead dominates."""
@@ -176,7 +176,7 @@ def _in_blocks(variable: xr.Variable, sizes: tuple[int, ...]) -> xr.Variable:
     """Chunk a variable into blocks of whole planes."""
     if isinstance(variable.data, np.ndarray):
         name = f"planes-{tokenize(variable.data, sizes)}"
-        lazy = planes_of(InMemory(variable.data), sizes, name)
+        lazy = in_memory(variable.data, sizes, name)
         return xr.Variable(variable.dims, lazy, variable.attrs)
     return variable.chunk(dict.fromkeys(variable.dims[1:], -1) | {WAVELENGTH: sizes})
 

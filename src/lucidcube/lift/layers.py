@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 from dask.blockwise import BlockwiseDep
 from dask.core import get_dependencies
-from dask.highlevelgraph import Layer, MaterializedLayer
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 Rule = Callable[[int], Any]
 """A function that makes the task of a block from its number; it can be pickled."""
@@ -107,15 +107,25 @@ class Positions:
         return np.arange(*planes.indices(*self.shape))
 
 
-class InMemory:
-    """An array in memory, which dask would divide into its blocks at once if it were not in an object."""
+@dataclass(frozen=True)
+class _PlanesInMemory:
+    """The task that is a block of an array in memory: these planes alone, not the array."""
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+    array: np.ndarray
+    borders: np.ndarray
 
-    def __getitem__(self, key: Any) -> np.ndarray:
-        part: np.ndarray = self.array[key]
-        return part
+    def __call__(self, number: int) -> Any:
+        return self.array[self.borders[number] : self.borders[number + 1]]
+
+
+def in_memory(array: np.ndarray, sizes: tuple[int, ...], name: str) -> da.Array:
+    """Return a lazy array of an array in memory, in blocks of whole planes of these sizes.
+
+    Its blocks are views of the array.
+    """
+    rule = _PlanesInMemory(array, np.cumsum([0, *sizes]))
+    graph = HighLevelGraph.from_collections(name, BlockLayer(name, len(sizes), rule, array.ndim), [])
+    return da.Array(graph, name, (sizes, *((n,) for n in array.shape[1:])), array.dtype)
 
 
 class _RegularSlices(BlockwiseDep):  # type: ignore[misc]

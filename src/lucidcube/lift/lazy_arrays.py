@@ -42,17 +42,17 @@ class Window:
         return planes
 
 
-def from_source(source: Any, block: int, name: str) -> xr.Variable:
+def from_source(source: Any, block: int, name: str, dims: Sequence[str] = DIMS) -> xr.Variable:
     """Make a lazy cube of an array-like source, in blocks of whole planes.
 
     The source is picklable and has a shape and a dtype; slicing it reads only the requested planes. `block`
     is the number of planes in a block, and `name` that of the dask array: the same for the same content. The
-    variable has the dimensions (wavelength, y, x), and `source_of` returns its source.
+    variable has these dimensions, wavelength first, and `source_of` returns its source.
     """
     planes = source.shape[0]
     (sizes,) = da.core.normalize_chunks((min(block, planes),), (planes,))
     lazy = planes_of(source, sizes, name)
-    return xr.Variable(DIMS, lazy, encoding={SOURCE_KEY: (lazy.name, source)})
+    return xr.Variable(dims, lazy, encoding={SOURCE_KEY: (lazy.name, source)})
 
 
 def source_of(variable: xr.Variable) -> Any:
@@ -67,8 +67,9 @@ def rechunk_sources(cube: xr.Dataset, block: int) -> xr.Dataset:
     for name, variable in cube.variables.items():
         source = source_of(variable)
         if source is not None and variable.chunks and variable.chunks[0][0] != min(block, variable.shape[0]):
-            read = from_source(source, block, f"{variable.data.name}-{block}")
-            changed[name] = xr.Variable(variable.dims, read.data, variable.attrs, read.encoding)
+            dims = [str(dim) for dim in variable.dims]
+            changed[name] = from_source(source, block, f"{variable.data.name}-{block}", dims)
+            changed[name].attrs = variable.attrs
     return cube.assign(changed)
 
 

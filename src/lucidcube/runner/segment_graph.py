@@ -4,17 +4,19 @@ Layers that dask describes by a rule, such as `dask.blockwise.Blockwise`, stay r
 made when the block is computed, in the worker if the whole description is small enough to send it there.
 """
 
+import math
 import pickle
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from functools import cached_property
+from io import BytesIO
 from typing import Any
 
 import cloudpickle
 import dask.array as da
-from dask._task_spec import GraphNode
 from dask.core import get_dependencies
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
@@ -24,6 +26,8 @@ MOST_TASKS = 4000
 """Number of tasks without a rule up to which the whole graph may be sent with each batch of blocks."""
 MOST_BYTES = 32 << 10
 """Size of the compressed graph in bytes up to which this is done."""
+MOST_PICKLED = 32 * MOST_BYTES
+"""Its size in bytes before the compression up to which this is tried: arrays in memory may be large."""
 TOGETHER = 16
 """Number of blocks whose tasks are made from rules together: each use of a rule has a cost of its own."""
 
@@ -80,9 +84,10 @@ class SegmentGraph:
     @cached_property
     def _whole(self) -> "PackedGraph | None":
         if len(self._tasks) <= MOST_TASKS:
-            packed = PackedGraph(self)
-            if len(packed) <= MOST_BYTES:
-                return packed
+            with suppress(_TooLarge):
+                packed = PackedGraph(self, MOST_PICKLED)
+                if len(packed) <= MOST_BYTES:
+                    return packed
         return None
 
     def _part(self, blocks: Sequence[int]) -> "SegmentGraph":
@@ -111,11 +116,29 @@ class SegmentGraph:
         return made
 
     def _dependencies(self, task: Any) -> Iterable[Any]:
-        return task.dependencies if isinstance(task, GraphNode) else get_dependencies(self, task=task)
+        known = getattr(task, "dependencies", None)  # of the tasks of newer layers of dask
+        return get_dependencies(self, task=task) if known is None else known
 
     def __contains__(self, key: Any) -> bool:
         """Return whether something in a task is the key of another."""
         return key in self._tasks or (isinstance(key, tuple) and bool(key) and key[0] in self._rules)
+
+
+class _TooLarge(Exception):
+    """Something pickled has more bytes than the limit."""
+
+
+class _Limited(BytesIO):
+    """A file in memory that does not become larger than a number of bytes."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self._most = most
+
+    def write(self, part: Any) -> int:
+        if self.tell() + memoryview(part).nbytes > self._most:
+            raise _TooLarge
+        return super().write(part)
 
 
 class PackedGraph:
@@ -124,8 +147,10 @@ class PackedGraph:
     Workers do not keep what they unpack, because sources may hold the last chunk that was read.
     """
 
-    def __init__(self, graph: SegmentGraph) -> None:
-        self._packed = zlib.compress(cloudpickle.dumps(graph), 1)
+    def __init__(self, graph: SegmentGraph, most: float = math.inf) -> None:
+        file = _Limited(most)
+        cloudpickle.dump(graph, file)
+        self._packed = zlib.compress(file.getbuffer(), 1)
 
     def __len__(self) -> int:
         """Return the size in bytes."""

@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec
 from zarr.storage import MemoryStore
 
 from lucidcube.config.schema import Codec
-from lucidcube.cube import CHANNEL, PLANE, WAVELENGTH, block_sizes
+from lucidcube.cube import CHANNEL, DIMS, WAVELENGTH, block_sizes
 from lucidcube.io.atomic import write_atomically
 from lucidcube.io.work_files import DAMAGE, checksum, read_regular
 from lucidcube.lift.lazy_arrays import from_source
@@ -91,12 +91,12 @@ def plain_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def open_variable(name: str, array: zarr.Array, token: str) -> xr.Variable:
-    """Return a lazy variable of a store; a variable with one number per plane is read immediately."""
+    """Return a lazy variable of a store; one with only some numbers per plane is read immediately."""
     dims, attrs = array.metadata.dimension_names, array.attrs.asdict()
-    if not {*PLANE} <= {*dims}:
+    if array.ndim < len(DIMS):
         return xr.Variable(dims, array[:], attrs)
     made = f"{name}-{hashlib.sha256(f'{token} {name}'.encode()).hexdigest()[:32]}"
-    variable = from_source(CachedChunk(array), array.chunks[0], made)
+    variable = from_source(CachedChunk(array), array.chunks[0], made, dims)
     variable.attrs = attrs
     return variable
 
