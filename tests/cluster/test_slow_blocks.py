@@ -49,6 +49,14 @@ def test_the_limit_is_a_multiple_of_the_median_with_a_floor(finished: list[float
     assert overdue_at(watched(finished, running=1), processing, limit + 5) == [Overdue(key(100), "a", limit)]
 
 
+def test_the_time_of_a_task_that_failed_does_not_count() -> None:
+    slow = watched([1.0, 1.0], running=1)
+    for n in range(200, 203):
+        slow.submitted("test", key(n), 0.0, 50)
+        slow.finished(key(n), 500.0, 0)
+    assert [each.limit for each in overdue_at(slow, {"a": [key(100)]}, 65)] == [60.0]
+
+
 def test_without_a_finished_block_none_takes_too_long() -> None:
     assert overdue_at(watched([], running=1), {"a": [key(100)]}, 10_000) == []
 

@@ -69,6 +69,13 @@ def test_one_slow_block_does_not_change_the_size_of_batches() -> None:
     assert len(waiting.take(4).blocks) == 200
 
 
+def test_a_task_that_failed_has_no_time() -> None:
+    waiting = Batches(range(10_000))
+    for seconds in (0.5, 0.0, 0.0):
+        waiting.took(1, seconds)
+    assert len(waiting.take(4).blocks) == 4
+
+
 def test_blocks_that_were_not_begun_are_next_and_retries_last() -> None:
     waiting = Batches([3, 5, 7, 9, 11])
     waiting.took(1, 1e-3)

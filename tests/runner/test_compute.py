@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster
 
 from lucidcube.cluster import Profile, Workers, WorkersLost, start_workers
 from lucidcube.cluster.client import DaskWorkers
-from lucidcube.cube import DATA, from_arrays
+from lucidcube.cube import DATA, PSF, PSF_PLANE, WAVELENGTH, from_arrays
 from lucidcube.errors import BlocksFailed, CubeError, StageError
 from lucidcube.kernels.fourier.convolver import EngineName
 from lucidcube.kernels.fourier.engines import current_engine
@@ -75,6 +75,10 @@ def ends_worker(position: np.ndarray, data: np.ndarray) -> np.ndarray:
     return np.array([int(position[0])])
 
 
+def brightest(position: np.ndarray, data: np.ndarray, psf: np.ndarray) -> np.ndarray:
+    return np.array([int(psf.max())])
+
+
 def work(function: Any) -> da.Array:
     planes = da.zeros((BLOCKS, 3, 3), chunks=(1, 3, 3), dtype="float32")
     return over_blocks(from_arrays(planes, np.arange(1.0, BLOCKS + 1)), function, [DATA], "int64")
@@ -112,6 +116,15 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
 
 def test_every_block_is_computed_once(workers: Workers) -> None:
     assert sorted(start(workers, number, range(BLOCKS))) == [(i, i * 10) for i in range(BLOCKS)]
+
+
+def test_blocks_with_an_array_in_memory(workers: Workers) -> None:
+    cube = from_arrays(da.zeros((BLOCKS, 3, 3), chunks=(1, 3, 3)), np.arange(1.0, BLOCKS + 1))
+    cube[PSF] = (WAVELENGTH, *PSF_PLANE), np.arange(BLOCKS * 200.0**2).reshape(BLOCKS, 200, 200)
+    computer = BlockComputer(workers, Monitor(), Stop(), Summary(None))  # type: ignore[arg-type]
+    lazy = over_blocks(cube, brightest, [DATA, PSF], "int64")
+    made = computer.compute("target: test", lazy, range(BLOCKS))
+    assert sorted(made) == [(i, 40_000 * (i + 1) - 1) for i in range(BLOCKS)]
 
 
 def test_only_the_requested_blocks_are_computed(workers: Workers) -> None:

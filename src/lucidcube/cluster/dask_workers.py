@@ -81,7 +81,7 @@ class DaskWorkers(Workers):
 
     def result(self, future: Future[Any]) -> Any:
         """Return the result of a task or raise its exception; see `Workers`."""
-        key, computed = self._keys.pop(future), 1
+        key, computed = self._keys.pop(future), 0
         try:
             result = future.result()
             computed = len(result.records) if isinstance(result, Results) else 1

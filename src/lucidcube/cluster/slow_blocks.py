@@ -55,13 +55,13 @@ class SlowBlocks:
         self._submitted[key] = now, blocks
 
     def finished(self, key: Key, now: float, blocks: int = 1) -> int:
-        """Note that a task has computed some blocks; return how many times it was given up.
+        """Note that a task has computed some blocks, or 0 if it failed; return how many times it was given up.
 
-        Its time includes that in which it waited for a worker.
+        Its time includes that in which it waited for a worker. That of a task that failed does not count.
         """
-        if key in self._submitted:
-            start, _ = self._submitted.pop(key)
-            self._finished.append((now - start) / max(1, blocks))
+        start, _ = self._submitted.pop(key, (now, 0))
+        if blocks and now > start:
+            self._finished.append((now - start) / blocks)
         return self.given_up.pop(key, 0)
 
     def overdue(

@@ -67,8 +67,8 @@ class Batches:
         return max(1, int(min(in_time, share)))
 
     def took(self, blocks: int, seconds: float) -> None:
-        """Note that a batch of so many blocks took so many seconds."""
-        if blocks:
+        """Note that a batch of so many blocks took so many seconds, 0 if its task failed as a whole."""
+        if blocks and seconds:
             self._times.append(seconds / blocks)
 
     def put_back(self, batch: Batch, finished: int) -> None:
