@@ -55,7 +55,7 @@ class SlowBlocks:
         self._submitted[key] = now, blocks
 
     def finished(self, key: Key, now: float, blocks: int = 1) -> int:
-        """Note that a task has computed some blocks, or 0 if it failed; return how many times it was given up.
+        """Note that a task has computed some blocks, 0 if it failed; return how many times it was given up.
 
         Its time includes that in which it waited for a worker. That of a task that failed does not count.
         """
