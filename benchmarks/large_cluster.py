@@ -23,6 +23,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -167,7 +168,7 @@ def peak_of(pid: int) -> int:
 
 
 async def serve(file: Path) -> None:
-    """Be a scheduler that writes its address to a file."""
+    """Run a scheduler that writes its address to a file."""
     async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
         part = file.with_suffix(".part")
         part.write_text(scheduler.address)
@@ -176,7 +177,7 @@ async def serve(file: Path) -> None:
 
 
 async def work(address: str, number: int, name: str) -> None:
-    """Be some workers."""
+    """Run some workers."""
     options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "host": "127.0.0.1"}
     workers = [Worker(address, name=f"{name}-{n}", **options) for n in range(number)]
     for first in range(0, number, 16):
@@ -184,11 +185,17 @@ async def work(address: str, number: int, name: str) -> None:
     await asyncio.gather(*(worker.finished() for worker in workers))
 
 
+def end_with_parent() -> None:
+    """End this process when its standard input is closed, as when the process that started it was killed."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
 def start(stack: ExitStack, folder: Path, *arguments: str) -> psutil.Process:
-    """Start another process of this module, which ends with the stack."""
+    """Start another process of this module, which ends with the stack, and with this process."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.large_cluster", *arguments]
     settings = {"DASK_TEMPORARY_DIRECTORY": str(folder), "DASK_LOGGING__DISTRIBUTED": "critical"}
-    process = subprocess.Popen(command, env=os.environ | settings)
+    process = subprocess.Popen(command, env=os.environ | settings, stdin=subprocess.PIPE)
     stack.callback(process.wait)
     stack.callback(process.kill)
     return psutil.Process(process.pid)
@@ -206,26 +213,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--by", choices=WAYS, nargs="+", default=["batches"], help="ways to submit blocks")
     parser.add_argument("--processes", type=int, default=2, help="processes that hold the workers (2)")
     parser.add_argument("--stop", type=float, default=0, help="end after this many seconds")
-    parser.add_argument("--be", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     dask.config.set(QUIET)
     for name in ("distributed", "tornado"):  # about tasks that are cancelled by --stop
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    if given.be:
-        role, *rest = given.be
+    if given.run:
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        role, *rest = given.run
         asyncio.run(serve(Path(rest[0])) if role == "scheduler" else work(rest[0], int(rest[1]), rest[2]))
         return
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for way in given.by:
         with TemporaryDirectory() as folder, ExitStack() as stack:
             file = Path(folder, "address")
-            scheduler = start(stack, Path(folder), "--be", "scheduler", str(file))
+            scheduler = start(stack, Path(folder), "--run", "scheduler", str(file))
             while not file.exists():
                 time.sleep(0.1)
             address = file.read_text()
             for n in range(given.processes):
                 share = given.workers // given.processes + (n < given.workers % given.processes)
-                start(stack, Path(folder), "--be", "workers", address, str(share), str(n))
+                start(stack, Path(folder), "--run", "workers", address, str(share), str(n))
             row = address, scheduler, way, given.workers, given.blocks, given.seconds, given.stop
             print(measure(*row), flush=True)
 

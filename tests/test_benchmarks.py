@@ -6,9 +6,11 @@ import importlib
 import inspect
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from locations import ROOT
@@ -186,6 +188,21 @@ def small_cluster(*arguments):
 
 def test_the_emulated_cluster_explains_itself():
     assert any("CPU time per block" in line for line in small_cluster("--help"))
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_cluster_that_is_killed_end():
+    command = [sys.executable, "-m", "benchmarks.large_cluster", "--workers", "1", "--processes", "1"]
+    benchmark = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(started := benchmark.children()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        benchmark.kill()
+        benchmark.wait()
+    assert len(started) == 2
+    assert not psutil.wait_procs(started, timeout=30)[1]
 
 
 @pytest.mark.slow
