@@ -31,9 +31,12 @@ def test_single_blocks_for_an_executor_without_batches() -> None:
     assert sizes(50, 0, 1e-3) == [1] * 50
 
 
-@pytest.mark.parametrize("seconds", [1.5, 2.0, 60.0])
-def test_blocks_that_take_long_stay_single(seconds: float) -> None:
-    assert {*sizes(1000, 4, seconds)} == {1}
+@pytest.mark.parametrize(("threads", "longest"), [(4, 1.0), (200, 1.0), (300, 1.5), (500, 2.5), (5000, 2.5)])
+def test_blocks_that_take_more_than_half_the_time_of_a_batch_stay_single(
+    threads: int, longest: float
+) -> None:
+    assert {*sizes(5 * threads, threads, 1.01 * longest)} == {1}
+    assert max(sizes(5 * threads, threads, 0.99 * longest)) == 2
 
 
 def test_batches_grow_with_the_number_of_blocks_for_each_thread() -> None:

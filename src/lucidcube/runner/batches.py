@@ -1,7 +1,8 @@
 """How many blocks of a segment are computed by one task of a cluster.
 
 A task costs the client and the scheduler some milliseconds whatever it computes, so a task computes several
-blocks, one after the other, if these take less than a second. As in guided self-scheduling (Polychronopoulos
+blocks, one after the other, if these take less than half the time of a batch: a second, or up to 2.5 s where
+there are more than 200 threads. As in guided self-scheduling (Polychronopoulos
 and Kuck 1987, IEEE Trans. Comput. C-36, 1425), a batch is a fixed part of the blocks that are left for each
 worker: batches are large at first, and single blocks at the end, so that all workers end together.
 """
