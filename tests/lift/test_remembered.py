@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from threading import Barrier, Event, Thread
 
 import numpy as np
 import pytest
@@ -104,3 +104,53 @@ def test_threads_get_the_right_results() -> None:
     arrays = [np.full(100, n % 20) for n in range(400)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(total, arrays)) == [100.0 * (n % 20) for n in range(400)]
+
+
+def test_a_result_is_kept_for_each_thread() -> None:
+    """Threads with windows of their own do not repeat each other's work, whatever the number of results."""
+    count, together = Counting(), Barrier(4)
+    total = Remembered(count, recent=1)
+
+    def several_blocks(number: int) -> None:
+        for _ in range(3):
+            together.wait(10)
+            total(np.full(3, number))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(several_blocks, range(4))] == [None] * 4
+    assert count.calls == 4
+    assert len(total._results) == 4
+
+
+def test_what_is_being_computed_is_not_forgotten() -> None:
+    begun, released, calls = Event(), Event(), list[float]()
+
+    def compute(array: np.ndarray) -> float:
+        calls.append(float(array[0]))
+        if array[0] == 0:
+            begun.set()
+            assert released.wait(10)
+        return float(array[0])
+
+    total = Remembered(compute, recent=1)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(total, np.zeros(1))
+        assert begun.wait(10)
+        for number in (1, 2, 3):
+            total(np.full(1, number))
+        second = pool.submit(total, np.zeros(1))
+        released.set()
+        assert (first.result(10), second.result(10)) == (0, 0)
+    assert calls.count(0) == 1
+
+
+def test_results_of_threads_that_ended_are_forgotten() -> None:
+    total = Remembered(Counting(), recent=1)
+    for number in range(5):
+        thread = Thread(target=total, args=(np.full(3, number),))
+        thread.start()
+        thread.join()
+    del thread
+    total(np.zeros(3))
+    total(np.ones(3))
+    assert len(total._results) == 1

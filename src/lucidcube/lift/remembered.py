@@ -8,8 +8,10 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Lock
+from itertools import islice
+from threading import Lock, Thread, current_thread
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 
@@ -22,25 +24,28 @@ class Remembered(Generic[Result]):
     """A function of arrays whose recent results are kept, in this process, by a digest of its arguments.
 
     The arguments are arrays, words or None. The results are shared, and must not be modified. A thread that
-    asks for what another one computes waits for its result. `recent` is the number of results that are kept.
+    asks for what another one computes waits for its result. `recent` is the number of results that are kept,
+    or one for each thread that has called the function and lives, if these are more; what is being computed
+    is kept.
     """
 
     def __init__(self, function: Callable[..., Result], recent: int = RECENT) -> None:
         self._function, self._recent = function, recent
         self._results: OrderedDict[bytes, Future[Result]] = OrderedDict()
+        self._threads: WeakSet[Thread] = WeakSet()
         self._lock = Lock()
 
     def __call__(self, *arguments: np.ndarray | str | None) -> Result:
         """Return the result for these arguments."""
         key = _digest(arguments)
         with self._lock:
+            self._threads.add(current_thread())
             known = self._results.get(key)
             if known is not None:
                 self._results.move_to_end(key)
             else:
                 own = self._results[key] = Future()
-                while len(self._results) > self._recent:
-                    self._results.popitem(last=False)
+                self._forget()
         if known is not None:
             return known.result()
         try:
@@ -51,6 +56,13 @@ class Remembered(Generic[Result]):
                 self._results.pop(key, None)
             raise
         return own.result()
+
+    def _forget(self) -> None:
+        """Remove the oldest results that are finished and too many."""
+        surplus = len(self._results) - max(self._recent, len(self._threads))
+        finished = (key for key, result in self._results.items() if result.done())
+        for key in [*islice(finished, max(0, surplus))]:
+            del self._results[key]
 
 
 def _digest(arguments: tuple[Any, ...]) -> bytes:

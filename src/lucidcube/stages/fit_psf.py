@@ -134,7 +134,7 @@ class EffectiveLeastSquares(FitPSF):
         return {PSF_MODES: Output(dims=(MODE, *PSF_PLANE), attrs={UNITS: ""})} if self.modes else {}
 
     def working_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
-        """Return the bytes of memory for one block: the planes of its windows and their fits."""
+        """Return the bytes of memory for one block: the planes of its windows and the fits that are kept."""
         planes = planes_read(max(block_sizes(after)), before.sizes[WAVELENGTH], self.smoothing)
         pixels = before.sizes[Y] * before.sizes[X]
         block = max(block_sizes(after)) * pixels
@@ -189,5 +189,5 @@ def _fit(
     )
 
 
-# Blocks that are a part of a group, such as those of a preview, share a window.
-_fitted = Remembered(_fit, recent=2)
+# Blocks that are a part of a group, such as those of a preview, share a window. One is kept for each thread.
+_fitted = Remembered(_fit, recent=1)
