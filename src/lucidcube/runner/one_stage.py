@@ -41,10 +41,10 @@ from lucidcube.runner.input_checksum import input_identity
 from lucidcube.runner.inputs import in_blocks, open_track
 from lucidcube.runner.lock import WAIT, product_locked
 from lucidcube.runner.monitor import Monitor, Summary
-from lucidcube.runner.pipeline import Inspect, compute_segment
+from lucidcube.runner.pipeline import Inspect
 from lucidcube.runner.plan import Step, fit_memory, plan_stage, planned_blocks
 from lucidcube.runner.products import stage_product
-from lucidcube.runner.segments import Segment
+from lucidcube.runner.segments import Segment, compute_segment
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.write_product import write
 from lucidcube.stages.base import Stage

@@ -18,13 +18,12 @@ import xarray as xr
 from lucidcube.cluster import layout, start_workers
 from lucidcube.cluster.profile import Layout, Profile
 from lucidcube.config.python import from_python
-from lucidcube.config.schema import Codec, Config
+from lucidcube.config.schema import Config
 from lucidcube.config.star import PartOfTarget
 from lucidcube.config.track import Track
-from lucidcube.cube import PSF, describe_blocks
-from lucidcube.errors import BlocksFailed, ConfigError, Failure, UserError
+from lucidcube.cube import PSF
+from lucidcube.errors import ConfigError, UserError
 from lucidcube.io.output_path import may_replace
-from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.compare_inputs import star_problems, star_warnings
 from lucidcube.runner.compute import BlockComputer, resident_peak
 from lucidcube.runner.engines import Engines, engines_of, say_where
@@ -34,7 +33,7 @@ from lucidcube.runner.monitor import Monitor, Summary
 from lucidcube.runner.part_files import remove_part_files
 from lucidcube.runner.plan import Step, fit_memory, plan_segment, planned_blocks
 from lucidcube.runner.products import run_product
-from lucidcube.runner.segments import Segment, stages_of, walk
+from lucidcube.runner.segments import Segment, compute_segment, raise_first, stages_of, walk
 from lucidcube.runner.signals import Stop
 from lucidcube.runner.validate import order_problems, output_problems
 from lucidcube.runner.work_folder import scratch_folder
@@ -238,47 +237,6 @@ def _run(
     gather = plan.profile.product == "gather"
     overwrite = may_replace(path, config.output.overwrite)
     write(path, product, overwrite=overwrite, compute=computer.compute, gather=gather, check=verify)
-
-
-def compute_segment(
-    segment: Segment,
-    work: Path,
-    codec: Codec,
-    computer: BlockComputer,
-    wanted: Sequence[int] | None = None,
-) -> xr.Dataset:
-    """Compute the missing blocks of a segment; return the segment's cube, read from its checkpoint.
-
-    The checkpoint is in the folder `work`, and compressed by `codec` if it is new. If only some blocks are
-    `wanted`, the others may be missing in the result, where they are NaN or zero.
-    """
-    if not segment.variables:
-        return segment.cube
-    checkpoint = Checkpoint.prepare(
-        work / segment.name, segment.cube, segment.variables, segment.ingredients, codec
-    )
-    missing = [n for n in checkpoint.missing() if wanted is None or n in wanted]
-    if missing:
-        for stage, cube in zip(segment.stages, segment.cubes, strict=False):
-            stage.check(cube)
-    tasks, describe = checkpoint.write(segment.cube, segment.variables), describe_blocks(segment.cube)
-    written = sum(int(nbytes) for _, nbytes in computer.compute(segment.label, tasks, missing, describe))
-    computer.summary.parts[-1].nbytes = written
-    computer.summary.nbytes += written
-    kept = checkpoint.open()
-    return segment.cube.assign({name: kept[name].variable for name in segment.variables})
-
-
-def raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
-    """Raise the errors of the tracks, if there are any: those of blocks together, any other at once."""
-    failures: list[Failure] = []
-    for name, error in errors.items():
-        if not isinstance(error, BlocksFailed):
-            raise error
-        failures += error.failures
-        monitor.message(f"{name}: the stages after {error.failures[0].label} were not run because of that")
-    if failures:
-        raise BlocksFailed(failures)
 
 
 def _all_in_blocks(sources: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:

@@ -23,9 +23,9 @@ from lucidcube.runner.compute import BlockComputer
 from lucidcube.runner.inputs import in_blocks, input_identities, track_keys
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.needed_blocks import in_memory, needed_blocks, planes_at
-from lucidcube.runner.pipeline import check, compute_segment, raise_first
+from lucidcube.runner.pipeline import check
 from lucidcube.runner.prune import PREVIEW
-from lucidcube.runner.segments import Segment, cut, walk
+from lucidcube.runner.segments import Segment, compute_segment, cut, raise_first, walk
 from lucidcube.stages.base import Stage
 
 BLOCK = GROUP // 2

@@ -8,9 +8,9 @@ from lucidcube.config.schema import Config
 from lucidcube.runner.checkpoint import Checkpoint
 from lucidcube.runner.inputs import input_identities, open_track, track_keys
 from lucidcube.runner.monitor import Monitor
-from lucidcube.runner.pipeline import check, raise_first
+from lucidcube.runner.pipeline import check
 from lucidcube.runner.plan import planned_blocks
-from lucidcube.runner.segments import Segment, walk
+from lucidcube.runner.segments import Segment, raise_first, walk
 from lucidcube.runner.work_folder import scratch_folder
 
 

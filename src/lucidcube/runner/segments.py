@@ -1,16 +1,19 @@
-"""Build segments: the stages between two checkpoints as one lazy graph."""
+"""Build segments, the stages between two checkpoints as one lazy graph, and compute them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import xarray as xr
 
-from lucidcube.config.schema import Config
-from lucidcube.cube import PSF, PSF_MODES
-from lucidcube.errors import BlocksFailed, UserError
-from lucidcube.runner.checkpoint import fingerprint
+from lucidcube.config.schema import Codec, Config
+from lucidcube.cube import PSF, PSF_MODES, describe_blocks
+from lucidcube.errors import BlocksFailed, Failure, UserError
+from lucidcube.runner.checkpoint import Checkpoint, fingerprint
+from lucidcube.runner.compute import BlockComputer
+from lucidcube.runner.monitor import Monitor
 from lucidcube.stages.attach_psf import attach_psf
 from lucidcube.stages.base import Stage
 from lucidcube.stages.match_psf import match_psf
@@ -124,6 +127,47 @@ def walk(
         except (UserError, BlocksFailed) as error:
             errors[name] = error
     return cubes, errors
+
+
+def compute_segment(
+    segment: Segment,
+    work: Path,
+    codec: Codec,
+    computer: BlockComputer,
+    wanted: Sequence[int] | None = None,
+) -> xr.Dataset:
+    """Compute the missing blocks of a segment; return the segment's cube, read from its checkpoint.
+
+    The checkpoint is in the folder `work`, and compressed by `codec` if it is new. If only some blocks are
+    `wanted`, the others may be missing in the result, where they are NaN or zero.
+    """
+    if not segment.variables:
+        return segment.cube
+    checkpoint = Checkpoint.prepare(
+        work / segment.name, segment.cube, segment.variables, segment.ingredients, codec
+    )
+    missing = [n for n in checkpoint.missing() if wanted is None or n in wanted]
+    if missing:
+        for stage, cube in zip(segment.stages, segment.cubes, strict=False):
+            stage.check(cube)
+    tasks, describe = checkpoint.write(segment.cube, segment.variables), describe_blocks(segment.cube)
+    written = sum(int(nbytes) for _, nbytes in computer.compute(segment.label, tasks, missing, describe))
+    computer.summary.parts[-1].nbytes = written
+    computer.summary.nbytes += written
+    kept = checkpoint.open()
+    return segment.cube.assign({name: kept[name].variable for name in segment.variables})
+
+
+def raise_first(errors: Mapping[str, Exception], monitor: Monitor) -> None:
+    """Raise the errors of the tracks, if there are any: those of blocks together, any other at once."""
+    failures: list[Failure] = []
+    for name, error in errors.items():
+        if not isinstance(error, BlocksFailed):
+            raise error
+        failures += error.failures
+        monitor.message(f"{name}: the stages after {error.failures[0].label} were not run because of that")
+    if failures:
+        raise BlocksFailed(failures)
 
 
 def _unchanged(before: xr.Dataset, after: xr.Dataset) -> Iterator[str]:
