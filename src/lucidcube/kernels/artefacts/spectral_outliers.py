@@ -66,17 +66,8 @@ def spectral_outliers(
         out = np.zeros(flat, np.bool_) if excluded is None else np.ascontiguousarray(excluded).reshape(flat)
         spectra, rank = _spectra(_level(light, out))
         scales = np.maximum(WIDEST * SHRINKAGE ** np.arange(STEPS), NARROWEST).astype(np.float32)
-        _fit_pixels(
-            light,
-            spread,
-            out,
-            spectra,
-            rank,
-            scales,
-            np.float32(model_error**2),
-            model.reshape(flat),
-            z.reshape(flat),
-        )
+        fixed = spectra, rank, scales, np.float32(model_error**2)
+        _fit_pixels(light, spread, out, *fixed, model.reshape(flat), z.reshape(flat))
     return SpectralFit(model, z)
 
 
@@ -165,8 +156,7 @@ def _load(
     light: Floats, spread: Floats, out: Marks, first: int, count: int, rank: int, data: Floats, weight: Floats
 ) -> bool:
     """Copy some pixels and their weights; return whether any of them has enough data for a fit."""
-    planes = light.shape[0]
-    some = False
+    planes, some = light.shape[0], False
     # Loops compile several times faster than `data[:] = 0`.
     for p in range(LANES):
         known = 0

@@ -14,7 +14,7 @@ from lucidcube.kernels.psf.modes import principal_modes
 from lucidcube.kernels.psf.polar_basis import ANGULAR_REACH, PolarBasis
 from lucidcube.kernels.psf.smoothing import local_polynomials, spectral_positions
 from lucidcube.kernels.psf.star_position import SIGMA_TO_FWHM, find_stars
-from lucidcube.kernels.psf.wing import Rings, fit_wing, ring_medians
+from lucidcube.kernels.psf.wing import Rings, fit_wing, ring_edges, ring_medians
 
 SCALE = 0.81
 """Pixels; the scale of a star with a full width at half maximum of about 3 pixels."""
@@ -22,15 +22,12 @@ FIT_REACH, MAX_FIT_REACH = 32.0 / 3.0, 64.0
 """Radius of the pixels that are fitted, in units of the scale, and its limit in pixels."""
 PERSISTENT = 0.3
 """A pixel that is an outlier in a larger fraction of the planes is left out of all."""
-RING_WIDTH = 1.0
-"""Width of the rings outside of the pixels that are fitted, in units of the scale."""
 WING_CORE = 2.5
 """Usual core radius of the wing in units of the scale."""
 FLOOR = 1e-6
 """Smallest noise as a fraction of the peak."""
 _PASSES = 2
 _MAX_STEP, _LOST = 0.3, 0.1  # pixels
-_FIRST_RING, _N_RINGS = 0.45, 12
 
 
 class EffectivePSF(NamedTuple):
@@ -152,7 +149,7 @@ class FittedWindow:
         reach = max(extent, 0.5 * float(np.hypot(*shape))) + 3.0
         self.basis = PolarBasis(scale, reach, ANGULAR_REACH / FIT_REACH * self.fit_reach)
         self.pixels: list[Pixels] = []
-        edges, rows = _ring_edges(extent, self.fit_reach, scale), []
+        edges, rows = ring_edges(extent, self.fit_reach, scale), []
         for found, centre in zip(stars, self.centre, strict=True):
             plane = star[found.plane]
             known = None if variance is None else variance[found.plane]
@@ -273,13 +270,6 @@ def _farthest(frame: tuple[int, ...], centre: Doubles) -> float:
     """Return the largest distance of a pixel from the star."""
     y, x = (np.maximum(c, n - 1 - c) for c, n in zip(centre.T, frame, strict=True))
     return float(np.hypot(y, x).max())
-
-
-def _ring_edges(extent: float, fit_reach: float, scale: float) -> Doubles:
-    """Return the radii that separate the rings, which begin nearer to the star in a small frame."""
-    first = min(fit_reach, _FIRST_RING * extent)
-    width = float(np.clip((extent - first) / _N_RINGS, 1.0, RING_WIDTH * scale))
-    return np.asarray(first + width * np.arange(int((extent - first) / width) + 2))
 
 
 def _radii(frame: tuple[int, ...], centre: Doubles) -> Doubles:

@@ -9,6 +9,9 @@ from scipy.optimize import least_squares
 from lucidcube.kernels.psf import Doubles, Reals
 from lucidcube.kernels.psf.background import median, robust_sigma
 
+RING_WIDTH = 1.0
+"""Width of the rings outside of the pixels that are fitted, in units of the scale."""
+_FIRST_RING, _N_RINGS = 0.45, 12
 _FEWEST_PIXELS, _FEWEST_RINGS = 8, 4
 _MEDIAN_ERROR = 1.2533  # error of a median in units of that of the mean, for normal noise
 _MODEL_ERROR = 3e-3  # relative
@@ -42,6 +45,17 @@ class Wing(NamedTuple):
     def __call__(self, radius: Doubles) -> Doubles:
         """Return the fraction at these radii in pixels."""
         return np.asarray(self.amplitude * _shape(radius, self.core, self.slope))
+
+
+def ring_edges(extent: float, fit_reach: float, scale: float) -> Doubles:
+    """Return the radii that separate the rings, which begin nearer to the star in a small frame.
+
+    `extent` is the largest distance of a pixel from the star, `fit_reach` the radius of the pixels that are
+    fitted, and `scale` that of the star, all in pixels.
+    """
+    first = min(fit_reach, _FIRST_RING * extent)
+    width = float(np.clip((extent - first) / _N_RINGS, 1.0, RING_WIDTH * scale))
+    return np.asarray(first + width * np.arange(int((extent - first) / width) + 2))
 
 
 def ring_medians(
