@@ -179,6 +179,25 @@ def test_a_subset_of_a_cube_keeps_its_channel_numbers() -> None:
         over_planes(cube().isel({WAVELENGTH: slice(4, 6)}), "test", kernel, [DATA], {DATA: Output()})
 
 
+def test_an_error_after_planes_were_computed_together_names_its_plane() -> None:
+    def kernel(plane: np.ndarray, *, found: int | None = None) -> np.ndarray:
+        if found == 5:
+            raise ValueError("sour")
+        return plane * 0 + (-1 if found is None else found)
+
+    def together(planes: list[np.ndarray]) -> range:
+        return range(10, 10 + len(planes)) if planes[0][0, 0] > 0 else range(len(planes))
+
+    given = cube((PLANES,))
+    given[DATA] = given[DATA].copy(data=np.abs(given[DATA].values))
+    given[DATA].values[3] = np.nan
+    made = over_planes(given, "mix", kernel, [DATA], {DATA: Output()}, together=together)[DATA].values
+    assert np.array_equal(made[:, 0, 0], [10, 11, 12, np.nan, 13, 14, 15, 16, 17], equal_nan=True)
+    given[DATA].values[0] *= -1
+    with pytest.raises(StageError, match=r"mix failed on plane 6 \(1.006e-06 m\): ValueError: sour"):
+        computed(over_planes(given, "mix", kernel, [DATA], {DATA: Output()}, together=together)[DATA].data)
+
+
 # Ranges of planes
 
 

@@ -2,7 +2,8 @@
 
 A block is a run of whole planes. NumPy data give NumPy results; with dask data nothing is computed.
 The result of a stage must not depend on how the cube is chunked, and the lift ensures this: a kernel receives
-a single plane, or, for rebinning, the planes that its output block needs, in a fixed order.
+a single plane, or, for rebinning, the planes that its output block needs, in a fixed order. The exception are
+planes computed together with an array library: rounding depends on the planes of their batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +17,9 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, block_sizes, describe_planes
-from lucidcube.errors import CubeError, StageError, UserError
+from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, block_sizes
 from lucidcube.lift.layers import Positions, in_memory, planes_of
+from lucidcube.lift.planes import naming_planes, nan_for_inf
 
 BLOCK_BYTES = 8 << 20
 """Size limit of a block of one float32 variable; with much smaller blocks the overhead dominates."""
@@ -104,8 +105,8 @@ def over_planes(
         Lengths of the output dimensions that no input has or whose length changes.
     together
         Function that takes what the kernel takes, for several planes: a list for each argument, or None. It
-        returns a sequence of what the kernel returns for each of them, or None to let the kernel compute them
-        one by one.
+        returns what the kernel is given as `found` for each of them, or None if the kernel is to compute the
+        planes one by one. Its results may depend on the planes of a block, by rounding.
 
     Returns
     -------
@@ -243,7 +244,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _PlaneByPlane(Job):
-    """Call a kernel for each plane of a block, unless `together` computes them."""
+    """Call a kernel for each plane of a block, with what `together` found."""
 
     together: Callable[..., Sequence[Any] | None] | None = None
 
@@ -254,12 +255,11 @@ class _PlaneByPlane(Job):
 
     def __call__(self, channel: np.ndarray, wavelength: np.ndarray, *blocks: np.ndarray) -> Any:
         made = self.empty(len(channel))
-        computed = self._computed_together(channel, wavelength, blocks)
+        found = self._computed_together(channel, wavelength, blocks)
         for i in range(len(channel)):
-            results = computed.get(i)
-            if results is None:
-                with naming_planes(self.stage, channel[i : i + 1], wavelength[i : i + 1], self.units):
-                    results = self._plane(self._values(blocks, i))
+            options = {"found": found.pop(i)} if i in found else {}
+            with naming_planes(self.stage, channel[i : i + 1], wavelength[i : i + 1], self.units):
+                results = self._plane(self._values(blocks, i), **options)
             for array, result in zip(made, results, strict=True):
                 array[i] = result
         return made if len(made) > 1 else made[0]
@@ -267,15 +267,15 @@ class _PlaneByPlane(Job):
     def _values(self, blocks: Sequence[np.ndarray], i: int) -> dict[str, Any]:
         return {name: nan_for_inf(block[i]) for name, block in zip(self.present, blocks, strict=True)}
 
-    def _plane(self, values: dict[str, Any]) -> Sequence[Any]:
+    def _plane(self, values: dict[str, Any], **options: Any) -> Sequence[Any]:
         if not np.isfinite(values[self.present[0]]).any():
             return [values[blank] if isinstance(blank, str) else blank for _, _, blank in self.results]
-        return self.call(values)
+        return self.call(values, **options)
 
     def _computed_together(
         self, channel: np.ndarray, wavelength: np.ndarray, blocks: Sequence[np.ndarray]
-    ) -> Mapping[int, Sequence[Any]]:
-        """Return the results of `together` by the index of the plane; none if there is no such function."""
+    ) -> dict[int, Any]:
+        """Return what `together` found by the index of the plane; nothing if there is no such function."""
         if self.together is None:
             return {}
         values = {i: self._values(blocks, i) for i in range(len(channel))}
@@ -285,24 +285,3 @@ class _PlaneByPlane(Job):
         with naming_planes(self.stage, channel[planes], wavelength[planes], self.units):
             found = self.together(*lists)
         return {} if found is None else dict(zip(planes, found, strict=True))
-
-
-@contextmanager
-def naming_planes(stage: str, channel: np.ndarray, wavelength: np.ndarray, units: str) -> Iterator[None]:
-    """Convert exceptions to `CubeError` or `StageError` with the name of the stage and of the planes."""
-    try:
-        yield
-    except Exception as error:
-        planes = describe_planes(channel, wavelength, units)
-        if isinstance(error, UserError):
-            raise CubeError(*(f"{stage}, {planes}: {p}" for p in error.problems)) from None
-        raise StageError(stage, planes, f"{type(error).__name__}: {error}") from error
-
-
-def nan_for_inf(value: Any) -> Any:
-    """Return an array with infinities replaced by NaN; return anything else as it is."""
-    if getattr(value, "ndim", 0) and value.dtype.kind == "f":
-        infinite = np.isinf(value)
-        if infinite.any():
-            return np.where(infinite, value.dtype.type(np.nan), value)
-    return value

@@ -15,8 +15,9 @@ import numpy as np
 import xarray as xr
 
 from lucidcube.cube import CHANNEL, WAVELENGTH, X, Y, block_sizes
-from lucidcube.lift.blocks import GROUP, Job, Output, naming_planes, nan_for_inf, planes_of_group
+from lucidcube.lift.blocks import GROUP, Job, Output, planes_of_group
 from lucidcube.lift.lazy_arrays import from_ranges
+from lucidcube.lift.planes import naming_planes, nan_for_inf
 
 
 def window_of(group: int, planes: int, halo: int) -> tuple[int, int]:

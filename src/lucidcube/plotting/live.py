@@ -15,7 +15,7 @@ import xarray as xr
 from lucidcube.cube import DATA, FILLED, PSF, UNITS, VARIANCE, WAVELENGTH, require
 from lucidcube.errors import CubeError, UserError
 from lucidcube.kernels.deconvolution.common import IterationState
-from lucidcube.lift.blocks import nan_for_inf
+from lucidcube.lift.planes import nan_for_inf
 from lucidcube.plotting.channels import describe_plane, nearest_plane, unit_text
 from lucidcube.plotting.figure import AVAILABLE, Picture, ShownPlane
 from lucidcube.stages.deconvolve import Deconvolve

@@ -212,6 +212,13 @@ class Stage(Parameters, ABC):
             pixels += 2 * planes * max(excess, 0)
         return int(4 * pixels)
 
+    def together_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
+        """Return the bytes of memory that a block needs in addition if its planes are computed together.
+
+        The memory of the device is not part of them.
+        """
+        return 0
+
     def check(self, cube: xr.Dataset) -> None:
         """Raise CubeError if the stage cannot give a meaningful result for this cube; do nothing by default.
 

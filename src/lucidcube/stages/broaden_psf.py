@@ -36,7 +36,8 @@ from lucidcube.kernels.deconvolution.psf_broadening import (
     fit_broadening,
 )
 from lucidcube.kernels.deconvolution.resolution import FWHM
-from lucidcube.lift.blocks import Output, nan_for_inf, over_planes
+from lucidcube.lift.blocks import Output, over_planes
+from lucidcube.lift.planes import nan_for_inf
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.lengths import in_pixels, length, pixel_side
 from lucidcube.stages.psf_argument import StageWithPSF

@@ -56,6 +56,7 @@ class MapDeconvolution(Deconvolve):
 
     kernel = staticmethod(map_deconvolution)
     planes_kernel = staticmethod(map_planes)
+    together_copies = 27
     extras = (POINTS, MODEL)
     produces = (DATA, RESIDUAL, *extras, *WITH_ERRORS, *DECONVOLUTION_LOG)
     copies = 10.8
@@ -107,6 +108,7 @@ class CleanModified(Deconvolve):
 
     kernel = staticmethod(clean_modified)
     planes_kernel = staticmethod(clean_planes)
+    together_copies = 34
     extras = (RESTORED,)
     produces = (DATA, RESIDUAL, *extras, *WITH_ERRORS, *DECONVOLUTION_LOG)
     copies = 9.6
@@ -207,6 +209,7 @@ class LucyRichardson(Deconvolve):
 
     kernel = staticmethod(lucy_richardson)
     planes_kernel = staticmethod(lucy_richardson_planes)
+    together_copies = 42
     copies = 8.3
     scratch = 32
     method: Literal["lucy_richardson"]

@@ -51,6 +51,8 @@ WITH_ERRORS = (ERROR, BIAS)
 """Variables of planes that are made if errors are wanted."""
 RESOLUTION_SCRATCH = 20
 """Planes in memory while a plane is filtered to a resolution."""
+STARTS = 4
+"""Float32 planes that are kept of the result of each plane computed together, if errors are measured."""
 ERROR_SCRATCH = 64
 """Float32 planes in memory, in addition to those of the deconvolution and to the two that are kept of each
 repeat, while the errors are measured."""
@@ -120,6 +122,8 @@ class Deconvolve(StageWithPSF):
     """Function that deconvolves a plane; it takes the parameters of the variant by name."""
     planes_kernel: ClassVar[PlanesKernel | None] = None
     """Function that deconvolves several planes together, see `kernels.batched`; None if there is none."""
+    together_copies: ClassVar[float] = 0
+    """Float32 planes in memory, in addition to `copies`, for each plane of a block deconvolved together."""
 
     def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
         """Deconvolve a plane; `given` are the other arguments of the kernel.
@@ -137,6 +141,8 @@ class Deconvolve(StageWithPSF):
         """Deconvolve planes together by a kernel, as `deconvolve_plane` does each of them."""
         known = [p._replace(variance=self._known_variance(p.plane, p.variance, p.filled)) for p in planes]
         found = kernel(known, arrays, **self.model_dump(exclude=self.stage_only))
+        if self.errors is None:  # whose repeats alone begin there
+            found = [each._replace(start=None) for each in found]
         return [self._at_resolution(each, *plane) for each, plane in zip(found, known, strict=True)]
 
     def _known_variance(
@@ -249,10 +255,9 @@ class Deconvolve(StageWithPSF):
                 shown = {**outputs[name].attrs, RESOLUTION: sigma * FWHM}
                 outputs[name] = outputs[name]._replace(attrs=shown)
         scale = 2.0 ** scale_exponent(cube)
-        kernel, together = (
-            partial(function, stage=self.on_pixels_of(cube).scaled(scale), smoothing=smoothing)
-            for function in (deconvolved, deconvolved_together)
-        )
+        stage = self.on_pixels_of(cube).scaled(scale)
+        kernel = partial(deconvolved, stage=stage, smoothing=smoothing)
+        together = partial(deconvolved_together, stage=stage)
         optional = [VARIANCE, FILLED] if self.errors is None else [VARIANCE, FILLED, PSF_MODES]
         inputs = [DATA, PSF, CHANNEL]
         made = over_planes(cube, self.name, kernel, inputs, outputs, optional=optional, together=together)
@@ -270,6 +275,10 @@ class Deconvolve(StageWithPSF):
         pixels = (2 * block + repeats + ERROR_SCRATCH) * before.sizes[Y] * before.sizes[X]
         modes = math.prod(before[PSF_MODES].shape[1:]) if PSF_MODES in before else 0
         return work + 4 * (pixels + 2 * (block + 1) * modes)
+
+    def together_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
+        copies = self.together_copies + (0 if self.errors is None else STARTS)
+        return int(4 * copies * max(block_sizes(after)) * before.sizes[Y] * before.sizes[X])
 
     def check(self, cube: xr.Dataset) -> None:
         """Check every plane of the PSF; see `Stage.check`."""

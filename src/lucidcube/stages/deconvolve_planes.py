@@ -61,9 +61,9 @@ def deconvolved(
 
 
 def deconvolved_together(
-    *columns: Sequence[Any] | None, stage: Deconvolve, smoothing: float
-) -> Sequence[tuple[Any, ...]] | None:
-    """Return what `deconvolved` returns for each plane, given lists of what it takes.
+    *columns: Sequence[Any] | None, stage: Deconvolve
+) -> Sequence[Deconvolution | None] | None:
+    """Return what `deconvolved` takes as `found` for each plane, given lists of what else it takes.
 
     None is returned if the planes are to be deconvolved one by one, because the context has no array library,
     or the method cannot use it.
@@ -76,10 +76,10 @@ def deconvolved_together(
     inputs = [
         PlaneInput(r.plane, usable_psf(r.psf), r.variance, r.filled) for r in map(rows.__getitem__, usable)
     ]
+    if not inputs:
+        return None
     found = dict(zip(usable, stage.deconvolve_planes(inputs, arrays, kernel), strict=True))
-    return [
-        deconvolved(*row, stage=stage, smoothing=smoothing, found=found.get(i)) for i, row in enumerate(rows)
-    ]
+    return [found.get(i) for i in range(len(rows))]
 
 
 def _without_psf(plane: np.ndarray, filled: np.ndarray | None, extras: Sequence[str]) -> Deconvolution:

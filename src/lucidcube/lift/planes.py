@@ -1,0 +1,31 @@
+"""What surrounds the call of a kernel for a plane: infinities, and the names of planes in errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from lucidcube.cube import describe_planes
+from lucidcube.errors import CubeError, StageError, UserError
+
+
+@contextmanager
+def naming_planes(stage: str, channel: np.ndarray, wavelength: np.ndarray, units: str) -> Iterator[None]:
+    """Convert exceptions to `CubeError` or `StageError` with the name of the stage and of the planes."""
+    try:
+        yield
+    except Exception as error:
+        planes = describe_planes(channel, wavelength, units)
+        if isinstance(error, UserError):
+            raise CubeError(*(f"{stage}, {planes}: {p}" for p in error.problems)) from None
+        raise StageError(stage, planes, f"{type(error).__name__}: {error}") from error
+
+
+def nan_for_inf(value: Any) -> Any:
+    """Return an array with infinities replaced by NaN; return anything else as it is."""
+    if getattr(value, "ndim", 0) and value.dtype.kind == "f":
+        infinite = np.isinf(value)
+        if infinite.any():
+            return np.where(infinite, value.dtype.type(np.nan), value)
+    return value
