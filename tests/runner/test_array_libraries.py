@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from locations import ROOT
 from lucidcube.cluster.profile import Profile
 from lucidcube.config.python import from_python
 from lucidcube.errors import ConfigError
-from lucidcube.kernels.batched.arrays import current_arrays
+from lucidcube.kernels.batched.arrays import current_arrays, use_arrays
 from lucidcube.lift.blocks import BLOCK_BYTES, planes_per_block
 from lucidcube.runner import engines
 from lucidcube.runner.engines import DEVICE_BLOCK_BYTES, Engines, engines_of
@@ -24,6 +25,9 @@ from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.one_stage import run_stage
 from lucidcube.runner.pipeline import run
 from lucidcube.runner.plan import planned_blocks
+from lucidcube.stages.base import REGISTRY
+from lucidcube.stages.deconvolve import Deconvolve
+from lucidcube.stages.deconvolve_planes import deconvolved_together
 
 METHODS: dict[str, dict[str, Any]] = {
     "lucy_richardson": {"chi2_target": None, "n_iter": 10},
@@ -34,6 +38,7 @@ ROUNDING = {"lucy_richardson": (5e-5, 2e-5), "map": (5e-2, 2e-3), "clean_modifie
 """Largest difference of components, smoothed by a pixel, and of residuals, from those of another engine, relative to
 the brightest component. With map, those of the two engines of the Fourier transforms differ by 3e-2 and 1e-3."""
 TABLE = "DECONVOLUTION LOG"
+TARGET = str(ROOT / "example_data" / "target.fits[20:26]")
 
 
 class Recorder(Monitor):
@@ -47,7 +52,7 @@ class Recorder(Monitor):
 
 
 def product(
-    folder: Path, profile: str | None, method: str, **others: Any
+    folder: Path, profile: str | None, method: str, target: str = TARGET, **others: Any
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the arrays of the product of a run with the text of a profile, and the messages of the run."""
     folder.mkdir()
@@ -55,13 +60,13 @@ def product(
     if profile is not None:
         (folder / "profile.yaml").write_text(profile)
         where = {"profile": str(folder / "profile.yaml")}
-    target = {"input": str(ROOT / "example_data" / "target.fits[20:26]"), "stages": []}
+    products = ["deconvolved", "residual", "log", *(["error", "bias"] if others.get("errors") else [])]
     config = from_python(
         {
-            "target": target,
+            "target": {"input": target, "stages": []},
             "star": {"psf": {"model": "moffat", "fwhm": 3}},
             "deconvolve": {"method": method, **METHODS.get(method, {}), **others},
-            "output": {"path": str(folder / "sharp.fits"), "products": ["deconvolved", "residual", "log"]},
+            "output": {"path": str(folder / "sharp.fits"), "products": products},
             **where,
         }
     )
@@ -82,14 +87,32 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return {method: product(folder / method, None, method)[0] for method in METHODS}
 
 
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of planes with which the kernels of planes together were called."""
+    counts: list[int] = []
+    usual = Deconvolve.deconvolve_planes
+
+    def counting(self: Deconvolve, planes: Any, arrays: Any, kernel: Any) -> Any:
+        def called(given: Any, *others: Any, **options: Any) -> Any:
+            counts.append(len(given))
+            return kernel(given, *others, **options)
+
+        return usual(self, planes, arrays, called)
+
+    monkeypatch.setattr(Deconvolve, "deconvolve_planes", counting)
+    return counts
+
+
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize("method", METHODS)
 def test_planes_together_give_the_same_product(
-    tmp_path: Path, usual: dict[str, dict[str, Any]], library: str, method: str
+    tmp_path: Path, usual: dict[str, dict[str, Any]], counted: list[int], library: str, method: str
 ) -> None:
     pytest.importorskip(library)
     found, messages = product(tmp_path / "run", f"array_library: {library}\ndevice: cpu\n", method)
     assert f"{library} on cpu: deconvolve; the other stages are computed on the processor" in messages
+    assert sum(counted) == 6
     expected = usual[method]
     assert found.keys() == expected.keys()
     components, residual = ROUNDING[method]
@@ -101,7 +124,61 @@ def test_planes_together_give_the_same_product(
         assert np.allclose(found[TABLE][name], expected[TABLE][name], rtol=1e-3), name
 
 
-def test_the_command_of_the_stage_uses_the_profile(tmp_path: Path, usual: dict[str, dict[str, Any]]) -> None:
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of five small planes, the second of which is missing: with a variance, and without."""
+    folder, paths = tmp_path_factory.mktemp("small"), {}
+    with fits.open(ROOT / "example_data" / "target.fits") as hdus:
+        for hdu in hdus[1:]:
+            hdu.data = hdu.data[20:25, 12:49, 12:49]
+            hdu.data[1] = np.nan
+        for name, number in (("variance", 3), ("none", 2)):
+            paths[name] = str(folder / f"{name}.fits")
+            fits.HDUList(hdus[:number]).writeto(paths[name])
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("file", "planes", "method", "options"),
+    [
+        ("variance", 4, "map", {"errors": {"draws": 2}}),
+        ("variance", 4, "map", {"resolution": 3.0}),
+        ("variance", 4, "clean_modified", {}),
+        ("none", 4, "map", {}),
+        ("none", 4, "lucy_richardson", {"chi2_target": 1.0}),
+        ("variance[0:1]", 1, "lucy_richardson", {}),
+    ],
+)
+def test_options_and_missing_data_give_the_same_product(
+    tmp_path: Path,
+    small: dict[str, str],
+    counted: list[int],
+    file: str,
+    planes: int,
+    method: str,
+    options: Any,
+) -> None:
+    name, _, part = file.partition("[")
+    target = small[name] + ("[" + part if part else "")
+    options = {"n_iter": 3, **options}
+    found, _ = product(tmp_path / "numpy", "array_library: numpy\n", method, target, **options)
+    assert sum(counted) == planes
+    expected, _ = product(tmp_path / "usual", None, method, target, **options)
+    assert sum(counted) == planes
+    assert found.keys() == expected.keys()
+    assert np.array_equal(found[TABLE]["stop_reason"], expected[TABLE]["stop_reason"])
+    images = [key for key, data in expected.items() if data.ndim == 3]
+    assert len(images) == (4 if "errors" in options else 2)
+    for key in images:
+        allowed = 2e-2 if key in ("ERROR", "BIAS") else 1e-3
+        assert difference(found[key], expected[key]) < allowed, key
+        if planes > 1:
+            assert np.isnan(found[key][1]).all()
+
+
+def test_the_command_of_the_stage_uses_the_profile(
+    tmp_path: Path, usual: dict[str, dict[str, Any]], counted: list[int]
+) -> None:
     (tmp_path / "profile.yaml").write_text("array_library: numpy\n")
     star = np.zeros((6, 11, 11), np.float32)
     star[:, 4:7, 4:7] = 1 / 9
@@ -113,7 +190,8 @@ def test_the_command_of_the_stage_uses_the_profile(tmp_path: Path, usual: dict[s
     for name, profile in {"usual": "laptop", "numpy": str(tmp_path / "profile.yaml")}.items():
         path = str(tmp_path / f"{name}.fits")
         made[name] = run_stage("deconvolve", files, options, output=path, profile=profile, monitor=monitor)
-    assert [m for m in monitor.messages if "numpy on" in m]
+    assert [m for m in monitor.messages if "numpy on the processor: deconvolve" in m]
+    assert sum(counted) == 6
     assert (
         difference(fits.getdata(made["numpy"]), fits.getdata(made["usual"])) < ROUNDING["lucy_richardson"][0]
     )
@@ -132,12 +210,13 @@ def test_a_device_that_is_absent_is_replaced_by_the_processor(tmp_path: Path) ->
     ("method", "options"), [("clean_multiscale", {}), ("clean_modified", {"threshold": -1.0})]
 )
 def test_a_method_that_needs_single_planes_says_so(
-    tmp_path: Path, method: str, options: dict[str, Any]
+    tmp_path: Path, counted: list[int], method: str, options: dict[str, Any]
 ) -> None:
     options = {**options, "n_iter": 2}
     found, messages = product(tmp_path / "numpy", "array_library: numpy\n", method, **options)
     expected, _ = product(tmp_path / "usual", None, method, **options)
     assert [m for m in messages if "no stage of this run can use it" in m]
+    assert counted == []
     assert np.array_equal(found["DECONVOLVED"], expected["DECONVOLVED"], equal_nan=True)
 
 
@@ -189,6 +268,25 @@ def test_what_a_profile_refuses(tmp_path: Path, values: dict[str, Any], message:
 )
 def test_one_process_for_each_gpu_is_accepted(values: dict[str, Any]) -> None:
     assert Profile.model_validate({"array_library": "torch", **values})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_memory_of_planes_together_is_planned(method: str) -> None:
+    """That of the host: PyTorch does not allocate its own through Python."""
+    pytest.importorskip("torch")
+    side, peaks = 129, []
+    stage = REGISTRY["deconvolve"].parse({"method": method, "n_iter": 1})
+    y, x = np.mgrid[:side, :side] - side // 2
+    psf = ((1 + (y**2 + x**2) / 16) ** -1.5).astype(np.float32)
+    variance = np.full_like(psf, 1e-6)
+    with use_arrays("torch", "cpu"):
+        for number in (1, 2, 6):  # the first loads what is compiled
+            columns = ([array] * number for array in (psf, psf / psf.sum(), 0, variance))
+            tracemalloc.start()
+            assert deconvolved_together(*columns, None, None, stage=stage) is not None
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert 0.5 < (peaks[2] - peaks[1]) / 4 / (4 * side**2 * stage.together_copies) < 1.05
 
 
 def test_blocks_are_larger_for_a_device_that_has_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from lucidcube.lift import blocks
 from lucidcube.lift.blocks import limit_block_bytes, over_blocks, planes_per_block
 from lucidcube.runner.compute import SegmentGraph, compute_block
 from lucidcube.runner.engines import Engines
-from lucidcube.runner.plan import BASELINE, COMPILING, fit_memory, least_memory, peak_memory, plan_stage
+from lucidcube.runner.plan import BASELINE, COMPILING, Step, fit_memory, least_memory, peak_memory, plan_stage
 from lucidcube.stages import Artefacts, Interpolate, Mask, Rebin
+from lucidcube.stages.base import REGISTRY
 
 SIDE = 512
 SSA = Artefacts(method="ssa")
@@ -93,6 +94,33 @@ def test_numbers_of_a_step() -> None:
     assert planned.written == 2 * 40 * SIDE**2 * 4
     assert planned.working > 0
     assert BASELINE < peak_memory([planned], 1) < peak_memory([planned], 2)
+
+
+def test_planes_computed_together_need_more_memory() -> None:
+    cube = lazy(32, 64, size=16)
+    cube = cube.assign(
+        psf=(("wavelength", "psf_y", "psf_x"), da.zeros((32, 9, 9), chunks=(16, 9, 9), dtype="f4"))
+    )
+    for options, more in (({}, 27), ({"errors": True}, 31), ({"method": "clean_multiscale"}, 0)):
+        stage = REGISTRY["deconvolve"].parse({"method": "map"} | options)
+        apart, joined = (
+            plan_stage("target", stage, cube, stage(cube), checkpoint=False, together=together).working
+            for together in (False, True)
+        )
+        assert joined - apart == more * 4 * 16 * 64**2
+
+
+def test_every_thread_has_a_block_of_those_that_are_large_for_a_device() -> None:
+    def planned() -> list[Step]:
+        cube = lazy(256, 341)
+        cube = cube.assign(badness=cube[DATA])
+        return [plan_stage("target", Mask(), cube, Mask()(cube), checkpoint=False)]
+
+    for threads, number in ((1, 4), (4, 4), (8, 8), (64, 16)):
+        steps, block_bytes = fit_memory(planned, 1, 64 << 30, 4 * blocks.BLOCK_BYTES, threads)
+        assert steps[0].blocks == number
+        assert block_bytes >= blocks.BLOCK_BYTES
+    assert fit_memory(planned, 1, 64 << 30, None, 64)[1] == blocks.BLOCK_BYTES
 
 
 def segment(planes: int) -> da.Array:

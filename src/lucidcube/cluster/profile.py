@@ -205,6 +205,11 @@ class Layout(NamedTuple):
     threads: int | None
     memory: int | None
 
+    @property
+    def all_threads(self) -> int:
+        """Number of blocks computed at a time, as far as it is known."""
+        return (self.processes or 1) * (self.threads or 1)
+
 
 def local_layout(profile: Profile) -> Layout:
     """Return the processes, threads and memory of a run on this machine, from the available resources."""

@@ -92,7 +92,8 @@ def say_where(engines: Engines, stages: Iterable[Stage | None], say: Callable[[s
     if engines.array_library is None:
         return
     on_device = [stage.name for stage in stages if stage is not None and stage.computes_together]
-    where = f"{engines.array_library} on {engines.device or 'the first device'}"
+    usual = "the processor" if engines.array_library == "numpy" else "the first GPU"
+    where = f"{engines.array_library} on {engines.device or usual}"
     if on_device:
         say(f"{where}: {', '.join(on_device)}; the other stages are computed on the processor")
     else:

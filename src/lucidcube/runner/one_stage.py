@@ -177,14 +177,15 @@ def _variables(stage: Stage, files: int) -> Sequence[str]:
 
 def _fitted(stage: Stage, cube: xr.Dataset, profile: Profile, engines: Engines) -> xr.Dataset:
     """Return the cube in blocks that fit into the memory of the workers."""
-    made_for = layout(profile)
+    made_for, together = layout(profile), engines.array_library is not None
 
     def plan() -> list[Step]:
         blocks = in_blocks(cube)
-        return [plan_stage("target", stage, blocks, stage(blocks), checkpoint=False)]
+        return [plan_stage("target", stage, blocks, stage(blocks), checkpoint=False, together=together)]
 
     memory = made_for.memory or sys.maxsize
-    _, block_bytes = fit_memory(plan, made_for.threads or 1, memory, engines.block_bytes(profile.kind))
+    limit = engines.block_bytes(profile.kind)
+    _, block_bytes = fit_memory(plan, made_for.threads or 1, memory, limit, made_for.all_threads)
     with planned_blocks(block_bytes):
         return in_blocks(cube)
 

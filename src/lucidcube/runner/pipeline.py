@@ -97,10 +97,11 @@ def check(config: Config, monitor: Monitor | None = None) -> Plan:
         engines = engines_of(profile, warnings.append)
         made_for = layout(profile)
         steps, block_bytes = fit_memory(
-            lambda: _plan_segments(config, _all_in_blocks(sources)),
+            lambda: _plan_segments(config, _all_in_blocks(sources), engines),
             made_for.threads or 1,
             made_for.memory or sys.maxsize,
             engines.block_bytes(profile.kind),
+            made_for.all_threads,
         )
     except UserError as error:
         raise ConfigError(*error.problems) from None
@@ -243,13 +244,13 @@ def _all_in_blocks(sources: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     return {name: in_blocks(cube) for name, cube in sources.items()}
 
 
-def _plan_segments(config: Config, sources: Mapping[str, xr.Dataset]) -> list[Step]:
+def _plan_segments(config: Config, sources: Mapping[str, xr.Dataset], engines: Engines) -> list[Step]:
     """Build everything lazily and plan it."""
     steps: list[Step] = []
     resampled = "star" in sources and bool(stages_of(config, "star", sources))
 
     def visit(segment: Segment) -> xr.Dataset:
-        steps.extend(plan_segment(segment))
+        steps.extend(plan_segment(segment, together=engines.array_library is not None))
         if isinstance(config.star, Track) and not config.star.stages:
             for stage, cube in zip(segment.stages, segment.cubes, strict=False):
                 if segment.track == "star" or (PSF in stage.requires and not resampled):

@@ -48,17 +48,30 @@ class Step(NamedTuple):
     """Whether the result is kept in a checkpoint."""
 
 
-def plan_segment(segment: Segment) -> list[Step]:
-    """Plan the stages of a segment; nothing is computed."""
+def plan_segment(segment: Segment, *, together: bool = False) -> list[Step]:
+    """Plan the stages of a segment; nothing is computed. For `together` see `plan_stage`."""
     cubes = zip(segment.cubes, segment.cubes[1:], strict=False)
     return [
-        plan_stage(segment.track, stage, before, after, checkpoint=stage is segment.stages[-1])
+        plan_stage(
+            segment.track, stage, before, after, checkpoint=stage is segment.stages[-1], together=together
+        )
         for stage, (before, after) in zip(segment.stages, cubes, strict=True)
     ]
 
 
-def plan_stage(track: str, stage: Stage, before: xr.Dataset, after: xr.Dataset, *, checkpoint: bool) -> Step:
-    """Plan one stage from the lazy cubes around it; nothing is computed."""
+def plan_stage(
+    track: str,
+    stage: Stage,
+    before: xr.Dataset,
+    after: xr.Dataset,
+    *,
+    checkpoint: bool,
+    together: bool = False,
+) -> Step:
+    """Plan one stage from the lazy cubes around it; nothing is computed.
+
+    With `together`, planes are computed together where the stage can.
+    """
     sizes = block_sizes(after)
     made = [after[v] for v in stage.produces if v in after.variables]
     used = [before[v] for v in (*stage.requires, *stage.optional) if v in before.variables]
@@ -70,7 +83,8 @@ def plan_stage(track: str, stage: Stage, before: xr.Dataset, after: xr.Dataset, 
         blocks=len(sizes),
         read=sum(v.nbytes for v in used),
         written=sum(v.nbytes for v in made),
-        working=stage.working_bytes(before, after),
+        working=stage.working_bytes(before, after)
+        + (stage.together_bytes(before, after) if together and stage.computes_together else 0),
         checkpoint=checkpoint,
     )
 
@@ -92,20 +106,29 @@ def planned_blocks(block_bytes: int) -> AbstractContextManager[None]:
 
 
 def fit_memory(
-    build: Callable[[], list[Step]], threads: int, memory: int, block_bytes: int | None = None
+    build: Callable[[], list[Step]],
+    threads: int,
+    memory: int,
+    block_bytes: int | None = None,
+    all_threads: int = 1,
 ) -> tuple[list[Step], int]:
     """Reduce the size of blocks until they fit into the memory of a worker.
 
     `build` plans all stages with blocks as limited by `lucidcube.lift.blocks.limit_block_bytes`. A worker
     process has this number of threads, each of which computes a block, and this memory in bytes. Blocks have
-    `block_bytes` at most, by default `lift.blocks.BLOCK_BYTES`. The plan and the target size of blocks are
-    returned. ConfigError is raised if not even blocks of one plane fit; the
-    message names the stage and the setting to change.
+    `block_bytes` at most, by default `lift.blocks.BLOCK_BYTES`. Where that is more than the default, for a
+    device, they are made smaller until each of the threads of all workers, `all_threads`, has a block. The
+    plan and the target size of blocks are returned. ConfigError is raised if not even blocks of one plane
+    fit; the message names the stage and the setting to change.
     """
     block_bytes = block_bytes or blocks.BLOCK_BYTES
     while True:
         with planned_blocks(block_bytes):
             steps = build()
+        fewest = min((s.blocks for s in steps if s.shape[0] >= all_threads), default=all_threads)
+        if fewest < all_threads and block_bytes > blocks.BLOCK_BYTES:
+            block_bytes = max(block_bytes // 2, blocks.BLOCK_BYTES)
+            continue
         if least_memory(steps, threads) <= memory:
             return steps, block_bytes
         if not steps:
