@@ -173,6 +173,7 @@ def _group_penalty(
                 factor = groups[y - 1, x] * unit[y - 1, x]
                 around = upper[x] + upper[x + 1] + lower[x] + lower[x + 1]
                 gradient[y - 1, x] += quarter * factor * factor * points[y - 1, x] * around
-        above[:] = here
-        upper[:] = lower
+        # Without slices, whose assignment takes long to compile.
+        above, here = here, above
+        upper, lower = lower, upper
     return 0.25 * penalty * total(sums)
