@@ -130,6 +130,16 @@ def test_planes_with_one_window_and_with_two_agree():
     assert np.abs(second[6] - first[5]).max() < 3.0 * step
 
 
+def test_a_star_that_fills_the_frame():
+    y, x = np.indices((31, 31)) - 15
+    disc = np.where(np.hypot(y, x) < 9, 1.0, 0.01)
+    star = np.stack(
+        [1000 * disc + 5 * np.random.default_rng(i).standard_normal(disc.shape) for i in range(3)]
+    )
+    found = fit(star, np.full(star.shape, 25.0)).image
+    assert np.isnan(found).all() or np.nansum(found[0]) == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.parametrize("factor", [2.0**-60, 2.0**40])
 def test_units_do_not_matter(factor):
     star, variance = (a.astype(np.float64) for a in observe(moffat((31, 31), (15.2, 14.7))))

@@ -67,6 +67,8 @@ class Zones(NamedTuple):
     def quantile(self, values: Doubles) -> Doubles:
         """Return the quantile `_QUANTILE` of the values (pixel,) in each zone."""
         core = np.quantile(values[self.core], _QUANTILE)
+        if not self.outer.size:  # the core fills the frame
+            return np.array([core])
         return np.append(core, np.quantile(values[self.outer], _QUANTILE, axis=1))
 
 
