@@ -191,7 +191,7 @@ class TestStops:
         """Half as much again as the smallest value so far, which need not be the first."""
         statistics = [[4.0, 1.0, 1.0], [4.0, 1.0, 1.0]]
         statistics[which][-1] = last
-        reason = clean._stop_reason(*statistics, 0.0, 0.0, 0.5, 0.0)
+        reason = clean.stop_reason_of(*statistics, 0.0, 0.0, 0.5, 0.0)
         assert reason is (StopReason.DIVERGED if diverged else StopReason.N_ITER)
 
     def test_diverged(self):

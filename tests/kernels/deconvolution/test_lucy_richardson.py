@@ -10,7 +10,9 @@ from deconvolvers import LUCY, by_default, lucy_richardson
 from disc_scene import ODD_PLANES, SIGMA, border, error, holes, moffat, planet, rim
 from locations import ORACLE, SHARED
 from lucidcube.kernels.deconvolution import lucy_richardson as richardson
-from lucidcube.kernels.deconvolution.common import StopReason
+from lucidcube.kernels.deconvolution.common import StopReason, edge_margin
+from lucidcube.kernels.deconvolution.field import prepare_field
+from lucidcube.kernels.deconvolution.lucy_richardson_start import _normalisation
 from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.fourier.convolver import Convolver
 from lucidcube.kernels.holes import Filled
@@ -384,10 +386,10 @@ class TestWeights:
         plane = np.full((21, 61), np.nan, np.float32)
         plane[:, :3] = 100.0
         psf, variance = moffat(33), np.ones(plane.shape)
-        field = richardson.prepare_field(plane, psf, None, richardson.edge_margin(psf, plane.shape))
+        field = prepare_field(plane, psf, None, edge_margin(psf, plane.shape))
         weight = field.weights_by_variance(variance, poisson=True)
         reach = field.convolver.correlate_padded(weight)
-        norm, hardly = richardson._normalisation(field, weight, padded=True), reach < 1e-3
+        norm, hardly = _normalisation(field, weight, padded=True), reach < 1e-3
         assert hardly.any()
         assert (norm[hardly] == np.float32(1e-3)).all()
         np.testing.assert_array_equal(norm[~hardly], reach[~hardly])
