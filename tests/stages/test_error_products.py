@@ -136,7 +136,7 @@ def test_the_width_of_the_psf(files: Files, tmp_path: Path) -> None:
         ][0]
         for width in (0.3, 0.0)
     )
-    bright = files.truth > np.percentile(files.truth, 90)
+    bright = files.truth > np.percentile(files.truth, 99)
     assert np.median(wide[bright]) > 1.1 * np.median(none[bright])
     psf, out = tmp_path / "psf.fits", tmp_path / "out.fits"
     main(["fit_psf", str(files.star), "--modes", "4", "-o", str(psf)])
