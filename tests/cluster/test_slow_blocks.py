@@ -49,6 +49,13 @@ def test_the_limit_is_a_multiple_of_the_median_with_a_floor(finished: list[float
     assert overdue_at(watched(finished, running=1), processing, limit + 5) == [Overdue(key(100), "a", limit)]
 
 
+@pytest.mark.parametrize(("usual", "blocks", "limit"), [(4.0, 1, 80.0), (4.0, 9, 85.0), (0.1, 2, 4.0)])
+def test_a_batch_may_take_little_longer_than_a_block(usual: float, blocks: int, limit: float) -> None:
+    slow = watched([usual], running=0, least=1.0)
+    slow.submitted("test", key(100), 0.0, blocks)
+    assert [each.limit for each in overdue_at(slow, {"a": [key(100)]}, 95)] == [pytest.approx(limit)]
+
+
 def test_the_time_of_a_task_that_failed_does_not_count() -> None:
     slow = watched([1.0, 1.0], running=1)
     for n in range(200, 203):

@@ -16,6 +16,10 @@ LONGEST_STEP = 15.0
 """Seconds between two checks that count at most: this process may have been stopped itself."""
 
 
+BATCH_SECONDS = 5.0
+"""Seconds after which a task of several blocks begins no further one, see `runner.compute`."""
+
+
 class Overdue(NamedTuple):
     """A task that takes too long, the worker that computes it, and the seconds that it was given."""
 
@@ -32,7 +36,7 @@ class SlowBlocks:
 
     A block takes too long after `factor` times the median of its segment, and not before `least` seconds. As
     long as no block of the segment is finished, nothing is known and none takes too long. A task that
-    computes several blocks may take as many times `factor` times the median.
+    computes several blocks may take as many times as long, but no more than `BATCH_SECONDS` longer.
     """
 
     factor: float
@@ -94,7 +98,8 @@ class SlowBlocks:
         found = []
         for key, (worker, since) in computed.items():
             _, blocks = self._submitted[key]
-            limit = max(self.least, blocks * usual) * GROWTH ** self.given_up.get(key, 0)
+            longest = min(blocks * usual, usual + BATCH_SECONDS)
+            limit = max(self.least, longest) * GROWTH ** self.given_up.get(key, 0)
             if self._clock - since > limit:
                 self.given_up[key] = self.given_up.get(key, 0) + 1
                 found.append(Overdue(key, worker, limit, blocks))

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-SECONDS = (2.0, 5.0)
+from lucidcube.cluster.slow_blocks import BATCH_SECONDS
+
+SECONDS = (2.0, BATCH_SECONDS)
 """Least and most seconds that a batch should take, apart from batches of one block."""
 TASKS_PER_SECOND = 100
 """Tasks per second that a cluster should not exceed, if batches of the most seconds allow it."""

@@ -24,8 +24,9 @@ import numpy as np
 from dask.sizeof import sizeof
 
 from lucidcube.cluster import Record, Results, Workers, WorkersDied, WorkersLost
+from lucidcube.cluster.slow_blocks import BATCH_SECONDS
 from lucidcube.errors import BlocksFailed, Failure, StageError, UserError
-from lucidcube.runner.batches import SECONDS, Batch, Batches
+from lucidcube.runner.batches import Batch, Batches
 from lucidcube.runner.engines import Engines
 from lucidcube.runner.monitor import Monitor, Summary, Work
 from lucidcube.runner.segment_graph import BlockGraph, PackedGraph, SegmentGraph
@@ -38,8 +39,6 @@ ATTEMPTS = 2
 AUTO = Engines()
 CHECK_INTERVAL = 5.0
 """Seconds between checks of the workers."""
-BATCH_SECONDS = SECONDS[1]
-"""Seconds after which a task begins no further block."""
 BATCH_BYTES = 1 << 20
 """Bytes of results after which a task begins no further block."""
 
