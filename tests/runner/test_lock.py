@@ -245,38 +245,33 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, number
         pass
 
 
+def keep_the_lock(patch: pytest.MonkeyPatch) -> None:
+    """Let the removal of the lock fail, as on a failing disk."""
+    for module in (Path, os):
+        remove = module.unlink
+
+        def fails(path: Any, *, remove: Any = remove, **options: Any) -> None:
+            if Path(path).name == LOCK:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            remove(path, **options)
+
+        patch.setattr(module, "unlink", fails)
+
+
 def test_a_lock_that_cannot_be_removed_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    remove = Path.unlink
-
-    def fails(path: Path, **options: Any) -> None:
-        if path.name == LOCK:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        remove(path, **options)
-
-    def fail_to_remove(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(Path, "unlink", fails)
-        patch.setattr(os, "unlink", fails)
-
     with monkeypatch.context() as patch, locked(WORK):
-        fail_to_remove(patch)
+        keep_the_lock(patch)
     assert caplog.messages == [f"{WORK / LOCK} cannot be removed: Input/output error; remove it"]
 
 
 def test_a_run_whose_lock_cannot_be_removed_reports_success(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    remove = Path.unlink
-
-    def fails(path: Path, **options: Any) -> None:
-        if path.name == LOCK:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        remove(path, **options)
-
     small_run()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", fails)
+        keep_the_lock(patch)
         code, out, said = call(capsys, "run", "run.yaml", "--quiet", "--no-report")
     assert (code, out) == (0, "out.fits\n")
     assert "in-use cannot be removed: Input/output error; remove it" in said

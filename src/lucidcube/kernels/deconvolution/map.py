@@ -45,12 +45,12 @@ def map_deconvolution(
     units of the norm of the PSF: the significance that a filter matched to the PSF must find before there
     is a point. With a PSF half as wide, the light of a point stands out twice as much, as does noise.
 
-    Where the variance is not positive
-    and finite, a pixel has no weight; if it is not given, it is estimated from the plane. Noise that is
-    correlated between neighbouring pixels has less weight, because it would otherwise be taken for points:
-    the data term is divided by the square root of `correlated_pixels`, which lies between what its large and
-    its small scales deserve. Pixels that were replaced or are holes have no weight. Pixels that were modelled
-    count as data with `MODELLED_NOISE` times the noise of the nearest pixel of known variance.
+    Where the variance is not positive and finite, a pixel has no weight; if it is not given, it is estimated
+    from the plane. Noise that is correlated between neighbouring pixels has less weight, because it would
+    otherwise be taken for points: the data term is divided by the square root of `correlated_pixels`, which
+    lies between what its large and its small scales deserve. Pixels that were replaced or are holes have no
+    weight. Pixels that were modelled count as data with `MODELLED_NOISE` times the noise of the nearest pixel
+    of known variance.
 
     The residual is plane - model on all observed pixels. Light from beyond the edge of the frame belongs to
     the model, so the components alone, convolved, need not give the model near the edge. Components, points
