@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,10 +125,11 @@ class Transforms:
         return counted
 
 
-def work_of(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Work:
+def work_of(name: str, options: dict[str, Any]) -> Work:
+    """Run a stage, and return its work. The memory is that of all threads of the process."""
     given, stage = cube(name), REGISTRY[name].parse(options)
     planes = given.sizes[WAVELENGTH]
-    with use_engine("scipy"):
+    with use_engine("scipy"), pytest.MonkeyPatch.context() as monkeypatch:
         # What is compiled and imported would be in the peak as well. Other data, because results are remembered.
         stage(cube(name, SEED + 1))
         transforms = Transforms(monkeypatch)
@@ -138,12 +142,19 @@ def work_of(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch)
     )
 
 
+@pytest.fixture(scope="module")
+def own_process() -> Iterator[ProcessPoolExecutor]:
+    """A process in which nothing else runs, as other tests leave threads that allocate memory."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        yield process
+
+
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES]
 )
-def test_the_work_for_a_plane_does_not_grow(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_for_a_plane_does_not_grow(case: str, own_process: ProcessPoolExecutor) -> None:
     name, options, stored = CASES[case]
-    counted = work_of(name, options, monkeypatch)
+    counted = own_process.submit(work_of, name, options).result()
     for what, now, before in zip(Work._fields, counted, stored, strict=True):
         assert now <= MORE * before, f"{case}: more {what} than before: {now:.4g}, not {before:.4g}"
         assert now >= LESS * before, f"{case}: less {what} than before: store {now:.4g} for {before:.4g}"
