@@ -16,8 +16,9 @@ hypothesis.settings.load_profile("lucidcube")
 
 @pytest.fixture(autouse=True)
 def _interrupt() -> None:
-    """Restore the handler of Ctrl-C, which dask_jobqueue replaces on import."""
+    """Restore the handler of Ctrl-C, which dask_jobqueue replaces on import, and of SIGHUP, as under nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

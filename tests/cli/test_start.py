@@ -148,9 +148,13 @@ def test_a_terminal_that_is_closed() -> None:
         start_new_session=True,
     )
     os.close(slave)
-    assert os.read(master, 5) == b"ready"
-    os.close(master)
-    assert process.wait(30) == signal.SIGHUP
+    try:
+        assert os.read(master, 5) == b"ready"
+        os.close(master)
+        assert process.wait(30) == signal.SIGHUP
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_hangup_right_after_a_request_to_stop_changes_nothing() -> None:

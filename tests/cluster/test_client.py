@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -112,6 +113,17 @@ def test_invalid_profile_files(tmp_path: Path, text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.slow
+def test_a_worker_that_stops_while_it_starts() -> None:
+    """Python and the libraries take longer than a second to start, so that this one looks like a stopped one."""
+    profile = Profile(kind="processes", workers=1, memory="700MiB", start_timeout="1s")
+    with (
+        pytest.raises(ConfigError, match=r"did not start within 1 s \(start_timeout\)"),
+        start_workers(profile),
+    ):
+        pass
+
+
 def test_unknown_profiles_are_errors() -> None:
     with pytest.raises(ConfigError, match="did you mean 'synchronous'"):
         load_profile("synchronus")
@@ -143,12 +155,14 @@ def test_a_running_scheduler(client: Client) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_an_unreachable_scheduler_is_an_error() -> None:
+    before = {*threading.enumerate()}
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(ConfigError, match="tcp://127"),
         start_workers(Profile(kind="address", address="tcp://127.0.0.1:9")),
     ):
         pass
+    assert not [t.name for t in {*threading.enumerate()} - before if t.name == "IO loop"]
 
 
 def test_one_level_of_parallelism() -> None:

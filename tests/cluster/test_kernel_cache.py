@@ -1,99 +1,44 @@
-"""The folder in which workers share compiled kernels, and the first block, which is computed alone."""
+"""Where numba keeps compiled kernels, and the first block, which is computed alone while there are none."""
+
+from __future__ import annotations
 
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 import lucidcube
 from lucidcube.cluster import Profile, kernel_cache, start_workers
-from lucidcube.cluster.kernel_cache import FOLDER, KernelCache, installed_kernels, share_kernels
-from lucidcube.io.work_files import is_private
+from lucidcube.cluster.kernel_cache import VARIABLE, compiled_kernels
 
 
-class FakeClient:
-    """Keeps the plugins that it is given."""
-
-    def __init__(self) -> None:
-        self.plugins: list[KernelCache] = []
-
-    def register_plugin(self, plugin: KernelCache) -> None:
-        self.plugins.append(plugin)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretend that there are no compiled kernels next to the package."""
-    monkeypatch.setattr(kernel_cache, "installed_kernels", lambda: False)
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pretend that the package is in an empty folder, and that the user has no compiled kernels."""
+    package = tmp_path / "lucidcube"
+    (package / "kernels" / "psf").mkdir(parents=True)
+    monkeypatch.setattr(lucidcube, "__path__", [str(package)])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    return package
 
 
-def test_kernels_next_to_the_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client: Any = FakeClient()
-    monkeypatch.setattr(lucidcube, "__path__", [str(tmp_path / "lucidcube")])
-    monkeypatch.setattr(kernel_cache, "installed_kernels", installed_kernels)
-    assert share_kernels(client, tmp_path / "work")
-    cache = tmp_path / "lucidcube" / "kernels" / "__pycache__"
-    cache.mkdir(parents=True)
+def test_kernels_next_to_the_package(package: Path) -> None:
+    assert not compiled_kernels()
+    cache = package / "kernels" / "__pycache__"
+    cache.mkdir()
     (cache / "mask._dilate-30.py311.nbi").touch()
-    assert not share_kernels(client, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    assert compiled_kernels()
 
 
-def test_the_folder_is_for_the_user_alone(tmp_path: Path) -> None:
-    client: Any = FakeClient()
-    assert share_kernels(client, tmp_path / "new" / "work")
-    folder = tmp_path / "new" / "work" / FOLDER
-    assert is_private(folder)
-    assert [plugin.folder for plugin in client.plugins] == [folder]
-    (folder / "mask_1").mkdir()
-    (folder / "mask_1" / "mask.nbi").touch()
-    assert not share_kernels(client, tmp_path / "new" / "work")  # not cold any more
-    assert len(client.plugins) == 2
-
-
-def test_a_folder_of_others_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client: Any = FakeClient()
-    folder = tmp_path / FOLDER
-    folder.mkdir()
-    for mode in (0o770, 0o707, 0o710, 0o701):
-        folder.chmod(mode)
-        assert not share_kernels(client, tmp_path)
-    folder.chmod(0o700)
-    with monkeypatch.context() as other:
-        mine = os.geteuid()
-        other.setattr("os.geteuid", lambda: mine + 1)
-        assert not share_kernels(client, tmp_path)
-    folder.rename(tmp_path / "elsewhere")
-    folder.symlink_to(tmp_path / "elsewhere")
-    assert not share_kernels(client, tmp_path)
-    folder.unlink()
-    folder.write_text("a file of the user")
-    assert not share_kernels(client, tmp_path)
-    assert client.plugins == []
-    assert not is_private(tmp_path / "missing")
-
-
-def test_other_processes_only_and_the_user_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tmp_path.chmod(0o700)
-    plugin = KernelCache(tmp_path)
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    plugin.setup(SimpleNamespace())
-    assert "NUMBA_CACHE_DIR" not in os.environ
-    monkeypatch.setattr("os.getpid", lambda: -1)
-    monkeypatch.setitem(sys.modules, "numba", SimpleNamespace(config=SimpleNamespace(reload_config=int)))
-    monkeypatch.setenv("NUMBA_CACHE_DIR", "mine")
-    plugin.setup(SimpleNamespace())
-    assert os.environ["NUMBA_CACHE_DIR"] == "mine"
-    monkeypatch.delenv("NUMBA_CACHE_DIR")
-    plugin.setup(SimpleNamespace())
-    assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path)
+def test_kernels_of_other_packages_do_not_count(package: Path, tmp_path: Path) -> None:
+    other = tmp_path / "cache" / "numba" / "kernels_0123456789"
+    other.mkdir(parents=True)
+    (other / "mask._dilate-30.py311.nbi").touch()
+    assert not compiled_kernels()
 
 
 def dilated(cut: float) -> tuple[int, int, str]:
@@ -106,20 +51,58 @@ def dilated(cut: float) -> tuple[int, int, str]:
     return int(marked.sum()), sum(mask._dilate.stats.cache_misses.values()), config.CACHE_DIR
 
 
+ONE_WORKER = Profile.model_validate(
+    {
+        "kind": "class",
+        "class": "distributed.LocalCluster",
+        "arguments": {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "1GiB"},
+    }
+)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(200)
 def test_workers_share_what_one_of_them_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    arguments = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "1GiB"}
-    profile = Profile.model_validate(
-        {"kind": "class", "class": "distributed.LocalCluster", "arguments": arguments}
-    )
+    """The next worker compiles nothing, and its first block is not computed alone."""
+    cache = tmp_path / "numba"
+    monkeypatch.setenv(VARIABLE, str(cache))
+    monkeypatch.setattr(kernel_cache, "_beside", lambda package: False)
     for cold in (True, False):
-        with start_workers(profile, tmp_path) as workers:
+        with start_workers(ONE_WORKER, tmp_path / "work") as workers:
             assert workers.cold is cold
             done = workers.result(workers.submit("mask", 0, dilated, 1.0))
-            assert done == (8, int(cold), str(tmp_path / FOLDER))
-    assert len(list((tmp_path / FOLDER).rglob("*._dilate-*.nbi"))) == 1
+            assert done == (8, int(cold), str(cache))
+    assert len(list(cache.rglob("*._dilate-*.nbi"))) == 1
+
+
+def files_read(folder: str) -> list[str]:
+    """Compute a mask, and return which files of a folder were opened for that."""
+    opened: list[str] = []
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+    dilated(1.0)
+    return [path for path in opened if path.startswith(folder)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_compiled_kernels_in_a_work_folder_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A work folder may have come from somebody else, and compiled kernels are pickles."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "numba"))
+    dilated_here = (
+        "import sys; sys.path[:0] = sys.argv[1:]; from cluster.test_kernel_cache import dilated; dilated(1.0)"
+    )
+    tests = str(Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", dilated_here, tests], check=True, timeout=100)
+    work = tmp_path / "obs.work"
+    work.mkdir(mode=0o700)
+    (tmp_path / "numba").rename(work / "kernels")
+    assert [*work.rglob("*._dilate-*.nbi")]
+    monkeypatch.delenv(VARIABLE)
+    with start_workers(ONE_WORKER, work) as workers:
+        assert workers.result(workers.submit("mask", 0, files_read, str(tmp_path))) == []
+        assert workers.result(workers.submit("mask", 1, dilated, 1.0))[2] == ""
 
 
 READ_ONLY = """
@@ -132,7 +115,10 @@ print(mask.__file__, mask._dilate._cache.cache_path, sum(mask._dilate.stats.cach
 
 
 @pytest.mark.slow
-def test_a_package_that_cannot_be_written_to_uses_the_folder_of_the_user(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", [None, VARIABLE])
+def test_a_package_that_cannot_be_written_to_uses_the_folder_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
     package = tmp_path / "site-packages" / "lucidcube"
     (package / "kernels").mkdir(parents=True)
     for name in ("__init__.py", "kernels/__init__.py"):
@@ -141,12 +127,19 @@ def test_a_package_that_cannot_be_written_to_uses_the_folder_of_the_user(tmp_pat
     (package / "kernels" / "mask.py").write_text(source.read_text())
     # A file in its place denies the folder to every user, root included.
     (package / "kernels" / "__pycache__").touch()
-    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    environment |= {"PYTHONPATH": str(package.parent), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    folder = tmp_path / "cache" / "numba"
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    chosen = {VARIABLE: str(folder)} if variable else {"XDG_CACHE_HOME": str(folder.parent)}
+    environment |= {"PYTHONPATH": str(package.parent)} | chosen
+    monkeypatch.setattr(lucidcube, "__path__", [str(package)])
+    monkeypatch.delenv(VARIABLE, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
     for misses in ("1", "0"):
+        assert compiled_kernels() is (misses == "0")
         command = [sys.executable, "-c", READ_ONLY]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
         file, cache, missed = done.stdout.split()
         assert file.startswith(str(package))
-        assert cache.startswith(str(tmp_path / "cache" / "numba"))
+        assert cache.startswith(str(folder))
         assert missed == misses

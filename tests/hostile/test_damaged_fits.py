@@ -97,6 +97,19 @@ def test_the_commands_refuse_it_in_one_line(
     assert not path.with_name("made.fits").exists()
 
 
+@pytest.mark.parametrize("scale", ["1E300", "-1E308", "1E-320"])
+def test_a_scale_beyond_any_number(
+    sound: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: str
+) -> None:
+    """What is too large is missing, which is no reason for warnings of NumPy."""
+    path = tmp_path / "cube.fits"
+    path.write_bytes(damaged(sound, "BSCALE", scale))
+    for code, err in both_commands(capsys, path):
+        assert code == 0
+        assert "Warning" not in err
+    assert call(capsys, "view", path, "--white")[0] == 0
+
+
 def test_a_header_without_end(sound: bytes, tmp_path: Path) -> None:
     end = sound.index(b"END" + b" " * 77, 2880)
     path = tmp_path / "cube.fits"

@@ -15,6 +15,7 @@ from lucidcube.config.describe import schema
 from lucidcube.config.load import load
 from lucidcube.errors import ConfigError
 from lucidcube.io.yaml_text import LARGEST_TEXT, parse_yaml
+from lucidcube.simulate import Scene, write_scene
 
 BOMB = "a: &a [x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
@@ -68,6 +69,31 @@ def test_odd_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str], overr
     lines = [line for line in err.splitlines() if "nothing.fits" not in line]
     assert lines
     assert all(line.startswith("lucidcube: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["target.mask.cut=[[0, 1], [0, 2]]", "target.mask.cut=[]", "target.mask.cut=.nan", "target.mask.cut=.inf",
+     "target.mask.cut=[[.inf, 1]]", "target.rebin.bin_step=.inf", "target.wave_start=.nan", "target.wave_start=1e300",
+     f"output.path={'x' * 300}", "output.path=profile.yaml"],
+)  # fmt: skip
+def test_odd_values_with_files_that_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    """Nothing else is wrong, so that the values themselves have to be refused."""
+    monkeypatch.chdir(tmp_path)
+    write_scene(Scene(shape=(4, 21, 21), seed=2), tmp_path)
+    Path("run.yaml").write_text(
+        "target: {input: target.fits}\nstar: {input: star.fits}\noutput: {path: o.fits}\n"
+    )
+    Path("profile.yaml").write_text("kind: synchronous\n")
+    base = ("plan", "run.yaml", "--profile", "profile.yaml", "--set", "output.overwrite=true")
+    assert call(capsys, *base)[0] == 0
+    code, _, err = call(capsys, *base, "--set", override)
+    assert code == 2
+    assert err
+    assert all(line.startswith("lucidcube: ") for line in err.splitlines())
+    assert Path("profile.yaml").read_text() == "kind: synchronous\n"
 
 
 @pytest.mark.parametrize(

@@ -468,13 +468,18 @@ def test_the_folder_of_another_user(here: Made, place: str) -> None:
     assert not Path("out.fits").exists()
 
 
-def test_other_users_cannot_write_in_the_folder(here: Made) -> None:
+def test_other_users_cannot_write_in_the_folder(here: Made, caplog: pytest.LogCaptureFixture) -> None:
     assert WORK.stat().st_mode & 0o777 == 0o700
     assert (WORK / "scratch").stat().st_mode & 0o777 == 0o700
     for path in (WORK, WORK / "scratch"):
         path.chmod(0o777)
     assert restarted() == ""
     assert [p.stat().st_mode & 0o777 for p in (WORK, WORK / "scratch")] == [0o755, 0o755]
+    lines = [f"removed the permission of other users to write in {path}" for path in (WORK, WORK / "scratch")]
+    assert [r.getMessage() for r in caplog.records if "permission" in r.getMessage()] == lines
+    caplog.clear()
+    assert restarted() == ""
+    assert "permission" not in caplog.text
 
 
 def test_a_folder_for_temporary_files_of_all_users_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ if find_spec("panel") is None:
 from browser import Browser, chromium
 from commands import call
 from lucidcube.config.load import load
+from lucidcube.errors import UserError
 from lucidcube.io.regions import const_regions
 from lucidcube.simulate import Scene, write_scene
 
@@ -385,6 +388,27 @@ def test_a_port_that_is_in_use_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert code == 2
     assert len(err.splitlines()) == 1
     assert "leave it out" in err
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "pipe", "link"])
+def test_regions_replace_no_file_that_was_there(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("panel")
+    from lucidcube.tune.page import TunePage
+
+    path, other = tmp_path / "bad.reg", tmp_path / "other"
+    other.write_text("mine")
+    makers: dict[str, Callable[[], object]] = {
+        "file": lambda: path.write_text("mine"),
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "link": lambda: path.symlink_to(other),
+    }
+    makers[kind]()
+    page = SimpleNamespace(_images=object(), _region_file=SimpleNamespace(value=str(path)), _written=set())
+    with pytest.raises(UserError, match="bad.reg (exists; give another name$|is )") as caught:
+        TunePage._write_regions(page)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert other.read_text() == "mine"
 
 
 def test_without_panel_the_extra_is_named(

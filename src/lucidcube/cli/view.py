@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from lucidcube.errors import UserError
 from lucidcube.io.atomic import write_atomically
 from lucidcube.io.output_path import INPUT, expanded, path_problems
@@ -47,8 +49,9 @@ def write_view(
         raise UserError(f"--channel {wrong[0]}: the number of a plane is a whole number from 0")
     columns, matrix = columns_of(specifier, chosen.hdus, message)
     rows = rows_of(columns[0].cube, chosen.white, [*map(int, chosen.channels)], chosen.waves)
-    panels = [(row.title, [column.panel(row, matrix) for column in columns]) for row in rows]
-    picture = draw_sheet(specifier.file.name, panels, scale)
+    with np.errstate(over="ignore"):  # of sums of numbers near the limit of float64
+        panels = [(row.title, [column.panel(row, matrix) for column in columns]) for row in rows]
+        picture = draw_sheet(specifier.file.name, panels, scale)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, picture)

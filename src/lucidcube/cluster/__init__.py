@@ -25,8 +25,7 @@ __all__ = [
 def start_workers(profile: Profile, work: Path | None = None) -> Iterator[Workers]:
     """Start the workers that a profile describes and stop them at the end.
 
-    Workers in other processes share compiled kernels in the work folder, if one is given. The keys for their
-    connections are written there as well if other machines need them.
+    Keys for connections to other machines are written in the work folder, if one is given.
     ConfigError is raised if they cannot be started: there is no such scheduler, the queue refuses the job, or
     no worker comes in time.
     """

@@ -14,7 +14,7 @@ from distributed.security import Security
 from lucidcube.cluster import credentials, jobqueue
 from lucidcube.cluster.dask_logs import short_logs
 from lucidcube.cluster.dask_workers import DaskWorkers
-from lucidcube.cluster.kernel_cache import installed_kernels, share_kernels
+from lucidcube.cluster.kernel_cache import compiled_kernels
 from lucidcube.cluster.profile import Profile, local_layout
 from lucidcube.cluster.slurm_runner import start_runner
 from lucidcube.cluster.values import expand_variables, import_class, parse_duration
@@ -27,8 +27,6 @@ LOGS_OF_THE_END = tuple(logging.getLogger(f"distributed.{name}") for name in ("n
 """Logs with warnings and errors about workers that end, also where they were asked to."""
 POLL_INTERVAL = 5.0
 """Seconds between checks while waiting for the first worker."""
-START_TIMEOUT = 300.0
-"""Seconds in which a worker on this machine must start; its nanny would wait for a stopped one for ever."""
 CLOSE_TIMEOUT = 30.0
 """Seconds to wait for workers that are asked to end."""
 
@@ -36,8 +34,7 @@ CLOSE_TIMEOUT = 30.0
 def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) -> DaskWorkers:
     """Start the workers that a profile describes, or raise ConfigError; closing the stack stops them.
 
-    If a work folder is given, workers that may run on other machines share compiled kernels in it, unless
-    there are some next to the package.
+    Keys for the connections to other machines are written in the work folder, if one is given.
     """
     stack.enter_context(short_logs())
     for log in LOGS_OF_THE_END:
@@ -46,10 +43,7 @@ def start_cluster(stack: ExitStack, profile: Profile, work: Path | None = None) 
     workers = _start(stack, profile, work)
     if not profile.dashboard and profile.kind != "address":
         workers.dashboard = None
-    if profile.kind == "processes":
-        workers.cold = not installed_kernels()
-    elif work is not None:
-        workers.cold = share_kernels(workers.client, work)
+    workers.cold = not compiled_kernels()
     return workers
 
 
@@ -84,7 +78,19 @@ def _client(address: Any, security: Security | None = None) -> Client:
     The default stays behind if the first of two clients is closed first, and whatever is computed afterwards
     then fails because no client is left.
     """
-    return Client(address, security=security, set_as_default=False)
+    return _Client(address, security=security, set_as_default=False)
+
+
+class _Client(Client):  # type: ignore[misc]
+    """A client that leaves no thread behind if it cannot connect."""
+
+    def start(self, **kwargs: Any) -> None:
+        """Connect to the scheduler."""
+        try:
+            super().start(**kwargs)
+        except BaseException:
+            self._loop_runner.stop()
+            raise
 
 
 def _retire(client: Client) -> None:
@@ -112,7 +118,8 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
         "memory_limit": layout.memory,
         "local_directory": expand_variables(profile.local_directory) if profile.local_directory else None,
         "preload": ["lucidcube.cluster.worker_preload"],
-        "death_timeout": START_TIMEOUT,
+        # Without it, a nanny would wait for ever for a worker that stops while it starts.
+        "death_timeout": parse_duration(profile.start_timeout),
         **_of_local_cluster(profile),
     }
     client = stack.enter_context(_client(_started(stack, LocalCluster, arguments)))
@@ -170,6 +177,10 @@ def _cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
 def _started(stack: ExitStack, cluster_class: type[Any], arguments: dict[str, Any]) -> Any:
     try:
         return stack.enter_context(cluster_class(**arguments))
+    except AssertionError as error:  # of dask, that all workers have started
+        logging.getLogger("distributed.process").setLevel(logging.WARNING)  # it is ended with this process
+        limit = f" within {seconds} s (start_timeout)" if (seconds := arguments.get("death_timeout")) else ""
+        raise ConfigError(f"profile: {cluster_class.__name__}: a worker did not start{limit}") from error
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise ConfigError(f"profile: {cluster_class.__name__}: {' '.join(str(error).split())}") from error
 

@@ -1,61 +1,38 @@
-"""The folder in which the workers of a run share compiled kernels."""
+"""Find out whether numba has compiled kernels of this package already."""
 
+import hashlib
 import os
-import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from distributed import Client
-from distributed.diagnostics.plugin import WorkerPlugin
 
 import lucidcube
-from lucidcube.io.work_files import is_private
 
-FOLDER = "kernels"
-"""Name of the folder within the work folder of a run."""
 VARIABLE = "NUMBA_CACHE_DIR"
 
 
-class KernelCache(WorkerPlugin):  # type: ignore[misc]
-    """Makes a worker process read and write compiled kernels in a folder.
+def compiled_kernels() -> bool:
+    """Return whether there are compiled kernels where numba of this process keeps them.
 
-    A process whose environment names a folder for numba's cache keeps it, and so does that of the client,
-    whose threads may be workers. Cached kernels are pickles, which run code when they are read, so only a
-    private folder is used.
+    That is next to the package, or where that cannot be written to, in the folder that the environment names,
+    or else in the cache folder of the user. Compiled kernels are pickles, which run code when they are read.
+    So numba's own folders are used and none that may have come with data, such as a work folder.
     """
-
-    name = "lucidcube-kernels"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._client = folder, os.getpid()
-
-    def setup(self, worker: Any) -> None:
-        """Set the folder; dask calls this in each worker, also in those that join later, before its tasks."""
-        if os.getpid() != self._client and VARIABLE not in os.environ and is_private(self.folder):
-            os.environ[VARIABLE] = str(self.folder)
-            if "numba" in sys.modules:
-                sys.modules["numba"].config.reload_config()
+    package = Path(lucidcube.__path__[0]).absolute()
+    if _beside(package):
+        return True
+    cache = Path(os.environ.get(VARIABLE) or _user_cache() / "numba")
+    folders = (folder for folder in package.rglob("*") if folder.is_dir())
+    return any(any((cache / _name(folder)).glob("*.nbi")) for folder in folders)
 
 
-def installed_kernels() -> bool:
-    """Return whether compiled kernels lie next to the package, where numba keeps them if it can."""
-    return any(Path(lucidcube.__path__[0]).rglob("*.nbi"))
+def _beside(package: Path) -> bool:
+    return any(package.rglob("*.nbi"))
 
 
-def share_kernels(client: Client, work: Path) -> bool:
-    """Let all workers keep compiled kernels in a work folder; return whether there are none yet.
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
 
-    Nothing is done if there are compiled kernels next to the package, since these are for all processes that
-    import it. The folder is made for the present user alone. If there is another one of that name, each
-    worker uses numba's own folder for compiled kernels, next to the package or in the user's cache folder.
-    """
-    if installed_kernels():
-        return False
-    folder = work.absolute() / FOLDER
-    with suppress(OSError):  # such as a file of that name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not is_private(folder):
-        return False
-    client.register_plugin(KernelCache(folder))
-    return not any(folder.rglob("*.nbi"))
+
+def _name(folder: Path) -> str:
+    """Return the name of numba's folder for the modules of a folder."""
+    # A name as numba makes it, in `numba.core.caching`, and not a matter of security.
+    return f"{folder.name}_{hashlib.sha1(str(folder).encode(), usedforsecurity=False).hexdigest()}"

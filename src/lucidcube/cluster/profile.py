@@ -100,6 +100,9 @@ class Profile(BaseModel):
     block_timeout: str = _only(_REMOTE, "shortest time after which a block may be given up", "2min")
     block_factor: float = _only(_REMOTE, "times the median after which a block is given up", 20.0, gt=1)
     worker_timeout: str = _only(_REMOTE, "time without sign of life after which a worker is given up", "5min")
+    start_timeout: str = _only(
+        frozenset({"processes"}), "time in which a worker process must have started", "5min"
+    )
     site: str | None = _only(_JOBS, "further YAML file of dask settings, as a site provides it")
     class_path: str | None = Field(
         None, alias="class", description="class of the dask cluster, such as dask_jobqueue.SLURMCluster"
@@ -118,7 +121,9 @@ class Profile(BaseModel):
             return values | {"kind": "class"}
         return values
 
-    @field_validator("memory", "walltime", "wait", "block_timeout", "worker_timeout", mode="before")
+    @field_validator(
+        "memory", "walltime", "wait", "block_timeout", "worker_timeout", "start_timeout", mode="before"
+    )
     @classmethod
     def _check_units(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):

@@ -206,7 +206,8 @@ def _sample(cube: xr.Dataset) -> dict[str, Any]:
         missing.append(1.0 - float(finite.mean()))
         known.append(np.ldexp(values[finite].astype(np.float64), -exponent))
     numbers = np.concatenate(known)
-    limits = [float(f(numbers)) for f in (np.median, np.min, np.max)] if numbers.size else [None] * 3
+    with np.errstate(over="ignore"):
+        limits = [float(f(numbers)) for f in (np.median, np.min, np.max)] if numbers.size else [None] * 3
     return {
         "channels": [int(cube[words.CHANNEL][plane]) for plane in planes],
         "nan_fraction": float(np.mean(missing)),

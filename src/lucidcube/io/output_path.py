@@ -51,12 +51,17 @@ def path_problems(path: Path, reads: Mapping[Path, str], overwrite: bool, hint: 
             break
 
 
-def new_file_problems(path: Path, reads: Mapping[Path, str], overwrite: bool, hint: str) -> Iterator[str]:
-    """Yield what `path_problems` does, and a line if the file exists and may not be replaced."""
+def new_file_problems(
+    path: Path, reads: Mapping[Path, str], overwrite: bool, hint: str = ""
+) -> Iterator[str]:
+    """Yield what `path_problems` does, and a line if the file exists and may not be replaced.
+
+    The `hint` is empty where nothing allows it.
+    """
     found = [*path_problems(path, reads, True, hint)]
     yield from found
     if not found and path.exists() and not overwrite:
-        yield f"{path} exists; give another name, or {hint}"
+        yield f"{path} exists; give another name" + (f", or {hint}" if hint else "")
 
 
 def files_replaced(path: Path, reads: Mapping[Path, str]) -> Iterator[str]:

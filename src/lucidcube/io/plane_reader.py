@@ -143,14 +143,14 @@ def to_float32(
 
 
 def physical(stored: NDArray[Any], encoding: Encoding) -> NDArray[np.float64]:
-    """Apply BLANK, BSCALE and BZERO in float64."""
-    with np.errstate(invalid="ignore"):  # signalling NaNs
+    """Apply BLANK, BSCALE and BZERO in float64; what is too large for it is infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):  # invalid: signalling NaNs
         values = stored.astype(np.float64)
-    if encoding.blank is not None:
-        values[stored == encoding.blank] = np.nan
-    if (encoding.scale, encoding.zero) != (1.0, 0.0):
-        values *= encoding.scale
-        values += encoding.zero
+        if encoding.blank is not None:
+            values[stored == encoding.blank] = np.nan
+        if (encoding.scale, encoding.zero) != (1.0, 0.0):
+            values *= encoding.scale
+            values += encoding.zero
     return values
 
 

@@ -22,6 +22,8 @@ Scale = Literal["asinh", "linear"]
 SIGNATURE = b"Software\0lucidcube"
 """What a PNG file that was made here contains near its beginning."""
 
+SMALLEST = 1e-300
+"""Smallest range of values that is drawn; nearly all numbers below are too small to divide by."""
 LARGEST = 64
 """Largest number of panels of a sheet."""
 PANEL, DPI = 3.4, 110
@@ -95,7 +97,7 @@ def looks(panel: Panel, scale: Scale) -> dict[str, Any]:
     bottom = 0.0 if panel.style == "psf" else min(0.0, percentile(known, 0.5))
     if panel.style == "error":
         bottom = percentile(known, 0.5)
-    if not top > bottom:
+    if not top - bottom > SMALLEST:
         top = bottom + 1.0
     colour = {"psf": "viridis", "error": "cividis"}.get(panel.style, "inferno")
     if scale == "linear" or panel.style == "error":

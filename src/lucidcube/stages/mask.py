@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 import xarray as xr
 from astropy.io import fits
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from lucidcube.cube import AMPLITUDE, BADNESS, CHANNEL, DATA, HEADER, MASK, UNITS, WAVELENGTH
 from lucidcube.errors import CubeError
@@ -35,8 +35,18 @@ def _cuts(value: Any) -> Any:
     return ((0, value),) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
+def _one_per_channel(value: Pairs) -> Pairs:
+    """Return the list; ValueError is raised if a channel has two cuts."""
+    cut_by_channel(value or ((0, 0),), ())
+    return value
+
+
 Pairs = tuple[tuple[float, float], ...]
-Cuts = Annotated[Pairs, BeforeValidator(_cuts, json_schema_input_type=Pairs | float)]
+Cuts = Annotated[
+    Pairs,
+    BeforeValidator(_cuts, json_schema_input_type=Pairs | float),
+    AfterValidator(_one_per_channel),
+]
 """A list of (channel, score); a number is the score of all channels."""
 
 

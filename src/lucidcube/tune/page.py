@@ -24,6 +24,7 @@ from lucidcube.cube import (
     scale_exponent,
 )
 from lucidcube.errors import UserError, printable
+from lucidcube.io.output_path import new_file_problems
 from lucidcube.plotting.channels import describe_plane, unit_text
 from lucidcube.runner.preview import PreviewedPlanes
 from lucidcube.runner.signals import Stop
@@ -194,8 +195,8 @@ class TunePage:
         path = Path(self._region_file.value).expanduser()
         if not path.name or path.suffix != ".reg":
             raise UserError(f"{path}: give the name of a file that ends with .reg")
-        if path.exists() and path not in self._written:
-            raise UserError(f"{path} exists; give another name")
+        if path not in self._written and (problems := [*new_file_problems(path, {}, False)]):
+            raise UserError(*problems)
         drawn = (self._images.polygons, self._images.ellipses, self._images.boxes)
         count = write_regions(path, *(source.data for source in drawn))
         self._written.add(path)

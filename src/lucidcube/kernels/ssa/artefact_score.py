@@ -76,7 +76,8 @@ def component_range(start: float, stop: float, window: int) -> tuple[int, int]:
     ValueError is raised if an index is not an integer, or if they are no range within 0..window^2.
     """
     size = window**2
-    first, last = (-bound * size if bound < 0 else bound for bound in (start, stop))
+    # Fractions beyond -2, which may be too large to multiply, are no range either.
+    first, last = (min(-bound, 2) * size if bound < 0 else bound for bound in (start, stop))
     if any(bound >= 0 and bound % 1 != 0 for bound in (start, stop)):
         raise ValueError(f"component indices must be whole numbers, got start={start} and stop={stop}")
     if not 0 <= round(first) < round(last) <= size:
