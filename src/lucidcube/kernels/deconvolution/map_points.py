@@ -18,6 +18,8 @@ CONTRAST = 3.0
 """Least flux of an isolated point over that of its surroundings in the same pixels."""
 SHARE = 0.5
 """Largest flux of a neighbour over that of an isolated point."""
+COMPACT = 0.8
+"""Least part of the light of a point in one of the squares of 2 x 2 pixels; a small galaxy or a disc has less."""
 REACH = 4
 RING = tuple((y, x) for y in range(-REACH, 5) for x in range(-REACH, 5) if 7 < y * y + x * x < 19)
 """Where the surroundings of a point are sampled, 3 to 4 pixels from it; beyond the plane it is dark."""
@@ -36,7 +38,8 @@ def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
     An isolated point is a peak of the light in squares of `SIDE` pixels. Its flux above the median of the
     squares around it, 3 to 4 pixels away, exceeds `SIGNIFICANT` times the noise and `CONTRAST` times that
     median, and the brightest of these squares has less than `SHARE` of it. Thus the limb of a planet, its
-    clouds, rings, and the bulge of a galaxy do not count.
+    clouds, rings, and the bulge of a galaxy do not count. Nor does a source that is wider than a point,
+    which has less than `COMPACT` of its light in 2 x 2 pixels.
 
     Parameters
     ----------
@@ -50,21 +53,8 @@ def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
     array of bool, (y, x)
         True in the squares of the isolated points.
     """
-    flux = ndimage.uniform_filter(image, SIDE, mode="constant") * np.float32(SIDE**2)
-    # Squares that hold the same bright pixel have the same flux; the peak is the one in whose middle it is.
-    middle = flux + TIE * image
-    y, x = np.nonzero((middle >= ndimage.maximum_filter(middle, SIDE)) & (flux > SIGNIFICANT * noise))
-    rows, columns = (
-        at[:, None] + REACH + shift for at, shift in zip((y, x), np.transpose(RING), strict=True)
-    )
-    ring = np.pad(flux, REACH)[rows, columns]
-    around = np.median(ring, axis=1)
-    above = flux[y, x] - around
-    isolated = above > np.maximum(SIGNIFICANT * noise[y, x], CONTRAST * around)
-    isolated &= ring.max(axis=1) - around < SHARE * above
-    found = np.zeros(image.shape, bool)
-    found[y[isolated], x[isolated]] = True
-    return np.asarray(ndimage.maximum_filter(found, SIDE))
+    y, x, compact = _isolated_sources(image, noise)
+    return np.asarray(ndimage.maximum_filter(_marked(image.shape, y[compact], x[compact]), SIDE))
 
 
 def structure_points(
@@ -73,7 +63,8 @@ def structure_points(
     """Return the pixels where points are samples of narrow structure.
 
     A point belongs to a structure if it is significant and fainter than the smooth part around it, such as
-    the points along a cloud, a ring or a spiral arm. Stars on dark sky are not.
+    the points along a cloud, a ring or a spiral arm. Stars on dark sky do not, but the light of an isolated
+    source does that is wider than a point, which would become a ring of points otherwise.
 
     Parameters
     ----------
@@ -92,4 +83,36 @@ def structure_points(
     flux = ndimage.uniform_filter(np.where(isolated, 0, points), SIDE, mode="constant") * SIDE**2
     around = ndimage.uniform_filter(smooth, NEAR, mode="constant") * SIDE**2
     seeds = (flux > STRUCTURE * noise) & (flux < around)
+    y, x, compact = _isolated_sources(smooth + points, noise)
+    seeds |= _marked(seeds.shape, y[~compact], x[~compact])
     return np.asarray(ndimage.binary_dilation(seeds, np.ones((GROWTH, GROWTH))) & ~isolated)
+
+
+def _isolated_sources(
+    image: Plane, noise: Plane
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """Return where isolated sources are, and which of them are as compact as a point; see `isolated_points`."""
+    flux = ndimage.uniform_filter(image, SIDE, mode="constant") * np.float32(SIDE**2)
+    # Squares that hold the same bright pixel have the same flux; the peak is the one in whose middle it is.
+    middle = flux + TIE * image
+    y, x = np.nonzero((middle >= ndimage.maximum_filter(middle, SIDE)) & (flux > SIGNIFICANT * noise))
+    rows, columns = (
+        at[:, None] + REACH + shift for at, shift in zip((y, x), np.transpose(RING), strict=True)
+    )
+    ring = np.pad(flux, REACH)[rows, columns]
+    around = np.median(ring, axis=1)
+    above = flux[y, x] - around
+    isolated = above > np.maximum(SIGNIFICANT * noise[y, x], CONTRAST * around)
+    isolated &= ring.max(axis=1) - around < SHARE * above
+    y, x = y[isolated], x[isolated]
+    # A square of 2 x 2 pixels at each of its pixels, of which four lie within the square of a source.
+    four = np.pad(ndimage.uniform_filter(image, 2, mode="constant") * np.float32(4), (0, 1))
+    brightest = np.max([four[y, x], four[y + 1, x], four[y, x + 1], four[y + 1, x + 1]], axis=0)
+    return y, x, brightest >= COMPACT * flux[y, x]
+
+
+def _marked(shape: tuple[int, ...], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return a plane that is true at some pixels."""
+    plane = np.zeros(shape, bool)
+    plane[y, x] = True
+    return plane
