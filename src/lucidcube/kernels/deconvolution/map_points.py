@@ -19,7 +19,7 @@ CONTRAST = 3.0
 SHARE = 0.5
 """Largest flux of a neighbour over that of an isolated point."""
 COMPACT = 0.8
-"""Least part of the light of a point in one of the squares of 2 x 2 pixels; a small galaxy or a disc has less."""
+"""Least part of the light of a point in one square of 2 x 2 pixels; a small galaxy or a disc has less."""
 REACH = 4
 RING = tuple((y, x) for y in range(-REACH, 5) for x in range(-REACH, 5) if 7 < y * y + x * x < 19)
 """Where the surroundings of a point are sampled, 3 to 4 pixels from it; beyond the plane it is dark."""
@@ -91,7 +91,7 @@ def structure_points(
 def _isolated_sources(
     image: Plane, noise: Plane
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
-    """Return where isolated sources are, and which of them are as compact as a point; see `isolated_points`."""
+    """Return where isolated sources are, and which are as compact as a point; see `isolated_points`."""
     flux = ndimage.uniform_filter(image, SIDE, mode="constant") * np.float32(SIDE**2)
     # Squares that hold the same bright pixel have the same flux; the peak is the one in whose middle it is.
     middle = flux + TIE * image
