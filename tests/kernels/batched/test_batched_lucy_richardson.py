@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from array_libraries import Scene, arrays, difference
-from lucidcube.kernels.batched import lucy_richardson as richardson
+from lucidcube.kernels.batched import batches
 from lucidcube.kernels.batched.arrays import Arrays
 from lucidcube.kernels.batched.batches import PlaneInput
 from lucidcube.kernels.batched.lucy_richardson import lucy_richardson_planes
@@ -78,7 +78,7 @@ def test_results_do_not_depend_on_the_batch(arrays: Arrays, monkeypatch: pytest.
     planes = Scene().planes
     together = lucy_richardson_planes(planes, arrays, **OPTIONS)
     monkeypatch.setattr(Arrays, "batch_size", lambda self, plane_bytes: 2)
-    monkeypatch.setattr(richardson, "FULL", 1.0)
+    monkeypatch.setattr(batches, "FULL", 1.0)
     apart = lucy_richardson_planes(planes, arrays, **OPTIONS)
     for one, other in zip(together, apart, strict=True):
         assert difference(one.components, other.components) < 1e-5

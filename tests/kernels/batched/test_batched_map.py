@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from array_libraries import Scene, arrays, difference
-from lucidcube.kernels.batched import batches, lbfgs
-from lucidcube.kernels.batched import map as batched_map
+from lucidcube.kernels.batched import batches, map_solver
 from lucidcube.kernels.batched.arrays import Arrays
 from lucidcube.kernels.batched.batches import PlaneInput
 from lucidcube.kernels.batched.map import map_planes
@@ -52,14 +51,13 @@ def from_starts(
 def begin_at(starts: list[Deconvolution], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let planes together start from these results, as single planes do that are given a start."""
 
-    def start(self: Any) -> Any:
-        pairs = zip(starts, self._scaled, strict=True)
-        parts = np.stack([found.start.parts / np.float32(one.unit) for found, one in pairs])
-        smooth, points = self._arrays.put(parts[:, 0]), self._arrays.put(parts[:, 1])
-        return self._arrays.xp.concat([smooth, points / self._unit], axis=1)
+    solve, given = map_solver.PlanesSolver.solve, iter(starts)
 
-    monkeypatch.setattr(batched_map._Solver, "_start", start)
-    monkeypatch.setattr(batched_map, "FIRST_ITERATIONS", 0)
+    def solved(self: Any, fits: Any, **options: Any) -> Any:
+        fits = {i: fit._replace(start=next(given).start) for i, fit in fits.items()}
+        return solve(self, fits, **options)
+
+    monkeypatch.setattr(map_solver.PlanesSolver, "solve", solved)
 
 
 def cost(found: Deconvolution) -> float:
@@ -130,7 +128,7 @@ def test_results_do_not_depend_on_the_batch(
     options = OPTIONS | {"n_iter": 40}
     together = map_planes(planes, arrays, **options)
     monkeypatch.setattr(Arrays, "batch_size", lambda self, plane_bytes: 2)
-    monkeypatch.setattr(lbfgs, "FULL", 1.0)
+    monkeypatch.setattr(batches, "FULL", 1.0)
     apart = map_planes(planes, arrays, **options)
     for one, other in zip(together, apart, strict=True):
         assert difference(one.model, other.model) < 1e-2

@@ -1,8 +1,8 @@
 """Planes that iterate together until each of them stops."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ FULL = 0.75
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
 T = TypeVar("T")
 
 
@@ -64,15 +65,53 @@ def total(arrays: Arrays, planes: Any) -> Numbers:
     return arrays.get(arrays.xp.sum(planes, axis=(1, 2), dtype=arrays.xp.float64))
 
 
-def replace(arrays: Arrays, planes: Any, rows: NDArray[np.intp], others: Any) -> Any:
+def replace(arrays: Arrays, planes: Any, rows: Rows, others: Any) -> Any:
     """Return planes with those at some indices replaced."""
     order = np.arange(planes.shape[0])
     order[rows] = planes.shape[0] + np.arange(rows.size)
     return arrays.xp.take(arrays.xp.concat([planes, others]), arrays.put(order), axis=0)
 
 
+class Iterating(Generic[T]):
+    """The planes of a batch that still iterate, and the results of those that have ended.
+
+    Attributes that are arrays whose first dimension is the plane are named in `_on_device` if they are of the
+    library, and in `_on_host` if they are of NumPy.
+    """
+
+    _on_device: ClassVar[tuple[str, ...]]
+    _on_host: ClassVar[tuple[str, ...]]
+
+    def __init__(self, arrays: Arrays, planes: int) -> None:
+        self._arrays, self._xp = arrays, arrays.xp
+        self._places, self._ended = np.arange(planes), np.zeros(planes, bool)
+        self._results: dict[int, T] = {}
+
+    def results(self) -> list[T]:
+        """Return the results in the order of the planes, all of which have ended."""
+        return [self._results[place] for place in range(len(self._results))]
+
+    def _end(self, where: Mask, planes: Any, result: Callable[[int, NDArray[np.float32]], T]) -> None:
+        """Keep ``result(row, plane)`` of planes (plane, y, x) that end here; others have ended before."""
+        rows = np.flatnonzero(where & ~self._ended)
+        if rows.size:
+            found = self._arrays.get(self._xp.take(planes, self._arrays.put(rows), axis=0))
+            for row, plane in zip(rows.tolist(), found, strict=True):
+                self._results[int(self._places[row])] = result(row, plane)
+            self._ended[rows] = True
+
+    def _remove_ended(self) -> None:
+        """Remove the planes that have ended, if they are many."""
+        if self._ended.mean() > 1 - FULL:
+            self._keep(np.flatnonzero(~self._ended))
+
+    def _keep(self, rows: Rows) -> None:
+        """Keep some planes."""
+        keep_rows(self, self._arrays, self._on_device, (*self._on_host, "_places", "_ended"), rows)
+
+
 def keep_rows(
-    owner: object, arrays: Arrays, on_device: Iterable[str], on_host: Iterable[str], rows: NDArray[np.intp]
+    owner: object, arrays: Arrays, on_device: Sequence[str], on_host: Sequence[str], rows: Rows
 ) -> None:
     """Keep some planes of the named attributes, arrays whose first dimension is the plane."""
     index = arrays.put(rows)

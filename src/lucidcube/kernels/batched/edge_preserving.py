@@ -1,12 +1,12 @@
 """The objective of the edge-preserving estimate of several planes; see `deconvolution.edge_preserving`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import Mask, Numbers, keep_rows, total
+from lucidcube.kernels.batched.batches import Mask, Numbers, Rows, column, keep_rows, total
 from lucidcube.kernels.batched.convolver import BatchConvolver
 from lucidcube.kernels.deconvolution.stopping import LARGEST
 
@@ -29,11 +29,13 @@ class Objectives:
         Data times weight (plane, 1, 1) must exceed this for a pixel to count in chi squared.
     limits
         Chi squared (plane,) at which an iteration ends, as a sum; None ends none.
-    mu, delta, robust
-        As for `deconvolution.edge_preserving.Objective`.
+    robust
+        What it is for `deconvolution.edge_preserving.Objective` (plane,).
+    mu, delta
+        As there.
     """
 
-    _on_device = ("_data", "_weight", "_penalty", "_bright", "_unit", "_relief_b", "_relief_p")
+    _on_device = ("_data", "_weight", "_penalty", "_bright", "_scale", "_unit", "_relief_b", "_relief_p")
 
     def __init__(
         self,
@@ -48,18 +50,19 @@ class Objectives:
         *,
         bright: Any,
         limits: Numbers | None,
+        robust: Sequence[float | None],
         mu: float,
         delta: float,
-        robust: float | None,
     ) -> None:
         self._arrays, self._xp, self._convolver = arrays, arrays.xp, convolver
         self._data, self._weight, self._penalty = data, weight, penalty
         self._bright, self._limits = bright, limits
         self._unit, (self._relief_b, self._relief_p), self._groups = unit, relief, groups
-        self._mu, self._delta, self._scale = mu, delta, 0.0 if robust is None else 1 / robust
+        self._mu, self._delta = mu, delta
+        self._scale = column(arrays, [0.0 if limit is None else 1 / limit for limit in robust])
         self._chi2 = np.full(data.shape[0], np.inf)
 
-    def keep(self, rows: NDArray[np.intp]) -> None:
+    def keep(self, rows: Rows) -> None:
         """Keep these planes only."""
         numbers = ("_chi2",) if self._limits is None else ("_chi2", "_limits")
         others = () if self._groups is None else ("_groups",)

@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import FULL, Mask, Numbers, column, keep_rows, total
+from lucidcube.kernels.batched.batches import Iterating, Mask, Numbers, Rows, column, total
 from lucidcube.kernels.deconvolution.lbfgs import (
     COST_NOISE,
     LEAST_CURVATURE,
@@ -30,7 +30,7 @@ Evaluate = Callable[[Any], tuple[Numbers, Any]]
 """Function that returns the costs (plane,) of variables (plane, y, x), and their gradient."""
 
 
-class Minimisation:
+class Minimisation(Iterating[Minimum]):
     """The planes that are being minimised, and the results of those that are not.
 
     Parameters
@@ -43,10 +43,8 @@ class Minimisation:
         Variables (plane, y, x) from which to start, none of them negative. Only sums over y and x are taken.
     first_step
         Length (plane,) of the first step as a fraction of the gradient.
-    n_iter
-        Maximum number (plane,) of iterations.
-    tolerance
-        As for `deconvolution.lbfgs.minimise`.
+    n_iter, tolerance
+        Arrays (plane,) of what they are for `deconvolution.lbfgs.minimise`.
     stop
         Function that returns which planes (plane,) end after an iteration, called after each evaluation.
     keep
@@ -55,8 +53,18 @@ class Minimisation:
 
     _on_device = ("_x", "_gradient", "_pairs", "_member")
     _on_host = (
-        *("_places", "_first_step", "_n_iter", "_cost", "_length", "_factors", "_fresh", "_trials", "_ended"),
-        *("_done", "_small", "_count", "_newest", "_accepted", "_of_pairs", "_of_gradient"),
+        *(
+            "_first_step",
+            "_n_iter",
+            "_tolerance",
+            "_cost",
+            "_length",
+            "_factors",
+            "_fresh",
+            "_trials",
+            "_done",
+        ),
+        *("_small", "_count", "_newest", "_accepted", "_of_pairs", "_of_gradient"),
     )
 
     def __init__(
@@ -66,35 +74,34 @@ class Minimisation:
         start: Any,
         *,
         first_step: Numbers,
-        n_iter: NDArray[np.intp],
-        tolerance: float,
+        n_iter: Rows,
+        tolerance: Numbers,
         stop: Callable[[], Mask],
-        keep: Callable[[NDArray[np.intp]], None],
+        keep: Callable[[Rows], None],
     ) -> None:
-        self._arrays, self._xp, self._evaluate, self._x = arrays, arrays.xp, evaluate, start
-        self._tolerance, self._stop, self._keep = tolerance, stop, keep
         planes, height, width = start.shape
+        super().__init__(arrays, planes)
+        self._evaluate, self._x, self._stop, self._keep_others = evaluate, start, stop, keep
         self._cost, self._gradient = evaluate(start)
         self._member = self._free()
         # Steps, then changes of the gradient, in parts by rows of pixels, whose products are summed later.
         shape = planes, height, 2 * PAIRS, width
         self._pairs = self._xp.zeros(shape, dtype=start.dtype, device=arrays.device)
-        self._places, self._first_step, self._n_iter = np.arange(planes), first_step, n_iter
+        self._first_step, self._n_iter, self._tolerance = first_step, n_iter, tolerance
         self._length, self._factors = np.zeros(planes), np.zeros((planes, 2 * PAIRS + 1))
-        self._fresh, self._ended = np.ones(planes, bool), np.zeros(planes, bool)
+        self._fresh = np.ones(planes, bool)
         self._trials, self._done, self._small, self._count, self._accepted = np.zeros((5, planes), int)
         self._newest = np.full(planes, PAIRS - 1)
         self._of_pairs = np.zeros((planes, 2 * PAIRS, 2 * PAIRS))
         self._of_gradient = np.zeros((planes, 2 * PAIRS))
-        self._results: list[Minimum | None] = [None] * planes
 
     def run(self) -> list[Minimum]:
         """Return the minimum of each plane, whose variables are a NumPy array (y, x)."""
-        self._end(self._n_iter <= 0)
+        self._finish(self._n_iter <= 0)
         while not self._ended.all():
             self._remove_ended()
             self._try()
-        return [result for result in self._results if result is not None]
+        return self.results()
 
     def _try(self) -> None:
         """Take a trial step with all planes, and accept it for those whose cost decreases enough."""
@@ -117,9 +124,9 @@ class Minimisation:
             good = accepted & (curvature > LEAST_CURVATURE * np.sqrt(steps * changes))
             self._accept(accepted, new, gradient)
             self._keep_pairs(accepted, good, step, change)
-            self._end(accepted & self._stop(), stopped=True)
-            self._end(accepted & (self._small == SMALL_DECREASES), converged=True)
-            self._end(accepted & (self._done >= self._n_iter))
+            self._finish(accepted & self._stop(), stopped=True)
+            self._finish(accepted & (self._small == SMALL_DECREASES), converged=True)
+            self._finish(accepted & (self._done >= self._n_iter))
         self._shorten(accepted, slope, decrease)
 
     def _shorten(self, accepted: Mask, slope: Numbers, decrease: Numbers) -> None:
@@ -129,7 +136,7 @@ class Minimisation:
             # The minimum of the parabola through both costs and the slope.
             self._length *= np.clip(slope / (2 * (slope + decrease)), SHORTEST, LONGEST)
         failed = ~accepted & (~(slope < 0) | (self._trials == MOST_TRIALS))
-        self._end(failed & (self._count == 0), converged=True)
+        self._finish(failed & (self._count == 0), converged=True)
         self._count[failed] = 0
         self._fresh = accepted | failed
 
@@ -184,23 +191,17 @@ class Minimisation:
             self._member = xp.where(column(self._arrays, due), free, self._member)
             self._pairs = self._pairs * xp.astype(self._member, step.dtype)[:, :, None, :]
 
-    def _end(self, where: Mask, *, converged: bool = False, stopped: bool = False) -> None:
+    def _finish(self, where: Mask, *, converged: bool = False, stopped: bool = False) -> None:
         """Keep the results of planes that end here."""
-        rows = np.flatnonzero(where & ~self._ended)
-        if not rows.size:
-            return
-        found = self._arrays.get(self._xp.take(self._x, self._arrays.put(rows), axis=0))
-        for row, variables in zip(rows.tolist(), found, strict=True):
-            numbers = float(self._cost[row]), int(self._done[row])
-            self._results[int(self._places[row])] = Minimum(variables, *numbers, converged, stopped)
-        self._ended[rows] = True
 
-    def _remove_ended(self) -> None:
-        """Remove the planes that have ended, if they are many."""
-        if self._ended.mean() > 1 - FULL:
-            rows = np.flatnonzero(~self._ended)
-            keep_rows(self, self._arrays, self._on_device, self._on_host, rows)
-            self._keep(rows)
+        def minimum(row: int, variables: NDArray[np.float32]) -> Minimum:
+            return Minimum(variables, float(self._cost[row]), int(self._done[row]), converged, stopped)
+
+        self._end(where, self._x, minimum)
+
+    def _keep(self, rows: Rows) -> None:
+        super()._keep(rows)
+        self._keep_others(rows)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

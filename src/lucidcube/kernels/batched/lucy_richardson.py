@@ -9,21 +9,16 @@ from numpy.typing import NDArray
 
 from lucidcube.kernels.batched.arrays import Arrays
 from lucidcube.kernels.batched.batches import (
-    FULL,
-    Mask,
     Numbers,
     PlaneInput,
     column,
     in_batches,
-    keep_rows,
     largest_grid,
     replace,
-    stack,
     total,
 )
-from lucidcube.kernels.batched.convolver import BatchConvolver
+from lucidcube.kernels.batched.fields import FieldIteration
 from lucidcube.kernels.deconvolution.common import RENEWAL_PERIOD, Deconvolution, StopReason
-from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.lucy_richardson import (
     DIVISION_FLOOR,
     LARGEST_MOMENTUM,
@@ -31,7 +26,6 @@ from lucidcube.kernels.deconvolution.lucy_richardson import (
     selection_level,
 )
 from lucidcube.kernels.deconvolution.lucy_richardson_start import Problem, prepare
-from lucidcube.kernels.deconvolution.stopping import LARGEST
 
 SCRATCH = 24
 """Planes in the memory of the device for each plane of a batch."""
@@ -55,88 +49,51 @@ def lucy_richardson_planes(
     with arrays.in_use():
         most = arrays.batch_size(SCRATCH * 4 * largest_grid(planes))
         for batch in in_batches(busy, most):
-            psf = np.stack([planes[i].psf for i in batch])
-            iteration = _Iteration(arrays, [problems[i] for i in batch], psf, options)
+            iteration = _Iteration(
+                arrays, [problems[i] for i in batch], [planes[i].psf for i in batch], options
+            )
             found |= zip(batch, iteration.run(), strict=True)
     pairs = enumerate(zip(problems, planes, strict=True))
     return [problem.result(*found[i], plane.variance) for i, (problem, plane) in pairs]
 
 
-class _Iteration:
-    """The planes of a batch that still iterate, and the results of those that do not.
-
-    Arrays of the library are (plane, y, x) for planes, and (plane, 1, 1) for numbers; the numbers that decide
-    what to do are NumPy arrays (plane,). The fields of the planes lie at the pixel (0, 0) of the arrays, with
-    zeros beyond them, which stay zero.
-    """
+class _Iteration(FieldIteration):
+    """The planes of a batch that still iterate, and the results of those that do not."""
 
     _on_device = (
-        "_data",
-        "_weight",
-        "_norm",
-        "_inverse",
-        "_valid",
-        "_latest",
-        "_before",
-        "_last",
-        "_older",
-        "_peak",
+        *("_data", "_weight", "_norm", "_inverse", "_valid"),
+        *("_latest", "_before", "_last", "_older", "_peak"),
     )
-    _on_host = ("_places", "_changes", "_likelihoods", "_targets", "_counted", "_stopped")
+    _on_host = ("_changes", "_likelihoods", "_targets", "_counted")
 
     def __init__(
         self,
         arrays: Arrays,
         problems: Sequence[Problem],
-        psf: NDArray[np.floating],
+        psf: Sequence[NDArray[np.floating]],
         options: dict[str, Any],
     ) -> None:
-        self._arrays, self._xp, self._options, self._problems = arrays, arrays.xp, options, problems
-        fields = [problem.field for problem in problems]
-
-        def put(name: str) -> Any:
-            """Return planes of the problems or of their fields, without the padding."""
-            found = [getattr(p if hasattr(p, name) else p.field, name) for p in problems]
-            return arrays.put(
-                stack([a[:, : f.convolver.shape[1]] for a, f in zip(found, fields, strict=True)])
-            )
-
-        self._data, self._weight, self._norm, self._valid, self._latest = map(
-            put, ("data", "weight", "norm", "valid", "start")
+        super().__init__(arrays, [p.field for p in problems], [p.noise for p in problems], psf, options)
+        self._problems = problems
+        self._data, self._weight, self._norm, self._latest = (
+            self._put([getattr(problem, name) for problem in problems])
+            for name in ("data", "weight", "norm", "start")
         )
         self._norm = self._xp.where(self._norm > 0, self._norm, BEYOND)
-        noise = [
-            p.noise.inverse_noise[:, : f.convolver.shape[1]] for p, f in zip(problems, fields, strict=True)
-        ]
-        self._inverse = arrays.put(stack(noise))
         self._peak = column(arrays, [p.peak for p in problems])
         self._before, self._last, self._older = self._latest, self._latest, self._latest
-        self._convolver = BatchConvolver(arrays, psf, self._data.shape[1:])
-        self._places = np.arange(len(problems))
         self._changes = np.zeros(len(problems), int)
         self._likelihoods = np.full(len(problems), -math.inf)
-        self._targets = np.array([math.nan if p.noise.target is None else p.noise.target for p in problems])
-        self._counted = np.array([np.count_nonzero(n) for n in noise])
-        self._stopped = np.zeros(len(problems), bool)
-        self._results: list[Any] = [None] * len(problems)
 
-    def run(self) -> list[tuple[Plane, int, StopReason]]:
-        """Return the components (field y, padded_width), the iterations and the reason to stop of each."""
-        done, n_iter = 0, self._options["n_iter"]
-        while done < n_iter and not self._stopped.all():
-            self._remove_stopped()
-            self._step(done)
-            done += 1
-        self._stop(np.ones_like(self._stopped), self._latest, done, StopReason.N_ITER)
-        return self._results
+    def _latest_components(self) -> Any:
+        return self._latest
 
-    def _step(self, done: int) -> None:
+    def _iterate(self, done: int) -> None:
         options, xp = self._options, self._xp
         start, ratio = self._start()
         if done and done % RENEWAL_PERIOD == 0:
             self._renew(ratio)
-        if not np.isnan(self._targets).all():
-            self._stop(self._chi2(self._data - ratio) <= self._targets, start, done, StopReason.CHI2_REACHED)
+        self._stop(self._noise_is_reached(self._data - ratio), start, done, StopReason.CHI2_REACHED)
         lift = options["nudge_factor"] * self._peak
         divisor = ratio + lift
         divisor = xp.where(
@@ -211,12 +168,6 @@ class _Iteration:
         self._data = self._arrays.put(data)
         self._likelihoods[renewed] = -math.inf
 
-    def _chi2(self, residual: Any) -> Numbers:
-        """Return chi squared (plane,) of residuals, see `stopping.NoiseStop`."""
-        squares = self._xp.clip((residual * self._inverse) ** 2, max=LARGEST)
-        sums = total(self._arrays, squares)
-        return np.divide(sums, self._counted, out=np.full_like(sums, math.nan), where=self._counted > 0)
-
     def _levels(self, residual: Any) -> Any:
         """Return the residuals from which pixels are corrected."""
         values, valid = self._arrays.get(residual), self._arrays.get(self._valid) > 0
@@ -235,23 +186,3 @@ class _Iteration:
         return (
             xp.where(correction < 0, SMALL_FACTOR, correction) if options["cf_negative_fix"] else correction
         )
-
-    def _stop(self, where: Mask, components: Any, iterations: int, reason: StopReason) -> None:
-        """Keep the components of planes that stop here."""
-        rows = np.flatnonzero(where & ~self._stopped)
-        if not rows.size:
-            return
-        found = self._arrays.get(self._xp.take(components, self._arrays.put(rows), axis=0))
-        for plane, place in zip(found, self._places[rows], strict=True):
-            convolver = self._problems[int(place)].field.convolver
-            height, width = convolver.shape
-            self._results[place] = convolver.pad(plane[:height, :width]), iterations, reason
-        self._stopped[rows] = True
-
-    def _remove_stopped(self) -> None:
-        """Remove the planes that have stopped, if they are many."""
-        if self._stopped.mean() <= 1 - FULL:
-            return
-        rows = np.flatnonzero(~self._stopped)
-        keep_rows(self, self._arrays, self._on_device, self._on_host, rows)
-        self._convolver = self._convolver.part(rows)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.deconvolution.map_start import POINT_SCALE
 
 SIDE = 3
 """Side, in pixels, of the square that holds the light of a point."""
@@ -30,6 +31,20 @@ NEAR = 7
 """Side, in pixels, of the square in which the light around such a point is measured."""
 GROWTH = 5
 """Side, in pixels, of the square around a point of a structure that belongs to it."""
+
+
+def kinds_of_points(
+    smooth: Plane, points: Plane, unit: Plane, psf_norm: float, correlated: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the pixels of `isolated_points` and those of `structure_points`.
+
+    `smooth` and `points` (y, x) are the parts of the object, and `unit` (y, x) is the unit of the points, see
+    `map_start.point_units`. The other two are the root of the sum of squares of the PSF, and the number by
+    which the data term is divided because the noise is correlated.
+    """
+    noise = unit * np.float32(correlated / (POINT_SCALE * psf_norm))
+    isolated = isolated_points(smooth + points, noise)
+    return isolated, structure_points(points, smooth, noise, isolated)
 
 
 def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """Edge-preserving maximum a posteriori (MAP) estimate of a plane: the solver."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from lucidcube.kernels.deconvolution.common import StopReason
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.edge_preserving import Objective
 from lucidcube.kernels.deconvolution.lbfgs import Minimum, minimise
-from lucidcube.kernels.deconvolution.map_points import isolated_points, structure_points
-from lucidcube.kernels.deconvolution.map_start import POINT_SCALE, first_parts, point_units
+from lucidcube.kernels.deconvolution.map_points import kinds_of_points
+from lucidcube.kernels.deconvolution.map_start import first_parts, point_units
 from lucidcube.kernels.deconvolution.stopping import BRIGHT, FEWEST, NoiseStop
 from lucidcube.kernels.fourier.convolver import Convolver
 
@@ -220,8 +220,12 @@ class MapSolver:
             minimise, objective.evaluate, parts, tolerance=tolerance, first_step=first_step, stop=stop
         )
         if free_points:
-            free = partial(self._free_points, objective, parts, correlated)
-            result = _minimise_and_free(search, free, 0 if start is not None else FIRST_ITERATIONS, n_iter)
+            (result,) = minimise_and_free(
+                lambda _, numbers: [search(n_iter=number) for number in numbers],
+                lambda _: self._free_points(objective, parts, correlated),
+                [0 if start is not None else FIRST_ITERATIONS],
+                [n_iter],
+            )
         else:
             result = search(n_iter=n_iter)
         result.variables[1] *= objective.unit
@@ -234,11 +238,9 @@ class MapSolver:
         """Reduce the penalty of the isolated points among the parts, and join the points of structures."""
         inside = slice(None), slice(self.grid[1])
         smooth, points = parts[0][inside], (objective.unit * parts[1])[inside]
-        squares = float(np.sum(np.square(self._psf, dtype=np.float64)))
-        noise = objective.unit[inside] * np.float32(correlated / (POINT_SCALE * math.sqrt(squares)))
-        isolated = isolated_points(smooth + points, noise)
+        psf_norm = math.sqrt(np.sum(np.square(self._psf, dtype=np.float64)))
+        isolated, structure = kinds_of_points(smooth, points, objective.unit[inside], psf_norm, correlated)
         objective.relief[1][inside][isolated] *= FREED
-        structure = structure_points(points, smooth, noise, isolated)
         if structure.any():
             objective.group(structure)
 
@@ -249,16 +251,31 @@ class MapSolver:
         return wide
 
 
-def _minimise_and_free(
-    search: Callable[..., Minimum], free: Callable[[], None], first: int, n_iter: int
-) -> Minimum:
-    """Search for the minimum, and call `free` after the first iterations."""
-    done = 0
-    if first:
-        result = search(n_iter=min(first, n_iter))
-        done = result.n_iter
-        if result.stopped or done == n_iter:
-            return result
-    free()
-    result = search(n_iter=n_iter - done)
-    return result._replace(n_iter=done + result.n_iter)
+def minimise_and_free(
+    search: Callable[[Sequence[int], Sequence[int]], Sequence[Minimum]],
+    free: Callable[[Sequence[int]], None],
+    first: Sequence[int],
+    n_iter: Sequence[int],
+) -> list[Minimum]:
+    """Search for the minima of planes, and free the points of each after its first iterations.
+
+    ``search(planes, numbers)`` continues the search of some planes, which are given by their index, by these
+    numbers of iterations, and ``free(planes)`` frees their points. `first` and `n_iter` are the number of the
+    first iterations and that of all of them, for each plane; with no first ones, its points are freed at once.
+    """
+    early = [i for i, number in enumerate(first) if number]
+    begun = search(early, [min(first[i], n_iter[i]) for i in early]) if early else []
+    minima = dict(zip(early, begun, strict=True))
+    done = {i: minimum.n_iter for i, minimum in minima.items()}
+    late = [i for i in range(len(first)) if i not in minima or _goes_on(minima[i], n_iter[i])]
+    if late:
+        free(late)
+        found = search(late, [n_iter[i] - done.get(i, 0) for i in late])
+        for i, minimum in zip(late, found, strict=True):
+            minima[i] = minimum._replace(n_iter=done.get(i, 0) + minimum.n_iter)
+    return [minima[i] for i in range(len(first))]
+
+
+def _goes_on(minimum: Minimum, n_iter: int) -> bool:
+    """Return whether a search that has found this minimum is to be continued."""
+    return not minimum.stopped and minimum.n_iter < n_iter
