@@ -7,7 +7,7 @@ planes computed together with an array library: rounding depends on the planes o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -19,7 +19,7 @@ from dask.base import tokenize
 
 from lucidcube.cube import CHANNEL, PLANE, UNITS, WAVELENGTH, block_sizes
 from lucidcube.lift.layers import Positions, in_memory, planes_of
-from lucidcube.lift.planes import naming_planes, nan_for_inf
+from lucidcube.lift.planes import jointly, naming_planes, nan_for_inf
 
 BLOCK_BYTES = 8 << 20
 """Size limit of a block of one float32 variable; with much smaller blocks the overhead dominates."""
@@ -280,8 +280,14 @@ class _PlaneByPlane(Job):
             return {}
         values = {i: self._values(blocks, i) for i in range(len(channel))}
         values = {i: v for i, v in values.items() if np.isfinite(v[self.present[0]]).any()}
-        lists = ([v[n] for v in values.values()] if n in self.present else None for n in self.arguments)
-        planes = list(values)
-        with naming_planes(self.stage, channel[planes], wavelength[planes], self.units):
-            found = self.together(*lists)
+        planes, function = list(values), self.together
+
+        def compute(planes: Sequence[int]) -> Sequence[Any] | None:
+            lists = ([values[i][n] for i in planes] if n in self.present else None for n in self.arguments)
+            return function(*lists)
+
+        def naming(planes: Sequence[int]) -> AbstractContextManager[None]:
+            return naming_planes(self.stage, channel[planes], wavelength[planes], self.units)
+
+        found = jointly(compute, planes, naming)
         return {} if found is None else dict(zip(planes, found, strict=True))

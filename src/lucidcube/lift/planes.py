@@ -1,13 +1,16 @@
 """What surrounds the call of a kernel for a plane: infinities, and the names of planes in errors."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lucidcube.cube import describe_planes
 from lucidcube.errors import CubeError, StageError, UserError
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @contextmanager
@@ -29,3 +32,24 @@ def nan_for_inf(value: Any) -> Any:
         if infinite.any():
             return np.where(infinite, value.dtype.type(np.nan), value)
     return value
+
+
+def jointly(
+    compute: Callable[[Sequence[Given]], Made],
+    parts: Sequence[Given],
+    naming: Callable[[Sequence[Given]], AbstractContextManager[None]],
+) -> Made:
+    """Compute parts in one call; if that fails, find the part that is to blame, so that the error names it.
+
+    ``naming(parts)`` is a context that names parts in errors, see `naming_planes`. If no part fails on its
+    own, the error names all of them.
+    """
+    try:
+        return compute(parts)
+    except Exception as error:
+        if len(parts) > 1:
+            for part in parts:
+                with naming([part]):
+                    compute([part])
+        with naming(parts):
+            raise error

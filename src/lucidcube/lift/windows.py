@@ -7,8 +7,9 @@ chunked; a block that cuts a group only repeats the work that the planes of the 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -17,7 +18,7 @@ import xarray as xr
 from lucidcube.cube import CHANNEL, WAVELENGTH, X, Y, block_sizes
 from lucidcube.lift.blocks import GROUP, Job, Output, planes_of_group
 from lucidcube.lift.lazy_arrays import from_ranges
-from lucidcube.lift.planes import naming_planes, nan_for_inf
+from lucidcube.lift.planes import jointly, naming_planes, nan_for_inf
 
 
 def window_of(group: int, planes: int, halo: int) -> tuple[int, int]:
@@ -43,6 +44,7 @@ def over_windows(
     sizes: Mapping[str, int] | None = None,
     halo: int = 15,
     whole_groups: bool = False,
+    together: Callable[..., Sequence[Sequence[np.ndarray]] | None] | None = None,
 ) -> dict[str, xr.Variable]:
     """Apply a kernel to every window of planes.
 
@@ -61,6 +63,10 @@ def over_windows(
     whole_groups
         Whether the blocks of the result are whole groups, if memory allows, and not the blocks of the cube.
         This is for kernels whose cost is that of the window, which smaller blocks would repeat.
+    together
+        Function that takes the windows of a block, each as a list of what the kernel takes, and a list of the
+        slices of wanted planes. It returns what the kernel does for each window, or None if the kernel is to
+        be called for one after the other. Its results may depend on the planes of a block, by rounding.
 
     Returns
     -------
@@ -75,7 +81,9 @@ def over_windows(
     planes = cube.sizes[WAVELENGTH]
     given = cube, stage, kernel, inputs, optional, outputs, sizes
     axes = cube[CHANNEL].values, cube[WAVELENGTH].values
-    job = _Windows.of(*given, planes=planes, halo=halo, channel=axes[0], wavelength=axes[1])
+    job = _Windows.of(
+        *given, planes=planes, halo=halo, channel=axes[0], wavelength=axes[1], together=together
+    )
     variables = [cube[name].variable for name in job.present]
     arrays: Sequence[Any]
     if any(isinstance(v.data, da.Array) for v in variables):
@@ -104,12 +112,26 @@ class _Windows(Job):
     halo: int
     channel: np.ndarray
     wavelength: np.ndarray
+    together: Callable[..., Sequence[Sequence[np.ndarray]] | None] | None
 
     def reach(self, first: int, last: int) -> tuple[int, int]:
         """Return the range of planes that the block from first to last (exclusive) needs."""
         low, _ = window_of(first // GROUP, self.planes, self.halo)
         _, high = window_of((last - 1) // GROUP, self.planes, self.halo)
         return low, high
+
+
+class _Part(NamedTuple):
+    """Planes of a block that share a window, from `first` to `last` (exclusive)."""
+
+    first: int
+    last: int
+    values: Mapping[str, np.ndarray]
+    """The variables of the window."""
+    wanted: slice
+    """The planes in the window."""
+    blank: np.ndarray
+    """Which of them have no finite number in the first input."""
 
 
 @dataclass(frozen=True)
@@ -123,32 +145,58 @@ class _Block:
     def __call__(self, *given: Any) -> tuple[np.ndarray, ...]:
         """Return the outputs, from arrays of the planes within reach or objects that are sliced like them."""
         arrays = [nan_for_inf(np.asarray(array[:])) for array in given]
-        job, made = self.job, self.job.empty(self.last - self.first)
-        for first, last in self._parts():
-            with naming_planes(job.stage, job.channel[first:last], job.wavelength[first:last], job.units):
-                parts = self._part(first, last, arrays)
-            for array, part in zip(made, parts, strict=True):
-                array[first - self.first : last - self.first] = part
+        made, parts = self.job.empty(self.last - self.first), [*self._parts(arrays)]
+        found = self._together([part for part in parts if not part.blank.all()])
+        for part in parts:
+            with self._naming([part]):
+                results = self._results(part, found.get(part.first))
+            for array, result in zip(made, results, strict=True):
+                array[part.first - self.first : part.last - self.first] = result
         return made
 
-    def _parts(self) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of the block's planes that share a window."""
-        first = self.first
+    def _parts(self, arrays: Sequence[np.ndarray]) -> Iterator[_Part]:
+        """Yield the planes of the block that share a window."""
+        job, (start, _), first = self.job, self.job.reach(self.first, self.last), self.first
         while first < self.last:
             last = min((first // GROUP + 1) * GROUP, self.last)
-            yield first, last
+            low, high = window_of(first // GROUP, job.planes, job.halo)
+            values = {n: a[low - start : high - start] for n, a in zip(job.present, arrays, strict=True)}
+            wanted = slice(first - low, last - low)
+            leading = values[job.present[0]][wanted]
+            blank = ~np.isfinite(leading).any(axis=tuple(range(1, leading.ndim)))
+            yield _Part(first, last, values, wanted, blank)
             first = last
 
-    def _part(self, first: int, last: int, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        job, (start, _) = self.job, self.job.reach(self.first, self.last)
-        low, high = window_of(first // GROUP, job.planes, job.halo)
-        values = {n: a[low - start : high - start] for n, a in zip(job.present, arrays, strict=True)}
-        wanted = slice(first - low, last - low)
-        leading = values[job.present[0]][wanted]
-        blank = ~np.isfinite(leading).any(axis=tuple(range(1, leading.ndim)))
-        made = list(job.empty(last - first) if blank.all() else job.call(values, wanted=wanted))
+    def _together(self, parts: Sequence[_Part]) -> dict[int, Sequence[np.ndarray]]:
+        """Return what `together` computes by the first plane of a part; nothing without such a function."""
+        function = self.job.together
+        if function is None or not parts:
+            return {}
+
+        def compute(parts: Sequence[_Part]) -> Sequence[Sequence[np.ndarray]] | None:
+            windows = [[part.values.get(name) for name in self.job.arguments] for part in parts]
+            return function(windows, [part.wanted for part in parts])
+
+        found = jointly(compute, parts, self._naming)
+        return {} if found is None else {p.first: f for p, f in zip(parts, found, strict=True)}
+
+    def _naming(self, parts: Sequence[_Part]) -> AbstractContextManager[None]:
+        """Name the planes from the first part to the last in errors."""
+        planes = slice(parts[0].first, parts[-1].last)
+        return naming_planes(
+            self.job.stage, self.job.channel[planes], self.job.wavelength[planes], self.job.units
+        )
+
+    def _results(self, part: _Part, found: Sequence[np.ndarray] | None) -> Sequence[np.ndarray]:
+        """Return the outputs for a part, which are computed unless they were found."""
+        job, blank = self.job, part.blank
+        if blank.all():
+            found = job.empty(part.last - part.first)
+        elif found is None:
+            found = job.call(part.values, wanted=part.wanted)
+        made = list(found)
         if blank.any():
             for i, (_, dtype, fill) in enumerate(job.results):
                 made[i] = np.array(made[i], dtype)
-                made[i][blank] = values[fill][wanted][blank] if isinstance(fill, str) else fill
+                made[i][blank] = part.values[fill][part.wanted][blank] if isinstance(fill, str) else fill
         return made

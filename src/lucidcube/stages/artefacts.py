@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
@@ -19,29 +19,24 @@ from lucidcube.cube import (
     UNITS,
     VARIANCE,
     WAVELENGTH,
+    X,
+    Y,
+    block_sizes,
 )
-from lucidcube.kernels.artefacts.combined_score import combined_score, suspects
-from lucidcube.kernels.artefacts.psf_consistency import psf_consistency, robust_estimate
-from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
-from lucidcube.kernels.deconvolution.map_solver import Solution
-from lucidcube.kernels.fourier.convolver import engine_name
-from lucidcube.kernels.noise import known_variance
 from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
 from lucidcube.lift.blocks import Output, over_planes
-from lucidcube.lift.remembered import Remembered
 from lucidcube.lift.windows import over_windows
+from lucidcube.stages.artefact_windows import scores, scores_together
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.psf_argument import StageWithPSF
-from lucidcube.stages.psf_planes import check_psf_planes, middle_plane, usable_psf
+from lucidcube.stages.psf_planes import check_psf_planes
 
 LOOKS_LIKE_A_STAR = 0.05
 """Fraction of the field below which the SSA is not suited to an object."""
 FEW_PLANES = 10
 """With fewer planes than this, the spectral test is weak."""
-FEWEST_PLANES = 6
-"""With fewer planes than this, objects of an unusual colour would fail the spectral test."""
-PLAUSIBLE = 0.6
-"""A pixel agrees with its spectrum if it deviates by less than this fraction of the cut."""
+TOGETHER_COPIES = 60
+"""Float32 planes in memory, in addition to `copies`, for each plane whose fits are made together."""
 SCORE = Output(attrs={UNITS: "", "long_name": "artefact score in standard deviations"})
 
 
@@ -97,12 +92,26 @@ class SpectralPSF(Artefacts):
     )
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
-        kernel = partial(_scores, cut=self.suspect_above, spectral=self.spectral)
-        outputs = {BADNESS: SCORE, AMPLITUDE: Output(attrs={UNITS: ""})}
+        options: dict[str, Any] = {"cut": self.suspect_above, "spectral": self.spectral}
         made = over_windows(
-            cube, self.name, kernel, [DATA, PSF], outputs, optional=[VARIANCE], halo=self.halo
+            cube,
+            self.name,
+            partial(scores, **options),
+            [DATA, PSF],
+            {BADNESS: SCORE, AMPLITUDE: Output(attrs={UNITS: ""})},
+            optional=[VARIANCE],
+            halo=self.halo,
+            together=partial(scores_together, **options),
         )
         return cube.assign(made)
+
+    @property
+    def computes_together(self) -> bool:
+        """Whether the fits of the planes of a block can be computed together, which they can."""
+        return True
+
+    def together_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
+        return int(4 * TOGETHER_COPIES * max(block_sizes(after)) * before.sizes[Y] * before.sizes[X])
 
     def check(self, cube: xr.Dataset) -> None:
         """Check the PSF; see `Stage.check`."""
@@ -160,61 +169,3 @@ class SSA(Artefacts):
                 f"the object covers only {object_fraction(plane):.1%} of the field, like a star: the search "
                 "for artefacts is designed for objects that fill much of the field and may mark the star"
             )
-
-
-def _scores(
-    data: np.ndarray,
-    psf: np.ndarray,
-    variance: np.ndarray | None,
-    *,
-    wanted: slice,
-    cut: float,
-    spectral: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the score and the amplitude of the wanted planes of a window."""
-    given = [None] * len(data) if variance is None else variance
-    variance = np.stack([known_variance(p, v) for p, v in zip(data, given, strict=True)])
-    tested = spectral and len(data) >= FEWEST_PLANES
-    deviation = _deviations(data, variance) if tested else np.full(data.shape, np.nan, np.float32)
-    start = _start(data, psf, variance, deviation, cut) if tested else None
-    data, psf, variance, deviation = data[wanted], psf[wanted], variance[wanted], deviation[wanted]
-    found = suspects(deviation, cut=cut)
-    sharpness = np.zeros(data.shape, np.float32)
-    for i in range(len(data)):
-        if np.isfinite(psf[i]).any() and np.isfinite(data[i]).any():
-            sharpness[i] = psf_consistency(
-                data[i],
-                variance[i],
-                usable_psf(psf[i]),
-                cut=cut,
-                exclude=found.marks[i],
-                plausible=np.abs(deviation[i]) < PLAUSIBLE * cut,
-                start=start,
-            )
-    made = combined_score(deviation, sharpness, found)
-    missing = ~np.isfinite(data)
-    made.score[missing] = made.amplitude[missing] = np.nan
-    return made
-
-
-def _start(
-    data: np.ndarray, psf: np.ndarray, variance: np.ndarray, deviation: np.ndarray, cut: float
-) -> Solution | None:
-    """Return the object in the middle plane of a window, or in the nearest one with data and a PSF."""
-    middle = middle_plane(data, psf)
-    if middle is None:
-        return None
-    marks = suspects(deviation[[middle]], cut=cut).marks[0]
-    return _object(data[middle], variance[middle], usable_psf(psf[middle]), marks, engine_name())
-
-
-def _estimate(
-    data: np.ndarray, variance: np.ndarray, psf: np.ndarray, marks: np.ndarray, engine: str
-) -> Solution:
-    """Return the object in a plane; `engine` is part of what the result depends on, and so of its key."""
-    return robust_estimate(data, variance, psf, marks)
-
-
-# The blocks of a group of planes share a window, and hence these results.
-_deviations = Remembered(lambda data, variance: spectral_outliers(data, variance).z, recent=2)
-_object = Remembered(_estimate, recent=4)

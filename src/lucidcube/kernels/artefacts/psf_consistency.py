@@ -1,6 +1,7 @@
 """Find pixels that are sharper than the PSF allows."""
 
 import math
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import ndimage
 
 from lucidcube.kernels.deconvolution.common import Variance
 from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.deconvolution.map_fit import Fit
 from lucidcube.kernels.deconvolution.map_solver import TOLERANCE, MapSolver, Solution
 from lucidcube.kernels.noise import MAD_TO_SIGMA, correlated_pixels, estimate_variance
 
@@ -85,23 +87,72 @@ def psf_consistency(
     data. The range of the model is that in a box of 5 x 5 pixels. Its factor c is the error of the PSF, which
     is measured in the plane, and is zero where the residuals at edges are not larger than the noise.
     """
-    given = _Given.of(plane, variance, exclude)
-    plausible = np.zeros(plane.shape, bool) if plausible is None else plausible
-    solution = None if start is None else as_bright(start, plane, given.exclude)
-    rounds = ROUNDS if solution is None else CONTINUED
-    solver, z = MapSolver(psf, plane.shape), np.zeros(plane.shape)
-    for step in rounds:
-        beyond, last = np.abs(z) > step.limit * cut, step is rounds[-1]
-        cleared = plausible & beyond & last
-        if last and not cleared.any():
-            break
-        solution = given.solve(solver, step, beyond & ~cleared, solution)
-        new = given.deviation(solution.model)
-        if last:
-            better = np.abs(new) < np.minimum(np.abs(z), CLEARED * cut)
-            new = np.where(plausible & better & ~_misfits(cleared, better), new, z)
-        z = new
-    return z.astype(np.float32)
+    search = Search.of(plane, variance, cut=cut, exclude=exclude, plausible=plausible, start=start)
+    return search.by(psf)
+
+
+@dataclass
+class Search:
+    """The rounds of `psf_consistency`: as long as `next_fit` returns one, it is made and given to `take`."""
+
+    _given: "_Given"
+    _cut: float
+    _plausible: NDArray[np.bool_]
+    _latest: Solution | None
+    _rounds: list[Round]
+    """The rounds that have not begun."""
+    _deviation: NDArray[np.float64]
+    _cleared: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+
+    @classmethod
+    def of(
+        cls,
+        plane: Plane,
+        variance: Variance,
+        *,
+        cut: float,
+        exclude: NDArray[np.bool_] | None = None,
+        plausible: NDArray[np.bool_] | None = None,
+        start: Solution | None = None,
+    ) -> Self:
+        """Return the search in a plane; the arguments are as for `psf_consistency`."""
+        given = _Given.of(plane, variance, exclude)
+        plausible = np.zeros(plane.shape, bool) if plausible is None else plausible
+        solution = None if start is None else as_bright(start, plane, given.exclude)
+        rounds = list(ROUNDS if solution is None else CONTINUED)
+        return cls(given, cut, plausible, solution, rounds, np.zeros(plane.shape))
+
+    def by(self, psf: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the result, from estimates of this plane alone."""
+        solver = MapSolver(psf, self._given.plane.shape)
+        while (fit := self.next_fit()) is not None:
+            self.take(fit.by(solver))
+        return self.result()
+
+    def next_fit(self) -> Fit | None:
+        """Return the estimate of the next round; None if there is none."""
+        if not self._rounds:
+            return None
+        step, last = self._rounds.pop(0), not self._rounds
+        beyond = np.abs(self._deviation) > step.limit * self._cut
+        self._cleared = self._plausible & beyond & last
+        if last and not self._cleared.any():
+            return None
+        return self._given.fit(step, beyond & ~self._cleared, self._latest)
+
+    def take(self, solution: Solution) -> None:
+        """Take the estimate of a round."""
+        self._latest, new = solution, self._given.deviation(solution.model)
+        if not self._rounds:
+            known = np.abs(self._deviation)
+            better = np.abs(new) < np.minimum(known, CLEARED * self._cut)
+            fits = self._plausible & better & ~_misfits(self._cleared, better)
+            new = np.where(fits, new, self._deviation)
+        self._deviation = new
+
+    def result(self) -> NDArray[np.float32]:
+        """Return what `psf_consistency` returns."""
+        return self._deviation.astype(np.float32)
 
 
 def robust_estimate(
@@ -111,7 +162,7 @@ def robust_estimate(
     exclude: NDArray[np.bool_] | None = None,
 ) -> Solution:
     """Return the estimate of the first round of `psf_consistency`, from which that of others can start."""
-    return _Given.of(plane, variance, exclude).solve(MapSolver(psf, plane.shape), FIRST)
+    return _Given.of(plane, variance, exclude).fit(FIRST).by(MapSolver(psf, plane.shape))
 
 
 def as_bright(start: Solution, plane: Plane, exclude: NDArray[np.bool_]) -> Solution | None:
@@ -141,24 +192,14 @@ class _Given(NamedTuple):
         sigma = np.sqrt(np.where(known, spread, np.nan))
         return cls(plane, sigma, exclude, correlated_pixels(plane, spread, exclude))
 
-    def solve(
-        self,
-        solver: MapSolver,
-        step: Round,
-        left_out: NDArray[np.bool_] | None = None,
-        start: Solution | None = None,
-    ) -> Solution:
+    def fit(
+        self, step: Round, left_out: NDArray[np.bool_] | None = None, start: Solution | None = None
+    ) -> Fit:
         """Return the estimate of a round, in which some further pixels have no weight."""
         excluded = self.exclude if left_out is None else self.exclude | left_out
-        return solver.solve(
-            self.plane,
-            np.where(excluded, np.nan, self.sigma),
-            robust=step.robust,
-            n_iter=step.n_iter,
-            tolerance=step.tolerance,
-            correlated=self.correlated,
-            start=start,
-        )
+        sigma = np.where(excluded, np.nan, self.sigma)
+        numbers = step.robust, step.n_iter, step.tolerance
+        return Fit(self.plane, sigma, *numbers, self.correlated, start)
 
     def deviation(self, model: Plane) -> NDArray[np.float64]:
         """Return the deviation from a model in standard deviations, see `psf_consistency`."""

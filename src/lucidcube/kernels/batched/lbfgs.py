@@ -53,18 +53,8 @@ class Minimisation(Iterating[Minimum]):
 
     _on_device = ("_x", "_gradient", "_pairs", "_member")
     _on_host = (
-        *(
-            "_first_step",
-            "_n_iter",
-            "_tolerance",
-            "_cost",
-            "_length",
-            "_factors",
-            "_fresh",
-            "_trials",
-            "_done",
-        ),
-        *("_small", "_count", "_newest", "_accepted", "_of_pairs", "_of_gradient"),
+        *("_first_step", "_n_iter", "_tolerance", "_cost", "_length", "_factors", "_fresh", "_trials"),
+        *("_done", "_small", "_count", "_newest", "_accepted", "_of_pairs", "_of_gradient"),
     )
 
     def __init__(

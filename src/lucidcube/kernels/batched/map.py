@@ -13,26 +13,19 @@ from lucidcube.kernels.deconvolution.map import noise_of, norm, result_of
 from lucidcube.kernels.deconvolution.map_fit import Fit
 
 
-def map_planes(
-    planes: Sequence[PlaneInput],
-    arrays: Arrays,
-    *,
-    point_penalty: float,
-    robust: float | None,
-    n_iter: int,
-    tolerance: float,
-    **options: Any,
-) -> list[Deconvolution]:
+def map_planes(planes: Sequence[PlaneInput], arrays: Arrays, **options: Any) -> list[Deconvolution]:
     """Deconvolve planes as `deconvolution.map.map_deconvolution` does, together.
 
     The planes have one shape, and so have their PSFs. The options are those of that function, from whose
     results these differ by rounding only.
     """
+    point_penalty = options.pop("point_penalty")
+    wanted = {key: options.pop(key) for key in ("robust", "n_iter", "tolerance")}
     noises = [noise_of(*given, None) for given in planes]
     results: list[Deconvolution] = []
     for batch, solver in solvers(arrays, [given.psf for given in planes], planes[0].plane.shape):
         fits = {
-            row: Fit(planes[i].plane, noises[i].sigma, robust, n_iter, tolerance, noises[i].correlated)
+            row: Fit(planes[i].plane, noises[i].sigma, correlated=noises[i].correlated, **wanted)
             for row, i in enumerate(batch)
         }
         penalties = np.array([point_penalty * norm(planes[i].psf) for i in batch])

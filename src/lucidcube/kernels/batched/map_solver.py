@@ -1,7 +1,6 @@
 """MAP estimates of several planes at once; see `deconvolution.map_solver`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +163,7 @@ class _Planes:
     def _minimise(self, planes: Sequence[int], n_iter: Sequence[int]) -> list[Minimum]:
         """Minimise the objectives of some planes from the variables, which are replaced."""
         rows = np.array(planes)
-        scaled, fits = ([known[i] for i in planes] for known in (self._scaled, self._fits))
+        scaled, fits = [self._scaled[i] for i in planes], [self._fits[i] for i in planes]
         limits = None
         if self._target is not None:
             limits = self._target * np.array([one.counted for one in scaled]) / self._correlated[rows]
@@ -186,10 +185,9 @@ class _Planes:
     def _objectives(self, rows: Rows, limits: Numbers | None) -> Objectives:
         """Return the objectives of some planes."""
         index = self._arrays.put(rows)
-        groups = () if self._groups is None else (self._groups,)
-        data, weight, unit, smooth, points, *groups = (
+        data, weight, unit, smooth, points = (
             self._arrays.xp.take(array, index, axis=0)
-            for array in (self._data, self._weight, self._unit, *self._relief, *groups)
+            for array in (self._data, self._weight, self._unit, *self._relief)
         )
         return Objectives(
             self._arrays,
@@ -198,7 +196,7 @@ class _Planes:
             weight,
             unit,
             (smooth, points),
-            groups[0] if groups else None,
+            None if self._groups is None else self._arrays.xp.take(self._groups, index, axis=0),
             column(self._arrays, self._penalty[rows]),
             bright=column(self._arrays, [self._scaled[i].bright for i in rows]),
             limits=limits,

@@ -261,7 +261,7 @@ def minimise_and_free(
 
     ``search(planes, numbers)`` continues the search of some planes, which are given by their index, by these
     numbers of iterations, and ``free(planes)`` frees their points. `first` and `n_iter` are the number of the
-    first iterations and that of all of them, for each plane; with no first ones, its points are freed at once.
+    first iterations and that of all of them, for each plane; without first ones its points are freed at once.
     """
     early = [i for i, number in enumerate(first) if number]
     begun = search(early, [min(first[i], n_iter[i]) for i in early]) if early else []
