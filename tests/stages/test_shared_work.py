@@ -11,7 +11,7 @@ import xarray as xr
 from lucidcube.cube import DATA, DIMS, MASK, PSF, PSF_PLANE, WAVELENGTH
 from lucidcube.kernels.deconvolution.map_solver import MapSolver
 from lucidcube.lift.blocks import GROUP, limit_block_bytes
-from lucidcube.stages import FitPSF, Interpolate, fit_psf, interpolate
+from lucidcube.stages import FitPSF, Interpolate, fit_psf, interpolate_planes
 from scenes import arrays, star_cube, target_cube
 
 SHAPE = (GROUP, 31, 31)
@@ -47,7 +47,7 @@ def test_planes_that_start_from_their_neighbour_are_filled_as_well_in_half_the_i
 ) -> None:
     warm, few = filled(marked, monkeypatch)
     assert sorted(few) == [75] * WITH_DATA + [150]
-    monkeypatch.setattr(interpolate, "FEWEST_PLANES", GROUP + 1)
+    monkeypatch.setattr(interpolate_planes, "FEWEST_PLANES", GROUP + 1)
     cold, many = filled(marked, monkeypatch)
     assert many == [150] * WITH_DATA
     truth, noise = arrays(SHAPE, 5).blurred, np.sqrt(arrays(SHAPE, 5).variance)

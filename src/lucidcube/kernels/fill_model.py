@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from lucidcube.kernels.artefacts.psf_consistency import as_bright
 from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
 from lucidcube.kernels.deconvolution.common import MODELLED_NOISE
-from lucidcube.kernels.deconvolution.map_solver import MapSolver, Solution
+from lucidcube.kernels.deconvolution.map_fit import Fit
+from lucidcube.kernels.deconvolution.map_solver import Solution
 from lucidcube.kernels.noise import correlated_pixels, known_variance
 
 Planes = NDArray[np.floating]
@@ -51,30 +52,30 @@ def predict(data: Planes, variance: Planes | None, marked: Marks, *, spectral: b
     return Prediction(variance, model, marked & np.isfinite(model) & ~persistent)
 
 
-def object_of_good_pixels(
+def fit_of_good_pixels(
     plane: Planes,
     sigma: Planes,
-    psf: Planes,
     bad: Marks,
     predicted: Planes,
     usable: Marks,
     *,
     n_iter: int,
     start: Solution | None = None,
-) -> Solution:
-    """Return the object that best explains the good pixels of a plane; its model has values for the others.
+) -> Fit:
+    """Return the estimate of the object that best explains the good pixels of a plane.
 
-    The object is the edge-preserving MAP estimate in at most `n_iter` iterations; see
-    `lucidcube.kernels.deconvolution.map_solver`. `plane` and `sigma` (y, x) are the values and the standard
-    deviation of their noise; `bad` is true where a pixel is marked or missing. The PSF is odd, centred,
-    finite and of unit sum. Where `usable`, the values `predicted` from the other planes take part in the
+    Its model has values for the other pixels. It is the edge-preserving MAP estimate in at most `n_iter`
+    iterations; see `lucidcube.kernels.deconvolution.map_solver`.
+
+    `plane` and `sigma` (y, x) are the values and the standard deviation of their noise; `bad` is true where a
+    pixel is marked or missing. Where `usable`, the values `predicted` from the other planes take part in the
     estimate as data with `MODELLED_NOISE` times the noise.
 
     `start` is the object of a neighbouring plane, of any brightness. Because it is nearly the same, the
     fraction `CONTINUED` of the iterations suffices.
     """
     start = None if start is None else as_bright(start, plane, bad)
-    return MapSolver(psf, plane.shape).solve(
+    return Fit(
         np.where(usable, predicted, np.where(bad, np.nan, plane)),
         np.where(usable, MODELLED_NOISE * sigma, sigma),
         robust=ROBUST,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import xarray as xr
@@ -15,22 +15,21 @@ from lucidcube.cube import (
     RESIDUAL,
     UNITS,
     VARIANCE,
+    X,
+    Y,
+    block_sizes,
 )
-from lucidcube.kernels.deconvolution.map_solver import Solution
 from lucidcube.kernels.fill_linear import fill_linear
-from lucidcube.kernels.fill_model import object_of_good_pixels, predict
-from lucidcube.kernels.fourier.convolver import engine_name
-from lucidcube.kernels.holes import Filled, outside_field
 from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
 from lucidcube.lift.blocks import Output, over_planes
-from lucidcube.lift.remembered import Remembered
 from lucidcube.lift.windows import over_windows
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
+from lucidcube.stages.interpolate_planes import filled, modelled, modelled_together
 from lucidcube.stages.psf_argument import StageWithPSF
-from lucidcube.stages.psf_planes import check_psf_planes, middle_plane, usable_psf
+from lucidcube.stages.psf_planes import check_psf_planes
 
-FEWEST_PLANES = 6
-"""With fewer planes than this, the objects in the planes may differ, as in the bands of a survey."""
+TOGETHER_COPIES = 40
+"""Float32 planes in memory, in addition to `copies`, for each plane whose estimates are made together."""
 
 
 class Interpolate(StageWithPSF):
@@ -68,7 +67,7 @@ class Interpolate(StageWithPSF):
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
         fill = partial(type(self).kernel, **self.model_dump(exclude={"method", "max_hole"}))
-        kernel = partial(_filled, fill=fill, max_hole=self.max_hole)
+        kernel = partial(filled, fill=fill, max_hole=self.max_hole)
         optional = [MASK, VARIANCE, FILLED]
         return cube.assign(
             over_planes(cube, self.name, kernel, [DATA], self.outputs(cube), optional=optional)
@@ -111,12 +110,26 @@ class Model(Interpolate):
     )
 
     def apply(self, cube: xr.Dataset) -> xr.Dataset:
-        kernel = partial(_modelled, max_hole=self.max_hole, n_iter=self.n_iter, spectral=self.spectral)
-        inputs, optional = [DATA, PSF], [MASK, VARIANCE, FILLED]
+        options = self.model_dump(include={"max_hole", "n_iter", "spectral"})
         made = over_windows(
-            cube, self.name, kernel, inputs, self.outputs(cube), optional=optional, halo=self.halo
+            cube,
+            self.name,
+            partial(modelled, **options),
+            [DATA, PSF],
+            self.outputs(cube),
+            optional=[MASK, VARIANCE, FILLED],
+            halo=self.halo,
+            together=partial(modelled_together, **options),
         )
         return cube.assign(made)
+
+    @property
+    def computes_together(self) -> bool:
+        """Whether the estimates of the planes of a block can be made together, which they can."""
+        return True
+
+    def together_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
+        return int(4 * TOGETHER_COPIES * max(block_sizes(after)) * before.sizes[Y] * before.sizes[X])
 
     def check(self, cube: xr.Dataset) -> None:
         """Check the PSF; see `Stage.check`."""
@@ -154,97 +167,3 @@ class SSADeviation(Interpolate):
     value: float = parameter(
         0.5, "probability", "distance from the median beyond which a pixel is interpolated", ge=0, le=1
     )
-
-
-def _filled(
-    plane: np.ndarray,
-    mask: np.ndarray | None,
-    variance: np.ndarray | None,
-    before: np.ndarray | None,
-    *,
-    fill: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    max_hole: int,
-) -> tuple[np.ndarray, ...]:
-    """Fill a plane; `before` is the map of pixels that an earlier interpolation filled."""
-    filled = _pixels_to_fill(plane, mask)
-    return _results(plane, fill(plane, filled > 0), filled, variance, before, max_hole)
-
-
-def _modelled(
-    data: np.ndarray,
-    psf: np.ndarray,
-    mask: np.ndarray | None,
-    variance: np.ndarray | None,
-    before: np.ndarray | None,
-    *,
-    wanted: slice,
-    max_hole: int,
-    n_iter: int,
-    spectral: bool,
-) -> list[np.ndarray]:
-    """Fill the wanted planes of a window."""
-    none = np.zeros(data.shape, np.uint8)
-    filled = _pixels_to_fill(data, mask)
-    bad = (filled > 0) | ((none if before is None else before) > 0)
-    known = predict(data, variance, bad, spectral=spectral)
-    usable = known.usable & (filled > 0)
-    middle = middle_plane(data, psf) if spectral and len(data) >= FEWEST_PLANES else None
-
-    def given(i: int) -> tuple[np.ndarray, ...]:
-        noise = np.sqrt(np.where(known.variance[i] > 0, known.variance[i], np.float32(np.nan)))
-        return data[i], noise, usable_psf(psf[i]), bad[i], known.values[i], usable[i]
-
-    made = []
-    for i in range(len(data))[wanted]:
-        whole, fill = data[i], filled[i] > 0
-        if np.isfinite(whole).any() and fill.any():
-            if np.isfinite(psf[i]).any():
-                start = None if middle is None else _object(*given(middle), str(n_iter), engine_name())
-                model = object_of_good_pixels(*given(i), n_iter=n_iter, start=start).model
-                whole = np.where(fill, model, whole)
-            else:
-                whole = fill_linear(whole, fill)
-        filled[i][usable[i] & (filled[i] == Filled.REPLACED)] = Filled.MODELLED
-        own, earlier = (None if planes is None else planes[i] for planes in (variance, before))
-        made.append(_results(data[i], whole, filled[i], own, earlier, max_hole))
-    return [np.stack(planes) for planes in zip(*made, strict=True)]
-
-
-def _estimate(*given: Any) -> Solution:
-    """Return the object in a plane, from arrays, the number of iterations, and the name of the engine."""
-    *planes, n_iter, _ = given
-    return object_of_good_pixels(*planes, n_iter=int(n_iter))
-
-
-# The planes of a group start from the same one.
-_object = Remembered(_estimate, recent=4)
-
-
-def _pixels_to_fill(data: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Return `Filled.REPLACED` for marked pixels and `Filled.HOLE` for missing ones."""
-    missing = ~np.isfinite(data)
-    filled = np.where(missing, np.uint8(Filled.HOLE), np.uint8(Filled.NO))
-    if mask is not None:
-        filled[~missing & (mask != 0)] = Filled.REPLACED
-    return filled
-
-
-def _results(
-    plane: np.ndarray,
-    whole: np.ndarray,
-    filled: np.ndarray,
-    variance: np.ndarray | None,
-    before: np.ndarray | None,
-    max_hole: int,
-) -> tuple[np.ndarray, ...]:
-    """Return what the stage makes of a plane that was filled everywhere."""
-    outside = outside_field(~np.isfinite(plane), max_hole)
-    whole = np.where(outside, np.float32(np.nan), whole)
-    unmeasured = filled > 0
-    if before is not None:
-        filled = np.maximum(filled, before)
-    filled = np.where(outside, np.uint8(Filled.NO), filled)
-    made = (whole, plane - whole, filled)
-    if variance is None:
-        return made
-    return (*made, np.where(unmeasured, np.float32(np.nan), variance))

@@ -99,6 +99,20 @@ def solvers(
         yield batch, PlanesSolver(arrays, [psf[i] for i in batch], shape)
 
 
+def solve_planes(
+    fits: Sequence[Fit],
+    psf: Sequence[NDArray[np.floating]],
+    shape: tuple[int, int],
+    arrays: Arrays,
+) -> list[Solution]:
+    """Return the estimates for planes of one shape (y, x), whose PSFs have one shape too."""
+    solutions: list[Solution] = []
+    for batch, solver in solvers(arrays, psf, shape):
+        found = solver.solve({row: fits[i] for row, i in enumerate(batch)})
+        solutions += (found[row] for row in range(len(batch)))
+    return solutions
+
+
 def grid_of(shape: tuple[int, int]) -> tuple[int, int]:
     """Return the shape (y, x) of a plane with its margin."""
     return shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN
