@@ -65,8 +65,8 @@ class Profile(BaseModel):
     fft: Literal["auto", "simd", "scipy"] = Field("auto", description="engine of the Fourier transforms")
     array_library: Literal["numpy", "torch", "cupy"] | None = Field(
         None,
-        description="library with which planes are deconvolved together on a device; null deconvolves them "
-        "one by one on the processor",
+        description="library with which stages that can compute planes together on a device; null "
+        "computes them one by one on the processor",
     )
     device: str | None = Field(
         None, description="device of the array library: cuda, cuda:1 or cpu; null is its first GPU"

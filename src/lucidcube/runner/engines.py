@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lucidcube.cluster.profile import Profile
 from lucidcube.errors import ConfigError
-from lucidcube.kernels.batched.arrays import ArrayLibrary, Unavailable, find_arrays, use_arrays
+from lucidcube.kernels.batched.arrays import HOST_BYTES, ArrayLibrary, Unavailable, find_arrays, use_arrays
 from lucidcube.kernels.fourier.convolver import EngineName, use_engine
 from lucidcube.lift.blocks import BLOCK_BYTES
 from lucidcube.stages.base import Stage
@@ -18,7 +18,7 @@ DEVICE_BLOCK_BYTES = 32 << 20
 """Size limit of a block of one float32 variable for a device: 72 planes of 341 x 341 pixels."""
 DEVICE_COPIES = 130
 """Float32 planes in the memory of a device for each plane of a block, at most; see `kernels.batched`."""
-INSTEAD = "planes are deconvolved one by one on the processor"
+INSTEAD = "planes are computed one by one on the processor"
 
 
 class Engines(NamedTuple):
@@ -28,15 +28,28 @@ class Engines(NamedTuple):
     array_library: ArrayLibrary | None = None
     device: str | None = None
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the device of the array library is the processor."""
+        return self.array_library == "numpy" or self.device == "cpu"
+
+    def batch_bytes(self, pixels: int) -> int:
+        """Return the bytes of the memory of a worker that planes on the device take, all threads together.
+
+        That is what the planes of a batch need, or a single one of this number of pixels, if the device is
+        the processor.
+        """
+        return max(HOST_BYTES, 4 * DEVICE_COPIES * pixels) if self.on_host else 0
+
     def block_bytes(self, kind: str) -> int | None:
         """Return the size limit of blocks that suits the memory of the device, or None for the usual one.
 
         A device that is not on this machine is taken to have enough memory for the largest blocks. If it has
         less, it computes a block in parts.
         """
-        if self.array_library in (None, "numpy") or self.device == "cpu":
+        if self.array_library is None or self.on_host:
             return None
-        if kind not in HERE or self.array_library is None:
+        if kind not in HERE:
             return DEVICE_BLOCK_BYTES
         fitting = find_arrays(self.array_library, self.device).batch_bytes() // DEVICE_COPIES
         return max(BLOCK_BYTES, min(DEVICE_BLOCK_BYTES, fitting))

@@ -177,11 +177,11 @@ def _variables(stage: Stage, files: int) -> Sequence[str]:
 
 def _fitted(stage: Stage, cube: xr.Dataset, profile: Profile, engines: Engines) -> xr.Dataset:
     """Return the cube in blocks that fit into the memory of the workers."""
-    made_for, together = layout(profile), engines.array_library is not None
+    made_for = layout(profile)
 
     def plan() -> list[Step]:
         blocks = in_blocks(cube)
-        return [plan_stage("target", stage, blocks, stage(blocks), checkpoint=False, together=together)]
+        return [plan_stage("target", stage, blocks, stage(blocks), checkpoint=False, engines=engines)]
 
     memory = made_for.memory or sys.maxsize
     limit = engines.block_bytes(profile.kind)

@@ -171,7 +171,7 @@ def run(
             if workers.dashboard:
                 monitor.message(f"dashboard: {workers.dashboard}")
             computer = BlockComputer(workers, monitor, stop or Stop(), summary, plan.engines)
-            say_where(plan.engines, [config.deconvolve], monitor.message)
+            say_where(plan.engines, config.stages("target"), monitor.message)
             _run(plan, computer, monitor, inspect, verify_inputs)
         summary.product_bytes = summary.path.stat().st_size
     finally:
@@ -250,7 +250,7 @@ def _plan_segments(config: Config, sources: Mapping[str, xr.Dataset], engines: E
     resampled = "star" in sources and bool(stages_of(config, "star", sources))
 
     def visit(segment: Segment) -> xr.Dataset:
-        steps.extend(plan_segment(segment, together=engines.array_library is not None))
+        steps.extend(plan_segment(segment, engines))
         if isinstance(config.star, Track) and not config.star.stages:
             for stage, cube in zip(segment.stages, segment.cubes, strict=False):
                 if segment.track == "star" or (PSF in stage.requires and not resampled):

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import xarray as xr
 
-from lucidcube.cube import block_sizes
+from lucidcube.cube import X, Y, block_sizes
 from lucidcube.errors import ConfigError
 from lucidcube.lift import blocks
+from lucidcube.runner.engines import Engines
 from lucidcube.runner.segments import Segment
 from lucidcube.stages.base import Stage
 
@@ -25,6 +26,9 @@ DEVICE_BLOCKS = 4
 """Number of blocks into which a cube is divided at least if a device computes them."""
 COMPILING = 75 << 20
 """Additional memory of a process that compiles kernels, once on a machine (measured: 35 to 70 MiB)."""
+
+NONE_TOGETHER = Engines()
+"""The engines of a profile without an array library."""
 
 
 class Step(NamedTuple):
@@ -46,14 +50,16 @@ class Step(NamedTuple):
     """Bytes of memory needed to compute one block."""
     checkpoint: bool
     """Whether the result is kept in a checkpoint."""
+    device: int = 0
+    """Bytes of memory that planes computed together on the processor take in addition, once in a process."""
 
 
-def plan_segment(segment: Segment, *, together: bool = False) -> list[Step]:
-    """Plan the stages of a segment; nothing is computed. For `together` see `plan_stage`."""
+def plan_segment(segment: Segment, engines: Engines = NONE_TOGETHER) -> list[Step]:
+    """Plan the stages of a segment; nothing is computed. For `engines` see `plan_stage`."""
     cubes = zip(segment.cubes, segment.cubes[1:], strict=False)
     return [
         plan_stage(
-            segment.track, stage, before, after, checkpoint=stage is segment.stages[-1], together=together
+            segment.track, stage, before, after, checkpoint=stage is segment.stages[-1], engines=engines
         )
         for stage, (before, after) in zip(segment.stages, cubes, strict=True)
     ]
@@ -66,12 +72,13 @@ def plan_stage(
     after: xr.Dataset,
     *,
     checkpoint: bool,
-    together: bool = False,
+    engines: Engines = NONE_TOGETHER,
 ) -> Step:
     """Plan one stage from the lazy cubes around it; nothing is computed.
 
-    With `together`, planes are computed together where the stage can.
+    If the engines have an array library, planes are computed together where the stage can.
     """
+    together = engines.array_library is not None and stage.computes_together
     sizes = block_sizes(after)
     made = [after[v] for v in stage.produces if v in after.variables]
     used = [before[v] for v in (*stage.requires, *stage.optional) if v in before.variables]
@@ -83,15 +90,16 @@ def plan_stage(
         blocks=len(sizes),
         read=sum(v.nbytes for v in used),
         written=sum(v.nbytes for v in made),
-        working=stage.working_bytes(before, after)
-        + (stage.together_bytes(before, after) if together and stage.computes_together else 0),
+        working=stage.working_bytes(before, after) + (stage.together_bytes(before, after) if together else 0),
         checkpoint=checkpoint,
+        device=engines.batch_bytes(before.sizes[Y] * before.sizes[X]) if together else 0,
     )
 
 
 def peak_memory(steps: Sequence[Step], threads: int) -> int:
     """Return the predicted peak resident memory in bytes of a worker process with `threads` threads."""
-    return BASELINE + threads * int(RETAINED * max((s.working for s in steps), default=0))
+    device = max((s.device for s in steps), default=0)
+    return BASELINE + device + threads * int(RETAINED * max((s.working for s in steps), default=0))
 
 
 def least_memory(steps: Sequence[Step], threads: int) -> int:

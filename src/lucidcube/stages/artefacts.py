@@ -19,9 +19,6 @@ from lucidcube.cube import (
     UNITS,
     VARIANCE,
     WAVELENGTH,
-    X,
-    Y,
-    block_sizes,
 )
 from lucidcube.kernels.ssa.artefact_score import badness, component_range, object_fraction
 from lucidcube.lift.blocks import Output, over_planes
@@ -35,8 +32,6 @@ LOOKS_LIKE_A_STAR = 0.05
 """Fraction of the field below which the SSA is not suited to an object."""
 FEW_PLANES = 10
 """With fewer planes than this, the spectral test is weak."""
-TOGETHER_COPIES = 60
-"""Float32 planes in memory, in addition to `copies`, for each plane whose fits are made together."""
 SCORE = Output(attrs={UNITS: "", "long_name": "artefact score in standard deviations"})
 
 
@@ -80,6 +75,7 @@ class SpectralPSF(Artefacts):
     halo: ClassVar[int] = 8
     copies: ClassVar[float] = 9
     scratch: ClassVar[float] = 60
+    together_copies: ClassVar[float] = 40
 
     suspect_above: float = parameter(
         5.0, "standard deviations", "deviation beyond which a pixel is left out of the fits", gt=0
@@ -104,14 +100,6 @@ class SpectralPSF(Artefacts):
             together=partial(scores_together, **options),
         )
         return cube.assign(made)
-
-    @property
-    def computes_together(self) -> bool:
-        """Whether the fits of the planes of a block can be computed together, which they can."""
-        return True
-
-    def together_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
-        return int(4 * TOGETHER_COPIES * max(block_sizes(after)) * before.sizes[Y] * before.sizes[X])
 
     def check(self, cube: xr.Dataset) -> None:
         """Check the PSF; see `Stage.check`."""

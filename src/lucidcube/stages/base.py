@@ -118,6 +118,8 @@ class Stage(Parameters, ABC):
     """Float32 planes in memory per plane of a block, input and output included."""
     scratch: ClassVar[float] = 0
     """Additional float32 planes in memory while the kernel works on one plane."""
+    together_copies: ClassVar[float] = 0
+    """Additional float32 planes in memory per plane of a block whose planes are computed together."""
     halo: ClassVar[int] = 0
     """Planes on either side of a group that a stage needs which works on windows of planes."""
     tag: ClassVar[str]
@@ -193,7 +195,7 @@ class Stage(Parameters, ABC):
     @property
     def computes_together(self) -> bool:
         """Whether the planes of a block can be computed together with an array library."""
-        return False
+        return self.together_copies > 0
 
     def halo_of(self, cube: xr.Dataset) -> int:
         """Return the planes on either side of a group that are needed of this cube; 0 without windows."""
@@ -217,7 +219,7 @@ class Stage(Parameters, ABC):
 
         The memory of the device is not part of them.
         """
-        return 0
+        return int(4 * self.together_copies * max(block_sizes(after)) * before.sizes[Y] * before.sizes[X])
 
     def check(self, cube: xr.Dataset) -> None:
         """Raise CubeError if the stage cannot give a meaningful result for this cube; do nothing by default.

@@ -122,8 +122,6 @@ class Deconvolve(StageWithPSF):
     """Function that deconvolves a plane; it takes the parameters of the variant by name."""
     planes_kernel: ClassVar[PlanesKernel | None] = None
     """Function that deconvolves several planes together, see `kernels.batched`; None if there is none."""
-    together_copies: ClassVar[float] = 0
-    """Float32 planes in memory, in addition to `copies`, for each plane of a block deconvolved together."""
 
     def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
         """Deconvolve a plane; `given` are the other arguments of the kernel.
@@ -277,8 +275,8 @@ class Deconvolve(StageWithPSF):
         return work + 4 * (pixels + 2 * (block + 1) * modes)
 
     def together_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
-        copies = self.together_copies + (0 if self.errors is None else STARTS)
-        return int(4 * copies * max(block_sizes(after)) * before.sizes[Y] * before.sizes[X])
+        starts = 0 if self.errors is None else 4 * STARTS * max(block_sizes(after))
+        return super().together_bytes(before, after) + starts * before.sizes[Y] * before.sizes[X]
 
     def check(self, cube: xr.Dataset) -> None:
         """Check every plane of the PSF; see `Stage.check`."""

@@ -15,9 +15,6 @@ from lucidcube.cube import (
     RESIDUAL,
     UNITS,
     VARIANCE,
-    X,
-    Y,
-    block_sizes,
 )
 from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.ssa.inpaint import fill_ssa, fill_ssa_deviation
@@ -27,9 +24,6 @@ from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.interpolate_planes import filled, modelled, modelled_together
 from lucidcube.stages.psf_argument import StageWithPSF
 from lucidcube.stages.psf_planes import check_psf_planes
-
-TOGETHER_COPIES = 40
-"""Float32 planes in memory, in addition to `copies`, for each plane whose estimates are made together."""
 
 
 class Interpolate(StageWithPSF):
@@ -100,6 +94,7 @@ class Model(Interpolate):
     halo: ClassVar[int] = 8
     copies: ClassVar[float] = 9
     scratch: ClassVar[float] = 55
+    together_copies: ClassVar[float] = 36
 
     n_iter: int = parameter(150, "iterations", "maximum number of iterations of the estimate", ge=1)
     spectral: bool = parameter(
@@ -122,14 +117,6 @@ class Model(Interpolate):
             together=partial(modelled_together, **options),
         )
         return cube.assign(made)
-
-    @property
-    def computes_together(self) -> bool:
-        """Whether the estimates of the planes of a block can be made together, which they can."""
-        return True
-
-    def together_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
-        return int(4 * TOGETHER_COPIES * max(block_sizes(after)) * before.sizes[Y] * before.sizes[X])
 
     def check(self, cube: xr.Dataset) -> None:
         """Check the PSF; see `Stage.check`."""
