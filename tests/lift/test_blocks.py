@@ -198,6 +198,28 @@ def test_an_error_after_planes_were_computed_together_names_its_plane() -> None:
         computed(over_planes(given, "mix", kernel, [DATA], {DATA: Output()}, together=together)[DATA].data)
 
 
+def test_an_error_of_planes_together_names_the_plane_that_fails_alone() -> None:
+    given, calls = cube((PLANES,)), []
+    given[DATA] = given[DATA].copy(data=given[DATA].values)
+
+    def together(planes: list[np.ndarray]) -> list[int]:
+        calls.append(len(planes))
+        if any(plane[0, 0] == 77 for plane in planes) or len(planes) == limit:
+            raise ValueError("sour")
+        return [0] * len(planes)
+
+    def kernel(plane: np.ndarray, *, found: int) -> np.ndarray:
+        return plane * found
+
+    given[DATA].values[4, 0, 0], limit = 77, 99
+    with pytest.raises(StageError, match=r"mix failed on plane 4 \(1.004e-06 m\): ValueError: sour"):
+        computed(over_planes(given, "mix", kernel, [DATA], {DATA: Output()}, together=together)[DATA].data)
+    assert calls == [PLANES, 1, 1, 1, 1, 1]
+    given[DATA].values[4, 0, 0], limit = 1, PLANES
+    with pytest.raises(StageError, match=r"mix failed on planes 0 to 8 .*: ValueError: sour"):
+        computed(over_planes(given, "mix", kernel, [DATA], {DATA: Output()}, together=together)[DATA].data)
+
+
 # Ranges of planes
 
 

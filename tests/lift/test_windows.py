@@ -171,3 +171,39 @@ def test_numbers_per_plane_are_windows_too_and_missing_variables_are_none() -> N
 def test_blocks_and_groups_have_common_borders(planes: int, side: int) -> None:
     block = planes_per_block(planes, side * side)
     assert GROUP % block == 0 or block % GROUP == 0
+
+
+def medians_together(windows: list[list[Any]], wanted: list[slice]) -> list[tuple[np.ndarray, ...]]:
+    """Return what `medians` does for several windows."""
+    return [medians(*window, wanted=planes) for window, planes in zip(windows, wanted, strict=True)]
+
+
+@pytest.mark.parametrize("sizes", [(PLANES,), (5, 20, 16), (1,) * PLANES], ids=str)
+def test_windows_together_give_the_same_results(sizes: tuple[int, ...]) -> None:
+    calls: list[int] = []
+
+    def together(windows: list[list[Any]], wanted: list[slice]) -> list[tuple[np.ndarray, ...]]:
+        calls.append(len(windows))
+        return medians_together(windows, wanted)
+
+    given = cube()
+    given[DATA].values[[0, *range(GROUP, 2 * GROUP)]] = np.nan  # a plane, and all of the second group
+    expected = lift(given)
+    found = lift(chunked(given, sizes), together=together)
+    assert all(np.array_equal(found[name], expected[name], equal_nan=True) for name in expected)
+    groups = PLANES // GROUP + 1
+    assert max(calls) == (groups - 1 if len(sizes) == 1 else 1)
+    declined = lift(chunked(given, sizes), together=lambda windows, wanted: None)
+    assert all(np.array_equal(declined[name], expected[name], equal_nan=True) for name in expected)
+
+
+def test_an_error_of_windows_together_names_the_group() -> None:
+    def together(windows: list[list[Any]], wanted: list[slice]) -> list[tuple[np.ndarray, ...]]:
+        if any(np.isnan(window[0][planes]).any() for window, planes in zip(windows, wanted, strict=True)):
+            raise ValueError("sour")
+        return medians_together(windows, wanted)
+
+    given = cube()
+    given[DATA].values[GROUP + 2, 0, 0] = np.nan
+    with pytest.raises(StageError, match="test failed on planes 16 to 31 .*: ValueError: sour"):
+        lift(given, together=together)

@@ -101,13 +101,39 @@ def test_planes_computed_together_need_more_memory() -> None:
     cube = cube.assign(
         psf=(("wavelength", "psf_y", "psf_x"), da.zeros((32, 9, 9), chunks=(16, 9, 9), dtype="f4"))
     )
-    for options, more in (({}, 27), ({"errors": True}, 31), ({"method": "clean_multiscale"}, 0)):
-        stage = REGISTRY["deconvolve"].parse({"method": "map"} | options)
+    usual = {"deconvolve": "map", "artefacts": "spectral_psf", "interpolate": "model"}
+    for name, options, more in (
+        ("deconvolve", {}, 27),
+        ("deconvolve", {"errors": True}, 31),
+        ("deconvolve", {"method": "clean_multiscale"}, 0),
+        ("artefacts", {}, 40),
+        ("interpolate", {}, 36),
+        ("interpolate", {"method": "linear"}, 0),
+    ):
+        stage = REGISTRY[name].parse({"method": usual[name]} | options)
         apart, joined = (
-            plan_stage("target", stage, cube, stage(cube), checkpoint=False, together=together).working
-            for together in (False, True)
+            plan_stage("target", stage, cube, stage(cube), checkpoint=False, engines=engines)
+            for engines in (Engines(), Engines("auto", "torch", "cuda"))
         )
-        assert joined - apart == more * 4 * 16 * 64**2
+        assert joined.working - apart.working == more * 4 * 16 * 64**2
+        assert joined.device == 0
+
+
+@pytest.mark.parametrize(("side", "bytes_"), [(64, 256 << 20), (1000, 4 * 130 * 1000**2)])
+def test_the_plan_has_a_batch_of_planes_if_the_device_is_the_processor(side: int, bytes_: int) -> None:
+    cube = lazy(32, side, size=16)
+    cube = cube.assign(
+        psf=(("wavelength", "psf_y", "psf_x"), da.zeros((32, 9, 9), chunks=(16, 9, 9), dtype="f4"))
+    )
+    stage = REGISTRY["deconvolve"].parse({"method": "map"})
+    for engines in (Engines("auto", "torch", "cpu"), Engines("auto", "numpy")):
+        planned = plan_stage("target", stage, cube, stage(cube), checkpoint=False, engines=engines)
+        assert planned.device == bytes_
+        without = planned._replace(device=0)
+        # Threads use the device one after the other.
+        assert all(peak_memory([planned], n) - peak_memory([without], n) == bytes_ for n in (1, 4))
+    other = REGISTRY["deconvolve"].parse({"method": "clean_multiscale"})
+    assert plan_stage("target", other, cube, other(cube), checkpoint=False, engines=engines).device == 0
 
 
 def test_every_thread_has_a_block_of_those_that_are_large_for_a_device() -> None:
