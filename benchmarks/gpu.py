@@ -1,4 +1,4 @@
-"""Deconvolution of planes together on a device, beside the usual engine on one core.
+"""Planes computed together on a device, beside the usual engine on one core.
 
     python -m benchmarks.gpu                           # PyTorch, first GPU, 256 planes of 341 x 341
     python -m benchmarks.gpu --device cpu --side 101 --planes 8 --threads 1
@@ -6,7 +6,7 @@
 
 Times of the device are wall times: preparation, transfers and results included. As in a run, several blocks
 are in work; while one is on the device, the others are prepared. Those of the usual engine are CPU seconds of
-one thread, for a few of the planes.
+one thread, for a few of the planes, or for one group of planes that share a window.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
-from lucidcube.kernels.batched.arrays import Arrays, find_arrays
+from lucidcube.cube import BADNESS, DATA, DIMS, MASK, PSF, PSF_PLANE, WAVELENGTH, from_arrays
+from lucidcube.kernels.batched.arrays import Arrays, find_arrays, use_arrays
 from lucidcube.kernels.batched.batches import PlaneInput
 from lucidcube.kernels.deconvolution.common import Deconvolution
+from lucidcube.lift.blocks import GROUP
+from lucidcube.stages import Artefacts, Interpolate
+from lucidcube.stages.base import Stage
 from lucidcube.stages.deconvolution_methods import Deconvolve
 
 from .scenes import scene
@@ -32,6 +37,11 @@ CASES: dict[str, dict[str, Any]] = {
     "map": {"method": "map"},
     "lucy_richardson, 100 iterations": {"method": "lucy_richardson", "chi2_target": None, "n_iter": 100},
 }
+OF_WINDOWS: dict[str, tuple[Stage, str]] = {
+    "artefacts, spectral_psf": (Artefacts(method="spectral_psf"), BADNESS),
+    "interpolate, model": (Interpolate(method="model"), DATA),
+}
+"""Stages that work on windows of planes, and the variable that is compared."""
 DISTINCT = 8
 """Number of simulated planes, which are repeated."""
 BLOCKS = 16
@@ -44,6 +54,25 @@ def planes_of(side: int, number: int) -> list[PlaneInput]:
     made = scene(side, DISTINCT)
     kinds = [made.plane(i) for i in range(min(number, DISTINCT))]
     return [PlaneInput(p.observed, p.psf, p.variance, None) for p in (kinds * number)[:number]]
+
+
+def blocks_of(side: int, number: int, blocks: int) -> list[xr.Dataset]:
+    """Return blocks of whole groups of planes, none of which are equal, with PSFs and marked pixels."""
+    made = scene(side, DISTINCT)
+    kinds = [made.plane(i) for i in range(DISTINCT)]
+    groups = -(-number // GROUP)
+    per_block = GROUP * -(-groups // blocks)
+    cubes = []
+    for first in range(0, number, per_block):
+        planes = [kinds[i % DISTINCT] for i in range(per_block)]
+        scales = 1 + np.arange(first, first + per_block, dtype=np.float32)[:, None, None] / number
+        data, variance = np.stack([p.observed for p in planes]), np.stack([p.variance for p in planes])
+        marks = np.stack([p.artefact_kind > 0 for p in planes]).astype(np.uint8)
+        axis = 7e-7 + 1e-9 * np.arange(first, first + per_block)
+        cube = from_arrays(scales * data, axis, variance=scales**2 * variance, units="")
+        psf = (WAVELENGTH, *PSF_PLANE), np.stack([p.psf for p in planes])
+        cubes.append(cube.assign({MASK: (DIMS, marks), PSF: psf}))
+    return cubes
 
 
 def device_name(arrays: Arrays) -> str:
@@ -107,9 +136,42 @@ def measure(
     }
 
 
+def measure_windows(
+    stage: Stage, variable: str, blocks: list[xr.Dataset], threads: int, arrays: Arrays, device: str | None
+) -> dict[str, float]:
+    """Return seconds per plane of a stage that works on windows, and how well the results agree."""
+    group, planes = blocks[0].isel({WAVELENGTH: slice(GROUP)}), sum(b.sizes[WAVELENGTH] for b in blocks)
+    # Of other brightness, so that nothing is remembered of what is measured.
+    warm, alone = (group.assign({DATA: factor * group[DATA]}) for factor in (np.float32(2), np.float32(3)))
+    found: list[np.ndarray] = []
+    expected: list[np.ndarray] = []
+
+    def block(cube: xr.Dataset) -> np.ndarray:
+        with use_arrays(arrays.library, device):
+            return np.asarray(stage(cube)[variable])
+
+    def together() -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            found[:] = pool.map(block, blocks)
+
+    def one_by_one() -> None:
+        expected[:] = [np.asarray(stage(alone)[variable])]
+
+    block(warm)  # compiles kernels
+    stage(warm)
+    cpu = seconds_of(one_by_one, time.thread_time) / GROUP
+    spent = time.process_time()
+    wall = seconds_of(together, time.perf_counter) / planes
+    spent = (time.process_time() - spent) / planes
+    alike = block(alone)
+    scale = float(np.nanmax(np.abs(expected[0])))
+    worst = float(np.nanmax(np.abs(alike - expected[0]))) / scale
+    return {"one core": cpu, "wall": wall, "cpu": spent, "components": worst, "residual": np.nan}
+
+
 def main() -> None:
     """Print a table, or write it into a page."""
-    parser = argparse.ArgumentParser(description="Deconvolve planes on a device and on one core.")
+    parser = argparse.ArgumentParser(description="Compute planes on a device and on one core.")
     parser.add_argument("--library", default="torch", choices=["torch", "cupy", "numpy"])
     parser.add_argument("--device", default=None, help="cuda, cuda:1 or cpu")
     parser.add_argument("--side", type=int, default=341, help="pixels along y and x")
@@ -125,11 +187,18 @@ def main() -> None:
         f"{given.threads} threads on a host with {os.cpu_count()} cores",
         "",
         "| method | one core, s per plane | device, wall s per plane | its host, CPU s per plane | ratio | "
-        "difference of components | of residuals |",
+        "difference of components, scores or filled pixels | of residuals |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, options in CASES.items():
-        got = measure(Deconvolve(**options), planes, given.single, given.threads, arrays)
+    measured = {
+        name: measure(Deconvolve(**options), planes, given.single, given.threads, arrays)
+        for name, options in CASES.items()
+    }
+    blocks = blocks_of(given.side, given.planes, 1 if given.threads == 1 else BLOCKS)
+    for name, (stage, variable) in OF_WINDOWS.items():
+        rest = blocks, given.threads, arrays, given.device
+        measured[name] = measure_windows(stage, variable, *rest)
+    for name, got in measured.items():
         rows.append(
             f"| {name} | {got['one core']:.3f} | {got['wall']:.4f} | {got['cpu']:.4f} | "
             f"{got['one core'] / got['wall']:.1f} | {got['components']:.1e} | {got['residual']:.1e} |"

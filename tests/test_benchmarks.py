@@ -178,6 +178,9 @@ def test_the_benchmark_of_devices_measures_and_writes_a_table(
     *_, components, residuals, _ = row.split("|")
     assert float(components) < 1e-4
     assert float(residuals) < 1e-4
+    for name, most in (("artefacts", 0.2), ("interpolate", 1e-2)):
+        row = next(line for line in text.splitlines() if line.startswith(f"| {name}"))
+        assert 0 < float(row.split("|")[-3]) < most
 
 
 def small_cluster(*arguments):
