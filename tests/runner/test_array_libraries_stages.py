@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ from astropy.io import fits
 from array_libraries import difference
 from locations import ROOT
 from lucidcube.config.python import from_python
+from lucidcube.kernels.artefacts import psf_consistency
+from lucidcube.kernels.batched.arrays import Arrays, use_arrays
 from lucidcube.kernels.batched.map_solver import PlanesSolver
 from lucidcube.kernels.deconvolution.map_fit import Fit
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.one_stage import run_stage
 from lucidcube.runner.pipeline import run
+from lucidcube.stages.artefact_windows import scores_together
+from lucidcube.stages.base import REGISTRY
+from lucidcube.stages.interpolate_planes import modelled_together
 
 PLANES, SIDE, EMPTY = 17, 31, 1
 """A whole group of planes that share a window, and one of the next."""
@@ -151,3 +157,35 @@ def test_the_commands_of_the_stages_use_the_profile(
         assert np.nanpercentile(relative(made["torch"], made["usual"]), 99) < 0.2
     else:
         assert difference(made["torch"], made["usual"]) < 5e-3
+
+
+@pytest.mark.parametrize(("stage", "method"), [("artefacts", "spectral_psf"), ("interpolate", "model")])
+def test_the_memory_of_planes_together_is_planned(
+    monkeypatch: pytest.MonkeyPatch, stage: str, method: str
+) -> None:
+    """That of the host, with all planes on the device at a time: PyTorch does not allocate through Python."""
+    pytest.importorskip("torch")
+    rounds = [one._replace(n_iter=1) for one in psf_consistency.CONTINUED]
+    monkeypatch.setattr(psf_consistency, "CONTINUED", rounds)
+    monkeypatch.setattr(Arrays, "batch_size", lambda self, plane_bytes: 99)
+    side, window, wanted = 97, 8, slice(2, 6)
+    y, x = np.mgrid[:side, :side] - side // 2
+    star = ((1 + (y**2 + x**2) / 16) ** -1.5).astype(np.float32)
+    noise = np.random.default_rng(1).normal(0, 1e-3, (window, side, side)).astype(np.float32)
+    psf, variance = (np.repeat(one[None], window, axis=0) for one in (star / star.sum(), 0 * star + 1e-6))
+    mask = np.zeros(noise.shape, np.uint8)
+    mask[np.arange(window), np.arange(window), 40:44] = 1
+    arrays = [star + noise, psf, *([mask] if stage == "interpolate" else []), variance]
+    peaks = []
+    for number in (1, 1, 3):  # the first loads what is compiled
+        windows = [[*arrays, None] if stage == "interpolate" else arrays] * number
+        tracemalloc.start()
+        with use_arrays("torch", "cpu"):
+            if stage == "artefacts":
+                scores_together(windows, [wanted] * number, cut=CUT, spectral=True)
+            else:
+                modelled_together(windows, [wanted] * number, max_hole=10, n_iter=1, spectral=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    copies = REGISTRY[stage].parse({"method": method}).together_copies
+    assert 0.7 < (peaks[2] - peaks[1]) / (2 * 4) / (4 * side**2 * copies) < 1.05
