@@ -23,9 +23,9 @@ import numpy as np
 import xarray as xr
 
 from lucidcube.cube import BADNESS, DATA, DIMS, MASK, PSF, PSF_PLANE, WAVELENGTH, from_arrays
-from lucidcube.kernels.batched.arrays import Arrays, find_arrays, use_arrays
-from lucidcube.kernels.batched.batches import PlaneInput
 from lucidcube.kernels.deconvolution.common import Deconvolution
+from lucidcube.kernels.stacked.arrays import Arrays, find_arrays, use_arrays
+from lucidcube.kernels.stacked.stacks import PlaneInput
 from lucidcube.lift.blocks import GROUP
 from lucidcube.stages import Artefacts, Interpolate
 from lucidcube.stages.base import Stage

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from disc_scene import SIGMA, holes, moffat, planet, rim
-from lucidcube.kernels.batched.arrays import Arrays, find_arrays
-from lucidcube.kernels.batched.batches import PlaneInput
+from lucidcube.kernels.stacked.arrays import Arrays, find_arrays
+from lucidcube.kernels.stacked.stacks import PlaneInput
 
 
 @pytest.fixture(params=["numpy", "torch"])

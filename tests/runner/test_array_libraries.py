@@ -17,7 +17,7 @@ from locations import ROOT
 from lucidcube.cluster.profile import Profile
 from lucidcube.config.python import from_python
 from lucidcube.errors import ConfigError
-from lucidcube.kernels.batched.arrays import current_arrays, use_arrays
+from lucidcube.kernels.stacked.arrays import current_arrays, use_arrays
 from lucidcube.lift.blocks import BLOCK_BYTES, planes_per_block
 from lucidcube.runner import engines
 from lucidcube.runner.engines import DEVICE_BLOCK_BYTES, Engines, engines_of
@@ -295,7 +295,7 @@ def test_blocks_are_larger_for_a_device_that_has_the_memory(monkeypatch: pytest.
     assert Engines().block_bytes(here) is None
     assert Engines("auto", "torch", "cpu").block_bytes(here) is None
     for free, expected in ((1 << 40, DEVICE_BLOCK_BYTES), (1 << 20, BLOCK_BYTES), (130 << 24, 1 << 24)):
-        found = SimpleNamespace(batch_bytes=lambda free=free: free)
+        found = SimpleNamespace(stack_bytes=lambda free=free: free)
         monkeypatch.setattr(engines, "find_arrays", lambda library, device, found=found: found)
         assert device.block_bytes(here) == expected
     with planned_blocks(DEVICE_BLOCK_BYTES):

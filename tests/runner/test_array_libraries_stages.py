@@ -14,9 +14,9 @@ from array_libraries import difference
 from locations import ROOT
 from lucidcube.config.python import from_python
 from lucidcube.kernels.artefacts import psf_consistency
-from lucidcube.kernels.batched.arrays import Arrays, use_arrays
-from lucidcube.kernels.batched.map_solver import PlanesSolver
 from lucidcube.kernels.deconvolution.map_fit import Fit
+from lucidcube.kernels.stacked.arrays import Arrays, use_arrays
+from lucidcube.kernels.stacked.map_solver import PlanesSolver
 from lucidcube.runner.monitor import Monitor
 from lucidcube.runner.one_stage import run_stage
 from lucidcube.runner.pipeline import run
@@ -167,7 +167,7 @@ def test_the_memory_of_planes_together_is_planned(
     pytest.importorskip("torch")
     rounds = [one._replace(n_iter=1) for one in psf_consistency.CONTINUED]
     monkeypatch.setattr(psf_consistency, "CONTINUED", rounds)
-    monkeypatch.setattr(Arrays, "batch_size", lambda self, plane_bytes: 99)
+    monkeypatch.setattr(Arrays, "stack_size", lambda self, plane_bytes: 99)
     side, window, wanted = 97, 8, slice(2, 6)
     y, x = np.mgrid[:side, :side] - side // 2
     star = ((1 + (y**2 + x**2) / 16) ** -1.5).astype(np.float32)

@@ -120,7 +120,7 @@ def test_planes_computed_together_need_more_memory() -> None:
 
 
 @pytest.mark.parametrize(("side", "bytes_"), [(64, 256 << 20), (1000, 4 * 130 * 1000**2)])
-def test_the_plan_has_a_batch_of_planes_if_the_device_is_the_processor(side: int, bytes_: int) -> None:
+def test_the_plan_has_a_stack_of_planes_if_the_device_is_the_processor(side: int, bytes_: int) -> None:
     cube = lazy(32, side, size=16)
     cube = cube.assign(
         psf=(("wavelength", "psf_y", "psf_x"), da.zeros((32, 9, 9), chunks=(16, 9, 9), dtype="f4"))

@@ -3,7 +3,7 @@
 A block is a run of whole planes. NumPy data give NumPy results; with dask data nothing is computed.
 The result of a stage must not depend on how the cube is chunked, and the lift ensures this: a kernel receives
 a single plane, or, for rebinning, the planes that its output block needs, in a fixed order. The exception are
-planes computed together with an array library: rounding depends on the planes of their batch.
+planes computed together with an array library: rounding depends on the planes of their stack.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

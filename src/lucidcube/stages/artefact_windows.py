@@ -10,11 +10,11 @@ import numpy as np
 from lucidcube.kernels.artefacts.combined_score import Score, Suspects, combined_score, suspects
 from lucidcube.kernels.artefacts.psf_consistency import Search, robust_estimate
 from lucidcube.kernels.artefacts.spectral_outliers import spectral_outliers
-from lucidcube.kernels.batched.arrays import current_arrays
-from lucidcube.kernels.batched.psf_consistency import search_together
 from lucidcube.kernels.deconvolution.map_solver import Solution
 from lucidcube.kernels.fourier.convolver import engine_name
 from lucidcube.kernels.noise import known_variance
+from lucidcube.kernels.stacked.arrays import current_arrays
+from lucidcube.kernels.stacked.psf_consistency import search_together
 from lucidcube.lift.remembered import Remembered
 from lucidcube.stages.psf_planes import middle_plane, usable_psf
 

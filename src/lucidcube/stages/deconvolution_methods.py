@@ -6,14 +6,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lucidcube.cube import DATA, DECONVOLUTION_LOG, MODEL, POINTS, RESIDUAL, RESTORED
-from lucidcube.kernels.batched.clean import clean_planes
-from lucidcube.kernels.batched.lucy_richardson import lucy_richardson_planes
-from lucidcube.kernels.batched.map import map_planes
 from lucidcube.kernels.deconvolution.clean import clean_modified
 from lucidcube.kernels.deconvolution.common import Deconvolution
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.kernels.deconvolution.map import map_deconvolution
 from lucidcube.kernels.deconvolution.multiscale_clean import clean_multiscale
+from lucidcube.kernels.stacked.clean import clean_planes
+from lucidcube.kernels.stacked.lucy_richardson import lucy_richardson_planes
+from lucidcube.kernels.stacked.map import map_planes
 from lucidcube.stages.base import parameter
 from lucidcube.stages.deconvolve import WITH_ERRORS, Deconvolve
 

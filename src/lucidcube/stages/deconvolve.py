@@ -30,13 +30,13 @@ from lucidcube.cube import (
     block_sizes,
     scale_exponent,
 )
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import PlaneInput, PlanesKernel
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.errors import PILOTS, errors_by_repeats
 from lucidcube.kernels.deconvolution.resolution import FWHM, at_resolution
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.noise import estimate_variance
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.stacks import PlaneInput, PlanesKernel
 from lucidcube.lift.blocks import Output, over_planes
 from lucidcube.stages.base import NOISE_IS_ESTIMATED, parameter
 from lucidcube.stages.deconvolution_errors import ErrorOptions
@@ -121,7 +121,7 @@ class Deconvolve(StageWithPSF):
     kernel: ClassVar[Callable[..., Deconvolution]]
     """Function that deconvolves a plane; it takes the parameters of the variant by name."""
     planes_kernel: ClassVar[PlanesKernel | None] = None
-    """Function that deconvolves several planes together, see `kernels.batched`; None if there is none."""
+    """Function that deconvolves several planes together, see `kernels.stacked`; None if there is none."""
 
     def deconvolve_plane(self, plane: np.ndarray, psf: np.ndarray, **given: Any) -> Deconvolution:
         """Deconvolve a plane; `given` are the other arguments of the kernel.

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lucidcube.cube import DECONVOLUTION_LOG
-from lucidcube.kernels.batched.arrays import current_arrays
-from lucidcube.kernels.batched.batches import PlaneInput
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.diagnostics import residual_structure
 from lucidcube.kernels.holes import Filled
+from lucidcube.kernels.stacked.arrays import current_arrays
+from lucidcube.kernels.stacked.stacks import PlaneInput
 from lucidcube.stages.psf_planes import usable_psf
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lucidcube.kernels.batched.arrays import current_arrays
-from lucidcube.kernels.batched.map_solver import solve_planes
 from lucidcube.kernels.deconvolution.map_fit import Fit
 from lucidcube.kernels.deconvolution.map_solver import MapSolver, Solution
 from lucidcube.kernels.fill_linear import fill_linear
 from lucidcube.kernels.fill_model import Prediction, fit_of_good_pixels, predict
 from lucidcube.kernels.fourier.convolver import engine_name
 from lucidcube.kernels.holes import Filled, outside_field
+from lucidcube.kernels.stacked.arrays import current_arrays
+from lucidcube.kernels.stacked.map_solver import solve_planes
 from lucidcube.lift.remembered import Remembered
 from lucidcube.stages.psf_planes import middle_plane, usable_psf
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from array_libraries import Scene, arrays, difference
-from lucidcube.kernels.batched import batches
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import PlaneInput
-from lucidcube.kernels.batched.lucy_richardson import lucy_richardson_planes
 from lucidcube.kernels.deconvolution.common import Deconvolution
 from lucidcube.kernels.deconvolution.lucy_richardson import lucy_richardson
 from lucidcube.kernels.fourier.convolver import EngineName, use_engine
+from lucidcube.kernels.stacked import stacks
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.lucy_richardson import lucy_richardson_planes
+from lucidcube.kernels.stacked.stacks import PlaneInput
 from lucidcube.stages.deconvolution_methods import LucyRichardson
 
 __all__ = ["arrays"]
@@ -74,11 +74,11 @@ def test_bright_planes_agree_to_a_hundred_thousandth(arrays: Arrays) -> None:
         assert difference(result.components, known.components) < 1e-5
 
 
-def test_results_do_not_depend_on_the_batch(arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_stack(arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
     planes = Scene().planes
     together = lucy_richardson_planes(planes, arrays, **OPTIONS)
-    monkeypatch.setattr(Arrays, "batch_size", lambda self, plane_bytes: 2)
-    monkeypatch.setattr(batches, "FULL", 1.0)
+    monkeypatch.setattr(Arrays, "stack_size", lambda self, plane_bytes: 2)
+    monkeypatch.setattr(stacks, "FULL", 1.0)
     apart = lucy_richardson_planes(planes, arrays, **OPTIONS)
     for one, other in zip(together, apart, strict=True):
         assert difference(one.components, other.components) < 1e-5

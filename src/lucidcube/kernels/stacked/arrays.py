@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 ArrayLibrary = Literal["numpy", "torch", "cupy"]
 
 FRACTION = 0.5
-"""Fraction of the free memory of a device that a batch of planes may use."""
+"""Fraction of the free memory of a device that a stack of planes may use."""
 HOST_BYTES = 256 << 20
-"""Memory of a batch of planes if the device is the processor."""
+"""Memory of a stack of planes if the device is the processor."""
 HOST = "cpu"
 INSTALL = {
     "numpy": "pip install array-api-compat",
@@ -57,7 +57,7 @@ class Arrays:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Use the device within the context, in which batches are computed and their size is chosen.
+        """Use the device within the context, in which stacks are computed and their size is chosen.
 
         One thread at a time does, so that its memory is not shared; others prepare. NumPy does not warn of
         divisions by zero and overflows, as the other libraries do not.
@@ -76,12 +76,12 @@ class Arrays:
 
         return np.asarray(to_device(array, HOST))
 
-    def batch_size(self, plane_bytes: int) -> int:
-        """Return the number of planes of a batch, each of which needs `plane_bytes`; see `in_use`."""
-        return max(1, int(self.batch_bytes() // plane_bytes))
+    def stack_size(self, plane_bytes: int) -> int:
+        """Return the number of planes of a stack, each of which needs `plane_bytes`; see `in_use`."""
+        return max(1, int(self.stack_bytes() // plane_bytes))
 
-    def batch_bytes(self) -> int:
-        """Return the number of bytes that a batch of planes may use."""
+    def stack_bytes(self) -> int:
+        """Return the number of bytes that a stack of planes may use."""
         if self.library == "cupy":
             with self.device:
                 return int(FRACTION * self.xp.cuda.runtime.memGetInfo()[0])

@@ -11,8 +11,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import Iterating, Mask, Numbers, Rows, column, total
 from lucidcube.kernels.deconvolution.lbfgs import (
     COST_NOISE,
     LEAST_CURVATURE,
@@ -25,6 +23,8 @@ from lucidcube.kernels.deconvolution.lbfgs import (
     two_loops,
 )
 from lucidcube.kernels.deconvolution.lbfgs_memory import PAIRS, PERIOD
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.stacks import Iterating, Mask, Numbers, Rows, column, total
 
 Evaluate = Callable[[Any], tuple[Numbers, Any]]
 """Function that returns the costs (plane,) of variables (plane, y, x), and their gradient."""

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from array_libraries import Scene, arrays, difference
-from lucidcube.kernels.batched import batches, map_solver
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import PlaneInput
-from lucidcube.kernels.batched.map import map_planes
 from lucidcube.kernels.deconvolution.common import Deconvolution
 from lucidcube.kernels.deconvolution.map import map_deconvolution
 from lucidcube.kernels.fourier.convolver import EngineName, use_engine
+from lucidcube.kernels.stacked import map_solver, stacks
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.map import map_planes
+from lucidcube.kernels.stacked.stacks import PlaneInput
 from lucidcube.stages.deconvolution_methods import MapDeconvolution
 
 __all__ = ["arrays"]
@@ -122,13 +122,13 @@ def test_the_noise_stops_each_plane(arrays: Arrays, planes: list[PlaneInput]) ->
         assert abs(result.iterations - known.iterations) <= 0.4 * known.iterations + 1
 
 
-def test_results_do_not_depend_on_the_batch(
+def test_results_do_not_depend_on_the_stack(
     arrays: Arrays, planes: list[PlaneInput], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = OPTIONS | {"n_iter": 40}
     together = map_planes(planes, arrays, **options)
-    monkeypatch.setattr(Arrays, "batch_size", lambda self, plane_bytes: 2)
-    monkeypatch.setattr(batches, "FULL", 1.0)
+    monkeypatch.setattr(Arrays, "stack_size", lambda self, plane_bytes: 2)
+    monkeypatch.setattr(stacks, "FULL", 1.0)
     apart = map_planes(planes, arrays, **options)
     for one, other in zip(together, apart, strict=True):
         assert difference(one.model, other.model) < 1e-2
@@ -144,10 +144,10 @@ def test_planes_without_data_are_zero_and_change_no_others(arrays: Arrays, plane
     assert difference(found.components, one_by_one([first], n_iter=3)[0].components) < 3e-2
 
 
-def test_the_number_of_a_batch_follows_from_the_memory(arrays: Arrays) -> None:
-    assert arrays.batch_size(1 << 40) == 1
-    assert arrays.batch_size(1 << 20) == 256
-    assert [len(part) for part in batches.in_batches(range(10), 4)] == [3, 3, 4]
+def test_the_number_of_a_stack_follows_from_the_memory(arrays: Arrays) -> None:
+    assert arrays.stack_size(1 << 40) == 1
+    assert arrays.stack_size(1 << 20) == 256
+    assert [len(part) for part in stacks.in_stacks(range(10), 4)] == [3, 3, 4]
 
 
 def test_dark_and_bright_planes_do_not_warn(arrays: Arrays, planes: list[PlaneInput]) -> None:

@@ -5,9 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import Numbers, column, total
-from lucidcube.kernels.batched.convolver import BatchConvolver
 from lucidcube.kernels.deconvolution.map_start import (
     FLOOR,
     HALF,
@@ -19,9 +16,12 @@ from lucidcube.kernels.deconvolution.map_start import (
     STEPS,
     USUAL_PENALTY,
 )
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.convolver import StackConvolver
+from lucidcube.kernels.stacked.stacks import Numbers, column, total
 
 
-def first_parts(arrays: Arrays, convolver: BatchConvolver, data: Any, weight: Any) -> tuple[Any, Any]:
+def first_parts(arrays: Arrays, convolver: StackConvolver, data: Any, weight: Any) -> tuple[Any, Any]:
     """Return estimates of b and p (plane, grid y, grid x), from which few iterations lead to the minimum.
 
     Data and weights are as for `deconvolution.map_start.first_parts`, but without padding.
@@ -83,7 +83,7 @@ def point_units(
     """
     xp = arrays.xp
     noisier = NOISIER * np.minimum(1, USUAL_PENALTY / np.maximum(point_penalty, 1e-30))
-    squared = BatchConvolver(arrays, np.square(psf), (weight.shape[1], weight.shape[2]))
+    squared = StackConvolver(arrays, np.square(psf), (weight.shape[1], weight.shape[2]))
     reached = xp.clip(squared.correlate(weight * weight), min=0)
     known = squared.correlate(xp.astype(weight > 0, xp.float32))
     whole = column(arrays, np.sum(np.square(psf, dtype=np.float64), axis=(1, 2)))

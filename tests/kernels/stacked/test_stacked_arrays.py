@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from array_libraries import Scene, arrays
-from lucidcube.kernels.batched import arrays as batched_arrays
-from lucidcube.kernels.batched.arrays import Arrays, Unavailable, current_arrays, find_arrays, use_arrays
-from lucidcube.kernels.batched.convolver import BatchConvolver
 from lucidcube.kernels.fourier.convolver import Convolver
+from lucidcube.kernels.stacked import arrays as stacked_arrays
+from lucidcube.kernels.stacked.arrays import Arrays, Unavailable, current_arrays, find_arrays, use_arrays
+from lucidcube.kernels.stacked.convolver import StackConvolver
 from lucidcube.stages.base import REGISTRY
 
 __all__ = ["arrays"]
@@ -24,7 +24,7 @@ __all__ = ["arrays"]
 
 def test_no_array_library_is_imported_unless_it_is_chosen() -> None:
     code = (
-        "import sys, lucidcube.runner.pipeline, lucidcube.stages, lucidcube.kernels.batched.map\n"
+        "import sys, lucidcube.runner.pipeline, lucidcube.stages, lucidcube.kernels.stacked.map\n"
         "print(*{'torch', 'cupy', 'array_api_compat'} & {*sys.modules})"
     )
     made = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -32,7 +32,7 @@ def test_no_array_library_is_imported_unless_it_is_chosen() -> None:
 
 
 def test_what_is_not_installed_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batched_arrays, "_found", {})
+    monkeypatch.setattr(stacked_arrays, "_found", {})
     remedies = {"torch": r"pip install 'lucidcube\[gpu\]'", "cupy": "pip install .*cupy-cuda12x"}
     for library, remedy in remedies.items():
         monkeypatch.setitem(sys.modules, f"array_api_compat.{library}", None)
@@ -52,7 +52,7 @@ def test_a_device_must_exist() -> None:
 
 
 def test_threads_share_one_lock_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, look_for, everyone = [], batched_arrays._look_for, Barrier(8)
+    looks, look_for, everyone = [], stacked_arrays._look_for, Barrier(8)
 
     def slowly(library: Any, name: str | None) -> Arrays:
         looks.append(name)
@@ -63,8 +63,8 @@ def test_threads_share_one_lock_of_a_device(monkeypatch: pytest.MonkeyPatch) -> 
         everyone.wait()
         return find_arrays("numpy", name)
 
-    monkeypatch.setattr(batched_arrays, "_found", {})
-    monkeypatch.setattr(batched_arrays, "_look_for", slowly)
+    monkeypatch.setattr(stacked_arrays, "_found", {})
+    monkeypatch.setattr(stacked_arrays, "_look_for", slowly)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(find, [None, "cpu"] * 4))
     assert sorted(map(str, looks)) == ["None", "cpu"]
@@ -73,7 +73,7 @@ def test_threads_share_one_lock_of_a_device(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_names_of_one_gpu_share_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(batched_arrays, "_found", {})
+    monkeypatch.setattr(stacked_arrays, "_found", {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     first, *others, second = (find_arrays("torch", name) for name in (None, "cuda", "cuda:0", "cuda:1"))
@@ -81,11 +81,11 @@ def test_names_of_one_gpu_share_its_lock(monkeypatch: pytest.MonkeyPatch) -> Non
     assert second.lock is not first.lock
 
 
-def test_the_size_of_a_batch_is_chosen_while_no_other_thread_uses_the_device(
+def test_the_size_of_a_stack_is_chosen_while_no_other_thread_uses_the_device(
     arrays: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = []
-    monkeypatch.setattr(Arrays, "batch_bytes", lambda self: locked.append(self.lock.locked()) or 1 << 28)
+    monkeypatch.setattr(Arrays, "stack_bytes", lambda self: locked.append(self.lock.locked()) or 1 << 28)
     planes = Scene(20).planes[:2]
     for method in ("map", "lucy_richardson", "clean_modified"):
         stage = REGISTRY["deconvolve"].parse({"method": method, "n_iter": 1})
@@ -119,7 +119,7 @@ def test_convolution_is_that_of_single_planes(
     psf = rng.random((3, *sides))
     psf /= psf.sum(axis=(1, 2), keepdims=True)
     planes = rng.normal(size=(3, *shape)).astype(np.float32)
-    convolver = BatchConvolver(arrays, psf, shape)
+    convolver = StackConvolver(arrays, psf, shape)
     given = arrays.put(planes)
     for found, name in ((convolver.convolve(given), "convolve"), (convolver.correlate(given), "correlate")):
         expected = [getattr(Convolver(p, shape), name)(plane) for p, plane in zip(psf, planes, strict=True)]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from array_libraries import Scene, arrays, difference
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.clean import clean_planes
 from lucidcube.kernels.deconvolution.clean import clean_modified
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.clean import clean_planes
 from lucidcube.stages.deconvolution_methods import CleanModified
 
 __all__ = ["arrays"]

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import Mask, Numbers, Rows, column, keep_rows, total
-from lucidcube.kernels.batched.convolver import BatchConvolver
 from lucidcube.kernels.deconvolution.stopping import LARGEST
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.convolver import StackConvolver
+from lucidcube.kernels.stacked.stacks import Mask, Numbers, Rows, column, keep_rows, total
 
 
 class Objectives:
@@ -40,7 +40,7 @@ class Objectives:
     def __init__(
         self,
         arrays: Arrays,
-        convolver: BatchConvolver,
+        convolver: StackConvolver,
         data: Any,
         weight: Any,
         unit: Any,

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import Iterating, Mask, Rows, stack, total
-from lucidcube.kernels.batched.convolver import BatchConvolver
 from lucidcube.kernels.deconvolution.common import StopReason
 from lucidcube.kernels.deconvolution.continuation import Plane
 from lucidcube.kernels.deconvolution.field import Field
 from lucidcube.kernels.deconvolution.stopping import LARGEST, NoiseStop
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.convolver import StackConvolver
+from lucidcube.kernels.stacked.stacks import Iterating, Mask, Rows, stack, total
 
 Found = tuple[Plane, int, StopReason]
 """Components (field y, padded_width), number of iterations, and reason to stop."""
 
 
 class FieldIteration(Iterating[Found], ABC):
-    """The fields of a batch that still iterate, and the results of those that do not.
+    """The fields of a stack that still iterate, and the results of those that do not.
 
     Arrays of the library are (plane, y, x). The fields lie at their pixel (0, 0), with zeros beyond them,
     which stay zero. Statistics are NumPy arrays (plane,).
@@ -50,7 +50,7 @@ class FieldIteration(Iterating[Found], ABC):
         self._inverse = self._put([noise.inverse_noise for noise in noises])
         self._counted = np.array([np.count_nonzero(noise.inverse_noise) for noise in noises])
         self._targets = np.array([np.nan if noise.target is None else noise.target for noise in noises])
-        self._convolver = BatchConvolver(arrays, np.stack(psf), self._data.shape[1:])
+        self._convolver = StackConvolver(arrays, np.stack(psf), self._data.shape[1:])
 
     def run(self) -> list[Found]:
         """Return what is found for each plane."""

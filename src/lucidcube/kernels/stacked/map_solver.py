@@ -5,12 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import Numbers, Rows, column, in_batches
-from lucidcube.kernels.batched.convolver import BatchConvolver
-from lucidcube.kernels.batched.edge_preserving import Objectives
-from lucidcube.kernels.batched.lbfgs import Minimisation
-from lucidcube.kernels.batched.map_start import first_parts, point_units
 from lucidcube.kernels.deconvolution.lbfgs import Minimum
 from lucidcube.kernels.deconvolution.map import norm
 from lucidcube.kernels.deconvolution.map_fit import Fit
@@ -28,9 +22,15 @@ from lucidcube.kernels.deconvolution.map_solver import (
     nothing,
     solution_of,
 )
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.convolver import StackConvolver
+from lucidcube.kernels.stacked.edge_preserving import Objectives
+from lucidcube.kernels.stacked.lbfgs import Minimisation
+from lucidcube.kernels.stacked.map_start import first_parts, point_units
+from lucidcube.kernels.stacked.stacks import Numbers, Rows, column, in_stacks
 
 SCRATCH = 130
-"""Planes in the memory of the device for each plane of a batch."""
+"""Planes in the memory of the device for each plane of a stack."""
 
 
 class PlanesSolver:
@@ -51,7 +51,7 @@ class PlanesSolver:
         self._arrays, self._psf = arrays, np.stack(psf).astype(np.float32)
         self._norms = np.array([norm(one) for one in psf])
         with arrays.in_use():
-            self._convolver = BatchConvolver(arrays, self._psf, self.grid)
+            self._convolver = StackConvolver(arrays, self._psf, self.grid)
 
     def solve(
         self,
@@ -91,12 +91,12 @@ class PlanesSolver:
 def solvers(
     arrays: Arrays, psf: Sequence[NDArray[np.floating]], shape: tuple[int, int]
 ) -> Iterator[tuple[Sequence[int], PlanesSolver]]:
-    """Yield the solvers of batches of planes that fit into the memory, with the numbers of the planes."""
+    """Yield the solvers of stacks of planes that fit into the memory, with the numbers of the planes."""
     grid = grid_of(shape)
     with arrays.in_use():
-        most = arrays.batch_size(SCRATCH * 4 * grid[0] * grid[1])
-    for batch in in_batches(range(len(psf)), most):
-        yield batch, PlanesSolver(arrays, [psf[i] for i in batch], shape)
+        most = arrays.stack_size(SCRATCH * 4 * grid[0] * grid[1])
+    for stack in in_stacks(range(len(psf)), most):
+        yield stack, PlanesSolver(arrays, [psf[i] for i in stack], shape)
 
 
 def solve_planes(
@@ -107,9 +107,9 @@ def solve_planes(
 ) -> list[Solution]:
     """Return the estimates for planes of one shape (y, x), whose PSFs have one shape too."""
     solutions: list[Solution] = []
-    for batch, solver in solvers(arrays, psf, shape):
-        found = solver.solve({row: fits[i] for row, i in enumerate(batch)})
-        solutions += (found[row] for row in range(len(batch)))
+    for stack, solver in solvers(arrays, psf, shape):
+        found = solver.solve({row: fits[i] for row, i in enumerate(stack)})
+        solutions += (found[row] for row in range(len(stack)))
     return solutions
 
 
@@ -124,7 +124,7 @@ class _Planes:
     def __init__(
         self,
         arrays: Arrays,
-        convolver: BatchConvolver,
+        convolver: StackConvolver,
         psf: NDArray[np.float32],
         fits: Sequence[Fit],
         scaled: Sequence[Scaled],

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.batched.arrays import Arrays
 from lucidcube.kernels.deconvolution.common import Deconvolution, Variance
 from lucidcube.kernels.deconvolution.continuation import Plane
+from lucidcube.kernels.stacked.arrays import Arrays
 
 FULL = 0.75
-"""Fraction of the planes of a batch that still iterate below which the others are removed."""
+"""Fraction of the planes of a stack that still iterate below which the others are removed."""
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -37,8 +37,8 @@ class PlanesKernel(Protocol):
     ) -> list[Deconvolution]: ...
 
 
-def in_batches(planes: Sequence[T], most: int) -> Iterator[Sequence[T]]:
-    """Yield the planes in batches of about equal size, which is `most` at most."""
+def in_stacks(planes: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Yield the planes in stacks of about equal size, which is `most` at most."""
     number = -(-len(planes) // most)
     ends = np.linspace(0, len(planes), number + 1).astype(int).tolist()
     yield from (planes[first:last] for first, last in pairwise(ends))
@@ -73,7 +73,7 @@ def replace(arrays: Arrays, planes: Any, rows: Rows, others: Any) -> Any:
 
 
 class Iterating(Generic[T]):
-    """The planes of a batch that still iterate, and the results of those that have ended.
+    """The planes of a stack that still iterate, and the results of those that have ended.
 
     Attributes that are arrays whose first dimension is the plane are named in `_on_device` if they are of the
     library, and in `_on_host` if they are of NumPy.

@@ -5,16 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import (
-    Numbers,
-    PlaneInput,
-    column,
-    in_batches,
-    largest_grid,
-    total,
-)
-from lucidcube.kernels.batched.fields import FieldIteration, Found
 from lucidcube.kernels.deconvolution.clean import stop_reason_of, with_clean_beam
 from lucidcube.kernels.deconvolution.clean_beam import with_restored
 from lucidcube.kernels.deconvolution.common import (
@@ -25,9 +15,19 @@ from lucidcube.kernels.deconvolution.common import (
     edge_margin,
 )
 from lucidcube.kernels.deconvolution.field import prepare_field
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.fields import FieldIteration, Found
+from lucidcube.kernels.stacked.stacks import (
+    Numbers,
+    PlaneInput,
+    column,
+    in_stacks,
+    largest_grid,
+    total,
+)
 
 SCRATCH = 20
-"""Planes in the memory of the device for each plane of a batch."""
+"""Planes in the memory of the device for each plane of a stack."""
 
 
 def clean_planes(planes: Sequence[PlaneInput], arrays: Arrays, **options: Any) -> list[Deconvolution]:
@@ -43,10 +43,10 @@ def clean_planes(planes: Sequence[PlaneInput], arrays: Arrays, **options: Any) -
     noises = [f.noise_stop(spread, target) for f, spread in zip(fields, spreads, strict=True)]
     found: list[Found] = []
     with arrays.in_use():
-        most = arrays.batch_size(SCRATCH * 4 * largest_grid(planes))
-        for batch in in_batches(range(len(planes)), most):
-            known = [fields[i] for i in batch], [noises[i] for i in batch]
-            psf = [planes[i].psf for i in batch]
+        most = arrays.stack_size(SCRATCH * 4 * largest_grid(planes))
+        for stack in in_stacks(range(len(planes)), most):
+            known = [fields[i] for i in stack], [noises[i] for i in stack]
+            psf = [planes[i].psf for i in stack]
             found += _Iteration(arrays, *known, psf, options).run()
     results: list[Deconvolution] = []
     for plane, field, spread, one in zip(planes, fields, spreads, found, strict=True):
@@ -63,7 +63,7 @@ def _spread(given: PlaneInput, noise_std: float | None) -> Variance:
 
 
 class _Iteration(FieldIteration):
-    """The planes of a batch that still iterate, and the results of those that do not."""
+    """The planes of a stack that still iterate, and the results of those that do not."""
 
     _on_device = ("_data", "_valid", "_inside", "_inverse", "_components", "_step", "_best")
     _on_host = ("_counted", "_targets", "_scores", "_pixels", "_fabs", "_highest")

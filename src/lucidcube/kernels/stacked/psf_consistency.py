@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lucidcube.kernels.artefacts.psf_consistency import Search
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.map_solver import solvers
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.map_solver import solvers
 
 
 def search_together(
@@ -17,11 +17,11 @@ def search_together(
     arrays: Arrays,
 ) -> None:
     """Do all rounds of the searches in planes of one shape (y, x), whose PSFs have one shape too."""
-    for batch, solver in solvers(arrays, psf, shape):
+    for stack, solver in solvers(arrays, psf, shape):
         while True:
-            wanted = ((row, searches[i].next_fit()) for row, i in enumerate(batch))
+            wanted = ((row, searches[i].next_fit()) for row, i in enumerate(stack))
             fits = {row: fit for row, fit in wanted if fit is not None}
             if not fits:
                 break
             for row, solution in solver.solve(fits).items():
-                searches[batch[row]].take(solution)
+                searches[stack[row]].take(solution)

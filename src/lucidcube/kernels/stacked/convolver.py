@@ -7,11 +7,11 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from lucidcube.kernels.batched.arrays import Arrays
 from lucidcube.kernels.fourier.convolver import trim_psf
+from lucidcube.kernels.stacked.arrays import Arrays
 
 
-class BatchConvolver:
+class StackConvolver:
     """Convolution of planes (plane, y, x) with a PSF each. Planes are zero outside, and nothing wraps round.
 
     The arithmetic is float32, as that of `lucidcube.kernels.fourier.convolver.Convolver`.
@@ -52,7 +52,7 @@ class BatchConvolver:
         """Return planes (plane, y, x), correlated, which is the transpose of `convolve`."""
         return self._filter(planes, self._xp.conj(self._transfer))
 
-    def part(self, rows: NDArray[np.intp]) -> "BatchConvolver":
+    def part(self, rows: NDArray[np.intp]) -> "StackConvolver":
         """Return the convolver of some of the planes."""
         part = copy(self)
         part._transfer = self._of(rows)

@@ -9,13 +9,13 @@ import pytest
 
 from array_libraries import Scene, arrays
 from lucidcube.kernels.artefacts.psf_consistency import Search, psf_consistency, robust_estimate
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import PlaneInput
-from lucidcube.kernels.batched.map_solver import PlanesSolver, solve_planes
-from lucidcube.kernels.batched.psf_consistency import search_together
 from lucidcube.kernels.deconvolution.map_fit import Fit
 from lucidcube.kernels.deconvolution.map_solver import MapSolver, Solution
 from lucidcube.kernels.fourier.convolver import EngineName, use_engine
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.map_solver import PlanesSolver, solve_planes
+from lucidcube.kernels.stacked.psf_consistency import search_together
+from lucidcube.kernels.stacked.stacks import PlaneInput
 
 __all__ = ["arrays"]
 CUT = 5.0
@@ -108,8 +108,8 @@ def test_each_plane_has_the_rounds_of_its_own(
 def test_fits_of_different_lengths_and_limits_are_those_of_single_planes(
     arrays: Arrays, planes: list[PlaneInput], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In batches of two planes, one of which has no data."""
-    monkeypatch.setattr(Arrays, "batch_size", lambda self, plane_bytes: 2)
+    """In stacks of two planes, one of which has no data."""
+    monkeypatch.setattr(Arrays, "stack_size", lambda self, plane_bytes: 2)
     sigma = [np.sqrt(p.variance) for p in planes]
     fits = [
         Fit(planes[0].plane, sigma[0], 2.0, 3),

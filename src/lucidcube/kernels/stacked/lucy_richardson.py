@@ -7,17 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lucidcube.kernels.batched.arrays import Arrays
-from lucidcube.kernels.batched.batches import (
-    Numbers,
-    PlaneInput,
-    column,
-    in_batches,
-    largest_grid,
-    replace,
-    total,
-)
-from lucidcube.kernels.batched.fields import FieldIteration
 from lucidcube.kernels.deconvolution.common import RENEWAL_PERIOD, Deconvolution, StopReason
 from lucidcube.kernels.deconvolution.lucy_richardson import (
     DIVISION_FLOOR,
@@ -26,9 +15,20 @@ from lucidcube.kernels.deconvolution.lucy_richardson import (
     selection_level,
 )
 from lucidcube.kernels.deconvolution.lucy_richardson_start import Problem, prepare
+from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.fields import FieldIteration
+from lucidcube.kernels.stacked.stacks import (
+    Numbers,
+    PlaneInput,
+    column,
+    in_stacks,
+    largest_grid,
+    replace,
+    total,
+)
 
 SCRATCH = 24
-"""Planes in the memory of the device for each plane of a batch."""
+"""Planes in the memory of the device for each plane of a stack."""
 BEYOND = 1e30
 """Divisor beyond the field of a plane, where nothing is corrected."""
 
@@ -47,18 +47,18 @@ def lucy_richardson_planes(
     found = {i: (p.start, 0, p.nothing) for i, p in enumerate(problems) if p.nothing is not None}
     busy = [i for i in range(len(problems)) if i not in found]
     with arrays.in_use():
-        most = arrays.batch_size(SCRATCH * 4 * largest_grid(planes))
-        for batch in in_batches(busy, most):
+        most = arrays.stack_size(SCRATCH * 4 * largest_grid(planes))
+        for stack in in_stacks(busy, most):
             iteration = _Iteration(
-                arrays, [problems[i] for i in batch], [planes[i].psf for i in batch], options
+                arrays, [problems[i] for i in stack], [planes[i].psf for i in stack], options
             )
-            found |= zip(batch, iteration.run(), strict=True)
+            found |= zip(stack, iteration.run(), strict=True)
     pairs = enumerate(zip(problems, planes, strict=True))
     return [problem.result(*found[i], plane.variance) for i, (problem, plane) in pairs]
 
 
 class _Iteration(FieldIteration):
-    """The planes of a batch that still iterate, and the results of those that do not."""
+    """The planes of a stack that still iterate, and the results of those that do not."""
 
     _on_device = (
         *("_data", "_weight", "_norm", "_inverse", "_valid"),
