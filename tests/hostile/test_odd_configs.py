@@ -75,7 +75,9 @@ def test_odd_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str], overr
     "override",
     ["target.mask.cut=[[0, 1], [0, 2]]", "target.mask.cut=[]", "target.mask.cut=.nan", "target.mask.cut=.inf",
      "target.mask.cut=[[.inf, 1]]", "target.rebin.bin_step=.inf", "target.wave_start=.nan", "target.wave_start=1e300",
-     f"output.path={'x' * 300}", "output.path=profile.yaml"],
+     f"output.path={'x' * 300}", "output.path=profile.yaml", f"target.noise.calibrate={10**400}",
+     f"star={{from: target, x: {10**400}, y: 1, radius: 5}}", "star.stages=[normalise_psf, resample_psf: {scale: 1e-320}]",
+     "star.stages=[normalise_psf, resample_psf: {scale: 1e-6}]", "target.artefacts={method: ssa, start: -1e308}"],
 )  # fmt: skip
 def test_odd_values_with_files_that_exist(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, override: str
@@ -94,6 +96,36 @@ def test_odd_values_with_files_that_exist(
     assert err
     assert all(line.startswith("lucidcube: ") for line in err.splitlines())
     assert Path("profile.yaml").read_text() == "kind: synchronous\n"
+
+
+@pytest.mark.slow
+def test_names_that_are_not_ascii_from_files_to_product(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The product, its provenance, its report and its log."""
+    monkeypatch.chdir(tmp_path)
+    write_scene(Scene(shape=(4, 25, 25), seed=7, wavelength_step=0.5e-9), tmp_path)
+    target, star, product = "naïve 星.fits", "étoile.fits", "Schärfe 星.fits"
+    Path("target.fits").rename(target)
+    Path("star.fits").rename(star)
+    config = {
+        "preset": "reference",
+        "target": {"input": target, "stages": [{"interpolate": {"method": "linear"}}]},
+        "star": {"input": star, "stages": ["normalise_psf"]},
+        "deconvolve": {"method": "lucy_richardson", "n_iter": 2},
+        "output": {"path": product},
+    }
+    Path("läuft.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
+    code, out, err = call(capsys, "run", "läuft.yaml", "--profile", "synchronous")
+    assert code == 0, err
+    assert out == f"{product}\n"
+    assert target in Path(product).with_suffix(".html").read_text()
+    assert Path(product).with_suffix(".log").exists()
+    code, out, err = call(capsys, "config", "from", product)
+    assert (code, err) == (0, "")
+    Path("again.yaml").write_text(out)
+    again = load(["again.yaml"])
+    assert (again.output.path, str(again.target.input)) == (product, target)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Define what takes the part of the star in a config: a file, a place in the target, or a formula."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -13,7 +14,10 @@ from lucidcube.stages.lengths import Length
 def _coordinate(value: Any) -> float | str:
     """Return a number of pixels, or the text of an angle."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of an integer
+            return math.inf
     from astropy.coordinates import Angle  # imported here because it takes long
     from astropy.units import UnitsError
 

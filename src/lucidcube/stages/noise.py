@@ -1,6 +1,6 @@
 """Stage `noise`: estimate the variance where the cube has none, and correct the one it has."""
 
-import math
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,7 +24,7 @@ def _factor_or_word(value: Any) -> bool | float:
     """Return the value of `calibrate`; one message says what is allowed, instead of one for each type."""
     if isinstance(value, bool):
         return value
-    if isinstance(value, (int, float)) and 0 < value < math.inf:
+    if isinstance(value, (int, float)) and 0 < value <= sys.float_info.max:
         return float(value)
     raise ValueError(f"must be true, false or a positive number (not {value!r})")
 

@@ -17,6 +17,8 @@ from lucidcube.stages.base import Stage, parameter
 
 FEWEST = 5
 """Smallest side of a resampled PSF in pixels."""
+LARGEST = 10_000
+"""Largest side of a resampled PSF in pixels."""
 ONE_PIXEL = 0.9
 """Fraction of the light on one pixel above which a PSF is no blur."""
 
@@ -96,7 +98,13 @@ class ResamplePSF(Stage):
 
     def _side(self, cube: xr.Dataset) -> int:
         """Return the side of the new PSF: odd, and not larger than the given one is."""
-        reach = np.abs(np.linalg.inv(self.matrix())) @ np.array([cube.sizes[X], cube.sizes[Y]])
+        with np.errstate(all="ignore"):
+            reach = np.abs(np.linalg.inv(self.matrix())) @ np.array([cube.sizes[X], cube.sizes[Y]])
+        if not reach.max() < LARGEST:  # not a number if the scale is too small to divide by
+            raise CubeError(
+                f"resample_psf: scale={self.scale:g} makes a PSF of more than {LARGEST} pixels along each "
+                "axis; is the pixel scale of the PSF right?"
+            )
         whole = int(np.ceil(reach.max() - 1e-6)) // 2 * 2 + 1
         most = whole if self.side is None else self.side - 1 + self.side % 2
         return min(whole, most)
