@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from lucidcube.config.load import load
 from lucidcube.errors import ConfigError
 from lucidcube.io.yaml_text import LARGEST_TEXT, parse_yaml
 from lucidcube.simulate import Scene, write_scene
+from lucidcube.stages.base import REGISTRY, Stage
 
 BOMB = "a: &a [x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
@@ -141,6 +143,47 @@ def test_odd_profiles(tmp_path: Path, key: str, value: str) -> None:
         assert all(len(problem.splitlines()) == 1 for problem in error.problems)
     else:
         assert value in ("null", "'1 PB '", "true")
+
+
+CHAINS = {
+    "target": ["rebin", "noise", "artefacts", "mask", "interpolate"],
+    "star": ["rebin", "noise", "normalise_psf", "fit_psf"],
+}
+PARAMETER_VALUES = (
+    0, -1, 1.5, 1e308, -1e308, 1e-320, 10**9, 10**400, "", "x", "~nosuch", "1e300 nm", "0 nm", "\0", [], [[0, 1], [0, 2]],
+    [[1e308, 1]], [-1, -1], [1e308, 1e308], {}, {"draws": 10**9},
+)  # fmt: skip
+
+
+def _with_parameters(name: str, values: dict[str, object]) -> dict[str, object]:
+    """Return a config in which a stage has these parameters."""
+    tracks = {
+        track: {"input": f"{track}.fits", "stages": [{s: values} if s == name else s for s in stages]}
+        for track, stages in CHAINS.items()
+    }
+    if name not in ("deconvolve", *CHAINS["target"], *CHAINS["star"]):
+        tracks["target"]["stages"] = [{name: values}, *CHAINS["target"]]
+    return {**tracks, "deconvolve": values if name == "deconvolve" else {}, "output": {"path": "o.fits"}}
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("variant", [v for stage in REGISTRY.values() for v in stage.variants()])
+def test_odd_values_of_each_parameter_with_files_that_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variant: type[Stage]
+) -> None:
+    """A plan, or one line each; values that the config itself refuses are those of the tests below."""
+    monkeypatch.chdir(tmp_path)
+    write_scene(Scene(shape=(4, 21, 21), seed=2), tmp_path)
+    chosen = {key: get_args(variant.model_fields[key].annotation)[0] for key in variant.choices}
+    for field in variant.model_fields.keys() - {*variant.choices}:
+        for value in PARAMETER_VALUES:
+            config = _with_parameters(variant.name, {**chosen, field: value})
+            Path("run.yaml").write_text(yaml.safe_dump(config))
+            code, _, err = call(capsys, "plan", "run.yaml", "--profile", "synchronous")
+            assert code in (0, 2), (field, value)
+            assert code == 0 or all(line.startswith("lucidcube: ") for line in err.splitlines()), err
 
 
 _SCALARS = st.one_of(

@@ -356,6 +356,31 @@ def test_a_compressed_file_that_was_replaced_is_decompressed_again(tmp_path: Pat
         np.testing.assert_array_equal(cube["data"].values, numbers() + number)
 
 
+@pytest.mark.parametrize("change", ["a bit", "the end", "another file", "no sum"])
+def test_a_decompressed_file_that_was_changed_is_not_used(tmp_path: Path, change: str) -> None:
+    """Also if its size and its time are what they were."""
+    packed = tmp_path / "cube.fits.gz"
+    packed.write_bytes(gzip.compress(muse(tmp_path / "cube.fits").read_bytes()))
+    open_cube(f"{packed}{{DATA}}", scratch=tmp_path / "scratch")
+    (kept,) = (tmp_path / "scratch").glob("*.fits")
+    times, content = kept.stat(), bytearray(kept.read_bytes())
+    if change == "a bit":
+        content[len(content) // 2] ^= 1
+    elif change == "the end":
+        del content[-2880:]
+    elif change == "another file":
+        content = bytearray(muse(tmp_path / "other.fits", numbers() + 1).read_bytes())
+    else:
+        kept.with_name(f"{kept.name}.json").unlink()
+        content[-1] ^= 1
+    kept.write_bytes(content)
+    os.utime(kept, ns=(times.st_atime_ns, times.st_mtime_ns))
+    messages: list[str] = []
+    cube = open_cube(f"{packed}{{DATA}}", scratch=tmp_path / "scratch", message=messages.append)
+    np.testing.assert_array_equal(cube["data"].values, numbers())
+    assert "decompressing it once" in messages[0]
+
+
 @pytest.mark.parametrize("kind", ["f4", "i2"])
 def test_tile_compressed_images(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch_files, "SLAB", 400)
