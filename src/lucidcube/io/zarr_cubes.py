@@ -22,6 +22,7 @@ from lucidcube.io.reader import Found, find, list_file, open_found
 from lucidcube.io.specifier import Specifier
 from lucidcube.io.spectral_cards import spectral_cards, wavelength_table
 from lucidcube.io.writer import abandon, finish, reserve, write_planes
+from lucidcube.io.zarr_store import check_store
 from lucidcube.lift.blocks import planes_per_block
 
 EXTNAME = "extname"
@@ -155,13 +156,15 @@ def zarr_to_fits(store: Path, target: Path, *, overwrite: bool) -> None:
     The header, the names and the places of the HDUs are those of the FITS file that the store was made from;
     the cards of the spectral axis follow the coordinate `wavelength`. A store of another origin needs the
     variable `data` with the dimensions of `lucidcube.cube`, and gets a header with its wavelengths only. A
-    store without such a variable, and planes that the header does not describe, raise CubeError.
+    store without such a variable, and planes that the header does not describe, raise CubeError, and so does
+    what `check_store` refuses.
     """
+    check_store(store)
     try:
         # Without dask, zarr reads only the planes that are asked for, whatever the chunks are.
         cube = xr.open_zarr(store, chunks=None, consolidated=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CubeError(f"{store} cannot be read as a zarr store: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # codecs raise anything
+        raise _unreadable(store, error) from None
     with cube:
         words.require(cube, [words.DATA, words.WAVELENGTH], str(store))
         names = [str(n) for n, v in cube.data_vars.items() if len(v.dims) == 3 and v.dtype.kind in "fiu"]
@@ -178,7 +181,8 @@ def zarr_to_fits(store: Path, target: Path, *, overwrite: bool) -> None:
             sums = {}
             for number, name in enumerate(names, int(lead)):
                 sums[number] = sum(
-                    write_planes(layout, number, first, planes) for first, planes in _blocks(cube[name])
+                    write_planes(layout, number, first, planes)
+                    for first, planes in _blocks(cube[name], store)
                 )
             finish(layout, sums)
         except BaseException:
@@ -186,11 +190,20 @@ def zarr_to_fits(store: Path, target: Path, *, overwrite: bool) -> None:
             raise
 
 
-def _blocks(variable: xr.DataArray) -> Iterator[tuple[int, np.ndarray]]:
+def _unreadable(store: Path, error: Exception) -> CubeError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return CubeError(f"{store} cannot be read as a zarr store: {reason}")
+
+
+def _blocks(variable: xr.DataArray, store: Path) -> Iterator[tuple[int, np.ndarray]]:
     count, rows, columns = variable.shape
     step = planes_per_block(count, rows * columns)
     for first in range(0, count, step):
-        yield first, variable[first : first + step].values
+        try:
+            planes = variable[first : first + step].values
+        except Exception as error:  # codecs raise anything
+            raise _unreadable(store, error) from None
+        yield first, planes
 
 
 def _plan(cube: xr.Dataset, name: str, store: str) -> ImagePlan:
