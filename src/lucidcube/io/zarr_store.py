@@ -11,8 +11,8 @@ from lucidcube.io.work_files import DAMAGE, read_json
 ARRAY = ".zarray"
 """Name of the document of an array of zarr format 2."""
 CODECS = frozenset(
-    ("adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32",
-     "gzip", "lz4", "lzma", "packbits", "quantize", "shuffle", "vlen-utf8", "zlib", "zstd")
+    ("adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta", "fixedscaleoffset",
+     "fletcher32", "gzip", "lz4", "lzma", "packbits", "quantize", "shuffle", "vlen-utf8", "zlib", "zstd")
 )  # fmt: skip
 """Codecs of numcodecs that only compute. Others, such as pickle, can run code when a chunk is read."""
 
