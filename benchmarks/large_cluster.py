@@ -8,7 +8,8 @@ workers as a cluster has, and what is measured is the work of the client and the
     python -m benchmarks.large_cluster --workers 64 --blocks 5000 --seconds 0.05 --by submit
     python -m benchmarks.large_cluster --workers 64 --blocks 1000000 --seconds 0.001 --stop 60
 
-A line is printed with the CPU time per block of the client and of the scheduler, the efficiency (the time
+A line is printed with the CPU time per block of the client, of the scheduler and of all workers (which on a
+cluster are on other machines), the efficiency (the time
 that the workers would take if they never waited, divided by the time that was taken), the part of their time
 that the workers spent in tasks (which is larger if they themselves wait for the cores of this machine), the
 number of tasks, and the largest memory of both processes. With --stop the run ends after that many seconds,
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ QUIET = {
 """What hundreds of workers in one process would otherwise do all the time."""
 WAYS = ("batches", "submit", "map")
 COLUMNS = (
-    "by", "workers", "blocks", "time of a block", "client, ms of CPU per block", "scheduler",
+    "by", "workers", "blocks", "time of a block", "client, ms of CPU per block", "scheduler", "all workers",
     "efficiency", "in tasks", "tasks", "client, MiB", "scheduler, MiB", "wall", "load before",
 )  # fmt: skip
 
@@ -127,8 +128,9 @@ def by_map(client: Client, blocks: int, seconds: float) -> Iterator[object]:
 
 
 def measure(
-    address: str, scheduler: psutil.Process, way: str, workers: int, blocks: int, seconds: float, stop: float
-) -> str:
+    address: str, others: Sequence[psutil.Process], way: str,
+    workers: int, blocks: int, seconds: float, stop: float,
+) -> str:  # fmt: skip
     """Compute blocks, and return a row of a table."""
     compute = {"batches": in_batches, "submit": by_submit, "map": by_map}[way]
     with Client(address, set_as_default=False) as client:
@@ -136,29 +138,28 @@ def measure(
         for _ in compute(client, 4 * workers, 0.01):
             pass  # so that everything is imported and connected
         done, load = 0, psutil.getloadavg()[0]
-        before, here, start = cpu(scheduler), time.process_time(), time.monotonic()
+        before, start = spent(others), time.monotonic()
         for _ in compute(client, blocks, seconds):
             done += 1
             if stop and time.monotonic() - start > stop:
                 break
         wall = time.monotonic() - start
-        client_ms = 1e3 * (time.process_time() - here) / done
-        scheduler_ms = 1e3 * (cpu(scheduler) - before) / done
-        memory = resident_peak() >> 20, peak_of(scheduler.pid) >> 20
+        costs = [f"{1e3 * (now - then) / done:.2f}" for now, then in zip(spent(others), before, strict=True)]
+        memory = resident_peak() >> 20, peak_of(others[0].pid) >> 20
     busy = f"{Busy.seconds / workers / wall:.0%}" if Busy.tasks else ""
     cells = (
         way, workers, f"{done} of {blocks}", f"{seconds * 1e3:g} ms",
-        f"{client_ms:.2f}", f"{scheduler_ms:.2f}",
+        *costs,
         f"{done * seconds / workers / wall:.0%}", busy,
         Busy.tasks or done, *memory, f"{wall:.0f} s", f"{load:.1f}",
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def cpu(process: psutil.Process) -> float:
-    """Return the CPU time of a process in seconds."""
-    times = process.cpu_times()
-    return times.user + times.system
+def spent(others: Sequence[psutil.Process]) -> tuple[float, float, float]:
+    """Return the CPU seconds of this process, the scheduler, which is the first, and all workers."""
+    scheduler, *workers = (times.user + times.system for times in (each.cpu_times() for each in others))
+    return time.process_time(), scheduler, sum(workers)
 
 
 def peak_of(pid: int) -> int:
@@ -227,14 +228,14 @@ def main(arguments: list[str] | None = None) -> None:
     for way in given.by:
         with TemporaryDirectory() as folder, ExitStack() as stack:
             file = Path(folder, "address")
-            scheduler = start(stack, Path(folder), "--run", "scheduler", str(file))
+            others = [start(stack, Path(folder), "--run", "scheduler", str(file))]
             while not file.exists():
                 time.sleep(0.1)
             address = file.read_text()
             for n in range(given.processes):
                 share = given.workers // given.processes + (n < given.workers % given.processes)
-                start(stack, Path(folder), "--run", "workers", address, str(share), str(n))
-            row = address, scheduler, way, given.workers, given.blocks, given.seconds, given.stop
+                others.append(start(stack, Path(folder), "--run", "workers", address, str(share), str(n)))
+            row = address, others, way, given.workers, given.blocks, given.seconds, given.stop
             print(measure(*row), flush=True)
 
 

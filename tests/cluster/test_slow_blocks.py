@@ -14,13 +14,13 @@ from distributed import Client, LocalCluster
 from lucidcube.cluster import Profile, WorkersDied, WorkersLost
 from lucidcube.cluster.dask_logs import short_logs
 from lucidcube.cluster.dask_workers import DaskWorkers
-from lucidcube.cluster.slow_blocks import GROWTH, LONGEST_STEP, Overdue, SlowBlocks
+from lucidcube.cluster.slow_blocks import GROWTH, LONGEST_STEP, Key, Overdue, SlowBlocks
 
 ONE_THREAD = {"a": 1, "b": 1}
 
 
-def key(block: int) -> tuple[str, int]:
-    return "test", block
+def key(block: int, segment: str = "test") -> Key:
+    return segment, block, block
 
 
 def watched(finished: list[float], *, running: int, least: float = 60.0) -> SlowBlocks:
@@ -34,7 +34,7 @@ def watched(finished: list[float], *, running: int, least: float = 60.0) -> Slow
     return slow
 
 
-def overdue_at(slow: SlowBlocks, processing: dict[str, list[tuple[str, int]]], end: float) -> list[Overdue]:
+def overdue_at(slow: SlowBlocks, processing: dict[str, list[Key]], end: float) -> list[Overdue]:
     """Check every 5 s; return what was found first, up to the time `end`."""
     for step in range(int(end / 5) + 1):
         if found := slow.overdue(processing, ONE_THREAD, 5.0 * step):
@@ -95,16 +95,16 @@ def test_the_time_in_which_the_run_itself_is_stopped_does_not_count() -> None:
 
 def test_another_segment_has_another_median() -> None:
     slow = watched([100.0] * 5, running=0, least=1.0)
-    slow.submitted("next", ("next", 0), 0.0)
-    assert overdue_at(slow, {"a": [("next", 0)]}, 5000) == []
-    slow.submitted("next", ("next", 1), 5000.0)
-    slow.finished(("next", 1), 5001.0)
-    assert slow.overdue({"a": [("next", 0)]}, ONE_THREAD, 5005.0)
+    slow.submitted("next", key(0, "next"), 0.0)
+    assert overdue_at(slow, {"a": [key(0, "next")]}, 5000) == []
+    slow.submitted("next", key(1, "next"), 5000.0)
+    slow.finished(key(1, "next"), 5001.0)
+    assert slow.overdue({"a": [key(0, "next")]}, ONE_THREAD, 5005.0)
 
 
 def test_workers_that_others_use_too_are_left_alone() -> None:
     slow = watched([1.0], running=1)
-    assert overdue_at(slow, {"a": [key(100), ("theirs", 1)]}, 1000) == []
+    assert overdue_at(slow, {"a": [key(100), key(1, "theirs")]}, 1000) == []
 
 
 # With a scheduler
@@ -133,6 +133,21 @@ def client() -> Iterator[Client]:
     ):
         yield made
         RELEASED.set()
+
+
+@pytest.mark.timeout(60)
+def test_tasks_that_no_worker_needs_yet_wait_in_the_scheduler(client: Client) -> None:
+    """Dask would deal them out in turn if each had a group of its own, also to workers that are slower."""
+    workers, scheduler = DaskWorkers(client), client.cluster.scheduler
+    futures = [workers.submit("test", block, waits, 7) for block in range(12)]
+    given, deadline = [0], time.monotonic() + 20
+    while sum(given) + len(scheduler.queued) < len(futures) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        given = [len(worker.processing) for worker in scheduler.workers.values()]
+    waiting = len(scheduler.queued)
+    RELEASED.set()
+    assert given == [2, 2]
+    assert waiting == len(futures) - sum(given)
 
 
 @pytest.mark.timeout(200)

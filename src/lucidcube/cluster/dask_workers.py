@@ -71,9 +71,14 @@ class DaskWorkers(Workers):
     def submit(
         self, name: str, block: int, function: Callable[..., Any], *arguments: Any, blocks: int = 1
     ) -> Future[Any]:
-        """Submit blocks as a task whose key names the first, as ``('deconvolve target-1f3a', 17)``."""
+        """Submit blocks as a task whose key names the first, as ``('deconvolve target-1f3a', 17, 4)``.
+
+        All tasks of a segment are one group of dask. A task of a large group waits in the scheduler until a
+        worker needs it. Tasks of small groups would be dealt out to the workers in turn, so that some would
+        have several tasks and others none.
+        """
         self._tasks += 1  # a block that is retried needs a key of its own
-        key = (f"{name}-{self._run}{self._tasks:x}", block)
+        key = (f"{name}-{self._run}", block, self._tasks)
         self._slow.submitted(name, key, time.monotonic(), blocks)
         future = self.executor.submit(function, *arguments, key=key)
         self._keys[future] = key

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
-Key = tuple[str, int]
-"""Key of the task that computes a block, or several."""
+Key = tuple[str, int, int]
+"""Key of the task that computes a block, or several: a name, the first block, and the number of the task."""
 
 GROWTH = 4
 """Factor by which a block that was given up may take longer the next time."""
