@@ -71,14 +71,14 @@ def children_cpu() -> float:
     return spent.ru_utime + spent.ru_stime
 
 
-def replace_table(text: str, name: str, table: str) -> str:
-    """Return a Markdown page with a new table after the comment ``<!-- compare.py NAME -->``.
+def replace_table(text: str, name: str, table: str, program: str = "compare.py") -> str:
+    """Return a Markdown page with a new table after the comment ``<!-- PROGRAM NAME -->``.
 
     ValueError is raised if the page has no such comment.
     """
-    before, mark, after = text.partition(f"<!-- compare.py {name} -->\n")
+    before, mark, after = text.partition(f"<!-- {program} {name} -->\n")
     if not mark:
-        raise ValueError(f"there is no comment <!-- compare.py {name} -->")
+        raise ValueError(f"there is no comment <!-- {program} {name} -->")
     lines = after.lstrip("\n").split("\n")
     rest = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
     return before + mark + "\n" + table.rstrip("\n") + "\n\n" + "\n".join(lines[rest:]).lstrip("\n")
