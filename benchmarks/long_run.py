@@ -43,13 +43,13 @@ PLANES = 32
 """Number of planes after rebinning, whatever the size of the input."""
 RANGE = 475e-9, 935e-9
 """First and last wavelength in metres."""
-SHORT, STAR = 128, 151
-"""Number of planes that are simulated, and the side of the star's planes."""
+SHORT, SIDE, STAR = 128, 341, 151
+"""Number of planes that are simulated, and the sides of the target's and the star's planes in pixels."""
 PERIOD = 1024
 """Planes after which the input repeats: these have a multiple of `BLOCK` bytes."""
 BLOCK = 4096
 """Size of the blocks of a file system."""
-INTERVAL = 0.2
+INTERVAL = 0.5
 """Seconds between two looks at the memory."""
 DECONVOLVE = {"recommended": {}, "reference": {"method": "lucy_richardson", "n_iter": 20}}
 PROFILES = {"threads": "laptop", "processes": "processes"}
@@ -126,11 +126,11 @@ def _repeat(file: int, data: np.ndarray, power: int, planes: int) -> None:
 def inputs(work: Path, nbytes: int) -> Iterator[Path]:
     """Make a folder with a target of about `nbytes` bytes and a star, and remove it afterwards."""
     short, folder = work / "short", work / f"{nbytes}"
-    scene = Scene((SHORT, 341, 341), 700e-9, 0.25e-9, seed=1, star_shape=(STAR, STAR))
+    scene = Scene((SHORT, SIDE, SIDE), 700e-9, 0.25e-9, seed=1, star_shape=(STAR, STAR))
     if not (short / "target.fits").exists():
         write_scene(scene, short)
     folder.mkdir(parents=True, exist_ok=True)
-    planes = max(2 * PLANES, nbytes // (8 * 341**2))
+    planes = max(2 * PLANES, nbytes // (8 * SIDE**2))
     try:
         for name in ("target.fits", "star.fits"):
             lengthen(short / name, folder / name, planes)
@@ -179,6 +179,8 @@ def watched(command: Sequence[str]) -> tuple[float, float, int]:
     finally:
         ended.set()
         watcher.join()
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()  # if this process is stopped
     if failed:
         raise SystemExit(f"{' '.join(command)} failed with exit code {failed}")
     return children_cpu() - before, time.monotonic() - start, max(largest)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from astropy.io import fits
 
 from locations import ROOT
 from lucidcube.runner.one_stage import run_stage
@@ -215,3 +219,55 @@ def test_a_small_cluster_is_emulated():
     head, line, row = small_cluster(*options)
     assert len(row.split("|")) == len(head.split("|")) == len(line.split("|"))
     assert row.startswith("| batches | 3 | 40 of 40 | 10 ms |")
+
+
+@pytest.fixture
+def long_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.long_run")
+
+
+@pytest.mark.parametrize("planes", [5, 12, 1024, 2100])
+def test_a_long_input_repeats_a_short_one(long_run, monkeypatch, tmp_path, planes):
+    monkeypatch.setattr(long_run, "BLOCK", 512)
+    short, long = tmp_path / "short.fits", tmp_path / "long.fits"
+    data = np.arange(12 * 3 * 4, dtype="f4").reshape(12, 3, 4) + 1
+    grid = {"CTYPE3": "AWAV", "CUNIT3": "Angstrom", "CRVAL3": 7000.0, "CRPIX3": 1.0, "CD3_3": 2.5}
+    images = [fits.ImageHDU(data, fits.Header(grid), name=name) for name in ("DATA", "STAT")]
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(short)
+    long_run.lengthen(short, long, planes)
+    with fits.open(long) as hdus:
+        hdus.verify("exception")
+        for name, power in (("DATA", 1), ("STAT", 2)):
+            made = hdus[name].data
+            assert made.shape == (planes, 3, 4)
+            assert hdus[name].header["CD3_3"] * planes == pytest.approx(4600)
+            for n in {0, 4, planes // 2, planes - 1}:
+                repeated = n % long_run.PERIOD
+                factor = (1 + 0.01 * (repeated // 12 * 12) / long_run.PERIOD) ** power
+                np.testing.assert_allclose(made[n], data[repeated % 12] * factor, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_long_run_is_measured_and_put_into_a_page(long_run, monkeypatch, tmp_path, capsys):
+    for name, value in {"SIDE": 31, "STAR": 31, "SHORT": 4, "PLANES": 4, "PERIOD": 8}.items():
+        monkeypatch.setattr(long_run, name, value)
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n\n<!-- long_run.py long -->\n\n| old |\n|---|\n\nAfter.\n")
+    options = ["--chains", "reference", "--kinds", "threads", "--markdown", str(page)]
+    long_run.main(["--work", str(tmp_path), "--sizes", "92.3kB", *options])
+    assert "old" not in page.read_text()
+    (row,) = [line for line in page.read_text().splitlines() if line.startswith("| reference")]
+    assert row.startswith("| reference | threads |")
+    assert row in capsys.readouterr().out
+    (kept,) = json.loads((tmp_path / "results.json").read_text()).values()
+    run = long_run.LongRun(**kept)
+    assert run.cpu > run.blocks_cpu > 0
+    assert run.wall > 0
+    assert 0.8 < run.predicted / run.worker < 1.25
+    assert run.together > 100 << 20
+    assert {path.name for path in tmp_path.iterdir()} == {"page.md", "short", "out", "results.json"}
+    more = long_run.table([replace(run, kind="processes", cpu=1.5 * run.cpu), run]).splitlines()
+    assert more[2] == row
+    assert more[3].split(" | ")[5] == "1.50"

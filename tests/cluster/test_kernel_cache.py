@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ def test_kernels_next_to_the_package(package: Path) -> None:
     assert not compiled_kernels()
     cache = package / "kernels" / "__pycache__"
     cache.mkdir()
+    (cache / f"{kernel_cache.AT_IMPORT}162.py311.nbi").touch()  # the client has imported the kernels
+    assert not compiled_kernels()
     (cache / "mask._dilate-30.py311.nbi").touch()
     assert compiled_kernels()
 
@@ -103,6 +106,28 @@ def test_compiled_kernels_in_a_work_folder_are_not_read(
     with start_workers(ONE_WORKER, work) as workers:
         assert workers.result(workers.submit("mask", 0, files_read, str(tmp_path))) == []
         assert workers.result(workers.submit("mask", 1, dilated, 1.0))[2] == ""
+
+
+AFTER_IMPORT = """
+from pathlib import Path
+import lucidcube.stages
+from lucidcube.cluster.kernel_cache import compiled_kernels
+print(len([*Path(lucidcube.__path__[0]).rglob("*.nbi")]), compiled_kernels())
+"""
+
+
+@pytest.mark.slow
+def test_an_import_alone_leaves_the_workers_cold(tmp_path: Path) -> None:
+    """Otherwise all workers would compile the same kernels at once."""
+    package = Path(lucidcube.__path__[0])
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    environment |= {"PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", AFTER_IMPORT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    compiled, known = done.stdout.split()
+    assert known == "False"
+    assert int(compiled) <= 1
 
 
 READ_ONLY = """

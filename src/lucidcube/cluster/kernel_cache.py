@@ -7,6 +7,8 @@ from pathlib import Path
 import lucidcube
 
 VARIABLE = "NUMBA_CACHE_DIR"
+AT_IMPORT = "fft._passes-"
+"""Name of the C function of the simd transforms, which is compiled when its module is imported."""
 
 
 def compiled_kernels() -> bool:
@@ -14,18 +16,24 @@ def compiled_kernels() -> bool:
 
     That is next to the package, or where that cannot be written to, in the folder that the environment names,
     or else in the cache folder of the user. Compiled kernels are pickles, which run code when they are read.
-    So numba's own folders are used and none that may have come with data, such as a work folder.
+    So numba's own folders are used and none that may have come with data, such as a work folder. What is
+    compiled when the package is imported does not count: the client has just done that.
     """
     package = Path(lucidcube.__path__[0]).absolute()
     if _beside(package):
         return True
     cache = Path(os.environ.get(VARIABLE) or _user_cache() / "numba")
     folders = (folder for folder in package.rglob("*") if folder.is_dir())
-    return any(any((cache / _name(folder)).glob("*.nbi")) for folder in folders)
+    return any(_used(index) for folder in folders for index in (cache / _name(folder)).glob("*.nbi"))
 
 
 def _beside(package: Path) -> bool:
-    return any(package.rglob("*.nbi"))
+    return any(map(_used, package.rglob("*.nbi")))
+
+
+def _used(index: Path) -> bool:
+    """Return whether a function was compiled because it was called."""
+    return not index.name.startswith(AT_IMPORT)
 
 
 def _user_cache() -> Path:
