@@ -3,11 +3,11 @@
     python -m benchmarks.long_run --work SCRATCH --sizes 1GB 4GB 16GB
     python -m benchmarks.long_run --work SCRATCH --sizes 64GB --chains recommended --kinds threads
 
-For each size, a target and a star (a fifth of its size) with 341 x 341 and 151 x 151 pixels, data and variance,
-are rebinned to `PLANES` planes, so that the product stays small. The inputs repeat a simulated cube; where the
+For each size, a target of 341 x 341 and a star of 151 x 151 pixels (a fifth of its size), data and variance,
+are rebinned to `PLANES` planes, so that the product stays small. The inputs repeat a simulated cube. Where a
 file system can share blocks between parts of a file (XFS, btrfs), they take up to 1.1 GB of the disk, and are
-read like any other. They are removed after the runs. A run is a process of ``lucidcube run`` without earlier
-results; what is measured of it and of all processes that it starts is described at `COLUMNS`.
+read like any other file. They are removed after the runs. A run is a process of ``lucidcube run`` without
+earlier results; `COLUMNS` says what is measured of it and of all processes that it starts.
 
 The results are kept in the scratch folder, and a table is printed of all that are there. With ``--markdown
 PAGE`` it replaces the one after ``<!-- long_run.py long -->``.
@@ -60,11 +60,11 @@ COLUMNS = {
     "CPU s": "of all processes",
     "s per GB": "of both inputs",
     "threads": "CPU time beside that with threads",
-    "not in blocks": "part of the CPU time that is not that of stages: imports, the hash, the plan, the product",
+    "not in blocks": "part of the CPU time that is not that of stages: imports, hash, plan, product, report",
     "wall s": "",
     "largest worker, MiB": "its peak resident memory; with threads, there is one process only",
     "predicted": "by the plan, for the same",
-    "all processes": "largest sum of their memory (PSS: pages that are shared count once), without page cache",
+    "all processes": "largest sum of their memory (PSS: shared pages count once), without the page cache",
     "product, MB": "",
 }
 
@@ -119,7 +119,6 @@ def _repeat(file: int, data: np.ndarray, power: int, planes: int) -> None:
         left, whole = end - at, (end - at) // BLOCK * BLOCK
         length = min(left, period, -at % BLOCK or whole or left)
         at += os.copy_file_range(file, file, length, at - period, at)
-
 
 
 @contextmanager
@@ -211,7 +210,8 @@ def table(runs: Sequence[LongRun]) -> str:
     for run in ordered:
         beside = run.cpu / threads.get((run.chain, run.target), np.nan)
         cells = (
-            run.chain, run.kind, f"{run.target / 1e9:.3g} GB", f"{run.cpu:.1f}", f"{run.cpu / run.read * 1e9:.2f}",
+            run.chain, run.kind, f"{run.target / 1e9:.3g} GB",
+            f"{run.cpu:.1f}", f"{run.cpu / run.read * 1e9:.2f}",
             f"{beside:.2f}" if run.kind != "threads" and np.isfinite(beside) else "",
             f"{1 - run.blocks_cpu / run.cpu:.1%}", f"{run.wall:.1f}", f"{run.worker / MIB:.0f}",
             f"{run.predicted / MIB:.0f} ({run.predicted / run.worker:.2f})", f"{run.together / MIB:.0f}",
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--work", type=Path, required=True, help="folder for inputs, scratch files and results")
+    parser.add_argument("--work", type=Path, required=True, help="folder for inputs and results")
     parser.add_argument("--sizes", nargs="*", default=["1GB"], help="sizes of the target (1GB)")
     parser.add_argument("--chains", nargs="*", choices=DECONVOLVE, default=[*DECONVOLVE])
     parser.add_argument("--kinds", nargs="*", choices=PROFILES, default=[*PROFILES])
