@@ -90,6 +90,7 @@ class _Client(Client):  # type: ignore[misc]
             super().start(**kwargs)
         except BaseException:
             self._loop_runner.stop()
+            self.status = "closed"  # there is nothing to close when it is deleted
             raise
 
 
