@@ -264,6 +264,16 @@ def test_unreadable_files_are_errors(tmp_path, write):
         load_regions(write("image;circle(1,2,3)\n" + "#" * LARGEST_FILE))
 
 
+def test_many_regions_and_many_problems_are_few_lines(write, monkeypatch):
+    monkeypatch.setattr("lucidcube.io.region_file.MOST_REGIONS", 50)
+    assert len(load_regions(write("image\n" + "circle(1,2,3)\n" * 50))) == 50
+    with pytest.raises(CubeError, match="50 regions at most"):
+        load_regions(write("image\n" + "circle(1,2,3)\n" * 51))
+    with pytest.raises(CubeError, match="and 980 more unusable") as caught:
+        load_regions(write("image\n" + "circle(1)\n" * 1000))
+    assert len(caught.value.problems) == 21
+
+
 def test_const_regions_hold_in_every_channel_and_per_file(write):
     groups = const_regions(
         [write("image;circle(10,10,5);-circle(10,10,2)", "a.reg"), write("image;circle(10,10,1)", "b.reg")]

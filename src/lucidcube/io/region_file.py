@@ -34,7 +34,11 @@ from lucidcube.errors import CubeError
 from lucidcube.io.limits import open_regular
 
 LARGEST_FILE = 1 << 20
-"""Number of bytes that a region file may have; ten thousand regions fit."""
+"""Number of bytes that a region file may have."""
+MOST_REGIONS = 10_000
+"""Number of regions that a file may have; each takes about half a millisecond."""
+MOST_PROBLEMS = 20
+"""Number of unusable lines that a message names."""
 
 FARTHEST = 1e9
 """Number of pixels that no coordinate and no size may reach; squares of larger numbers could overflow."""
@@ -114,7 +118,7 @@ def load_regions(
     """Read the regions of a DS9 region file of at most 1 MiB, in their order.
 
     `wcs` is that of the cube, for celestial frames, and `header` its FITS header, for the ``physical`` frame.
-    A file that cannot be read or includes nothing raises CubeError, which names every unusable line.
+    A file that cannot be read or includes nothing raises CubeError, which names the first unusable lines.
     """
     found: list[Region] = []
     problems: list[str] = []
@@ -146,11 +150,15 @@ def load_regions(
             excluded = include[1] == "0" if include else sign == "-"
             text = "".join(part or "" for part in label.groups()) if label else ""
             found.append(Region(kind, parameters, excluded, text.strip(), where))
+            if len(found) > MOST_REGIONS:
+                raise CubeError(f"{path}: a region file may have {MOST_REGIONS} regions at most; divide it")
     if not problems and all(region.excluded for region in found):
         problems.append(
             f"{path}: no region here marks a pixel ({len(found)} excluded, {markers} without area); "
             "write at least one, such as `image; circle(20,30,5)`"
         )
+    if (more := len(problems) - MOST_PROBLEMS) > 0:
+        problems[MOST_PROBLEMS:] = [f"{path}: and {more} more unusable statements"]
     if problems:
         raise CubeError(*problems)
     return tuple(found)
