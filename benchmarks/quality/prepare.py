@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from lucidcube.config.load import from_plain, load
+from lucidcube.config.load import from_plain, merge
 from lucidcube.kernels.holes import Filled
 from lucidcube.runner.pipeline import run
 
@@ -27,7 +27,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 def config_of(scene: Path, product: Path, config: str | None, **others: Any) -> dict[str, Any]:
     """Return a config for the scene in a folder: two inputs, and the stages of a shipped config, if any."""
-    values = {} if config is None else load(CONFIGS / config).plain()
+    values = {} if config is None else merge([CONFIGS / config])[0]
     for name in ("target", "star"):
         values[name] = {**values.get(name, {}), "input": str(scene / f"{name}.fits")}
     values["checkpoints"] = {"dir": str(product.parent / "work")}

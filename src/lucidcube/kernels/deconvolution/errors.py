@@ -24,6 +24,8 @@ BROAD_WEIGHT = 0.5
 """Weight of the mean squared error of the surroundings of a pixel, in repeats."""
 VARIANCE_SMOOTHING, BIAS_SMOOTHING = 1.0, 2.0
 """Widths, in pixels, of the Gaussians over which the variance and the squared bias are averaged."""
+POINT_LIKE = 0.8
+"""Part of the light of a pixel, at the resolution, above which its error is that of points."""
 LEAST_GAIN = 0.4
 """Smallest part of a deviation that a repeat is believed to reproduce."""
 
@@ -72,7 +74,8 @@ def errors_by_repeats(
       `residual_check`.
 
     Both are averaged over neighbouring pixels, because a few repeats do not tell them for each pixel; and the
-    squared error is a mean with that of the surroundings, which has the weight of `BROAD_WEIGHT` repeats.
+    squared error is a mean with that of the surroundings, which has the weight of `BROAD_WEIGHT` repeats. The
+    neighbours are those of the same kind, see `_Kinds`.
 
     Parameters
     ----------
@@ -110,7 +113,7 @@ def errors_by_repeats(
         found, plane, psf, variance, pixels, modes, psf_width, number=PILOTS + draws, seed=seed
     )
     components = simulation.components
-    sharp = as_points(components)
+    sharp, points = as_points(components)
 
     repeats: list[Repeat] = []
 
@@ -162,12 +165,40 @@ def errors_by_repeats(
         counted=recovered / unit,
     )
     squared = np.where(significant, recovered, squared)
-    near = _pooled(scatter, VARIANCE_SMOOTHING) + np.maximum(_pooled(squared, BIAS_SMOOTHING), 0) + lost
-    parts = (_mean_within(scatter + squared + lost, measured & p) for p in (significant, ~significant))
-    broad = np.maximum(np.where(significant, *parts), 0)
+    kinds = _Kinds.of(components, points, significant, smoothing)
+    near = kinds.mean(scatter, VARIANCE_SMOOTHING) + np.maximum(kinds.mean(squared, BIAS_SMOOTHING), 0) + lost
+    broad = np.maximum(kinds.mean(scatter + squared + lost, BROAD_SMOOTHING), 0)
     total = (draws * near + BROAD_WEIGHT * broad) / (draws + BROAD_WEIGHT)
     bias /= np.where(significant, gain, 1)
     return Errors(*(np.where(measured, a, np.nan).astype(np.float32) for a in (np.sqrt(total), bias)))
+
+
+class _Kinds(NamedTuple):
+    """Kinds of pixels (y, x), whose errors differ much."""
+
+    extended: Mask
+    """Pixels of significant light, most of which is extended."""
+    sources: Mask
+    """Pixels of significant light, of which at least `POINT_LIKE` is that of points."""
+
+    @classmethod
+    def of(cls, components: Doubles, points: Doubles, significant: Mask, smoothing: float) -> "_Kinds":
+        """Return the kinds of the pixels, given the points among the components."""
+        light, of_points = (_smoothed(plane, smoothing) for plane in (components, points))
+        sources = significant & (of_points > POINT_LIKE * light)
+        return cls(significant & ~sources, sources)
+
+    def mean(self, plane: Doubles, width: float) -> Doubles:
+        """Return a plane averaged over the neighbours of the same kind, and over those that are points.
+
+        The squared error of a bright limb would be far too large for the sky beside it, and that of the
+        surroundings too small for a moon. Light of a point is misplaced to where it is not, so that the
+        errors around a point are like its own.
+        """
+        sky = ~(self.extended | self.sources)
+        kinds = self.sources, self.extended | self.sources, sky | self.sources
+        of_sources, of_extended, of_sky = (_mean_within(plane, kind, width) for kind in kinds)
+        return np.where(self.sources, of_sources, np.where(self.extended, of_extended, of_sky))
 
 
 def _reference(components: Doubles, excess: Doubles, significant: Mask, inside: Mask) -> Doubles:
@@ -176,15 +207,15 @@ def _reference(components: Doubles, excess: Doubles, significant: Mask, inside: 
     Where components are not significant it is their local mean. This is corrected by twice the `excess` of
     the components over the pilots, because the mean of positive components rises with the object by half.
     """
-    mean = _mean_within(components + 2 * excess, inside & ~significant)
+    mean = _mean_within(components + 2 * excess, inside & ~significant, BROAD_SMOOTHING)
     least = min(0.0, float(components.min()))
     return np.where(significant, components, np.where(inside, np.maximum(mean, least), 0))
 
 
-def _mean_within(plane: Doubles, part: Mask) -> Doubles:
+def _mean_within(plane: Doubles, part: Mask, width: float) -> Doubles:
     """Return the mean of the surroundings of each pixel that belong to a part of the plane."""
     weight = part.astype(np.float64)
-    return _pooled(weight * plane, BROAD_SMOOTHING) / np.maximum(_pooled(weight, BROAD_SMOOTHING), 1e-6)
+    return _pooled(weight * plane, width) / np.maximum(_pooled(weight, width), 1e-6)
 
 
 def _smoothed(plane: Doubles, width: float) -> Doubles:
