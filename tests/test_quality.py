@@ -114,6 +114,23 @@ def test_pulls_of_errors_that_are_right_have_unit_scatter() -> None:
     assert twice["pull_std"] == pytest.approx(0.5, abs=0.02)
 
 
+def test_pulls_are_measured_in_each_region() -> None:
+    disc = {"y": 30.0, "x": 30.0, "radius": 12.0, "flattening": 0.0, "pole": 0.0}
+    facts = {"disc": disc, "points": {"y": [30.0], "x": [44.0]}}
+    regions = metrics.regions((61, 61), facts)
+    assert [name for name, where in regions.items() if where[30, 44]] == ["points"]
+    assert [name for name, where in regions.items() if where[30, 18]] == ["limb"]
+    assert sum(where.astype(int) for where in regions.values()).max() == 1
+    sizes = {"disc": 1.0, "limb": 2.0, "beside": 4.0, "points": 8.0}
+    error = np.full((1, 61, 61), np.nan)
+    for name, size in sizes.items():
+        error[0, regions[name]] = 1 / size
+    truth = np.zeros((1, 61, 61))
+    pulls = metrics.pulls_by_region(truth + 1, error, truth, facts)
+    assert pulls == pytest.approx({f"pull_{name}": size for name, size in sizes.items()}, rel=1e-6)
+    assert metrics.pulls_by_region(truth, error, truth, {}) == {}
+
+
 def test_chi2_of_the_truth_is_one() -> None:
     made = scenes.planet_small(size=0.6)
     good = np.isfinite(made.data) & (made.artefacts == 0) & made.object

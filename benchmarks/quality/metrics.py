@@ -154,3 +154,32 @@ def pulls(result: Array, error: Array, truth: Array, where: Array) -> dict[str, 
         return {"pull_std": np.nan, "pull_2sigma": np.nan}
     pull = (smoothed(result) - smoothed(truth))[known] / error[known]
     return {"pull_std": float(pull.std()), "pull_2sigma": float((np.abs(pull) < 2).mean())}
+
+
+def pulls_by_region(result: Array, error: Array, truth: Array, facts: Mapping[str, Any]) -> dict[str, float]:
+    """Return the root mean square of (result - truth) / error in each region, see `regions`.
+
+    Result and truth are smoothed by one pixel. Regions of which nothing is known are left out.
+    """
+    known = np.isfinite(error) & (error > 0)
+    pull = np.divide(smoothed(result) - smoothed(truth), error, out=np.zeros(truth.shape), where=known)
+    return {
+        f"pull_{name}": float(np.sqrt(np.mean(pull[known & where] ** 2)))
+        for name, where in regions(truth.shape[1:], facts).items()
+        if (known & where).any()
+    }
+
+
+def regions(shape: tuple[int, int], facts: Mapping[str, Any]) -> dict[str, Array]:
+    """Return where (y, x) the disc is, its limb, the sky beside it, and points, which are in no other."""
+    found, near = {}, np.zeros(shape, bool)
+    if "points" in facts:
+        y, x = np.indices(shape)
+        for row, column in zip(facts["points"]["y"], facts["points"]["x"], strict=True):
+            near |= np.hypot(y - row, x - column) < 2
+        found["points"] = near
+    if "disc" in facts:
+        outside = (elliptical_radius(shape, facts["disc"]) - 1) * facts["disc"]["radius"]
+        parts = {"disc": outside < -2.5, "limb": abs(outside) <= 1.5, "beside": (outside > 3) & (outside < 7)}
+        found |= {name: part & ~near for name, part in parts.items()}
+    return found

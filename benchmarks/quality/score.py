@@ -32,6 +32,10 @@ FIGURES = {
     "pull_2sigma": "fraction of the object within 2 errors",
     "sky_pull_std": "the standard deviation of (result - truth) / error in the empty sky",
     "sky_pull_2sigma": "fraction of the empty sky within 2 errors",
+    "pull_disc": "root mean square of (result - truth) / error in the disc, 2.5 pixels within the limb",
+    "pull_limb": "the same within 1.5 pixels of the limb",
+    "pull_beside": "the same in the sky 3 to 7 pixels outside the limb",
+    "pull_points": "the same within 2 pixels of moons, stars or the nucleus",
     "cpu": "CPU seconds per plane",
 }
 """The figures and what they are."""
@@ -98,6 +102,7 @@ def _image(
         sky = scene.sky & np.isfinite(variance)
         figures |= metrics.pulls(cube, made["ERROR"], truth, where)
         figures |= {f"sky_{key}": p for key, p in metrics.pulls(cube, made["ERROR"], truth, sky).items()}
+        figures |= metrics.pulls_by_region(cube, made["ERROR"], truth, scene.facts)
     return figures
 
 

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from disc_scene import ODD_PLANES, SIGMA, holes, moffat, planet
 from lucidcube.kernels.deconvolution.common import Deconvolution, StopReason
-from lucidcube.kernels.deconvolution.errors import errors_by_repeats
+from lucidcube.kernels.deconvolution.errors import _Kinds, errors_by_repeats
 from lucidcube.kernels.fourier.convolver import Convolver
 from lucidcube.kernels.holes import Filled
 from lucidcube.kernels.psf.effective import effective_psf
@@ -294,6 +294,58 @@ def test_pulls_over_many_realisations_of_the_noise(method) -> None:
         # 0.92, 0.95, 0.93 with map; 0.71 (clean_modified) to 1.19 (clean_multiscale) with the others.
         assert 0.65 < pull.std() < 1.3, name
         assert (np.abs(pull) < 2).mean() > 0.9, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sigma", "flux", "psf_width"), [(10.0, 4e3, 0.02), (60.0, 6e3, 0.0)])
+def test_pulls_by_region(sigma: float, flux: float, psf_width: float) -> None:
+    """A planet with a moon: the error is that of the disc, the limb, the sky beside it, other sky, and the moon.
+
+    0.89 to 1.0, and 0.88 to 1.2 with more noise. With squared errors averaged over all neighbours, that of the
+    moon is 1.4 with more noise.
+    """
+    _, psf, truth, disc = planet()
+    truth[16, 50] = flux
+    y, x = np.indices(truth.shape)
+    from_moon = np.hypot(y - 16, x - 50)
+    outside = np.where(from_moon > 4, ndimage.distance_transform_edt(~disc), 0)
+    inner = ndimage.binary_erosion(disc, iterations=4)
+    regions = {
+        "disc": inner,
+        "limb": ndimage.binary_dilation(disc, iterations=2) & ~inner,
+        "beside": (outside > 3) & (outside < 7),
+        "sky": outside > 10,
+        "moon": from_moon < 2,
+    }
+    found: dict[str, list] = {name: [] for name in regions}
+    for seed in range(5):
+        noise = np.random.default_rng(seed).normal(0, sigma, truth.shape)
+        plane = (Convolver(psf, truth.shape).convolve(truth) + noise).astype(np.float32)
+        given = {"variance": np.full_like(plane, sigma**2), "psf_width": psf_width}
+        result, error, _ = measured(plane, psf, draws=8, seed=seed, **given)
+        for name, where in regions.items():
+            found[name].append(pulls(result, error, truth, where))
+    for name, values in found.items():
+        pull = np.concatenate(values)
+        assert 0.8 < np.sqrt(np.mean(pull**2)) < 1.25, name
+        assert 0.9 < (np.abs(pull) < 2).mean() < 0.995, name
+
+
+def test_squared_errors_are_averaged_over_neighbours_of_the_same_kind() -> None:
+    """A bright limb does not make the error of the sky larger, nor the sky that of a moon smaller."""
+    shape = (41, 41)
+    disc, moon = np.zeros(shape), np.zeros(shape)
+    disc[:, :15], moon[20, 30] = 100, 400
+    significant = ndimage.gaussian_filter(disc + moon, 1.0) > 5
+    kinds = _Kinds.of(disc + moon, moon, significant, 1.0)
+    assert kinds.extended[20, 5]
+    assert kinds.sources[20, 30]
+    assert not (kinds.extended | kinds.sources)[5, 25]
+    squared = np.where(kinds.sources, 30.0, np.where(kinds.extended, 100.0, 2.0))
+    made = kinds.mean(squared, 2.0)
+    assert made[5, 10:25] == pytest.approx(squared[5, 10:25])
+    assert made[20, 30] == pytest.approx(30)
+    assert 10 < made[20, 25] < 30
 
 
 @pytest.mark.slow

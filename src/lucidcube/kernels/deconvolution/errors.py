@@ -189,16 +189,17 @@ class _Kinds(NamedTuple):
         return cls(significant & ~sources, sources)
 
     def mean(self, plane: Doubles, width: float) -> Doubles:
-        """Return a plane averaged over the neighbours of the same kind, and over those that are points.
+        """Return a plane averaged over neighbours.
 
         The squared error of a bright limb would be far too large for the sky beside it, and that of the
-        surroundings too small for a moon. Light of a point is misplaced to where it is not, so that the
-        errors around a point are like its own.
+        surroundings too small for a moon. So the sky has the mean of the sky, and points that of points. Light
+        of a point is misplaced to where it is not: the errors around a point are like its own.
         """
-        sky = ~(self.extended | self.sources)
-        kinds = self.sources, self.extended | self.sources, sky | self.sources
-        of_sources, of_extended, of_sky = (_mean_within(plane, kind, width) for kind in kinds)
-        return np.where(self.sources, of_sources, np.where(self.extended, of_extended, of_sky))
+        of_all, of_points, of_sky = (
+            _mean_within(plane, kind, width)
+            for kind in (np.ones_like(self.sources), self.sources, ~self.extended)
+        )
+        return np.where(self.sources, of_points, np.where(self.extended, of_all, of_sky))
 
 
 def _reference(components: Doubles, excess: Doubles, significant: Mask, inside: Mask) -> Doubles:
