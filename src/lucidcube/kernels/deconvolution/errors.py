@@ -75,7 +75,7 @@ def errors_by_repeats(
 
     Both are averaged over neighbouring pixels, because a few repeats do not tell them for each pixel; and the
     squared error is a mean with that of the surroundings, which has the weight of `BROAD_WEIGHT` repeats. The
-    neighbours are those of the same kind, see `_Kinds`.
+    neighbours of the sky and of points are of their own kind, see `_Kinds`.
 
     Parameters
     ----------
@@ -192,8 +192,8 @@ class _Kinds(NamedTuple):
         """Return a plane averaged over neighbours.
 
         The squared error of a bright limb would be far too large for the sky beside it, and that of the
-        surroundings too small for a moon. So the sky has the mean of the sky, and points that of points. Light
-        of a point is misplaced to where it is not: the errors around a point are like its own.
+        surroundings too small for a moon. So points have the mean of points, and the sky that of the sky and
+        of points, the light of which is misplaced to their surroundings.
         """
         of_all, of_points, of_sky = (
             _mean_within(plane, kind, width)

@@ -23,7 +23,8 @@ def as_points(image: Doubles) -> tuple[Doubles, Doubles]:
     A deconvolution spreads the light of a point source over a few pixels. What it does with a source as wide
     as that does not tell how far its result is from a point. A peak is sharp if it is the largest of 5 x 5
     pixels, has more than three times the light of its surroundings, the median 3 to 4 pixels away, and more
-    than two fifths of the light above them in 3 x 3 pixels. This light is moved into its pixel.
+    than two fifths of the light above them in 3 x 3 pixels, none of which has as much. This light is moved
+    into its pixel.
 
     Parameters
     ----------
@@ -43,7 +44,8 @@ def as_points(image: Doubles) -> tuple[Doubles, Doubles]:
     for y, x in zip(*np.nonzero(peak & (image > (1 + CONTRAST) * around)), strict=True):
         square = wide[y : y + 3, x : x + 3]
         light = np.maximum(square - around[y, x], 0)
-        if light[1, 1] > PART * light.sum():
+        *_, second, largest = np.sort(light, axis=None)
+        if largest > max(PART * light.sum(), second):
             # One after the other, because equal peaks may share a pixel.
             square -= light
             points[y, x] = light.sum()
