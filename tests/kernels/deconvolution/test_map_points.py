@@ -47,6 +47,10 @@ class TestIsolatedPoints:
         image = star(100) + star(80, (30, 31)) + star(90, (31, 30)) + star(70, (31, 31))
         assert isolated_points(image, NOISE)[29:32, 29:32].all()
 
+    def test_before_the_iteration_has_converged(self):
+        around = ndimage.binary_dilation(star() > 0) * np.float32(30)
+        assert isolated_points(star(80) + around, NOISE)[29:32, 29:32].all()
+
     def test_at_the_corner_of_the_plane(self):
         assert isolated_points(star(at=(0, 60)), NOISE)[:2, 59:].all()
 

@@ -21,6 +21,8 @@ SHARE = 0.5
 """Largest flux of a neighbour over that of an isolated point."""
 COMPACT = 0.8
 """Least part of the light of a point in one square of 2 x 2 pixels; a small galaxy or a disc has less."""
+PEAK = 0.4
+"""Part of its light that the brightest pixel of a star may have instead, before the iteration has converged."""
 REACH = 4
 RING = tuple((y, x) for y in range(-REACH, 5) for x in range(-REACH, 5) if 7 < y * y + x * x < 19)
 """Where the surroundings of a point are sampled, 3 to 4 pixels from it; beyond the plane it is dark."""
@@ -54,7 +56,7 @@ def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
     squares around it, 3 to 4 pixels away, exceeds `SIGNIFICANT` times the noise and `CONTRAST` times that
     median, and the brightest of these squares has less than `SHARE` of it. Thus the limb of a planet, its
     clouds, rings, and the bulge of a galaxy do not count. Nor does a source that is wider than a point,
-    which has less than `COMPACT` of its light in 2 x 2 pixels.
+    which has less than `COMPACT` of its light in 2 x 2 pixels and less than `PEAK` in the brightest.
 
     Parameters
     ----------
@@ -123,7 +125,8 @@ def _isolated_sources(
     # A square of 2 x 2 pixels at each of its pixels, of which four lie within the square of a source.
     four = np.pad(ndimage.uniform_filter(image, 2, mode="constant") * np.float32(4), (0, 1))
     brightest = np.max([four[y, x], four[y + 1, x], four[y, x + 1], four[y + 1, x + 1]], axis=0)
-    return y, x, brightest >= COMPACT * flux[y, x]
+    compact = (brightest >= COMPACT * flux[y, x]) | (image[y, x] >= PEAK * flux[y, x])
+    return y, x, compact
 
 
 def _marked(shape: tuple[int, ...], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.bool_]:
