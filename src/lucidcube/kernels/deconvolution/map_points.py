@@ -22,7 +22,7 @@ SHARE = 0.5
 COMPACT = 0.8
 """Least part of the light of a point in one square of 2 x 2 pixels; a small galaxy or a disc has less."""
 PEAK = 0.4
-"""Part of its light that the brightest pixel of a star may have instead, before the iteration has converged."""
+"""Part of its light that is in the brightest pixel of a star before the iteration has converged."""
 REACH = 4
 RING = tuple((y, x) for y in range(-REACH, 5) for x in range(-REACH, 5) if 7 < y * y + x * x < 19)
 """Where the surroundings of a point are sampled, 3 to 4 pixels from it; beyond the plane it is dark."""
