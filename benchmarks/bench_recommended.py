@@ -7,7 +7,7 @@ import time
 import numpy as np
 import xarray as xr
 
-from lucidcube.cube import PSF, PSF_PLANE, WAVELENGTH, from_arrays
+from lucidcube.cube import DATA, PSF, PSF_PLANE, WAVELENGTH, from_arrays
 from lucidcube.simulate import Scene
 from lucidcube.stages import Artefacts, Deconvolve, FitPSF, Interpolate, Mask
 
@@ -25,6 +25,7 @@ class Recommended:
     star: xr.Dataset
     marked: xr.Dataset
     filled: xr.Dataset
+    calls = 0
 
     def setup(self, side: int) -> None:
         made = Scene(shape=(PLANES, side, side), first_wavelength=716e-9, wavelength_step=1e-9, seed=1)
@@ -45,14 +46,19 @@ class Recommended:
         self.filled = Interpolate()(self.marked)
         Deconvolve()(self.filled.isel({WAVELENGTH: slice(0, 1)}))
 
+    def new(self, cube: xr.Dataset) -> xr.Dataset:
+        """Return a cube that differs a little from all before, so that no stage remembers its results."""
+        self.calls += 1
+        return cube.assign({DATA: cube[DATA] * np.float32(1 + 1e-5 * self.calls)})
+
     def time_fit_psf(self, side: int) -> None:
-        FitPSF()(self.star)
+        FitPSF()(self.new(self.star))
 
     def time_artefacts(self, side: int) -> None:
-        Artefacts()(self.target)
+        Artefacts()(self.new(self.target))
 
     def time_interpolate(self, side: int) -> None:
-        Interpolate()(self.marked)
+        Interpolate()(self.new(self.marked))
 
     def time_deconvolve(self, side: int) -> None:
-        Deconvolve()(self.filled)
+        Deconvolve()(self.new(self.filled))
