@@ -37,6 +37,15 @@ def test_kernels_next_to_the_package(package: Path) -> None:
     assert compiled_kernels()
 
 
+def test_kernels_next_to_the_package_are_not_used_if_another_folder_is_named(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package / "kernels" / "__pycache__").mkdir()
+    (package / "kernels" / "__pycache__" / "mask._dilate-30.py311.nbi").touch()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "named"))
+    assert not compiled_kernels()
+
+
 def test_kernels_of_other_packages_do_not_count(package: Path, tmp_path: Path) -> None:
     other = tmp_path / "cache" / "numba" / "kernels_0123456789"
     other.mkdir(parents=True)
@@ -69,7 +78,6 @@ def test_workers_share_what_one_of_them_compiled(tmp_path: Path, monkeypatch: py
     """The next worker compiles nothing, and its first block is not computed alone."""
     cache = tmp_path / "numba"
     monkeypatch.setenv(VARIABLE, str(cache))
-    monkeypatch.setattr(kernel_cache, "_beside", lambda package: False)
     for cold in (True, False):
         with start_workers(ONE_WORKER, tmp_path / "work") as workers:
             assert workers.cold is cold

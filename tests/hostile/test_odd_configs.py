@@ -183,6 +183,7 @@ def test_odd_values_of_each_parameter_with_files_that_exist(
             Path("run.yaml").write_text(yaml.safe_dump(config))
             code, _, err = call(capsys, "plan", "run.yaml", "--profile", "synchronous")
             assert code in (0, 2), (field, value)
+            assert code == 0 or err
             assert code == 0 or all(line.startswith("lucidcube: ") for line in err.splitlines()), err
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from commands import call
 from lucidcube.io.zarr_store import ARRAY
@@ -95,6 +96,21 @@ def test_only_regular_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     else:
         chunk.unlink()
         os.mkfifo(chunk) if kind == "pipe" else chunk.symlink_to("/dev/zero")
+    assert "is neither a regular file nor a folder" in refused(capsys, made)
+
+
+def test_a_store_of_zarr_format_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tmp_path / "cube.zarr"
+    dims = ("wavelength", "y", "x")
+    cube = xr.Dataset({"data": (dims, np.ones((2, 4, 5), np.float32))}, {"wavelength": [5e-7, 6e-7]})
+    cube.to_zarr(made, zarr_format=3, consolidated=False)
+    assert call(capsys, "convert", made, tmp_path / "first.fits")[0] == 0
+    chunk = made / "data" / "c" / "0" / "0" / "0"
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[: len(content) // 2])
+    assert "cannot be read as a zarr store" in refused(capsys, made)
+    chunk.unlink()
+    os.mkfifo(chunk)
     assert "is neither a regular file nor a folder" in refused(capsys, made)
 
 

@@ -49,7 +49,7 @@ def write_view(
         raise UserError(f"--channel {wrong[0]}: the number of a plane is a whole number from 0")
     columns, matrix = columns_of(specifier, chosen.hdus, message)
     rows = rows_of(columns[0].cube, chosen.white, [*map(int, chosen.channels)], chosen.waves)
-    with np.errstate(over="ignore"):  # of sums of numbers near the limit of float64
+    with np.errstate(over="ignore"):  # sums of numbers near the limit of float64
         panels = [(row.title, [column.panel(row, matrix) for column in columns]) for row in rows]
         picture = draw_sheet(specifier.file.name, panels, scale)
     try:

@@ -123,7 +123,15 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
         "death_timeout": parse_duration(profile.start_timeout),
         **_of_local_cluster(profile),
     }
-    client = stack.enter_context(_client(_started(stack, LocalCluster, arguments)))
+    try:
+        cluster = _started(stack, LocalCluster, arguments)
+    except AssertionError as error:  # dask asserts that all workers have started
+        # The nanny, which is ended with this process, would say so once more.
+        logging.getLogger("distributed.process").setLevel(logging.CRITICAL)
+        raise ConfigError(
+            f"profile: a worker did not start within {profile.start_timeout} (start_timeout)"
+        ) from error
+    client = stack.enter_context(_client(cluster))
     stack.callback(_retire, client)
     return DaskWorkers(client, memory=layout.memory, profile=profile)
 
@@ -178,10 +186,6 @@ def _cluster(stack: ExitStack, profile: Profile) -> DaskWorkers:
 def _started(stack: ExitStack, cluster_class: type[Any], arguments: dict[str, Any]) -> Any:
     try:
         return stack.enter_context(cluster_class(**arguments))
-    except AssertionError as error:  # of dask, that all workers have started
-        logging.getLogger("distributed.process").setLevel(logging.WARNING)  # it is ended with this process
-        limit = f" within {seconds} s (start_timeout)" if (seconds := arguments.get("death_timeout")) else ""
-        raise ConfigError(f"profile: {cluster_class.__name__}: a worker did not start{limit}") from error
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise ConfigError(f"profile: {cluster_class.__name__}: {' '.join(str(error).split())}") from error
 

@@ -8,31 +8,28 @@ import lucidcube
 
 VARIABLE = "NUMBA_CACHE_DIR"
 AT_IMPORT = "fft._passes-"
-"""Name of the C function of the simd transforms, which is compiled when its module is imported."""
+"""Beginning of the names of the files of the C function of the simd transforms, which is compiled by an import."""
 
 
 def compiled_kernels() -> bool:
     """Return whether there are compiled kernels where numba of this process keeps them.
 
-    That is next to the package, or where that cannot be written to, in the folder that the environment names,
-    or else in the cache folder of the user. Compiled kernels are pickles, which run code when they are read.
-    So numba's own folders are used and none that may have come with data, such as a work folder. What is
-    compiled when the package is imported does not count: the client has just done that.
+    That is in the folder that the environment names; without one, next to the package, or where that cannot
+    be written to, in the cache folder of the user. Compiled kernels are pickles, which run code when they are
+    read. So numba's own folders are used and none that may have come with data, such as a work folder. What
+    is compiled when the package is imported does not count: the client has just done that.
     """
-    package = Path(lucidcube.__path__[0]).absolute()
-    if _beside(package):
+    package, named = Path(lucidcube.__path__[0]).absolute(), os.environ.get(VARIABLE)
+    if not named and os.access(package, os.W_OK) and any(map(_compiled_by_a_call, package.rglob("*.nbi"))):
         return True
-    cache = Path(os.environ.get(VARIABLE) or _user_cache() / "numba")
+    cache = Path(named or _user_cache() / "numba")
     folders = (folder for folder in package.rglob("*") if folder.is_dir())
-    return any(_used(index) for folder in folders for index in (cache / _name(folder)).glob("*.nbi"))
+    files = (index for folder in folders for index in (cache / _name(folder)).glob("*.nbi"))
+    return any(map(_compiled_by_a_call, files))
 
 
-def _beside(package: Path) -> bool:
-    return any(map(_used, package.rglob("*.nbi")))
-
-
-def _used(index: Path) -> bool:
-    """Return whether a function was compiled because it was called."""
+def _compiled_by_a_call(index: Path) -> bool:
+    """Return whether a function was compiled because it was called, given its index file."""
     return not index.name.startswith(AT_IMPORT)
 
 

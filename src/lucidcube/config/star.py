@@ -16,7 +16,7 @@ def _coordinate(value: Any) -> float | str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return float(value)
-        except OverflowError:  # of an integer
+        except OverflowError:  # an integer beyond the range of float64
             return math.inf
     from astropy.coordinates import Angle  # imported here because it takes long
     from astropy.units import UnitsError

@@ -163,6 +163,8 @@ def zarr_to_fits(store: Path, target: Path, *, overwrite: bool) -> None:
     try:
         # Without dask, zarr reads only the planes that are asked for, whatever the chunks are.
         cube = xr.open_zarr(store, chunks=None, consolidated=False)
+    except MemoryError:
+        raise
     except Exception as error:  # codecs raise anything
         raise _unreadable(store, error) from None
     with cube:
@@ -201,6 +203,8 @@ def _blocks(variable: xr.DataArray, store: Path) -> Iterator[tuple[int, np.ndarr
     for first in range(0, count, step):
         try:
             planes = variable[first : first + step].values
+        except MemoryError:
+            raise
         except Exception as error:  # codecs raise anything
             raise _unreadable(store, error) from None
         yield first, planes

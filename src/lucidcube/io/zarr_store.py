@@ -20,14 +20,14 @@ CODECS = frozenset(
 def check_store(store: Path) -> None:
     """Raise CubeError if a store has anything but regular files and folders, or codecs that can run code.
 
-    The codecs of zarr format 3 only compute. Links are not followed, because they may lead to a device.
+    The codecs of zarr format 3 that zarr itself has only compute. Links are not followed, because they may lead to a device.
     """
     for folder, folders, files in os.walk(store):
         for path in (Path(folder, name) for name in (*folders, *files)):
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise CubeError(f"{path} is neither a regular file nor a folder: copy the store without it")
-            if path.name == ARRAY and (wrong := sorted(_codecs(path) - CODECS)):
+            if path.name.lower() == ARRAY and (wrong := sorted(_codecs(path) - CODECS)):
                 raise CubeError(f"{path}: the codec {wrong[0]!r} is not read, because it could run code")
 
 

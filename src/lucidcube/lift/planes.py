@@ -35,21 +35,23 @@ def nan_for_inf(value: Any) -> Any:
 
 
 def jointly(
-    compute: Callable[[Sequence[Given]], Made],
+    compute: Callable[[Sequence[Given]], Sequence[Made] | None],
     parts: Sequence[Given],
     naming: Callable[[Sequence[Given]], AbstractContextManager[None]],
-) -> Made:
-    """Compute parts in one call; if that fails, find the part that is to blame, so that the error names it.
+) -> Sequence[Made] | None:
+    """Compute parts in one call; if that fails, compute them one by one, so that an error names the part.
 
-    ``naming(parts)`` is a context that names parts in errors, see `naming_planes`. If no part fails on its
-    own, the error names all of them.
+    If no part fails on its own, as when the memory suffices for one of them only, these results count.
+    ``naming(parts)`` is a context that names parts in errors, see `naming_planes`.
     """
     try:
         return compute(parts)
     except Exception as error:
-        if len(parts) > 1:
-            for part in parts:
-                with naming([part]):
-                    compute([part])
+        made: list[Made] = []
+        for part in parts if len(parts) > 1 else ():
+            with naming([part]):
+                made += compute([part]) or ()
+        if made:
+            return made
         with naming(parts):
             raise error

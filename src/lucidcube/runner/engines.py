@@ -8,7 +8,14 @@ from typing import NamedTuple
 from lucidcube.cluster.profile import Profile
 from lucidcube.errors import ConfigError
 from lucidcube.kernels.fourier.convolver import EngineName, use_engine
-from lucidcube.kernels.stacked.arrays import HOST_BYTES, ArrayLibrary, Unavailable, find_arrays, use_arrays
+from lucidcube.kernels.stacked.arrays import (
+    HOST_BYTES,
+    MOST_COPIES,
+    ArrayLibrary,
+    Unavailable,
+    find_arrays,
+    use_arrays,
+)
 from lucidcube.lift.blocks import BLOCK_BYTES
 from lucidcube.stages.base import Stage
 
@@ -16,8 +23,6 @@ HERE = frozenset({"threads", "processes", "synchronous"})
 """Kinds of profiles whose workers are on this machine."""
 DEVICE_BLOCK_BYTES = 32 << 20
 """Size limit of a block of one float32 variable for a device: 72 planes of 341 x 341 pixels."""
-DEVICE_COPIES = 130
-"""Float32 planes in the memory of a device for each plane of a block, at most; see `kernels.stacked`."""
 INSTEAD = "planes are computed one by one on the processor"
 
 
@@ -33,13 +38,13 @@ class Engines(NamedTuple):
         """Whether the device of the array library is the processor."""
         return self.array_library == "numpy" or self.device == "cpu"
 
-    def stack_bytes(self, pixels: int) -> int:
+    def host_stack_bytes(self, pixels: int) -> int:
         """Return the bytes of the memory of a worker that planes on the device take, all threads together.
 
         That is what the planes of a stack need, or a single one of this number of pixels, if the device is
         the processor.
         """
-        return max(HOST_BYTES, 4 * DEVICE_COPIES * pixels) if self.on_host else 0
+        return max(HOST_BYTES, 4 * MOST_COPIES * pixels) if self.on_host else 0
 
     def block_bytes(self, kind: str) -> int | None:
         """Return the size limit of blocks that suits the memory of the device, or None for the usual one.
@@ -51,7 +56,7 @@ class Engines(NamedTuple):
             return None
         if kind not in HERE:
             return DEVICE_BLOCK_BYTES
-        fitting = find_arrays(self.array_library, self.device).stack_bytes() // DEVICE_COPIES
+        fitting = find_arrays(self.array_library, self.device).stack_bytes() // MOST_COPIES
         return max(BLOCK_BYTES, min(DEVICE_BLOCK_BYTES, fitting))
 
     @contextmanager

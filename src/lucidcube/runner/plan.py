@@ -92,7 +92,7 @@ def plan_stage(
         written=sum(v.nbytes for v in made),
         working=stage.working_bytes(before, after) + (stage.together_bytes(before, after) if together else 0),
         checkpoint=checkpoint,
-        device=engines.stack_bytes(before.sizes[Y] * before.sizes[X]) if together else 0,
+        device=engines.host_stack_bytes(before.sizes[Y] * before.sizes[X]) if together else 0,
     )
 
 

@@ -85,7 +85,7 @@ def scores(*arrays: Any, **options: Any) -> Score:
     tested = _Tested.of(*arrays, **options)
     sharpness = np.zeros(tested.data.shape, np.float32)
     for i in tested.with_fit():
-        sharpness[i] = tested.search(i).by(usable_psf(tested.psf[i]))
+        sharpness[i] = tested.search(i).run(usable_psf(tested.psf[i]))
     return tested.score(sharpness)
 
 

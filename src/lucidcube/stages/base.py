@@ -207,19 +207,21 @@ class Stage(Parameters, ABC):
         if halo:
             planes = planes_read(planes, before.sizes[WAVELENGTH], halo)
         pixels = (self.copies * planes + self.scratch) * before.sizes[Y] * before.sizes[X]
-        if PSF in self.requires:  # which may be much larger than the planes
-            excess = (
-                before.sizes[PSF_PLANE[0]] * before.sizes[PSF_PLANE[1]] - before.sizes[Y] * before.sizes[X]
-            )
-            pixels += 2 * planes * max(excess, 0)
-        return int(4 * pixels)
+        return int(4 * (pixels + 2 * planes * self._excess_of_psf(before)))
+
+    def _excess_of_psf(self, cube: xr.Dataset) -> int:
+        """Return the number of pixels by which the PSF, if it is required, is larger than a plane."""
+        if PSF not in self.requires:
+            return 0
+        return max(0, math.prod(cube.sizes[n] for n in PSF_PLANE) - cube.sizes[Y] * cube.sizes[X])
 
     def together_bytes(self, before: xr.Dataset, after: xr.Dataset) -> int:
         """Return the bytes of memory that a block needs in addition if its planes are computed together.
 
         The memory of the device is not part of them.
         """
-        return int(4 * self.together_copies * max(block_sizes(after)) * before.sizes[Y] * before.sizes[X])
+        pixels = self.together_copies * before.sizes[Y] * before.sizes[X] + 2 * self._excess_of_psf(before)
+        return int(4 * max(block_sizes(after)) * pixels)
 
     def check(self, cube: xr.Dataset) -> None:
         """Raise CubeError if the stage cannot give a meaningful result for this cube; do nothing by default.

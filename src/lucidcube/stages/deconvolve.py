@@ -81,7 +81,7 @@ class Deconvolve(StageWithPSF):
     """
 
     name: ClassVar[str] = "deconvolve"
-    version: ClassVar[int] = 13
+    version: ClassVar[int] = 14
     requires: ClassVar[tuple[str, ...]] = (DATA, PSF)
     optional: ClassVar[tuple[str, ...]] = (VARIANCE, FILLED, PSF_MODES)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, *WITH_ERRORS, *DECONVOLUTION_LOG)

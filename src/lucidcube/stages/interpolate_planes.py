@@ -119,7 +119,7 @@ def modelled(*arrays: Any, wanted: slice, max_hole: int, **options: Any) -> list
     """Fill the wanted planes of a window."""
     window = _Window.of(*arrays, wanted=wanted, **options)
     shape = window.data.shape[1:]
-    models = {i: window.fit(i).by(MapSolver(usable_psf(window.psf[i]), shape)).model for i in window.to_fit()}
+    models = {i: window.fit(i).solve_with(MapSolver(usable_psf(window.psf[i]), shape)).model for i in window.to_fit()}
     return window.outputs(models, max_hole)
 
 
@@ -145,7 +145,7 @@ def _estimate(psf: np.ndarray, *given: Any) -> Solution:
     """Return the object in a plane, from arrays, the number of iterations, and the name of the engine."""
     *pixels, n_iter, _ = given
     solver = MapSolver(psf, pixels[0].shape)
-    return fit_of_good_pixels(*pixels, n_iter=int(n_iter)).by(solver)
+    return fit_of_good_pixels(*pixels, n_iter=int(n_iter)).solve_with(solver)
 
 
 # The planes of a group start from the same one.

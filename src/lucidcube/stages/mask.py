@@ -36,8 +36,9 @@ def _cuts(value: Any) -> Any:
 
 
 def _one_per_channel(value: Pairs) -> Pairs:
-    """Return the list; ValueError is raised if a channel has two cuts."""
-    cut_by_channel(value or ((0, 0),), ())
+    """Return the list; ValueError is raised if a channel has two cuts, or a number is not finite."""
+    if value:  # an empty one is refused by the stage
+        cut_by_channel(value, ())
     return value
 
 

@@ -330,7 +330,7 @@ def test_pulls_by_region(sigma: float, flux: float, psf_width: float) -> None:
         assert 0.9 < (np.abs(pull) < 2).mean() < 0.995, name
 
 
-def test_squared_errors_of_sky_and_points_are_averaged_over_their_own_kind() -> None:
+def test_squared_errors_of_sky_and_points_are_not_averaged_with_other_light() -> None:
     """A bright limb does not make the error of the sky larger, nor the sky that of a moon smaller."""
     shape = (41, 41)
     disc, moon = np.zeros(shape), np.zeros(shape)

@@ -75,10 +75,11 @@ def test_the_deviations_are_those_of_single_planes(
     assert np.isnan(expected[1]).any()
     differences = [np.abs(z - expected) / np.maximum(np.abs(expected), 1) for z in (found, other)]
     for number, (mine, known) in enumerate(zip(*differences, strict=True)):
-        if number != RIM:  # whose estimates need more iterations
-            # L-BFGS amplifies rounding: the engines of the transforms tell by how much.
-            assert np.nanpercentile(mine, 99) < max(0.05, 4 * np.nanpercentile(known, 99))
-            assert np.nanmax(mine) < max(0.2, 5 * np.nanmax(known))
+        # L-BFGS amplifies rounding: the engines of the transforms show by how much. Estimates of the plane
+        # that is cut by the rim need more iterations.
+        factor = 3 if number == RIM else 1
+        assert np.nanpercentile(mine, 99) < factor * max(0.05, 4 * np.nanpercentile(known, 99))
+        assert np.nanmax(mine) < factor * max(0.2, 5 * np.nanmax(known))
     marks, known = np.abs(found) > CUT, np.abs(expected) > CUT
     assert known.sum() > 20
     borderline = np.abs(np.abs(expected) / CUT - 1) < 0.2

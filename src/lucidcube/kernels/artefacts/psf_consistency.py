@@ -88,12 +88,12 @@ def psf_consistency(
     is measured in the plane, and is zero where the residuals at edges are not larger than the noise.
     """
     search = Search.of(plane, variance, cut=cut, exclude=exclude, plausible=plausible, start=start)
-    return search.by(psf)
+    return search.run(psf)
 
 
 @dataclass
 class Search:
-    """The rounds of `psf_consistency`: as long as `next_fit` returns one, it is made and given to `take`."""
+    """The rounds of `psf_consistency`: as long as `next_fit` returns one, it is made and given to `add`."""
 
     _given: "_Given"
     _cut: float
@@ -122,11 +122,11 @@ class Search:
         rounds = list(ROUNDS if solution is None else CONTINUED)
         return cls(given, cut, plausible, solution, rounds, np.zeros(plane.shape))
 
-    def by(self, psf: NDArray[np.floating]) -> NDArray[np.float32]:
+    def run(self, psf: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the result, from estimates of this plane alone."""
         solver = MapSolver(psf, self._given.plane.shape)
         while (fit := self.next_fit()) is not None:
-            self.take(fit.by(solver))
+            self.add(fit.solve_with(solver))
         return self.result()
 
     def next_fit(self) -> Fit | None:
@@ -140,7 +140,7 @@ class Search:
             return None
         return self._given.fit(step, beyond & ~self._cleared, self._latest)
 
-    def take(self, solution: Solution) -> None:
+    def add(self, solution: Solution) -> None:
         """Take the estimate of a round."""
         self._latest, new = solution, self._given.deviation(solution.model)
         if not self._rounds:
@@ -162,7 +162,7 @@ def robust_estimate(
     exclude: NDArray[np.bool_] | None = None,
 ) -> Solution:
     """Return the estimate of the first round of `psf_consistency`, from which that of others can start."""
-    return _Given.of(plane, variance, exclude).fit(FIRST).by(MapSolver(psf, plane.shape))
+    return _Given.of(plane, variance, exclude).fit(FIRST).solve_with(MapSolver(psf, plane.shape))
 
 
 def as_bright(start: Solution, plane: Plane, exclude: NDArray[np.bool_]) -> Solution | None:

@@ -1,7 +1,7 @@
 """Errors of a deconvolved plane, from repeats of the deconvolution with simulated data."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ def errors_by_repeats(
 
     Both are averaged over neighbouring pixels, because a few repeats do not tell them for each pixel; and the
     squared error is a mean with that of the surroundings, which has the weight of `BROAD_WEIGHT` repeats. The
-    neighbours of the sky and of points are of their own kind, see `_Kinds`.
+    neighbours of points are points, and those of the sky are the sky and points, see `_Kinds`.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def errors_by_repeats(
         counted=recovered / unit,
     )
     squared = np.where(significant, recovered, squared)
-    kinds = _Kinds.of(components, points, significant, smoothing)
+    kinds = _Kinds.of(components, points, significant, measured, smoothing)
     near = kinds.mean(scatter, VARIANCE_SMOOTHING) + np.maximum(kinds.mean(squared, BIAS_SMOOTHING), 0) + lost
     broad = np.maximum(kinds.mean(scatter + squared + lost, BROAD_SMOOTHING), 0)
     total = (draws * near + BROAD_WEIGHT * broad) / (draws + BROAD_WEIGHT)
@@ -180,16 +180,19 @@ class _Kinds(NamedTuple):
     """Pixels of significant light, most of which is extended."""
     sources: Mask
     """Pixels of significant light, of which at least `POINT_LIKE` is that of points."""
+    measured: Mask
 
     @classmethod
-    def of(cls, components: Doubles, points: Doubles, significant: Mask, smoothing: float) -> "_Kinds":
+    def of(
+        cls, components: Doubles, points: Doubles, significant: Mask, measured: Mask, smoothing: float
+    ) -> Self:
         """Return the kinds of the pixels, given the points among the components."""
         light, of_points = (_smoothed(plane, smoothing) for plane in (components, points))
         sources = significant & (of_points > POINT_LIKE * light)
-        return cls(significant & ~sources, sources)
+        return cls(significant & ~sources, sources, measured)
 
     def mean(self, plane: Doubles, width: float) -> Doubles:
-        """Return a plane averaged over neighbours.
+        """Return a plane averaged over measured neighbours.
 
         The squared error of a bright limb would be far too large for the sky beside it, and that of the
         surroundings too small for a moon. So points have the mean of points, and the sky that of the sky and
@@ -197,7 +200,7 @@ class _Kinds(NamedTuple):
         """
         of_all, of_points, of_sky = (
             _mean_within(plane, kind, width)
-            for kind in (np.ones_like(self.sources), self.sources, ~self.extended)
+            for kind in (self.measured, self.sources & self.measured, ~self.extended & self.measured)
         )
         return np.where(self.sources, of_points, np.where(self.extended, of_all, of_sky))
 

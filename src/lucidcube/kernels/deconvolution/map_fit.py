@@ -19,6 +19,6 @@ class Fit(NamedTuple):
     correlated: float = 1.0
     start: Solution | None = None
 
-    def by(self, solver: MapSolver) -> Solution:
+    def solve_with(self, solver: MapSolver) -> Solution:
         """Return the estimate."""
         return solver.solve(**self._asdict())

@@ -38,25 +38,25 @@ GROWTH = 5
 def kinds_of_points(
     smooth: Plane, points: Plane, unit: Plane, psf_norm: float, correlated: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the pixels of `isolated_points` and those of `structure_points`.
+    """Return the pixels of isolated points, see `isolated_sources`, and those of `structure_points`.
 
     `smooth` and `points` (y, x) are the parts of the object, and `unit` (y, x) is the unit of the points, see
     `map_start.point_units`. The other two are the root of the sum of squares of the PSF, and the number by
     which the data term is divided because the noise is correlated.
     """
     noise = unit * np.float32(correlated / (POINT_SCALE * psf_norm))
-    isolated = isolated_points(smooth + points, noise)
-    return isolated, structure_points(points, smooth, noise, isolated)
+    isolated, wide = isolated_sources(smooth + points, noise)
+    return isolated, structure_points(points, smooth, noise, isolated, wide)
 
 
-def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
-    """Return the pixels that hold the light of isolated points.
+def isolated_sources(image: Plane, noise: Plane) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the pixels that hold the light of isolated points, and where wider isolated sources are.
 
-    An isolated point is a peak of the light in squares of `SIDE` pixels. Its flux above the median of the
+    An isolated source is a peak of the light in squares of `SIDE` pixels. Its flux above the median of the
     squares around it, 3 to 4 pixels away, exceeds `SIGNIFICANT` times the noise and `CONTRAST` times that
     median, and the brightest of these squares has less than `SHARE` of it. Thus the limb of a planet, its
-    clouds, rings, and the bulge of a galaxy do not count. Nor does a source that is wider than a point,
-    which has less than `COMPACT` of its light in 2 x 2 pixels and less than `PEAK` in the brightest.
+    clouds, rings, and the bulge of a galaxy do not count. A source that is wider than a point has less than
+    `COMPACT` of its light in 2 x 2 pixels, and less than `PEAK` in the brightest pixel.
 
     Parameters
     ----------
@@ -67,48 +67,11 @@ def isolated_points(image: Plane, noise: Plane) -> NDArray[np.bool_]:
 
     Returns
     -------
-    array of bool, (y, x)
+    points : array of bool, (y, x)
         True in the squares of the isolated points.
+    wide : array of bool, (y, x)
+        True in the middle of the squares of wider sources.
     """
-    y, x, compact = _isolated_sources(image, noise)
-    return np.asarray(ndimage.maximum_filter(_marked(image.shape, y[compact], x[compact]), SIDE))
-
-
-def structure_points(
-    points: Plane, smooth: Plane, noise: Plane, isolated: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Return the pixels where points are samples of narrow structure.
-
-    A point belongs to a structure if it is significant and fainter than the smooth part around it, such as
-    the points along a cloud, a ring or a spiral arm. Stars on dark sky do not, but the light of an isolated
-    source does that is wider than a point, which would become a ring of points otherwise.
-
-    Parameters
-    ----------
-    points, smooth : array of float32, (y, x)
-        The two parts of the object, finite and not negative.
-    noise : array of float32, (y, x)
-        The standard deviation that the flux of a point source has in the data.
-    isolated : array of bool, (y, x)
-        Pixels of isolated points, which never belong to a structure.
-
-    Returns
-    -------
-    array of bool, (y, x)
-        True in squares of `GROWTH` pixels around the points of structures.
-    """
-    flux = ndimage.uniform_filter(np.where(isolated, 0, points), SIDE, mode="constant") * SIDE**2
-    around = ndimage.uniform_filter(smooth, NEAR, mode="constant") * SIDE**2
-    seeds = (flux > STRUCTURE * noise) & (flux < around)
-    y, x, compact = _isolated_sources(smooth + points, noise)
-    seeds |= _marked(seeds.shape, y[~compact], x[~compact])
-    return np.asarray(ndimage.binary_dilation(seeds, np.ones((GROWTH, GROWTH))) & ~isolated)
-
-
-def _isolated_sources(
-    image: Plane, noise: Plane
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
-    """Return where isolated sources are, and which are as compact as a point; see `isolated_points`."""
     flux = ndimage.uniform_filter(image, SIDE, mode="constant") * np.float32(SIDE**2)
     # Squares that hold the same bright pixel have the same flux; the peak is the one in whose middle it is.
     middle = flux + TIE * image
@@ -126,7 +89,42 @@ def _isolated_sources(
     four = np.pad(ndimage.uniform_filter(image, 2, mode="constant") * np.float32(4), (0, 1))
     brightest = np.max([four[y, x], four[y + 1, x], four[y, x + 1], four[y + 1, x + 1]], axis=0)
     compact = (brightest >= COMPACT * flux[y, x]) | (image[y, x] >= PEAK * flux[y, x])
-    return y, x, compact
+    points, wide = (_marked(image.shape, y[which], x[which]) for which in (compact, ~compact))
+    return np.asarray(ndimage.maximum_filter(points, SIDE)), wide
+
+
+def structure_points(
+    points: Plane,
+    smooth: Plane,
+    noise: Plane,
+    isolated: NDArray[np.bool_],
+    wide: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Return the pixels where points are samples of narrow structure.
+
+    A point belongs to a structure if it is significant and fainter than the smooth part around it, such as
+    the points along a cloud, a ring or a spiral arm. Stars on dark sky do not, but the light of an isolated
+    source does that is wider than a point, which would become a ring of points otherwise.
+
+    Parameters
+    ----------
+    points, smooth : array of float32, (y, x)
+        The two parts of the object, finite and not negative.
+    noise : array of float32, (y, x)
+        The standard deviation that the flux of a point source has in the data.
+    isolated, wide : array of bool, (y, x)
+        Pixels of isolated points, which never belong to a structure, and the middle of wider sources, which
+        always do; see `isolated_sources`.
+
+    Returns
+    -------
+    array of bool, (y, x)
+        True in squares of `GROWTH` pixels around the points of structures.
+    """
+    flux = ndimage.uniform_filter(np.where(isolated, 0, points), SIDE, mode="constant") * SIDE**2
+    around = ndimage.uniform_filter(smooth, NEAR, mode="constant") * SIDE**2
+    seeds = (flux > STRUCTURE * noise) & (flux < around)
+    return np.asarray(ndimage.binary_dilation(seeds | wide, np.ones((GROWTH, GROWTH))) & ~isolated)
 
 
 def _marked(shape: tuple[int, ...], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.bool_]:

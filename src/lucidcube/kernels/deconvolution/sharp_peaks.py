@@ -23,8 +23,8 @@ def as_points(image: Doubles) -> tuple[Doubles, Doubles]:
     A deconvolution spreads the light of a point source over a few pixels. What it does with a source as wide
     as that does not tell how far its result is from a point. A peak is sharp if it is the largest of 5 x 5
     pixels, has more than three times the light of its surroundings, the median 3 to 4 pixels away, and more
-    than two fifths of the light above them in 3 x 3 pixels, none of which has as much. This light is moved
-    into its pixel.
+    than two fifths of the light above them in 3 x 3 pixels, while no other of these has as much light. This
+    light is moved into its pixel.
 
     Parameters
     ----------

@@ -22,6 +22,8 @@ FRACTION = 0.5
 """Fraction of the free memory of a device that a stack of planes may use."""
 HOST_BYTES = 256 << 20
 """Memory of a stack of planes if the device is the processor."""
+MOST_COPIES = 130
+"""Float32 planes in the memory of the device for each plane of a stack, at most: those of the MAP estimate."""
 HOST = "cpu"
 INSTALL = {
     "numpy": "pip install array-api-compat",

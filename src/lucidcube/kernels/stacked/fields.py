@@ -78,9 +78,14 @@ class FieldIteration(Iterating[Found], ABC):
     def _field(self, row: int) -> Field:
         return self._fields[int(self._places[row])]
 
+    @property
+    def _has_targets(self) -> bool:
+        """Whether any plane stops by the noise."""
+        return not np.isnan(self._targets).all()
+
     def _noise_is_reached(self, residual: Any) -> Mask:
         """Return which planes (plane,) have residuals that are noise; see `stopping.NoiseStop`."""
-        if np.isnan(self._targets).all():
+        if not self._has_targets:
             return np.zeros(self._ended.size, bool)
         squares = self._xp.clip((residual * self._inverse) ** 2, max=LARGEST)
         return total(self._arrays, squares) <= self._targets * self._counted

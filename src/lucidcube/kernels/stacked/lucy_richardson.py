@@ -93,7 +93,8 @@ class _Iteration(FieldIteration):
         start, ratio = self._start()
         if done and done % RENEWAL_PERIOD == 0:
             self._renew(ratio)
-        self._stop(self._noise_is_reached(self._data - ratio), start, done, StopReason.CHI2_REACHED)
+        if self._has_targets:
+            self._stop(self._noise_is_reached(self._data - ratio), start, done, StopReason.CHI2_REACHED)
         lift = options["nudge_factor"] * self._peak
         divisor = ratio + lift
         divisor = xp.where(

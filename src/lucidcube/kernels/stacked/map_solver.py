@@ -22,15 +22,12 @@ from lucidcube.kernels.deconvolution.map_solver import (
     nothing,
     solution_of,
 )
-from lucidcube.kernels.stacked.arrays import Arrays
+from lucidcube.kernels.stacked.arrays import MOST_COPIES, Arrays
 from lucidcube.kernels.stacked.convolver import StackConvolver
 from lucidcube.kernels.stacked.edge_preserving import Objectives
 from lucidcube.kernels.stacked.lbfgs import Minimisation
 from lucidcube.kernels.stacked.map_start import first_parts, point_units
 from lucidcube.kernels.stacked.stacks import Numbers, Rows, column, in_stacks
-
-SCRATCH = 130
-"""Planes in the memory of the device for each plane of a stack."""
 
 
 class PlanesSolver:
@@ -94,7 +91,7 @@ def solvers(
     """Yield the solvers of stacks of planes that fit into the memory, with the numbers of the planes."""
     grid = grid_of(shape)
     with arrays.in_use():
-        most = arrays.stack_size(SCRATCH * 4 * grid[0] * grid[1])
+        most = arrays.stack_size(MOST_COPIES * 4 * grid[0] * grid[1])
     for stack in in_stacks(range(len(psf)), most):
         yield stack, PlanesSolver(arrays, [psf[i] for i in stack], shape)
 

@@ -24,4 +24,4 @@ def search_together(
             if not fits:
                 break
             for row, solution in solver.solve(fits).items():
-                searches[stack[row]].take(solution)
+                searches[stack[row]].add(solution)
