@@ -8,7 +8,7 @@ import lucidcube
 
 VARIABLE = "NUMBA_CACHE_DIR"
 AT_IMPORT = "fft._passes-"
-"""Beginning of the names of the files of the C function of the simd transforms, which is compiled by an import."""
+"""Prefix of the files of the C function of the simd transforms, which an import compiles."""
 
 
 def compiled_kernels() -> bool:

@@ -20,7 +20,8 @@ CODECS = frozenset(
 def check_store(store: Path) -> None:
     """Raise CubeError if a store has anything but regular files and folders, or codecs that can run code.
 
-    The codecs of zarr format 3 that zarr itself has only compute. Links are not followed, because they may lead to a device.
+    The codecs of zarr format 3 that zarr itself has only compute. Links are not followed, because they may
+    lead to a device.
     """
     for folder, folders, files in os.walk(store):
         for path in (Path(folder, name) for name in (*folders, *files)):

@@ -119,7 +119,10 @@ def modelled(*arrays: Any, wanted: slice, max_hole: int, **options: Any) -> list
     """Fill the wanted planes of a window."""
     window = _Window.of(*arrays, wanted=wanted, **options)
     shape = window.data.shape[1:]
-    models = {i: window.fit(i).solve_with(MapSolver(usable_psf(window.psf[i]), shape)).model for i in window.to_fit()}
+    models = {
+        i: window.fit(i).solve_with(MapSolver(usable_psf(window.psf[i]), shape)).model
+        for i in window.to_fit()
+    }
     return window.outputs(models, max_hole)
 
 

@@ -336,7 +336,7 @@ def test_squared_errors_of_sky_and_points_are_not_averaged_with_other_light() ->
     disc, moon = np.zeros(shape), np.zeros(shape)
     disc[:, :15], moon[20, 30] = 100, 400
     significant = ndimage.gaussian_filter(disc + moon, 1.0) > 5
-    kinds = _Kinds.of(disc + moon, moon, significant, 1.0)
+    kinds = _Kinds.of(disc + moon, moon, significant, np.ones(shape, bool), 1.0)
     assert kinds.extended[20, 5]
     assert kinds.sources[20, 30]
     assert not (kinds.extended | kinds.sources)[5, 25]
@@ -348,6 +348,17 @@ def test_squared_errors_of_sky_and_points_are_not_averaged_with_other_light() ->
     assert 50 < made[5, 10] <= 100
     assert made[20, 30] == pytest.approx(30)
     assert 3 < made[20, 25] < 30
+
+
+def test_pixels_that_are_not_measured_do_not_count() -> None:
+    """Where a plane ends, its errors are not those of the empty pixels beyond."""
+    measured = np.ones((31, 31), bool)
+    measured[:, :10] = False
+    for significant in (measured, ~measured | measured, np.zeros_like(measured)):
+        light = np.where(significant, 100.0, 0.0)
+        kinds = _Kinds.of(light, np.zeros_like(light), significant, measured, 1.0)
+        made = kinds.mean(np.where(measured, 7.0, 0.0), 2.0)
+        assert made[measured] == pytest.approx(7)
 
 
 @pytest.mark.slow

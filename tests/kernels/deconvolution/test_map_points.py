@@ -90,7 +90,9 @@ class TestStructurePoints:
         assert found[30, 30]
 
     def test_are_the_light_of_a_source_wider_than_a_point(self):
-        found = structure_points(small_galaxy(), DARK, NOISE, NONE, isolated_sources(small_galaxy(), NOISE)[1])
+        found = structure_points(
+            small_galaxy(), DARK, NOISE, NONE, isolated_sources(small_galaxy(), NOISE)[1]
+        )
         assert found.sum() == GROWTH**2
         assert found[28, 32]
 

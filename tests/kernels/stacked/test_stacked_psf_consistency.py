@@ -121,7 +121,7 @@ def test_fits_of_different_lengths_and_limits_are_those_of_single_planes(
     psf = [planes[i].psf for i in (0, 1, 3, 4)]
     found = solve_planes(fits, psf, planes[0].plane.shape, arrays)
     for fit, made, one in zip(fits, found, psf, strict=True):
-        known = fit.by(MapSolver(one, fit.data.shape))
+        known = fit.solve_with(MapSolver(one, fit.data.shape))
         assert (made.n_iter, made.reason, made.correlated) == (known.n_iter, known.reason, known.correlated)
         assert np.abs(made.model - known.model).max() <= 1e-3 * np.abs(known.model).max()
     assert [made.n_iter for made in found[:3]] == [3, 5, 0]

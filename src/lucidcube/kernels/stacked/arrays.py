@@ -23,7 +23,7 @@ FRACTION = 0.5
 HOST_BYTES = 256 << 20
 """Memory of a stack of planes if the device is the processor."""
 MOST_COPIES = 130
-"""Float32 planes in the memory of the device for each plane of a stack, at most: those of the MAP estimate."""
+"""Planes in the memory of a device for each plane of a stack, at most: those of the MAP estimate."""
 HOST = "cpu"
 INSTALL = {
     "numpy": "pip install array-api-compat",
