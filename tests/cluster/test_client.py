@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_info
 
 from lucidcube.cluster import PROFILES, Profile, Workers, load_profile, start_workers
 from lucidcube.cluster.client import start_cluster
+from lucidcube.cluster.jobqueue import WORKER_ENVIRONMENT
 from lucidcube.cluster.resources import available_resources
 from lucidcube.errors import ConfigError
 
@@ -114,11 +115,12 @@ def test_invalid_profile_files(tmp_path: Path, text: str, said: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_stops_while_it_starts() -> None:
+def test_a_worker_that_stops_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process starts within 10 ms, so that this one looks like a stopped one."""
-    profile = Profile(kind="processes", workers=1, memory="700MiB", start_timeout="10ms")
+    monkeypatch.setattr("lucidcube.cluster.client.parse_duration", lambda text: 0.01)
+    profile = Profile(kind="processes", workers=1, memory="700MiB", start_timeout="1s")
     with (
-        pytest.raises(ConfigError, match=r"did not start within 10ms \(start_timeout\)"),
+        pytest.raises(ConfigError, match=r"did not start within 1s \(start_timeout\)"),
         start_workers(profile),
     ):
         pass
@@ -172,7 +174,10 @@ def test_one_level_of_parallelism() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_worker_processes_are_pinned_and_limited() -> None:
+def test_worker_processes_are_pinned_and_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A nanny leaves its variables in the environment of the process, where those of another test count first.
+    for name in WORKER_ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
     with start_workers(Profile(kind="processes", workers=1, memory="700MiB")) as made:
         assert made.result(made.submit("test", 0, environment)) == "1;1;4194304;8388608;False;False;0.95"
 
