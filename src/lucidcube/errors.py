@@ -103,6 +103,8 @@ def printable(text: str) -> str:
 
     Surrogates, by which Python represents the bytes of odd file names, are escaped as well.
     """
+    if text.isprintable():  # the pictures of a report have millions of letters
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
