@@ -65,12 +65,15 @@ def test_bright_points_are_no_artefacts(flux):
 
 
 def test_plausible_pixels_are_judged_by_an_estimate_with_them():
-    """The robust estimates take the brightest points for artefacts; a hot pixel does not become one."""
-    plane, psf = with_points(6e6)
+    """The robust estimates take the brightest points for artefacts.
+
+    A hot pixel does not become a point: that would fit it, depending on rounding, and spoil its neighbours.
+    """
+    plane, psf = with_points(2e6)
     strict = psf_consistency(plane, VARIANCE, psf)
     lenient = psf_consistency(plane, VARIANCE, psf, plausible=np.ones(plane.shape, bool))
     assert (np.abs(lenient) <= np.abs(strict)).all()
-    assert (np.abs(strict) > 5).sum() > (np.abs(lenient) > 5).sum()
+    assert (np.abs(strict) > 5).sum() > 2 * (np.abs(lenient) > 5).sum()
     assert np.abs(lenient[20, 20]) > 10
     none = psf_consistency(plane, VARIANCE, psf, plausible=np.zeros(plane.shape, bool))
     np.testing.assert_array_equal(none, strict)

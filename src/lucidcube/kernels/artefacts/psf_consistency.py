@@ -50,6 +50,8 @@ FITTING = 0.4
 """Fraction of the pixels of a group that must be cleared for any of them to be."""
 CLEARED = 0.6
 """A plausible pixel is cleared if it deviates by less than this fraction of the cut in the last round."""
+BLOCK = np.ones((3, 3), bool)
+"""A pixel and its neighbours."""
 
 
 def psf_consistency(
@@ -77,8 +79,9 @@ def psf_consistency(
 
     `plausible` (y, x) is true where a pixel agrees with its spectrum in other planes. Such pixels beyond the
     cut take part in a last estimate, and the better of the two results counts: a cloud that the robust
-    estimates took for an artefact fits then, while a hot pixel does not. Of a connected group,
-    `FITTING` must fit, because a point can explain a single pixel of a stripe.
+    estimates took for an artefact fits then, while a hot pixel does not, or not without its neighbours
+    exceeding the cut. Of a connected group, `FITTING` must fit, because a point can explain a single pixel
+    of a stripe.
 
     `start` is an estimate of a similar object, of any brightness, such as that of `robust_estimate` for a
     neighbouring plane. The rounds are then shorter, see `CONTINUED`.
@@ -146,7 +149,8 @@ class Search:
         if not self._rounds:
             known = np.abs(self._deviation)
             better = np.abs(new) < np.minimum(known, CLEARED * self._cut)
-            fits = self._plausible & better & ~_misfits(self._cleared, better)
+            spoiled = ndimage.binary_dilation((np.abs(new) > self._cut) & (known < self._cut), BLOCK)
+            fits = self._plausible & better & ~spoiled & ~_misfits(self._cleared, better)
             new = np.where(fits, new, self._deviation)
         self._deviation = new
 
@@ -214,7 +218,7 @@ class _Given(NamedTuple):
 
 def _misfits(cleared: NDArray[np.bool_], better: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of connected groups of which less than `FITTING` are better."""
-    labels, number = ndimage.label(cleared, structure=np.ones((3, 3)))
+    labels, number = ndimage.label(cleared, structure=BLOCK)
     share = ndimage.mean(better, labels, np.arange(1, number + 1))
     return np.isin(labels, 1 + np.flatnonzero(share < FITTING))
 
