@@ -125,7 +125,9 @@ def _processes(stack: ExitStack, profile: Profile) -> DaskWorkers:
     }
     try:
         cluster = _started(stack, LocalCluster, arguments)
-    except AssertionError as error:  # dask asserts that all workers have started
+    except (AssertionError, ConfigError) as error:  # dask asserts that all workers have started
+        if isinstance(error, ConfigError) and not isinstance(error.__cause__, TimeoutError):
+            raise
         # The nanny, which is ended with this process, would say so once more.
         logging.getLogger("distributed.process").setLevel(logging.CRITICAL)
         raise ConfigError(
