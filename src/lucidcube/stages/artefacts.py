@@ -42,7 +42,7 @@ class Artefacts(StageWithPSF):
     """
 
     name: ClassVar[str] = "artefacts"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     produces: ClassVar[tuple[str, ...]] = (BADNESS,)
     choices: ClassVar[tuple[str, ...]] = ("method",)
     tag: ClassVar[str] = "_artefactmap"

@@ -38,7 +38,7 @@ class Interpolate(StageWithPSF):
     """
 
     name: ClassVar[str] = "interpolate"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     optional: ClassVar[tuple[str, ...]] = (MASK, VARIANCE, FILLED)
     produces: ClassVar[tuple[str, ...]] = (DATA, RESIDUAL, FILLED, VARIANCE)
     copies: ClassVar[float] = 7.5

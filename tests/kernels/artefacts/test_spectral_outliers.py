@@ -35,18 +35,20 @@ def window(planes: int = 31, side: int = 24, seed: int = 0) -> Window:
 
 
 def fit_pixel(spectrum: np.ndarray, sigma: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Fit a pixel by iteratively reweighted least squares in float64."""
+    """Fit a pixel by iteratively reweighted least squares in float64, with the prior as further rows."""
     u = np.linspace(-1, 1, level.size)
     terms = np.stack([level, level * u, np.ones(level.size), u], axis=1)
     known, model = np.isfinite(spectrum), None
+    expected = np.hypot(0.5 * sigma[0], 0.003 * np.nanmedian(spectrum))
+    prior = terms * [0, 1, 0, 1] / (expected * np.sqrt(level.size))
     for step in range(19):
         scale = max(3.0, 30 * 0.8 ** (step - 1))
         weight = known / sigma
         if model is not None:
             weight = weight / (1 + ((np.where(known, spectrum, 0) - model) / sigma / (2 * scale)) ** 2)
-        coefficients, *_ = np.linalg.lstsq(
-            terms * weight[:, None], np.where(known, spectrum, 0) * weight, rcond=None
-        )
+        rows = np.concatenate([terms * weight[:, None], prior])
+        right = np.concatenate([np.where(known, spectrum, 0) * weight, np.zeros(level.size)])
+        coefficients, *_ = np.linalg.lstsq(rows, right, rcond=None)
         model = terms @ coefficients
         if step == 18:
             break
@@ -66,12 +68,12 @@ def test_the_model_is_that_of_an_independent_fit() -> None:
     level = np.nanmedian(data[:, bright], axis=1)
     for y, x in ((3, 3), (12, 12), (12, 10), (10, 11), (0, 0), (8, 17)):
         expected = fit_pixel(data[:, y, x].astype(float), np.full(31, NOISE), level / level.mean())
-        np.testing.assert_allclose(fit.model[:, y, x], expected, atol=0.03 * NOISE)
+        np.testing.assert_allclose(fit.model[:, y, x], expected, atol=0.05 * NOISE)
 
 
 def test_without_artefacts_the_deviations_are_the_noise() -> None:
     made = window(seed=3)
-    fit = spectral_outliers(made.data, made.variance)
+    fit = spectral_outliers(made.data, made.variance, model_error=0)
     assert np.isfinite(fit.z).all()
     assert fit.z.std() == pytest.approx(0.92, abs=0.05)  # four parameters from 31 planes
     assert np.abs(fit.z).max() < 5
@@ -90,6 +92,15 @@ def test_a_moving_ghost_is_found_and_does_not_change_the_model() -> None:
     assert (amplitude[inside] > 5).mean() > 0.85
     assert (np.abs(amplitude[ghost < 0.1]) > 3).mean() < 0.01
     assert np.abs(fit.model - clean.model)[inside].mean() < 0.25 * ghost[inside].mean()
+
+
+def test_the_gradients_of_very_bright_objects_are_not_artefacts() -> None:
+    """The object has a signal-to-noise ratio of 1000 and a bend that four spectra cannot describe."""
+    made = window(side=32)
+    u = np.linspace(-1, 1, 31)[:, None, None]
+    data = made.truth * (1 + 0.01 * u**2 * np.linspace(-1, 1, 32)) + (made.data - made.truth) / 5
+    fit = spectral_outliers(data.astype(np.float32), made.variance / 25)
+    assert (np.abs(fit.z) > 5).mean() < 0.001
 
 
 def test_excluded_pixels_do_not_change_the_fit_but_are_compared_with_it() -> None:
