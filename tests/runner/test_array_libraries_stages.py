@@ -123,7 +123,10 @@ def test_the_recommended_stages_give_the_same_product(
     # The two engines for Fourier transforms differ at 1 of 100 marked pixels.
     assert (found["MASK"] != usual["MASK"]).sum() < 0.05 * marked.sum()
     assert (found["FILLED"] != usual["FILLED"]).sum() < 0.05 * marked.sum()
-    assert difference(found["DECONVOLVED"], usual["DECONVOLVED"]) < 0.1
+    # Single pixels beside a mark that differs, or where rounding decides what is a point, differ by more.
+    apart = np.abs(found["DECONVOLVED"] - usual["DECONVOLVED"]) / np.nanmax(usual["DECONVOLVED"])
+    assert np.nanpercentile(apart, 99) < 0.01
+    assert np.nanmax(apart) < 0.3
 
 
 @pytest.mark.parametrize(

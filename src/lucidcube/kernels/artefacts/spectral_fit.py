@@ -100,7 +100,7 @@ def _expect(weight: Floats, medians: Floats, first: int, count: int, prior: Floa
                 prior[p] = 1 / expected
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _add_prior(prior: Floats, gradient: Floats, values: Floats, gram: Floats, right: Floats) -> None:
     """Add the prior of the linear changes to the normal equations."""
     row = 0
