@@ -18,6 +18,7 @@ from commands import call
 from lucidcube.cli.app import main
 from lucidcube.cli.compilation import Compilation
 from lucidcube.cli.console import Progress
+from lucidcube.cli.logs import FIRST_LINE
 
 AXIS = {"CTYPE3": "WAVE", "CUNIT3": "nm", "CRVAL3": 500.0, "CDELT3": 5.0, "CRPIX3": 1.0}
 
@@ -81,6 +82,16 @@ def test_other_files_are_not_overwritten_by_the_log(folder: Path, capsys: pytest
     )
     assert Path("out/new.log").read_text() == "my notes"
     assert not Path("out/new.fits").exists()
+
+
+@pytest.mark.parametrize("left", ["", FIRST_LINE[:5]])
+def test_a_log_that_a_killed_run_has_just_begun_is_replaced(
+    folder: Path, capsys: pytest.CaptureFixture[str], left: str
+) -> None:
+    Path("out").mkdir()
+    Path("out/new.log").write_text(left)
+    assert call(capsys, "run", "run.yaml")[0] == 0
+    assert Path("out/new.log").read_text().startswith(FIRST_LINE)
 
 
 def test_errors_are_in_the_log(

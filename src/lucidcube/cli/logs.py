@@ -107,9 +107,10 @@ class LogFile(logging.Handler):
 
 
 def _is_log(path: Path) -> bool:
+    """Return whether a file begins as logs do; a run that was killed may have written less, or nothing."""
     try:
         with path.open("rb") as file:
-            return file.read(len(FIRST_LINE)) == FIRST_LINE.encode()
+            return FIRST_LINE.encode().startswith(file.read(len(FIRST_LINE)))
     except OSError:
         return False
 
